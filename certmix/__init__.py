@@ -1,0 +1,1 @@
+"""certmix: certificates for mixed classifiers."""

@@ -1,0 +1,351 @@
+"""The frozen types of a certificate and of the plain network it speaks of. They *are* the format.
+
+`FORMAT.md` beside this file specifies the bytes; `parse.py` reads them. No arithmetic lives here, so
+that both sides of the trust line may share these types.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = "certmix-certificate/1"
+NETWORK_FORMAT = "certmix-network/1"
+RUN_FORMAT = "certmix-run/1"
+
+Norm = Literal["Linf", "L2", "L1"]
+Semantics = Literal["real", "float32"]
+ClassOf = Literal["robust", "mix"]
+DUAL_NORM: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
+
+Float32Array = NDArray[np.float32]
+
+
+class MalformedError(ValueError):
+    """Bytes that are not a certificate, a run header or a plain network; `place` says where."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place = place
+        self.reason = reason
+
+
+class RejectedError(Exception):
+    """A well-formed certificate whose claim was not proven; `step` names the failing check."""
+
+    def __init__(self, step: str, reason: str) -> None:
+        super().__init__(f"{step}: {reason}")
+        self.step = step
+        self.reason = reason
+
+
+def need(condition: object, step: str, reason: str) -> None:
+    """Raise RejectedError unless `condition` holds (an `assert` that `python -O` cannot remove)."""
+    if not condition:
+        raise RejectedError(step, reason)
+
+
+def wellformed(condition: object, place: str, reason: str) -> None:
+    """Raise MalformedError unless `condition` holds."""
+    if not condition:
+        raise MalformedError(place, reason)
+
+
+class Assumption(enum.Enum):
+    """What an accepted certificate still rests on, beyond the exact export of the model."""
+
+    ENGINE_TRUSTED = "bounds were taken from an engine and not re-derived"
+    SAMPLES_IID = "the noise draws were independent and distributed as stated"
+    REAL_ARITHMETIC_BASE = "the base model's floating-point outputs count as its exact values"
+    ALPHA_BOUND_TRUSTED = "the declared lower bound of the input-dependent alpha was not re-derived"
+
+
+# ---------------------------------------------------------------- the plain network (normal form)
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """The raw input, shape (channels, height, width) or (features,); always node 0."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """y = weight @ x + bias; weight (out, in), bias (out,); x is a vector."""
+
+    inputs: tuple[int]
+    weight: Float32Array
+    bias: Float32Array
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d:
+    """Cross-correlation; weight (out, in / groups, kh, kw); padding (top, left, bottom, right) of zeros."""
+
+    inputs: tuple[int]
+    weight: Float32Array
+    bias: Float32Array
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """Per channel (axis 0): scale * (x - mean) / sqrt(variance + epsilon) + shift, in real arithmetic."""
+
+    inputs: tuple[int]
+    scale: Float32Array
+    shift: Float32Array
+    mean: Float32Array
+    variance: Float32Array
+    epsilon: float
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """x + constant; `constant` broadcasts against x by numpy's rules without enlarging x."""
+
+    inputs: tuple[int]
+    constant: Float32Array
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """x * constant, broadcast as in Shift."""
+
+    inputs: tuple[int]
+    constant: Float32Array
+
+
+@dataclass(frozen=True, eq=False)
+class Divide:
+    """x / constant, broadcast as in Shift; no entry of constant is zero. The real quotient, not a float32 one."""
+
+    inputs: tuple[int]
+    constant: Float32Array
+
+
+@dataclass(frozen=True, eq=False)
+class Relu:
+    """max(x, 0)."""
+
+    inputs: tuple[int]
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyRelu:
+    """x if x >= 0 else slope * x; 0 <= slope <= 1."""
+
+    inputs: tuple[int]
+    slope: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sigmoid:
+    """1 / (1 + exp(-x))."""
+
+    inputs: tuple[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Tanh:
+    """tanh(x)."""
+
+    inputs: tuple[int]
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool2d:
+    """Maximum over windows; padded cells do not take part; padding (top, left, bottom, right)."""
+
+    inputs: tuple[int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePool2d:
+    """Mean over windows; padded zeros count in the denominator iff count_padding."""
+
+    inputs: tuple[int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    count_padding: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Pad:
+    """Surround with `value`: before / after give cells per axis."""
+
+    inputs: tuple[int]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """x[start:stop:step] per axis; 0 <= start < stop <= length, step >= 1."""
+
+    inputs: tuple[int]
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    step: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """Join along axis 0 (channels)."""
+
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """Sum of two nodes of equal shape (a residual connection)."""
+
+    inputs: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten:
+    """To a vector, in C order."""
+
+    inputs: tuple[int]
+
+
+Node = (
+    Input | Linear | Conv2d | BatchNorm | Shift | Scale | Divide | Relu | LeakyRelu | Sigmoid | Tanh
+    | MaxPool2d | AveragePool2d | Pad | Slice | Concat | Add | Flatten
+)  # fmt: skip
+
+NODE_TYPES: dict[str, type[Node]] = {
+    "input": Input,
+    "linear": Linear,
+    "conv2d": Conv2d,
+    "batch_norm": BatchNorm,
+    "shift": Shift,
+    "scale": Scale,
+    "divide": Divide,
+    "relu": Relu,
+    "leaky_relu": LeakyRelu,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "max_pool2d": MaxPool2d,
+    "average_pool2d": AveragePool2d,
+    "pad": Pad,
+    "slice": Slice,
+    "concat": Concat,
+    "add": Add,
+    "flatten": Flatten,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PlainNetwork:
+    """A network in normal form: nodes in topological order, node 0 the input, the last node the logits.
+
+    `shapes[k]` is the shape of node k's value (no batch axis); `sha256` is the digest of `data`, the
+    canonical bytes. Built by `parse.network` only, so that every instance is well formed.
+    """
+
+    nodes: tuple[Node, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    sha256: str
+    data: bytes
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.shapes[0]
+
+    @property
+    def classes(self) -> int:
+        return self.shapes[-1][0]
+
+
+# ---------------------------------------------------------------- the certificate
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """h is the Gaussian smoothing of the base network's output (MATH.md 5).
+
+    `base` "soft": h̄ = softmax(temperature * logits); "hard": h̄ = one-hot argmax of the logits (lowest
+    index among ties). The claim fails with probability at most `failure_probability` over the draws.
+    """
+
+    noise_std: float
+    base: Literal["soft", "hard"]
+    failure_probability: float
+
+    def __post_init__(self) -> None:
+        wellformed(self.noise_std > 0, "smoothing.noise_std", f"must be > 0, got {self.noise_std}")
+        wellformed(
+            0 < self.failure_probability < 1,
+            "smoothing.failure_probability",
+            f"must lie in (0, 1), got {self.failure_probability}",
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """For every x' with ‖x' - x‖_norm <= radius (and, if `domain` is given, every coordinate of x' in it)
+    the strict argmax of (1 - alpha) softmax(g(x')) + alpha softmax(temperature * h(x')) is `predicted`.
+
+    g, h: the networks with digests `standard`, `robust`; `standard` None: for *every* g with as many
+    classes. x: the float32 array with digest `input`. class_of "robust": `predicted` is also the strict
+    argmax of h(x); "mix": it need not be. Every float means exactly the IEEE double it parses to.
+    semantics "float32": the claim also holds for the networks' logits as computed in IEEE float32 in any
+    summation order. smoothing: h is replaced by its Gaussian smoothing.
+    """
+
+    norm: Norm
+    radius: float
+    alpha: float
+    temperature: float
+    predicted: int
+    class_of: ClassOf
+    domain: tuple[float, float] | None
+    semantics: Semantics
+    robust: str
+    standard: str | None
+    input: str
+    smoothing: Smoothing | None
+
+    def __post_init__(self) -> None:
+        wellformed(self.radius >= 0, "radius", f"must be >= 0, got {self.radius}")
+        wellformed(0 <= self.alpha <= 1, "alpha", f"must lie in [0, 1], got {self.alpha}")
+        wellformed(self.temperature > 0, "temperature", f"must be > 0, got {self.temperature}")
+        wellformed(self.predicted >= 0, "predicted", f"must be >= 0, got {self.predicted}")
+        if self.domain is not None:
+            wellformed(self.domain[0] <= self.domain[1], "domain", f"is empty: {self.domain}")
+        numbers = (self.radius, self.alpha, self.temperature, *(self.domain or ()))
+        wellformed(all(map(math.isfinite, numbers)), "claim", "holds a number that is not finite")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The claim is proven, given `assumptions`."""
+
+    assumptions: frozenset[Assumption]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The claim is not proven: `step` is the check that failed."""
+
+    step: str
+    reason: str
+
+
+Verdict = Accepted | Rejected

@@ -1,0 +1,1 @@
+"""Bounding engines, all untrusted: they answer `engine.MarginQuery`."""
