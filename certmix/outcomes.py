@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proofs_check.certificate import ClassOf, Norm, PlainNetwork
-from typing import Literal
 
 Method = Literal["margin", "lipschitz", "smoothing"]
 

@@ -1,0 +1,32 @@
+"""The literal table of rules. A rule proves a claim from its evidence or raises RejectedError.
+
+To add one: a file in this folder with a frozen dataclass of evidence and a function
+`(claim, evidence, case) -> frozenset[Assumption]`, one line in `RULES`, its section in FORMAT.md, files in
+tests/proofs_check/{accepted,rejected,malformed}/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from proofs_check.certificate import Assumption, Claim
+from proofs_check.rules import margin
+from proofs_check.rules.case import Case
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The type of a rule's evidence, and its check."""
+
+    evidence: type[Any]
+    check: Callable[[Claim, Any, Case], frozenset[Assumption]]
+
+
+RULES: dict[str, Rule] = {
+    "engine_margin": Rule(margin.EngineMargin, margin.engine_margin),
+    "network_margin": Rule(margin.NetworkMargin, margin.network_margin),
+    "pair_margin": Rule(margin.PairMargin, margin.pair_margin),
+}
+EVIDENCE: dict[str, type[Any]] = {name: rule.evidence for name, rule in RULES.items()}

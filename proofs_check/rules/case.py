@@ -1,0 +1,30 @@
+"""What a claim is judged against: the networks and the input themselves, not their digests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proofs_check.bounds import Ball, Prepared
+from proofs_check.certificate import Claim, Float32Array, need
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """robust, standard: prepared networks (standard None: not available). input: (shape) float32."""
+
+    robust: Prepared
+    standard: Prepared | None
+    input: Float32Array
+
+    def ball(self, claim: Claim) -> Ball:
+        """The claimed perturbation set around the input."""
+        return Ball(self.input, claim.radius, claim.norm, claim.domain)
+
+    def point(self, claim: Claim) -> Ball:
+        """The input alone."""
+        return Ball(self.input, 0.0, claim.norm, claim.domain)
+
+
+def need_unsmoothed(claim: Claim) -> None:
+    """Deterministic rules speak of the network itself."""
+    need(claim.smoothing is None, "smoothing", "this rule proves nothing about a smoothed classifier")
