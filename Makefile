@@ -1,0 +1,45 @@
+# The two commands of the README are `make demo` and `make test`; both set up .venv themselves.
+PYTHON ?= python3.11
+CERTMIX_DATA ?= ../shared/data
+BIN := .venv/bin
+export CERTMIX_DATA
+
+.PHONY: demo test test-slow test-upstream lint mutation benchmarks clean
+
+.venv: .venv/.complete
+
+.venv/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[auto-lirpa,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "auto_LiRPA==0.3"
+	touch $@
+
+demo: .venv
+	rm -rf out/demo
+	$(BIN)/certmix audit --config examples/digits/audit.toml --out out/demo
+	$(BIN)/certmix check out/demo
+	$(BIN)/certmix report out/demo
+
+test: .venv
+	$(BIN)/python -m pytest -n 2
+
+test-slow: .venv
+	$(BIN)/python -m pytest -n 2 -m slow
+
+# engine laws against a checkout of upstream auto_LiRPA: make test-upstream UPSTREAM=DIR
+test-upstream: .venv
+	@if [ -d "$(UPSTREAM)/auto_LiRPA" ]; then \
+	  PYTHONPATH="$(UPSTREAM)" $(BIN)/python -m pytest tests/verifiers/test_engine_laws.py tests/verifiers/test_auto_lirpa.py; \
+	else echo "skipped: UPSTREAM=DIR must name a checkout of auto_LiRPA, got '$(UPSTREAM)'"; fi
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+mutation: .venv
+	$(BIN)/python benchmarks/mutation.py
+
+clean:
+	rm -rf .venv out build *.egg-info
