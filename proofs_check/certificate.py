@@ -60,7 +60,7 @@ class Assumption(enum.Enum):
     """What an accepted certificate still rests on, beyond the exact export of the model."""
 
     ENGINE_TRUSTED = "bounds were taken from an engine and not re-derived"
-    SAMPLES_IID = "the noise draws were independent and distributed as stated"
+    SAMPLES_IID = "the certifying draws were independent, distributed as stated, and taken after the plan was fixed"
     REAL_ARITHMETIC_BASE = "the base model's floating-point outputs count as its exact values"
     ALPHA_BOUND_TRUSTED = "the declared lower bound of the input-dependent alpha was not re-derived"
 
@@ -278,23 +278,29 @@ class PlainNetwork:
 
 @dataclass(frozen=True)
 class Smoothing:
-    """h is the Gaussian smoothing of the base network's output (MATH.md 5).
+    """h is the mean of h̄(q(x + ξ)) over ξ ~ N(0, noise_std² I) (MATH.md 5).
 
-    `base` "soft": h̄ = softmax(temperature * logits); "hard": h̄ = one-hot argmax of the logits (lowest
-    index among ties). The claim fails with probability at most `failure_probability` over the draws.
+    q rounds every coordinate to the nearest multiple m / grid, then to the nearest float32. base "soft": h̄ =
+    softmax(temperature * logits); "hard": h̄ = one-hot argmax of the logits (lowest index among ties).
+    networks "both": g is smoothed too, in the same way and at temperature 1. The claim fails with
+    probability at most `failure_probability` over the draws.
     """
 
     noise_std: float
     base: Literal["soft", "hard"]
     failure_probability: float
+    grid: int = 255
+    networks: Literal["robust", "both"] = "robust"
 
     def __post_init__(self) -> None:
-        wellformed(self.noise_std > 0, "smoothing.noise_std", f"must be > 0, got {self.noise_std}")
+        finite = 0 < self.noise_std < math.inf
+        wellformed(finite, "smoothing.noise_std", f"must be > 0 and finite, got {self.noise_std}")
         wellformed(
             0 < self.failure_probability < 1,
             "smoothing.failure_probability",
             f"must lie in (0, 1), got {self.failure_probability}",
         )
+        wellformed(1 <= self.grid <= 2**16, "smoothing.grid", f"must lie in [1, 65536], got {self.grid}")
 
 
 @dataclass(frozen=True)
@@ -306,7 +312,8 @@ class Claim:
     classes. x: the float32 array with digest `input`. class_of "robust": `predicted` is also the strict
     argmax of h(x); "mix": it need not be. Every float means exactly the IEEE double it parses to.
     semantics "float32": the claim also holds for the networks' logits as computed in IEEE float32 in any
-    summation order. smoothing: h is replaced by its Gaussian smoothing.
+    summation order. smoothing: softmax(temperature * h) is replaced by its Gaussian smoothing, and softmax(g)
+    too where smoothing.networks is "both".
     """
 
     norm: Norm
