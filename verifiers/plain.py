@@ -79,13 +79,14 @@ class PlainModule(nn.Module):
         values: list[Tensor] = []
         for k, node in enumerate(self.network.nodes):
             arguments = [values[i] for i in getattr(node, "inputs", ())]
-            values.append(x if k == 0 else self._apply(k, node, arguments))
+            values.append(x if k == 0 else self.node_value(k, node, arguments))
         return values
 
     def _weight(self, k: int, name: str) -> Tensor:
         return self.weights[f"{k}_{name}"]
 
-    def _apply(self, k: int, node: c.Node, args: list[Tensor]) -> Tensor:
+    def node_value(self, k: int, node: c.Node, args: list[Tensor]) -> Tensor:
+        """The value of node k given its inputs' values (not `_apply`: torch modules own that name)."""
         match node:
             case c.Linear():
                 return F.linear(args[0], self._weight(k, "weight"), self._weight(k, "bias"))
