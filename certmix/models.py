@@ -137,17 +137,18 @@ def _export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
         model = onnx.load_from_string(buffer.getvalue())
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(f"torch cannot export it: {one_line(error)}") from error
-    if any(issubclass(warning.category, torch.jit.TracerWarning) for warning in caught):
+    if any(warning.category.__name__ == "TracerWarning" for warning in caught):
         _check_control_flow(module, example)
     return model
 
 
 def _check_control_flow(module: nn.Module, example: Tensor) -> None:
-    """Raises UsageError unless the module runs on tensors without values: its path depends on shapes alone."""
+    """Raises UsageError unless the module runs on tensors without values: its path then depends on shapes alone."""
     try:
-        torch.export.export(module, (example,), strict=False)
-    except Exception as error:
-        raise UsageError(f"its control flow may depend on the input's values ({one_line(error)})") from error
+        with torch.device("meta"):
+            copy.deepcopy(module).to("meta")(example.to("meta"))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(f"its control flow may depend on the input's values: {one_line(error)}") from error
 
 
 def _compare_with_onnxruntime(module: nn.Module, model: onnx.ModelProto, inputs: Float32Array) -> float:

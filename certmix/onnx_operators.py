@@ -42,45 +42,9 @@ OPERATORS: dict[str, Callable[[Call], Value]] = {
 }
 
 # evaluated at once when all their inputs are constants (shape arithmetic, stored weights)
-CAN_FOLD = frozenset(
-    [  # fmt: skip
-        "Abs",
-        "Add",
-        "Cast",
-        "Ceil",
-        "Concat",
-        "Constant",
-        "ConstantOfShape",
-        "Div",
-        "Equal",
-        "Exp",
-        "Expand",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "Identity",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Pow",
-        "Range",
-        "Reciprocal",
-        "ReduceProd",
-        "ReduceSum",
-        "Reshape",
-        "Shape",
-        "Size",
-        "Slice",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    ]
-)
+CAN_FOLD = frozenset((
+    "Abs", "Add", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Exp", "Expand",
+    "Flatten", "Floor", "Gather", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Pow", "Range",
+    "Reciprocal", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Size", "Slice", "Split", "Sqrt", "Squeeze",
+    "Sub", "Tile", "Transpose", "Unsqueeze", "Where"
+))  # fmt: skip

@@ -147,10 +147,10 @@ def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder,
         return
     operator = OPERATORS.get(node.op_type) if own else None
     if operator is None:
+        hint = ": remove it, so that the output is logits" if node.op_type in ("Softmax", "LogSoftmax") else ""
         raise UsageError(
-            f"{label} has no counterpart in the plain network; supported: {', '.join(sorted(OPERATORS))}. "
-            "A robust classifier needs one; a standard classifier does not: "
-            "from Python, pass its torch module as `standard`"
+            f"{label} has no counterpart in the plain network{hint}. Only the robust classifier needs one: "
+            "the standard classifier may also be a torch module passed from Python"
         )
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     call = Call(label, inputs, attributes, builder)

@@ -1,0 +1,111 @@
+"""Labelled inputs from an .npz file, checked before anything is computed from them."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmix.errors import UsageError
+from proofs_check.certificate import Float32Array
+
+INPUT_NAMES = ("images", "inputs")
+LABEL_NAME = "labels"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """inputs: (N, *shape) float32 in raw units, finite, N >= 1. labels: (N,) int64 >= 0. source: the file."""
+
+    inputs: Float32Array
+    labels: NDArray[np.int64]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def require(self, input_shape: tuple[int, ...], classes: int, domain: tuple[float, float] | None) -> None:
+        """Raises UsageError unless a model of this signature can be run on every input, all in `domain`."""
+        if self.inputs.shape[1:] != input_shape:
+            raise UsageError(
+                f"{self.source}: inputs have shape {self.inputs.shape[1:]}, the model takes {input_shape}: reshape them"
+            )
+        wrong = np.flatnonzero(self.labels >= classes)
+        if wrong.size:
+            k = int(wrong[0])
+            raise UsageError(f"{self.source}: label {self.labels[k]} of input {k} is out of range: classes are 0 to {classes - 1}")  # fmt: skip
+        if domain is not None:
+            self._require_domain(*domain)
+
+    def _require_domain(self, low: float, high: float) -> None:
+        # compared in float64: the domain's ends need not be float32 numbers
+        outside = (self.inputs.astype(np.float64) < low) | (self.inputs.astype(np.float64) > high)
+        if outside.any():
+            k = int(np.flatnonzero(outside.reshape(len(self), -1).any(axis=1))[0])
+            value = self.inputs[k][outside[k]][0]
+            raise UsageError(f"{self.source}: input {k} holds {value}, outside the domain [{low}, {high}]: scale the inputs or widen the domain")  # fmt: skip
+
+
+def load_data(path: str | Path, limit: int | None = None) -> Dataset:
+    """The .npz file at `path`, or its first `limit` entries.
+
+    The file holds `images` or `inputs`, (N, …): uint8, divided by 255, or floating point, taken as it is and
+    rounded to float32; and `labels`, (N,) integers. Raises UsageError: no such file, not .npz, a missing
+    array, another dtype, no entries, different lengths, a value that is not finite, a negative label, limit < 1.
+    """
+    path = Path(path)
+    arrays = _read(path)
+    names = [name for name in INPUT_NAMES if name in arrays]
+    if len(names) != 1:
+        raise UsageError(f"{path}: needs one array named images or inputs, has {', '.join(sorted(arrays)) or 'none'}")
+    if LABEL_NAME not in arrays:
+        raise UsageError(f"{path}: labels are missing: add an integer array named labels")
+    inputs = _inputs(arrays[names[0]], f"{path}: {names[0]}")
+    labels = _labels(arrays[LABEL_NAME], len(inputs), f"{path}: labels")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be >= 1, got {limit}")
+    return Dataset(np.ascontiguousarray(inputs[:limit]), labels[:limit], str(path))
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file: give the path of an .npz file with images and labels")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise UsageError(f"{path}: is a single array: store images and labels with numpy.savez")
+            return {name: stored[name] for name in stored.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: not a complete .npz file ({error})") from error
+
+
+def _inputs(value: NDArray[Any], place: str) -> Float32Array:
+    if value.ndim < 2 or value.size == 0:
+        raise UsageError(f"{place} has shape {value.shape}, needs (N, …) with at least one entry")
+    if value.dtype == np.uint8:
+        return value.astype(np.float32) / np.float32(255)
+    if value.dtype.kind != "f":
+        raise UsageError(f"{place} has dtype {value.dtype}, needs uint8 (0 to 255) or float32 (raw units)")
+    with np.errstate(over="ignore"):
+        result = value.astype(np.float32)
+    if not np.isfinite(result).all():
+        k = int(np.flatnonzero(~np.isfinite(result).reshape(len(result), -1).all(axis=1))[0])
+        raise UsageError(f"{place} holds a value that is not finite in entry {k}: remove or repair it")
+    return result
+
+
+def _labels(value: NDArray[Any], count: int, place: str) -> NDArray[np.int64]:
+    if value.dtype.kind not in "iu" or value.ndim != 1:
+        raise UsageError(f"{place} has dtype {value.dtype} and shape {value.shape}, needs integers of shape (N,)")
+    if len(value) != count:
+        raise UsageError(f"{place} has {len(value)} entries for {count} inputs")
+    labels = value.astype(np.int64)
+    if (labels < 0).any():
+        raise UsageError(f"{place} holds {labels.min()}, needs classes >= 0")
+    return labels
