@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proofs_check.certificate import Assumption, Claim
-from proofs_check.rules import margin
+from proofs_check.rules import margin, smoothing
 from proofs_check.rules.case import Case
 
 
@@ -28,5 +28,7 @@ RULES: dict[str, Rule] = {
     "engine_margin": Rule(margin.EngineMargin, margin.engine_margin),
     "network_margin": Rule(margin.NetworkMargin, margin.network_margin),
     "pair_margin": Rule(margin.PairMargin, margin.pair_margin),
+    "smoothed_distribution": Rule(smoothing.SmoothedDistribution, smoothing.smoothed_distribution),
+    "smoothed_means": Rule(smoothing.SmoothedMeans, smoothing.smoothed_means),
 }
 EVIDENCE: dict[str, type[Any]] = {name: rule.evidence for name, rule in RULES.items()}
