@@ -1,0 +1,195 @@
+"""Perturbation sets in which every float32 iterate of an attack lies *exactly*: ball and box, in real arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certmix.errors import UsageError
+from proofs_check.certificate import Norm
+
+BISECTIONS = 30
+TINY_RADIUS = 2.0**-500
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """{x' : ‖x' − center‖_norm ≤ radius, every coordinate in the domain}, one per input. Made by `make_ball`.
+
+    center: (N, …) float32. radius: (N,) float64, raw units. lower, upper: (N, …) float32, the box of all
+    float32 numbers that differ from the centre by at most the radius and lie in the domain (exactly).
+    """
+
+    center: Tensor
+    radius: Tensor
+    norm: Norm
+    lower: Tensor
+    upper: Tensor
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    def subset(self, index: Tensor) -> Ball:
+        """The balls of the inputs in `index` (a mask or indices)."""
+        parts = {name: getattr(self, name)[index] for name in ("center", "radius", "lower", "upper")}
+        return replace(self, **parts)
+
+    def column(self, values: Tensor) -> Tensor:
+        """(N,) as (N, 1, …, 1), to multiply with the inputs."""
+        return values.reshape(-1, *[1] * (self.center.ndim - 1))
+
+    def project(self, points: Tensor) -> Tensor:
+        """The Euclidean projection of `points` (N, …) onto the set, as float32.
+
+        Ensures: the result lies in ball and box *exactly*. Linf: the box is the ball. L2, L1: the float64
+        offset is scaled so that its norm, with the rounding errors of its computation counted, is at most the
+        radius; then x + offset is rounded toward x, which enlarges no coordinate of the offset.
+        """
+        clamped = torch.minimum(torch.maximum(points.float(), self.lower), self.upper)
+        if self.norm == "Linf":
+            return clamped
+        center = self.center.double()
+        inside = self._size_up(clamped.double() - center) <= self.radius
+        if bool(inside.all()):
+            return clamped
+        offset = self._scaled_down(self._closest(points.double() - center))
+        rounded = _toward(self.center, center, offset)
+        rounded = torch.minimum(torch.maximum(rounded, self.lower), self.upper)
+        rounded = torch.where(self.column(self.radius >= TINY_RADIUS), rounded, self.center)
+        return torch.where(self.column(inside), clamped, rounded)
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        """Points drawn in the set: Linf uniform in the box; L2, L1 uniform in the ball, then projected."""
+        shape, device = self.center.shape, self.center.device
+        uniform = torch.rand(shape, generator=generator, dtype=torch.float64).to(device)
+        if self.norm == "Linf":
+            low, high = self.lower.double(), self.upper.double()
+            return self.project(low + uniform * (high - low))
+        if self.norm == "L2":
+            direction = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+        else:
+            direction = -torch.log1p(-uniform) * torch.sign(torch.rand(shape, generator=generator).to(device) - 0.5)
+        share = torch.rand(len(self), generator=generator, dtype=torch.float64).to(device) ** (1 / math.prod(shape[1:]))
+        length = _size(direction, self.norm).clamp_min(1e-300)
+        return self.project(self.center.double() + direction * self.column(self.radius * share / length))
+
+    def step(self, points: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
+        """One projected ascent step of length `size` (N,): along the sign (Linf), else along the unit gradient."""
+        return self.project(points + self.column(size.to(points.dtype)) * direction(gradient, self.norm))
+
+    def _size_up(self, offset: Tensor) -> Tensor:
+        """(N,) float64, at least the norm of the real offset that `offset` is a rounded difference of."""
+        count = math.prod(offset.shape[1:])
+        return _size(offset, self.norm) * (1 + (count + 16) * 2.0**-51)
+
+    def _scaled_down(self, offset: Tensor) -> Tensor:
+        """`offset` times a factor ≤ 1 per row such that its real norm is at most the radius."""
+        size = self._size_up(offset)
+        factor = torch.where(size > self.radius, self.radius / size.clamp_min(1e-300) * (1 - 2.0**-50), 1.0)
+        return offset * self.column(factor)
+
+    def _closest(self, offset: Tensor) -> Tensor:
+        """The point of ball and box nearest to `offset`, up to the bisection's error.
+
+        Optimality: clip(t · offset) with t in [0, 1] for L2, clip(soft-threshold of offset at t) for L1, with
+        the multiplier t at which the norm equals the radius; the norm is monotone in t, so bisect.
+        """
+        low, high = self.lower.double() - self.center.double(), self.upper.double() - self.center.double()
+        l2 = self.norm == "L2"
+        magnitude, sign = offset.abs(), torch.sign(offset)
+
+        def at(t: Tensor) -> Tensor:
+            if l2:
+                return torch.minimum(torch.maximum(offset * self.column(1 - t), low), high)
+            shrunk = sign * (magnitude - self.column(t)).clamp_min(0)
+            return torch.minimum(torch.maximum(shrunk, low), high)
+
+        too_little = torch.zeros_like(self.radius)
+        enough = torch.ones_like(self.radius) if l2 else magnitude.flatten(1).amax(1)
+        for _ in range(BISECTIONS):
+            middle = (too_little + enough) / 2
+            outside = _size(at(middle), self.norm) > self.radius
+            too_little, enough = torch.where(outside, middle, too_little), torch.where(outside, enough, middle)
+        # the side outside the ball: `_scaled_down` then brings its norm to the radius itself
+        return at(too_little)
+
+
+def make_ball(inputs: Tensor, radius: Tensor | float, norm: Norm, domain: tuple[float, float] | None) -> Ball:
+    """The perturbation sets around a batch. inputs: (N, …) float32; radius: (N,) or one for all, raw units.
+
+    Raises UsageError for inputs that are not finite float32 numbers in the domain, or a bad radius.
+    """
+    if inputs.dtype != torch.float32:
+        raise UsageError(f"inputs must be float32, got {inputs.dtype}")
+    if not bool(torch.isfinite(inputs).all()):
+        raise UsageError("inputs hold a number that is not finite")
+    sizes = torch.as_tensor(radius, dtype=torch.float64, device=inputs.device).expand(len(inputs)).clone()
+    if not bool(((sizes >= 0) & torch.isfinite(sizes)).all()):
+        raise UsageError(f"radius must be finite and >= 0, got {sizes.tolist()}")
+    ball = Ball(inputs, sizes, norm, inputs, inputs)
+    exact, reach = inputs.double(), ball.column(sizes)
+    lower, upper = _float32_up(*_sum(exact, -reach)), -_float32_up(*_sum(-exact, -reach))
+    if domain is not None:
+        low, high = _float32_above(domain[0]), -_float32_above(-domain[1])
+        if len(inputs) and not (low <= float(inputs.min()) and float(inputs.max()) <= high):
+            raise UsageError(
+                f"inputs must lie in the domain {list(domain)}, got values from {float(inputs.min())} "
+                f"to {float(inputs.max())}"
+            )
+        lower, upper = lower.clamp_min(low), upper.clamp_max(high)
+    return replace(ball, lower=lower, upper=upper)
+
+
+def direction(gradient: Tensor, norm: Norm) -> Tensor:
+    """The ascent direction of a step: sign for Linf, the gradient divided by its ℓ2 norm for L2 and L1."""
+    gradient = torch.nan_to_num(gradient)
+    if norm == "Linf":
+        return torch.sign(gradient)
+    scaled = gradient / gradient.flatten(1).abs().amax(1).clamp_min(1e-38).reshape(-1, *[1] * (gradient.ndim - 1))
+    length = scaled.flatten(1).norm(dim=1).clamp_min(1e-38)
+    return scaled / length.reshape(-1, *[1] * (gradient.ndim - 1))
+
+
+def _size(offset: Tensor, norm: Norm) -> Tensor:
+    """(N,) the norm of each row, relative error below (count + 8) · 2⁻⁵² (Higham §3.1)."""
+    rows = offset.flatten(1)
+    if norm == "L1":
+        return rows.abs().sum(1)
+    # scaled by the largest entry, so that no square underflows to matter or overflows
+    largest = rows.abs().amax(1).clamp_min(1e-300)
+    return largest * (rows / largest[:, None]).square().sum(1).sqrt()
+
+
+def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """float64 s and e with a + b = s + e exactly (Knuth's two-sum)."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def _float32_up(s: Tensor, e: Tensor) -> Tensor:
+    """The least float32 that is at least s + e, where s is s + e rounded to float64."""
+    infinity = torch.full_like(s, math.inf)
+    above = torch.where(e > 0, torch.nextafter(s, infinity), s)
+    single = above.float()
+    return torch.where(single.double() < above, torch.nextafter(single, infinity.float()), single)
+
+
+def _float32_above(value: float) -> float:
+    """The least float32 that is at least the double `value`."""
+    single = np.float32(value)
+    return float(np.nextafter(single, np.float32(np.inf)) if float(single) < value else single)
+
+
+def _toward(center: Tensor, exact: Tensor, offset: Tensor) -> Tensor:
+    """center + offset rounded to float32 toward the centre: |result − center| ≤ |offset| (1 + 2⁻⁵²).
+
+    The nearest float32 is at most one float32 beyond center + offset.
+    """
+    rounded = (exact + offset).float()
+    beyond = (rounded.double() - exact).abs() > offset.abs()
+    return torch.where(beyond, torch.nextafter(rounded, center), rounded)

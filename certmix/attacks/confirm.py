@@ -1,0 +1,149 @@
+"""Is a float32 counterexample real? Containment in exact rationals, the mix's classes in Arb enclosures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from flint import arb, ctx
+from numpy.typing import NDArray
+from torch import nn
+
+from certmix.attacks.arb_network import logits_in_arb
+from certmix.attacks.running_error import Approximate, logits_with_error
+from proofs_check.certificate import Norm, PlainNetwork
+
+PRECISION = 256
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """In real arithmetic on the stored weights, the mix's probability of `rival` exceeds that of the predicted class.
+
+    margin_down: a lower bound, > 0, of the difference.
+    """
+
+    rival: int
+    margin_down: float
+
+
+@dataclass(frozen=True)
+class Float32Only:
+    """Not confirmed: only the float32 models say so. `reason` is what stood in the way."""
+
+    reason: str
+
+
+def contained(
+    candidate: Float32Array, x: Float32Array, radius: float, norm: Norm, domain: tuple[float, float] | None
+) -> bool:
+    """Whether candidate lies in ball and box, in rational arithmetic. float32 arrays of one shape, finite."""
+    if candidate.shape != x.shape or not (np.isfinite(candidate).all() and np.isfinite(x).all()):
+        return False
+    points = [Fraction(float(v)) for v in candidate.ravel()]
+    offsets = [abs(p - Fraction(float(v))) for p, v in zip(points, x.ravel(), strict=True)]
+    reach = Fraction(radius)
+    inside = {
+        "Linf": lambda: max(offsets, default=Fraction(0)) <= reach,
+        "L2": lambda: sum(o * o for o in offsets) <= reach * reach,
+        "L1": lambda: sum(offsets) <= reach,
+    }[norm]()
+    if domain is None or not inside:
+        return inside
+    low, high = Fraction(domain[0]), Fraction(domain[1])
+    return all(low <= p <= high for p in points)
+
+
+def confirm(
+    candidate: Float32Array,
+    x: Float32Array,
+    radius: float,
+    norm: Norm,
+    domain: tuple[float, float] | None,
+    standard: PlainNetwork | nn.Module | None,
+    robust: PlainNetwork,
+    alpha: float,
+    temperature: float,
+    predicted: int,
+) -> Confirmed | Float32Only:
+    """Decide whether `candidate` refutes "the mix predicts `predicted` on the whole ball around x".
+
+    Ensures: Confirmed only if the candidate lies in ball and box exactly and some rival i has
+    (1−α) softmax(g)_i + α softmax(T h)_i > the same at `predicted`, strictly, in real arithmetic. A g that is not
+    a plain network counts as anything in [0, 1] (Lemma 3.2), which suffices where h alone loses by enough.
+    """
+    if not contained(candidate, x, radius, norm, domain):
+        return Float32Only(f"the candidate is not in the {norm} ball of radius {radius} intersected with {domain}")
+    plain = standard if isinstance(standard, PlainNetwork) else None
+    needed = plain if alpha < 1 else None
+    quick = _decide(_float64(needed, candidate), _float64(robust, candidate), alpha, temperature, predicted)
+    if quick is not None:
+        return quick
+    exact = _decide(
+        None if needed is None else logits_in_arb(needed, candidate, PRECISION),
+        logits_in_arb(robust, candidate, PRECISION),
+        alpha,
+        temperature,
+        predicted,
+    )
+    if exact is not None:
+        return exact
+    if plain is None and alpha < 1:
+        return Float32Only("the standard model has no plain network: its float32 outputs have no error bound")
+    return Float32Only("evaluated rigorously, no class exceeds the predicted one")
+
+
+def _float64(network: PlainNetwork | None, point: Float32Array) -> list[arb] | None:
+    if network is None:
+        return None
+    return _balls(logits_with_error(network, point))
+
+
+def _balls(logits: Approximate) -> list[arb]:
+    """Arb enclosures of the logits; an error that is not finite encloses everything."""
+    return [
+        arb(float(v), float(e)) if np.isfinite(v) and np.isfinite(e) else arb(0, float("inf"))
+        for v, e in zip(logits.value, logits.error, strict=True)
+    ]
+
+
+def _decide(
+    standard: list[arb] | None, robust: list[arb] | None, alpha: float, temperature: float, predicted: int
+) -> Confirmed | None:
+    """The rival with the largest proven lead over `predicted`, if any has one. standard None: any g."""
+    if robust is None:
+        raise ValueError("the robust network is required")
+    before = ctx.prec
+    ctx.prec = PRECISION
+    try:
+        weight = arb(alpha)
+        own = _softmax([arb(temperature) * z for z in robust])
+        other = None if standard is None else _softmax(standard)
+        leads: list[tuple[float, int]] = []
+        for i in range(len(own)):
+            if i == predicted:
+                continue
+            # |g_i − g_y| ≤ 1 whatever g
+            of_standard = arb(-1) if other is None else other[i] - other[predicted]
+            lead = (1 - weight) * of_standard + weight * (own[i] - own[predicted])
+            if lead > 0:
+                leads.append((_below(lead), i))
+        return Confirmed(rival=max(leads)[1], margin_down=max(leads)[0]) if leads else None
+    finally:
+        ctx.prec = before
+
+
+def _below(lead: arb) -> float:
+    """A double at most `lead` (> 0): its lower end, one step down; 0 only under underflow."""
+    return max(0.0, float(np.nextafter(float(lead.lower()), -np.inf)))
+
+
+def _softmax(logits: list[arb]) -> list[arb]:
+    """softmax_i = 1 / Σ_j exp(z_j − z_i): each term meets z_i once, and exp(0) = 1 is exact."""
+    return [
+        1 / sum((arb(1) if j == i else (other - own).exp() for j, other in enumerate(logits)), arb(0))
+        for i, own in enumerate(logits)
+    ]

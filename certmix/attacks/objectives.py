@@ -1,0 +1,147 @@
+"""What an attack climbs: a score per input, its gradient, and whether the input's class is lost already."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from certmix.mixing import MixedClassifier
+
+Loss = Literal["cross_entropy", "margin", "dlr"]
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) max_{j≠y} z_j − z_y: positive exactly where another class is strictly larger than y's."""
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - own
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) −log softmax(z)_y."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) difference-of-logits ratio (Croce & Hein 2020): the margin over the largest minus third-largest logit.
+
+    With fewer than three classes the denominator is the difference of the two.
+    """
+    top = logits.topk(min(3, logits.shape[1]), dim=1).values
+    return margins(logits, labels) / (top[:, 0] - top[:, -1] + 1e-12)
+
+
+LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "margin": margins,
+    "dlr": dlr,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Ascent:
+    """At N points: score (N,) to compare iterates by, gradient (N, …) to follow, broken (N,) bool."""
+
+    score: Tensor
+    gradient: Tensor
+    broken: Tensor
+
+
+class Objective(abc.ABC):
+    """A function of the input to climb, given the class to leave."""
+
+    @abc.abstractmethod
+    def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
+        """At `points` (N, …). labels (N,): the class to leave. targets (N,): the class to reach, or −1 for any."""
+
+    @abc.abstractmethod
+    def logits(self, points: Tensor) -> Tensor:
+        """(N, K): those of the classifier that is to lose its class."""
+
+    def broken(self, points: Tensor, labels: Tensor) -> Tensor:
+        """(N,) bool: another class is strictly larger than `labels`."""
+        with torch.no_grad():
+            return margins(self.logits(points), labels) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierObjective(Objective):
+    """A loss of one module's logits, followed along its end-to-end gradient.
+
+    Targets STD, ROB and MIX are this with the standard, the robust and the mixed classifier.
+    """
+
+    model: nn.Module
+    loss: Loss
+
+    def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
+        points = points.detach().requires_grad_()
+        logits = self.model(points)
+        score = _targeted(logits, labels, targets, LOSSES[self.loss](logits, labels))
+        (gradient,) = torch.autograd.grad(score.sum(), points)
+        return Ascent(score.detach(), gradient, margins(logits.detach(), labels) > 0)
+
+    def logits(self, points: Tensor) -> Tensor:
+        return self.model(points)
+
+
+@dataclass(frozen=True, eq=False)
+class FloorObjective(Objective):
+    """The mix-aware objective that follows Lemma 3.2: drive h's margin under (1 − α)/α while g votes against.
+
+    The mix loses y to i as soon as (1−α)(g_i − g_y) + α(h_i − h_y) > 0. g's summand is at its floor, 1 − α,
+    once g is sure of i; then nothing more is to be had from g. The mix's own gradient is nearly blind to g before
+    (g sure of y: softmax is flat). So both logit margins, g's and h's, are climbed with normalised
+    gradients, and g's is dropped where g_i − g_y exceeds `sure`. Iterates are compared by the mix's log-margin.
+    """
+
+    mix: MixedClassifier
+    sure: float = 0.99
+
+    def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
+        points = points.detach().requires_grad_()
+        standard, robust = self.mix.standard(points), self.mix.robust(points)
+        with torch.no_grad():
+            mixed = self.mix.mix(standard, robust)
+            probabilities = torch.softmax(standard, 1)
+            rivals = torch.where(targets >= 0, targets, _runner_up(robust, labels))
+            vote = _difference(probabilities, rivals, labels)
+            score = _targeted(mixed, labels, targets, margins(mixed, labels))
+        (of_standard,) = torch.autograd.grad(_difference(standard, rivals, labels).sum(), points)
+        (of_robust,) = torch.autograd.grad(_difference(robust, rivals, labels).sum(), points)
+        needed = (vote <= self.sure).to(points.dtype) * (self.mix.alpha < 1)
+        used = float(self.mix.alpha > 0)
+        gradient = _unit(of_standard) * _column(needed, points) + _unit(of_robust) * used
+        return Ascent(score, gradient, margins(mixed, labels) > 0)
+
+    def logits(self, points: Tensor) -> Tensor:
+        return self.mix(points)
+
+
+def _targeted(logits: Tensor, labels: Tensor, targets: Tensor, untargeted: Tensor) -> Tensor:
+    """z_t − z_y where a target is set, else the untargeted score."""
+    towards = _difference(logits, targets.clamp_min(0), labels)
+    return torch.where(targets >= 0, towards, untargeted)
+
+
+def _difference(values: Tensor, rivals: Tensor, labels: Tensor) -> Tensor:
+    return (values.gather(1, rivals[:, None]) - values.gather(1, labels[:, None])).squeeze(1)
+
+
+def _runner_up(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.scatter(1, labels[:, None], -torch.inf).argmax(1)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    """Each row divided by its mean absolute value."""
+    return gradient / _column(gradient.flatten(1).abs().mean(1).clamp_min(1e-30), gradient)

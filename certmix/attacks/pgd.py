@@ -1,0 +1,220 @@
+"""Projected gradient ascent in a ball: fixed or adaptive steps, random restarts, targeted restarts.
+
+Every candidate lies exactly in ball and box (see `ball.py`). Attacks may refute, never prove.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from certmix.attacks.ball import Ball
+from certmix.attacks.objectives import Objective
+from certmix.errors import UsageError
+
+MOMENTUM = 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """points: (N, …) float32 in ball and box; found: (N,) bool, the float32 classifier leaves the class there."""
+
+    points: Tensor
+    found: Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Budget and steps. One step is one gradient; each restart spends `steps`.
+
+    step: "fixed" repeats steps of relative_step · radius (0: 2.5 / steps) and ends at the last iterate;
+    "adaptive" is APGD (Croce & Hein 2020): from 2 · radius, halved where progress stops, ends at the best iterate.
+    random_start: restarts begin at random points, else the first begins at the centre. keep_going: spend the whole
+    budget on inputs that are broken already (a transfer attack wants the strongest point, not the first).
+    """
+
+    steps: int = 20
+    restarts: int = 1
+    step: Literal["fixed", "adaptive"] = "adaptive"
+    relative_step: float = 0.0
+    random_start: bool = True
+    keep_going: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise UsageError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
+        if self.relative_step < 0:
+            raise UsageError(f"relative_step must be >= 0, got {self.relative_step}")
+
+
+def pgd(
+    objective: Objective,
+    ball: Ball,
+    labels: Tensor,
+    schedule: Schedule,
+    targets: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Candidates:
+    """Climb `objective` in `ball`, away from `labels` (N,).
+
+    targets: (N, R) the class that restart k aims at; R then replaces schedule.restarts. start: (N, …) points the
+    first restart begins at (projected). Ensures: candidates lie exactly in ball and box; found inputs are lost
+    in the arithmetic of the module. Equal arguments give equal results.
+    """
+    generator = torch.Generator().manual_seed(schedule.seed)
+    rounds = schedule.restarts if targets is None else targets.shape[1]
+    if start is not None:
+        points = ball.project(start)
+    else:
+        points = ball.random(generator) if schedule.random_start else ball.center.clone()
+    found = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
+    any_class = torch.full_like(labels, -1)
+    for restart in range(rounds):
+        left = torch.arange(len(ball), device=points.device) if schedule.keep_going else (~found).nonzero().squeeze(1)
+        if len(left) == 0:
+            break
+        aims = any_class if targets is None else targets[:, restart]
+        begin = points if restart == 0 else ball.random(generator)
+        climb = _fixed if schedule.step == "fixed" else _adaptive
+        result = climb(objective, ball.subset(left), labels[left], aims[left], begin[left], schedule)
+        better = result.found | ~found[left]
+        points[left[better]] = result.points[better]
+        found[left] |= result.found
+    return Candidates(points, found)
+
+
+def _fixed(
+    objective: Objective, ball: Ball, labels: Tensor, targets: Tensor, begin: Tensor, schedule: Schedule
+) -> Candidates:
+    points, result = begin.clone(), begin.clone()
+    rows = torch.arange(len(ball), device=points.device)
+    found = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
+    size = ball.radius * (schedule.relative_step or 2.5 / schedule.steps)
+    for _ in range(schedule.steps):
+        ascent = objective.ascent(points, labels, targets)
+        if not schedule.keep_going and bool(ascent.broken.any()):
+            result[rows[ascent.broken]], found[rows[ascent.broken]] = points[ascent.broken], True
+            stay = ~ascent.broken
+            rows, points, ball, size = rows[stay], points[stay], ball.subset(stay), size[stay]
+            labels, targets, ascent = labels[stay], targets[stay], replace(ascent, gradient=ascent.gradient[stay])
+            if len(rows) == 0:
+                return Candidates(result, found)
+        points = ball.step(points, ascent.gradient, size)
+    result[rows], found[rows] = points, objective.broken(points, labels)
+    return Candidates(result, found)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Per input: where APGD stands. `wins` counts the steps since the checkpoint that raised the score."""
+
+    row: Tensor
+    labels: Tensor
+    targets: Tensor
+    points: Tensor
+    previous: Tensor
+    score: Tensor
+    gradient: Tensor
+    best: Tensor
+    best_score: Tensor
+    best_gradient: Tensor
+    size: Tensor
+    wins: Tensor
+    halved: Tensor
+    score_at_checkpoint: Tensor
+
+    def subset(self, index: Tensor) -> _State:
+        return _State(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def _adaptive(
+    objective: Objective, ball: Ball, labels: Tensor, targets: Tensor, begin: Tensor, schedule: Schedule
+) -> Candidates:
+    result = begin.clone()
+    found = torch.zeros(len(ball), dtype=torch.bool, device=begin.device)
+    ascent = objective.ascent(begin, labels, targets)
+    state = _State(
+        torch.arange(len(ball), device=begin.device), labels, targets, begin, begin,
+        ascent.score, ascent.gradient, begin, ascent.score, ascent.gradient,
+        2 * ball.radius, torch.zeros(len(ball), device=begin.device),
+        torch.zeros(len(ball), dtype=torch.bool, device=begin.device), ascent.score,
+    )  # fmt: skip
+    broken = ascent.broken
+    checkpoints, last = _checkpoints(schedule.steps), 0
+    for step in range(1, schedule.steps + 1):
+        if not schedule.keep_going and bool(broken.any()):
+            lost, stay = state.subset(broken), ~broken
+            result[lost.row], found[lost.row] = lost.points, True
+            state, ball = state.subset(stay), ball.subset(stay)
+            if len(state.row) == 0:
+                return Candidates(result, found)
+        points = _moved(ball, state, first=step == 1)
+        if step == schedule.steps:
+            # the last iterate needs its score, not its gradient; scores of objectives come with gradients
+            broken = objective.broken(points, state.labels)
+            break
+        ascent = objective.ascent(points, state.labels, state.targets)
+        broken = ascent.broken
+        state = _advanced(ball, state, points, ascent.score, ascent.gradient)
+        if step in checkpoints:
+            state = _checked(ball, state, step - last)
+            last = step
+    ends = torch.where(ball.column(broken), points, state.best)
+    result[state.row] = ends
+    found[state.row] = broken if not schedule.keep_going else objective.broken(ends, state.labels)
+    return Candidates(result, found)
+
+
+def _checkpoints(steps: int) -> frozenset[int]:
+    """Steps at which APGD reconsiders its step size: shares .22, then gaps shrinking by .03 to .06."""
+    shares, gap = [0.0, 0.22], 0.22
+    while shares[-1] < 1:
+        gap = max(gap - 0.03, 0.06)
+        shares.append(shares[-1] + gap)
+    return frozenset(max(1, round(share * steps)) for share in shares[1:])
+
+
+def _moved(ball: Ball, state: _State, first: bool) -> Tensor:
+    ahead = ball.step(state.points, state.gradient, state.size)
+    if first:
+        return ahead
+    drift = MOMENTUM * (ahead - state.points) + (1 - MOMENTUM) * (state.points - state.previous)
+    return ball.project(state.points + drift)
+
+
+def _advanced(ball: Ball, state: _State, points: Tensor, score: Tensor, gradient: Tensor) -> _State:
+    better = score > state.best_score
+    column = ball.column(better)
+    return replace(
+        state,
+        points=points,
+        previous=state.points,
+        wins=state.wins + (score > state.score),
+        score=score,
+        gradient=gradient,
+        best=torch.where(column, points, state.best),
+        best_score=torch.where(better, score, state.best_score),
+        best_gradient=torch.where(column, gradient, state.best_gradient),
+    )
+
+
+def _checked(ball: Ball, state: _State, interval: int) -> _State:
+    """Halve the step and return to the best iterate where fewer than 3/4 of the steps won, or nothing moved."""
+    stuck = ~state.halved & (state.best_score <= state.score_at_checkpoint)
+    halve = (state.wins < MOMENTUM * interval) | stuck
+    column = ball.column(halve)
+    return replace(
+        state,
+        size=torch.where(halve, state.size / 2, state.size),
+        points=torch.where(column, state.best, state.points),
+        previous=torch.where(column, state.best, state.previous),
+        gradient=torch.where(column, state.best_gradient, state.gradient),
+        score=torch.where(halve, state.best_score, state.score),
+        wins=torch.zeros_like(state.wins),
+        halved=halve,
+        score_at_checkpoint=state.best_score,
+    )

@@ -1,0 +1,55 @@
+"""The attack every audit runs inside its certified balls: a cheap attempt to refute them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from certmix.attacks.ball import make_ball
+from certmix.attacks.objectives import ClassifierObjective, FloorObjective
+from certmix.attacks.pgd import Candidates, Schedule, pgd
+from certmix.mixing import MixedClassifier
+from proofs_check.certificate import Norm
+
+
+def quick_attack(
+    standard: nn.Module,
+    robust: nn.Module,
+    alpha: float,
+    temperature: float,
+    inputs: Tensor,
+    predicted: Tensor,
+    norm: Norm,
+    radius: Tensor,
+    domain: tuple[float, float] | None,
+    steps: int = 20,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Candidates:
+    """Adaptive PGD against the mix: its margin first, then, for what survives, Lemma 3.2's floor.
+
+    inputs: (N, …) float32 in the domain; predicted (N,): the class to leave; radius (N,) float64, raw units.
+    Ensures: points (N, …) float32 lie exactly in ball and box; `found` says where the mix, as the modules compute
+    it in float32, prefers another class. A found point refutes a certificate only after `confirm`.
+    """
+    mix = MixedClassifier(standard, robust, alpha, temperature)
+    ball = make_ball(inputs, radius, norm, domain)
+    schedule = Schedule(steps=steps, restarts=restarts, random_start=False, seed=seed)
+    first = pgd(ClassifierObjective(mix, "margin"), ball, predicted, schedule)
+    left = (~first.found).nonzero().squeeze(1)
+    if len(left) == 0:
+        return first
+    schedule = replace(schedule, random_start=True, seed=seed + 1)
+    second = pgd(FloorObjective(mix), ball.subset(left), predicted[left], schedule)
+    points, found = first.points.clone(), first.found.clone()
+    points[left[second.found]] = second.points[second.found]
+    found[left] = second.found
+    return Candidates(points, found)
+
+
+def class_lost(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
+    """(N,) bool: `model` does not give `labels` as its first largest output at `points`."""
+    with torch.no_grad():
+        return model(points).argmax(1) != labels
