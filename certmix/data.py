@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ class Dataset:
         wrong = np.flatnonzero(self.labels >= classes)
         if wrong.size:
             k = int(wrong[0])
-            raise UsageError(f"{self.source}: label {self.labels[k]} of input {k} is out of range: classes are 0 to {classes - 1}")  # fmt: skip
+            raise UsageError(
+                f"{self.source}: label {self.labels[k]} of input {k} is out of range: "
+                f"the models' classes are 0 to {classes - 1}"
+            )
         if domain is not None:
             self._require_domain(*domain)
 
@@ -47,7 +51,10 @@ class Dataset:
         if outside.any():
             k = int(np.flatnonzero(outside.reshape(len(self), -1).any(axis=1))[0])
             value = self.inputs[k][outside[k]][0]
-            raise UsageError(f"{self.source}: input {k} holds {value}, outside the domain [{low}, {high}]: scale the inputs or widen the domain")  # fmt: skip
+            raise UsageError(
+                f"{self.source}: input {k} holds {value}, outside the domain [{low}, {high}]: "
+                "scale the inputs or widen the domain"
+            )
 
 
 def load_data(path: str | Path, limit: int | None = None) -> Dataset:
@@ -75,13 +82,14 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file: give the path of an .npz file with images and labels")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path}: is a single array: store images and labels with numpy.savez")
-            return {name: stored[name] for name in stored.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, UsageError):
-            raise
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise UsageError(f"{path}: is a single array: store images and labels with numpy.savez")
+        with stored:
+            return {name: np.asarray(stored[name]) for name in stored.files}
+    except UsageError:
+        raise
+    except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: not a complete .npz file ({error})") from error
 
 
