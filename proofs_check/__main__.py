@@ -15,9 +15,6 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # parallelism is over certificates, by processes
-
 from proofs_check import folder, judge, parse
 from proofs_check.bounds import Prepared, prepare
 from proofs_check.certificate import Accepted, MalformedError, wellformed
@@ -99,6 +96,8 @@ def results(path: Path, jobs: int) -> Iterator[Result]:
     if jobs == 1:
         yield from (here.judge(*task) for task in tasks(path, header))
         return
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # read by the children: parallelism is over certificates
     with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (path,)) as pool:
         waiting: deque[Future[Result]] = deque()
         for task in tasks(path, header):

@@ -1,0 +1,56 @@
+"""The command line: certmix COMMAND …; exit 0 done, 1 a claim was refuted or rejected, 2 bad input."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+
+from certmix.arguments import Parser, parse
+from certmix.errors import UsageError
+
+# command: (module with add_arguments(parser) and run(options) -> exit code, what it does)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "audit": ("certmix.audit", "certify every input of a dataset, and keep the evidence"),
+    "check": ("certmix.check_command", "judge every certificate of an audit, in a process without torch"),
+    "report": ("certmix.report", "tables of an audit: accuracies, certified shares, radii"),
+}
+
+
+def usage() -> str:
+    rows = "\n".join(f"  {name:12s} {text}" for name, (_, text) in COMMANDS.items())
+    return f"usage: certmix COMMAND [options]\n\n{rows}\n\ncertmix COMMAND --help says more."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if given else 2
+    try:
+        return _run(given[0], given[1:])
+    except UsageError as error:
+        print(f"certmix: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"certmix: {error.strerror or error}{where}; what was finished is kept, run again to go on", file=sys.stderr
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("certmix: interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command not in COMMANDS:
+        raise UsageError(f"unknown command {command!r}; known are {', '.join(COMMANDS)}")
+    module = importlib.import_module(COMMANDS[command][0])
+    parser = Parser(prog=f"certmix {command}", description=module.__doc__, allow_abbrev=False)
+    module.add_arguments(parser)
+    return module.run(parse(parser, arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

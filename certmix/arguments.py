@@ -1,0 +1,210 @@
+"""Arguments shared by the subcommands, their parsing, and configuration files with the same names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from certmix.errors import UsageError
+from certmix.settings import METHODS, NORMS, Settings, SmoothingSettings
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UsageErrors: one line, exit code 2."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def number(text: str) -> float:
+    """A decimal number or a fraction such as 2/255, as the nearest double."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise argparse.ArgumentTypeError(f"must be a number such as 0.1 or 2/255, got {text!r}") from None
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """--standard, --robust."""
+    group = parser.add_argument_group("models")
+    group.add_argument("--standard", metavar="S.onnx", help="g: accurate, possibly fragile")
+    group.add_argument("--robust", metavar="R.onnx", help="h: robust; the certificates rest on it")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """--data, --limit, --domain."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", metavar="D.npz", help="arrays `images` (uint8, or float32 in the domain) and `labels`")
+    group.add_argument("--limit", type=int, metavar="N", help="use only the first N inputs")
+    group.add_argument(
+        "--domain",
+        nargs=2,
+        type=number,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="every coordinate stays in it (default 0 1)",
+    )
+
+
+def add_mix(parser: argparse.ArgumentParser) -> None:
+    """--alpha, --temperature."""
+    group = parser.add_argument_group("mix: log((1 - alpha) softmax g + alpha softmax(T h))")
+    group.add_argument("--alpha", type=number, metavar="A", help="weight of the robust model, in [0, 1]")
+    group.add_argument("--temperature", type=number, default=1.0, metavar="T", help="T > 0 (default 1)")
+
+
+def add_norm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--norm", choices=NORMS, default="Linf", help="norm of the perturbation (default Linf)")
+
+
+def add_radius(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--radius", type=number, metavar="R", help="decide this radius, in raw input units, e.g. 2/255")
+    group.add_argument("--max-radius", action="store_true", help="find the largest provable radius (the default)")
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Everything that says how to certify."""
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--method",
+        choices=METHODS,
+        default="margin",
+        help="theorem: margin (Lemma 3.2), lipschitz (Theorem 3.5), smoothing (Theorem 3.7)",
+    )
+    group.add_argument("--engine", default="crown", metavar="NAME", help="bounder: crown (default) or auto_lirpa")
+    group.add_argument(
+        "--evidence",
+        choices=("network", "engine"),
+        default="network",
+        help="network: the judge re-derives all bounds (default); engine: it trusts the engine's",
+    )
+    group.add_argument(
+        "--semantics",
+        choices=("real", "float32"),
+        default="real",
+        help="float32: also cover the networks as executed in IEEE float32",
+    )
+    group.add_argument("--use-standard", action="store_true", help="bound g too: certifies the mix's class, any alpha")
+    group.add_argument("--optimise", type=int, default=0, metavar="STEPS", help="gradient steps on slopes (default 0)")
+    group.add_argument("--tolerance", type=number, default=1e-3, help="relative, of a largest radius (default 0.001)")
+    group.add_argument("--attack-steps", type=int, default=10, metavar="N", help="attack in every ball (default 10)")
+    group.add_argument("--batch-size", type=int, default=64, metavar="N", help="inputs bounded at once (default 64)")
+    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
+    group.add_argument("--seed", type=int, default=0, help="of attacks and noise (default 0)")
+    noise = parser.add_argument_group("randomised smoothing (--method smoothing)")
+    d = SmoothingSettings()
+    noise.add_argument("--noise-std", type=number, default=d.noise_std, metavar="S", help="in raw input units")
+    noise.add_argument("--samples", type=int, default=d.samples, metavar="N", help="certifying draws per input")
+    noise.add_argument("--selection-samples", type=int, default=d.selection_samples, metavar="N")
+    noise.add_argument("--failure-probability", type=number, default=d.failure_probability, metavar="P")
+    noise.add_argument("--base", choices=("soft", "hard"), default=d.base, help="probabilities or votes")
+    noise.add_argument("--bound", default=d.bound, help="which smoothing bound (default best)")
+
+
+def settings(options: argparse.Namespace) -> Settings:
+    """The run's settings. Raises UsageError."""
+    return Settings(
+        alpha=required(options, "alpha"),
+        norm=options.norm,
+        radius=options.radius,
+        temperature=options.temperature,
+        domain=(options.domain[0], options.domain[1]),
+        method=options.method,
+        engine=options.engine,
+        evidence=options.evidence,
+        semantics=options.semantics,
+        use_standard=options.use_standard,
+        optimise=options.optimise,
+        tolerance=options.tolerance,
+        attack_steps=options.attack_steps,
+        batch_size=options.batch_size,
+        device=device(options.device),
+        seed=options.seed,
+        smoothing=SmoothingSettings(
+            noise_std=options.noise_std,
+            samples=options.samples,
+            selection_samples=options.selection_samples,
+            failure_probability=options.failure_probability,
+            base=options.base,
+            bound=options.bound,
+        ),
+    )
+
+
+def required(options: argparse.Namespace, name: str) -> Any:
+    """The value of an argument that neither the command line nor the configuration file may leave out."""
+    value = getattr(options, name)
+    if value is None:
+        raise UsageError(f"--{name.replace('_', '-')} is missing: give it here or in the --config file")
+    return value
+
+
+def device(name: str) -> str:
+    """`name`, with auto resolved. Raises UsageError for a device torch does not have."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not usable: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Parse, taking defaults from --config FILE.toml where it is given; the command line has the last word."""
+    first, _ = _config_only().parse_known_args(arguments)
+    if first.config is not None:
+        parser.set_defaults(**_from_file(parser, Path(first.config)))
+    return parser.parse_args(arguments)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE.toml", help="arguments from a file, same names; paths relative to it")
+
+
+def _config_only() -> argparse.ArgumentParser:
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    return parser
+
+
+def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in actions:
+            raise UsageError(f"{path}: {key!r} is not known; known are {', '.join(sorted(actions))}")
+        found[name] = _convert(actions[name], value, path, key)
+    return found
+
+
+def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
+    if key in ("standard", "robust", "data", "out"):
+        return os.fspath(path.parent / str(value))
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise UsageError(f"{path}: {key} must be true or false, got {value!r}")
+        return value
+    try:
+        if isinstance(value, list):
+            return tuple(action.type(str(v)) if callable(action.type) else v for v in value)
+        converted = action.type(str(value)) if callable(action.type) else str(value)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise UsageError(f"{path}: {key}: {error}") from None
+    if action.choices is not None and converted not in action.choices:
+        raise UsageError(f"{path}: {key} must be one of {', '.join(map(str, action.choices))}, got {value!r}")
+    return converted

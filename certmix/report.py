@@ -1,0 +1,118 @@
+"""Tables of an audit: clean accuracies of g, h and the mix, certified shares, radii. Also DIR/summary.json.
+
+Shares are percentages of all inputs. "certified": a certificate was issued; "certified correct": and its class
+is the label. `certmix check` says whether the judge accepts the certificates; this command does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from certmix.errors import UsageError
+from certmix.store import FINAL, Store
+
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+CURVE_POINTS = 21
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit")
+
+
+def run(options: argparse.Namespace) -> int:
+    store = Store(Path(options.folder))
+    summary = summarise(store)
+    store.write_json("summary.json", summary)
+    show(summary, Console())
+    return 0
+
+
+def summarise(store: Store) -> dict[str, Any]:
+    """Everything the tables show, as plain JSON values. Raises UsageError unless the folder holds a finished run."""
+    try:
+        header = json.loads((store.path / "run.json").read_bytes())
+        audit = json.loads((store.path / "audit.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{store.path} holds no finished audit: {error}") from None
+    if not (store.path / FINAL).exists():
+        raise UsageError(f"{store.path} holds an unfinished audit: run certmix audit again to go on")
+    records = store.lines()
+    labels = np.array([r["label"] for r in records])
+    n = len(records)
+    certified = [r for r in records if r["outcome"] == "certified"]
+    correct = [r for r in certified if r["predicted"] == r["label"]]
+    settings = header["settings"]
+    return {
+        "n": n,
+        **{name: settings[name] for name in ("alpha", "temperature", "norm", "method", "radius", "evidence")},
+        "clean_accuracy": {m: _share(np.array(p) == labels) for m, p in audit["predictions"].items()},
+        "certified": _percent(len(certified), n),
+        "certified_correct": _percent(len(correct), n),
+        "outcomes": dict(Counter(r["outcome"] for r in records)),
+        "reasons": dict(Counter(r["reason"] for r in records if r["outcome"] != "certified")),
+        "radii": _quantiles([r["radius"] for r in certified]),
+        "curve": _curve([r["radius"] for r in correct], n) if settings["radius"] is None else [],
+        "seconds": audit["seconds"],
+        "largest_relative_cost_of_judging": audit["largest_relative_cost_of_judging"],
+    }
+
+
+def _share(hits: np.ndarray) -> float:
+    return 100.0 * float(np.mean(hits))
+
+
+def _percent(part: int, n: int) -> float:
+    return 100.0 * part / n
+
+
+def _quantiles(radii: list[float]) -> dict[str, float]:
+    if not radii:
+        return {}
+    return {f"{q:g}": float(np.quantile(radii, q, method="lower")) for q in QUANTILES}
+
+
+def _curve(radii: list[float], n: int) -> list[dict[str, float]]:
+    """Certified-correct share at evenly spaced radii: a point counts at r if its radius is at least r."""
+    if not radii:
+        return []
+    grid = np.linspace(0, max(radii), CURVE_POINTS)
+    return [{"radius": float(r), "certified_correct": _percent(int(np.sum(np.array(radii) >= r)), n)} for r in grid]
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    """Print the tables."""
+    asked = "largest radius" if summary["radius"] is None else f"radius {summary['radius']:.6g}"
+    console.print(
+        f"{summary['n']} inputs, {summary['norm']}, {asked}, alpha {summary['alpha']:g}, "
+        f"temperature {summary['temperature']:g}, method {summary['method']}"
+    )
+    table = Table("share of all inputs", "%", title="accuracy and certificates")
+    for name, value in summary["clean_accuracy"].items():
+        table.add_row(f"clean accuracy, {name}", f"{value:.1f}")
+    table.add_row("certified", f"{summary['certified']:.1f}")
+    table.add_row("certified and correct", f"{summary['certified_correct']:.1f}", style="bold")
+    for reason, count in summary["reasons"].items():
+        table.add_row(f"no certificate: {reason}", f"{_percent(count, summary['n']):.1f}")
+    console.print(table)
+    if summary["radius"] is None and summary["radii"]:
+        _show_radii(summary, console)
+    console.print(f"{summary['seconds']:.1f} s; summary in summary.json")
+
+
+def _show_radii(summary: dict[str, Any], console: Console) -> None:
+    table = Table("quantile", "radius", title="certified radii")
+    for q, radius in summary["radii"].items():
+        table.add_row(q, f"{radius:.6g}")
+    console.print(table)
+    curve = Table("radius", "certified and correct %", title="certified accuracy")
+    for point in summary["curve"][::2]:
+        curve.add_row(f"{point['radius']:.6g}", f"{point['certified_correct']:.1f}")
+    console.print(curve)

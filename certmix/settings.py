@@ -1,0 +1,98 @@
+"""What a certification run is asked for: one frozen value, validated where it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from certmix.errors import UsageError
+from certmix.mixing import check_alpha, check_temperature
+from certmix.outcomes import Method
+from proofs_check.certificate import Norm, Semantics
+
+NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
+METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
+
+
+@dataclass(frozen=True)
+class SmoothingSettings:
+    """Randomised smoothing of h (MATH.md 5). noise_std in raw input units; samples per input."""
+
+    noise_std: float = 0.5
+    samples: int = 100_000
+    selection_samples: int = 1_000
+    failure_probability: float = 0.001
+    base: str = "soft"
+    bound: str = "best"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_std) and self.noise_std > 0):
+            raise UsageError(f"noise_std must be > 0, got {self.noise_std}")
+        if self.samples < 1 or self.selection_samples < 1:
+            raise UsageError(f"samples must be >= 1, got {self.samples} and {self.selection_samples} for selection")
+        if not 0 < self.failure_probability < 1:
+            raise UsageError(f"failure_probability must lie in (0, 1), got {self.failure_probability}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """alpha: mixing weight of h. radius: raw input units, None for the largest provable. domain: box or None.
+
+    evidence "network": the judge re-derives everything; "engine": it takes the engine's bounds (ENGINE_TRUSTED).
+    use_standard: also bound g (MATH.md 6), for any alpha; the class certified is then the mix's own.
+    optimise: gradient steps spent on relu slopes per query (engine "crown"). tolerance: relative, of a largest
+    radius. attack_steps: PGD steps of the quick attack inside every certified ball, 0 for none.
+    """
+
+    alpha: float
+    norm: Norm = "Linf"
+    radius: float | None = None
+    temperature: float = 1.0
+    domain: tuple[float, float] | None = (0.0, 1.0)
+    method: Method = "margin"
+    engine: str = "crown"
+    evidence: str = "network"
+    semantics: Semantics = "real"
+    use_standard: bool = False
+    optimise: int = 0
+    tolerance: float = 1e-3
+    attack_steps: int = 10
+    batch_size: int = 64
+    device: str = "cpu"
+    seed: int = 0
+    smoothing: SmoothingSettings = SmoothingSettings()
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        check_temperature(self.temperature)
+        choose("norm", self.norm, NORMS)
+        choose("method", self.method, METHODS)
+        choose("evidence", self.evidence, ("network", "engine"))
+        choose("semantics", self.semantics, ("real", "float32"))
+        if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
+            raise UsageError(f"radius must be >= 0 and finite, got {self.radius}; leave it out for the largest radius")
+        if self.domain is not None and not -math.inf < self.domain[0] < self.domain[1] < math.inf:
+            raise UsageError(f"domain must be LOW HIGH with LOW < HIGH, got {self.domain}")
+        if self.radius is None and self.domain is None and self.method == "margin":
+            raise UsageError("the largest radius needs a bounded domain: give domain, or a radius")
+        if self.semantics == "float32" and self.evidence == "engine":
+            raise UsageError("semantics float32 needs evidence network: an engine covers real arithmetic only")
+        if not 0 < self.tolerance < 1:
+            raise UsageError(f"tolerance must lie in (0, 1), got {self.tolerance}")
+        if self.batch_size < 1 or self.attack_steps < 0 or self.optimise < 0:
+            raise UsageError(
+                f"batch_size must be >= 1, attack_steps and optimise >= 0, "
+                f"got {self.batch_size}, {self.attack_steps}, {self.optimise}"
+            )
+
+
+def choose(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise UsageError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def diameter(norm: Norm, domain: tuple[float, float], dimension: int) -> float:
+    """Largest distance, in `norm`, of two points of the box domain with `dimension` coordinates."""
+    side = domain[1] - domain[0]
+    return side * {"Linf": 1.0, "L2": math.sqrt(dimension), "L1": float(dimension)}[norm]
