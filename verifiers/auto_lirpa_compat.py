@@ -1,13 +1,14 @@
 """Repairs that let auto_LiRPA 0.3 (the release on PyPI) run on today's torch and numpy.
 
 0.3 was written for torch < 1.13. Nothing here stays patched: `importing()` and `tracing()` lend the missing names
-for the duration of an import or of a graph conversion, and take them back. Upstream >= 0.7 needs none of it.
+for the duration of an import or of a graph conversion, and take them back. Upstream >= 0.7 needs neither.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import sys
 import types
 import warnings
@@ -44,15 +45,16 @@ def is_old(lirpa: types.ModuleType) -> bool:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Names that 0.3 imports: numpy.lib.arraysetops.isin and torch.onnx.symbolic_helper._set_opset_version."""
+    """Names imported by 0.3 (numpy.lib.arraysetops.isin, torch.onnx.symbolic_helper._set_opset_version) and by
+    upstream's plots (graphviz.Digraph, never called here)."""
     # the module itself: torch.onnx also has an attribute of this name, which is another module
     symbolic_helper = importlib.import_module("torch.onnx.symbolic_helper")
-    shim = types.ModuleType("numpy.lib.arraysetops")
-    shim.isin = np.isin  # type: ignore[attr-defined]
     with contextlib.ExitStack() as stack:
-        if "numpy.lib.arraysetops" not in sys.modules:
-            sys.modules["numpy.lib.arraysetops"] = shim
-            stack.callback(sys.modules.pop, "numpy.lib.arraysetops")
+        for name, attribute, value in (("numpy.lib.arraysetops", "isin", np.isin), ("graphviz", "Digraph", None)):
+            if not _importable(name):
+                sys.modules[name] = types.ModuleType(name)
+                setattr(sys.modules[name], attribute, value)
+                stack.callback(sys.modules.pop, name)
         if not hasattr(symbolic_helper, "_set_opset_version"):
             stack.enter_context(_lent(symbolic_helper, "_set_opset_version", _set_opset_version))
         yield
@@ -87,6 +89,13 @@ def bounded_module(lirpa: types.ModuleType) -> Callable[..., Any]:
             return super()._named_members(get_members_fn, prefix, recurse)
 
     return Repaired
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a parent that is no package
+        return False
 
 
 @contextlib.contextmanager
