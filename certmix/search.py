@@ -26,7 +26,8 @@ def largest_passing(passes: Test, count: int, limit: float, tolerance: float) ->
         low[active[good]] = trial[active[good]]
         high[active[~good]] = trial[active[~good]]
         trial = _next(low, high, limit)
-        finished = (low >= limit) | (high <= limit * 2.0**-24) | (high - low <= tolerance * high)
+        narrow = torch.isfinite(high) & (high - low <= tolerance * high)
+        finished = (low >= limit) | (high <= limit * 2.0**-24) | narrow
         active = active[~finished[active]]
     return low
 
