@@ -1,0 +1,407 @@
+"""Rigorous backward bounds of a plain network over a ball, in float64 with every rounding error counted.
+
+R linear forms travel from a node back to the input. Invariant of `_descend`, for every row and every x in
+the ball: form(x) <= sum over pending nodes k of rows_k . v_k(x) + constant. Coefficients are exact floats by
+definition; what a float operation rounds is charged to the constant, using proven bounds of |v_k|.
+Source: Zhang et al. 2018 (CROWN) for the method, Higham 3.1 for the error terms.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proofs_check import certificate as c
+from proofs_check.certificate import Float32Array, Norm, PlainNetwork, RejectedError, need
+from proofs_check.network import Map, Rows, Shape, add, affine_map, dot, image, take
+from proofs_check.relaxations import (
+    Lines,
+    curve_lines,
+    curve_of,
+    hinted_slopes,
+    monotone,
+    pool_lines,
+    pool_sliding,
+    relu_lines,
+    relu_slope,
+)
+from proofs_check.rounding import Array, arb_down, dot_up, down, need_bounded, sum_error, up
+
+__all__ = [
+    "Ball", "Prepared", "Values", "Witness", "arb_down", "difference_bounds", "differences", "dot_up",
+    "functional_upper", "functionals", "prepare", "value_bounds", "witness",
+]  # fmt: skip
+
+CHUNK = 2**20  # coefficients travelling together: bounds memory
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """All x with ‖x - center‖ <= radius in `norm`, and every coordinate in `domain` where there is one."""
+
+    center: Float32Array
+    radius: float
+    norm: Norm
+    domain: tuple[float, float] | None
+
+    def box(self) -> tuple[Array, Array]:
+        """Images lower <= x <= upper for every x in the ball. Rejects an empty set."""
+        center = self.center.astype(np.float64).reshape(image(self.center.shape))
+        lower, upper = down(center - self.radius), up(center + self.radius)
+        if self.domain is not None:
+            lower, upper = np.maximum(lower, self.domain[0]), np.minimum(upper, self.domain[1])
+        need(bool((lower <= upper).all()), "ball", "does not meet its domain")
+        return lower, upper
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network with its weights in float64.
+
+    maps: per node, None where it is nonlinear or the input. shapes: as images. box_exact: over a box, interval
+    arithmetic alone gives this node's exact range. slope_start: first witness column of each ReLU node.
+    """
+
+    network: PlainNetwork
+    maps: tuple[Map | None, ...]
+    shapes: tuple[Shape, ...]
+    box_exact: tuple[bool, ...]
+    slope_start: dict[int, int]
+    slope_count: int
+
+
+def prepare(network: PlainNetwork) -> Prepared:
+    """Rejects a network with weights beyond the error bounds' range."""
+    shapes = tuple(image(s) for s in network.shapes)
+    with np.errstate(all="ignore"):
+        maps = tuple(affine_map(n, [shapes[i] for i in inputs_of(n)]) for n in network.nodes)
+    starts: dict[int, int] = {}
+    count = 0
+    for k, node in enumerate(network.nodes):
+        if relu_slope(node) is not None:
+            starts[k] = count
+            count += math.prod(shapes[k])
+    return Prepared(network, maps, shapes, _box_exact(network), starts, count)
+
+
+def inputs_of(node: c.Node) -> tuple[int, ...]:
+    return () if isinstance(node, c.Input) else node.inputs
+
+
+def _box_exact(network: PlainNetwork) -> tuple[bool, ...]:
+    """2: each cell is one input coordinate, moved and scaled; 1: one sum of such cells; 0: neither."""
+    level = [2]
+    for node in network.nodes[1:]:
+        below = min(level[i] for i in inputs_of(node))
+        match node:
+            case c.BatchNorm() | c.Shift() | c.Scale() | c.Divide() | c.Pad() | c.Slice() | c.Flatten():
+                level.append(below)
+            case c.Linear() | c.Conv2d() | c.AveragePool2d():
+                level.append(1 if below == 2 else 0)
+            case c.Concat():
+                level.append(min(below, 1))
+            case _:
+                level.append(0)
+    return tuple(n >= 1 for n in level)
+
+
+# ---------------------------------------------------------------- witness
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """slopes (rows, n) in [0, 1]: lower slopes of every ReLU cell in node order; row 0 for all passes but the last.
+
+    rows = 1, 1 + K or 1 + 2 K: row 1 + j serves the last pass of class j, row 1 + K + j that of its second form.
+    """
+
+    slopes: Array
+
+    def row(self, wanted: int, classes: int) -> int:
+        """The row for `wanted` in 0..2K, or the nearest this witness has."""
+        if wanted < len(self.slopes):
+            return wanted
+        return wanted - classes if wanted > classes and len(self.slopes) > classes else 0
+
+
+def witness(data: bytes, network: PlainNetwork) -> Witness:
+    """Slopes from a zlib stream of uint8 (w = byte / 255). Rejects a stream of another length."""
+    n = sum(math.prod(s) for s, node in zip(network.shapes, network.nodes, strict=True) if relu_slope(node) is not None)
+    lengths = [n * rows for rows in (1, 1 + network.classes, 1 + 2 * network.classes)]
+    stream = zlib.decompressobj()
+    try:
+        raw = stream.decompress(data, lengths[-1] + 1)
+    except zlib.error as error:
+        raise RejectedError("witness", f"is not a zlib stream: {error}") from error
+    need(n > 0 and len(raw) in lengths, "witness", f"must hold one of {lengths} bytes, got {len(raw)}")
+    need(stream.eof and not stream.unused_data, "witness", "stream is cut short or too long")
+    return Witness(np.frombuffer(raw, dtype=np.uint8).reshape(-1, n) / 255.0)
+
+
+# ---------------------------------------------------------------- bounds of every node's value
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Proven bounds of every node's value on the ball; values[k] is (lower, upper), both of shape shapes[k].
+
+    charges: per affine node, what one unit of |coefficient| may lose to rounding. lines: per nonlinear node.
+    """
+
+    prepared: Prepared
+    ball: Ball
+    witness: Witness | None
+    lower: list[Array] = field(default_factory=lambda: [])
+    upper: list[Array] = field(default_factory=lambda: [])
+    charges: list[Array | None] = field(default_factory=lambda: [])
+    lines: list[Lines | None] = field(default_factory=lambda: [])
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def __getitem__(self, k: int) -> tuple[Array, Array]:
+        shape = self.prepared.network.shapes[k]
+        return self.lower[k].reshape(shape), self.upper[k].reshape(shape)
+
+    def magnitude(self, k: int) -> Array:
+        return np.maximum(np.abs(self.lower[k]), np.abs(self.upper[k]))
+
+    def append(self, lower: Array, upper: Array, charge: Array | None, lines: Lines | None) -> None:
+        need_bounded(lower, "bounds")
+        need_bounded(upper, "bounds")
+        for part, value in zip(
+            (self.lower, self.upper, self.charges, self.lines), (lower, upper, charge, lines), strict=True
+        ):
+            part.append(value)  # type: ignore[arg-type]
+
+
+def value_bounds(prepared: Prepared, ball: Ball, hints: Witness | None) -> Values:
+    """Ensures: lower <= v_k(x) <= upper for every node k and every x in the ball, in real arithmetic.
+
+    Interval arithmetic throughout; inputs of nonlinear nodes are intersected with their backward bounds.
+    """
+    values = Values(prepared, ball, hints)
+    refined: set[int] = set()
+    with np.errstate(all="ignore"):
+        values.append(*ball.box(), None, None)
+        for k, node in enumerate(prepared.network.nodes):
+            if k == 0:
+                continue
+            mapping = prepared.maps[k]
+            if mapping is not None:
+                _append_affine(values, mapping, inputs_of(node))
+                continue
+            (i,) = inputs_of(node)
+            if i not in refined and prepared.maps[i] is not None:
+                refined.add(i)
+                _refine(values, i, everything=relu_slope(node) is None)
+            _append_nonlinear(values, k, node, i)
+    return values
+
+
+def _append_affine(values: Values, mapping: Map, inputs: Sequence[int]) -> None:
+    """Interval bounds: centre and radius forward; the rounding of both is at most 2 G(terms) times `size`."""
+    size = mapping.apply(*(values.magnitude(i) for i in inputs), absolute=True) + mapping.bias_size
+    charge = sum_error(size.size) * np.abs(mapping.bias) + np.zeros((len(size), 1, 1))
+    if mapping.terms == 0:  # weights 0 and 1, at most two of them and the bias: monotone, rounded once
+        lower, upper = (
+            mapping.apply(*(part[i] for i in inputs)) + mapping.bias for part in (values.lower, values.upper)
+        )
+    else:
+        error = 4 * sum_error(mapping.terms) * size
+        charge = charge + sum_error(mapping.terms) * size
+        centers = [(values.lower[i] + values.upper[i]) / 2 for i in inputs]
+        radii = [up(np.maximum(values.upper[i] - m, m - values.lower[i])) for i, m in zip(inputs, centers, strict=True)]
+        center = mapping.apply(*centers) + mapping.bias
+        radius = up(mapping.apply(*radii, absolute=True) + error)
+        lower, upper = center - radius, center + radius
+    charge = charge.max(axis=(1, 2), keepdims=True)
+    values.append(down(lower), up(upper), up(charge) if charge.any() else None, None)
+
+
+def _append_nonlinear(values: Values, k: int, node: Any, i: int) -> None:
+    lower, upper = values.lower[i], values.upper[i]
+    magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
+    slope, curve = relu_slope(node), curve_of(node)
+    if slope is not None:
+        lines = relu_lines(lower, upper, slope, _hint(values, k, 0))
+    else:
+        lines = pool_lines(lower, upper, node) if curve is None else curve_lines(lower, upper, curve)
+    values.append(*monotone(node, lower, upper), None, lines.charged(magnitude, lower.size))
+
+
+def _hint(values: Values, k: int, row: int) -> Array | None:
+    """The witness's lower slopes of ReLU node k, (C, H, W)."""
+    if values.witness is None:
+        return None
+    start, shape = values.prepared.slope_start[k], values.prepared.shapes[k]
+    return values.witness.slopes[row, start : start + math.prod(shape)].reshape(shape)
+
+
+def _refine(values: Values, k: int, everything: bool) -> None:
+    """Intersect node k's bounds with backward ones: its unstable cells, or every cell that is not a point."""
+    if values.prepared.box_exact[k] and values.ball.norm == "Linf":
+        return
+    lower, upper = values.lower[k], values.upper[k]
+    wanted = lower < upper if everything else (lower < 0) & (upper > 0)
+    y, x, channel = np.nonzero(np.moveaxis(wanted, 0, -1))  # neighbours travel together
+    shapes = values.prepared.shapes
+    size = max(math.prod(s) for s in shapes[: k + 1])
+    for part in np.array_split(np.arange(len(y)), -(-2 * len(y) * size // CHUNK) or 1):
+        found = _descend(values, k, _unit_rows(shapes[k], channel[part], y[part], x[part]), None, False)
+        at = channel[part], y[part], x[part]
+        upper[at] = np.minimum(upper[at], found[: len(part)])
+        lower[at] = np.maximum(lower[at], -found[len(part) :])
+
+
+def _unit_rows(shape: Shape, channel: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> Rows:
+    """The forms +v and -v for each of the cells."""
+    count = len(channel)
+    rows = np.zeros((2 * count, 1, 1, shape[0]))
+    rows[np.arange(count), 0, 0, channel] = 1.0
+    rows[np.arange(count) + count, 0, 0, channel] = -1.0
+    corner = np.tile(np.stack([y, x], axis=1), (2, 1))
+    return Rows(rows, None if shape[1:] == (1, 1) else corner)
+
+
+# ---------------------------------------------------------------- the backward pass
+
+
+def _descend(values: Values, start: int, rows: Rows, hint_rows: Sequence[int] | None, cuts: bool) -> Array:
+    """(R,) upper bounds of rows . v_start over the ball.
+
+    hint_rows: the witness row of each form's lower slopes (None: those of the intermediate passes). cuts: also bound
+    over the box of values wherever a single node is pending, and keep the least.
+    """
+    nodes, count = values.prepared.network.nodes, len(rows.values)
+    pending = {start: rows}
+    constant, best = np.zeros(count), np.full(count, np.inf)
+    for k in range(start, -1, -1):
+        current = pending.pop(k, None)
+        if current is None:
+            continue
+        if k == 0 or (cuts and not pending):
+            best = np.minimum(best, up(constant + _reach(values, k, current)))
+        if k == 0:
+            break
+        parts, cost = _step(values, k, current, hint_rows)
+        constant = up(constant + cost)
+        for i, part in zip(inputs_of(nodes[k]), parts, strict=True):
+            if i in pending:
+                part = add(pending[i], part, values.prepared.shapes[i])
+                rounding = sum_error(2) * values.magnitude(i).max(axis=(1, 2), keepdims=True)
+                constant = up(constant + up(dot(np.abs(part.values), take(rounding, part))))
+            pending[i] = part
+    need_bounded(best, "bounds")
+    return best
+
+
+def _step(values: Values, k: int, rows: Rows, hint_rows: Sequence[int] | None) -> tuple[Sequence[Rows], Array]:
+    """Replace node k's value by its inputs': their rows, and what to add to the constant."""
+    mapping, lines, charge = values.prepared.maps[k], values.lines[k], values.charges[k]
+    if mapping is not None:
+        cost = np.zeros(len(rows.values))
+        if charge is not None:
+            cost = dot(rows.values, take(mapping.bias, rows)) + up(dot(np.abs(rows.values), take(charge, rows)))
+        return mapping.adjoint(rows), up(cost)
+    if lines is None:
+        raise RejectedError("bounds", f"node {k} has no relaxation")
+    positive = np.maximum(rows.values, 0.0)
+    negative = rows.values - positive
+    cost = dot(positive, take(lines.upper_intercept, rows)) + dot(negative, take(lines.lower_intercept, rows))
+    positive *= take(lines.upper_slope, rows)
+    negative *= _lower_slopes(values, k, rows, lines, hint_rows)
+    result = Rows(positive + negative, rows.corner)  # one of the two is zero: exact
+    if lines.select is not None:
+        result = _spread_selected(values, k, result, lines.select)
+    return [result], up(cost)
+
+
+def _lower_slopes(values: Values, k: int, rows: Rows, lines: Lines, hint_rows: Sequence[int] | None) -> Array:
+    """Lower slopes of node k at the cells of `rows`, by each form's own witness row where it has one."""
+    slope, hints = relu_slope(values.prepared.network.nodes[k]), values.witness
+    if hint_rows is None or hints is None or slope is None:
+        return take(lines.lower_slope, rows)
+    (i,) = inputs_of(values.prepared.network.nodes[k])
+    start, shape = values.prepared.slope_start[k], values.prepared.shapes[k]
+    own = hints.slopes[list(hint_rows), start : start + math.prod(shape)].reshape(-1, *shape)
+    return np.moveaxis(hinted_slopes(values.lower[i], values.upper[i], slope, own), 1, -1)  # such rows are whole
+
+
+def _spread_selected(values: Values, k: int, rows: Rows, select: Array) -> Rows:
+    """Coefficients of max-pooled cells -> of the input cell selected in each window."""
+    node = values.prepared.network.nodes[k]
+    if not isinstance(node, c.MaxPool2d):
+        raise RejectedError("bounds", f"node {k} is no pooling")
+    tap = np.arange(math.prod(node.kernel)).reshape(*node.kernel, 1)
+    taken = take(select, rows)[..., None, None, :] == tap
+    taps = rows.values[:, :, :, None, None, :] * taken
+    return pool_sliding(node).spread(rows, taps, values.prepared.shapes[inputs_of(node)[0]])
+
+
+def _reach(values: Values, k: int, rows: Rows) -> Array:
+    """Upper bounds of rows . v_k: over the box of node k's values; at the input also over the ball itself."""
+    lower, upper = values.lower[k], values.upper[k]
+    center = (lower + upper) / 2
+    radius = up(np.maximum(upper - center, center - lower))
+    size = values.magnitude(k).max(axis=(1, 2), keepdims=True)
+    sizes = np.abs(rows.values)
+    error = 4 * sum_error(lower.size) * dot(sizes, take(size, rows))
+    box = up(dot(rows.values, take(center, rows)) + up(dot(sizes, take(radius, rows)) + error))
+    if k > 0 or values.ball.norm == "Linf":
+        return box
+    center = values.ball.center.astype(np.float64).reshape(lower.shape)
+    flat = sizes.reshape(len(sizes), -1)
+    length = flat.max(axis=1)  # the dual norm of L1
+    if values.ball.norm == "L2":
+        length = np.sqrt(np.einsum("rx,rx->r", flat, flat)) * (1 + sum_error(flat.shape[1])) + 2.0**-480  # underflow
+    size = np.abs(center).max(axis=(1, 2), keepdims=True)
+    error = 2 * sum_error(lower.size) * dot(sizes, take(size, rows))
+    return np.minimum(box, up(dot(rows.values, take(center, rows)) + up(up(up(length) * values.ball.radius) + error)))
+
+
+# ---------------------------------------------------------------- functionals of the logits
+
+
+def functionals(values: Values, coefficients: Array, hint_rows: Sequence[int] | None) -> Array:
+    """coefficients (R, K) -> (R,) upper bounds of coefficients . z over the ball, exact coefficients.
+
+    hint_rows: per form, the witness row of its lower slopes. Also bounds over the box of every layer's values.
+    """
+    need_bounded(coefficients, "bounds")
+    rows = Rows(coefficients.reshape(len(coefficients), 1, 1, -1).astype(np.float64), None)
+    with np.errstate(all="ignore"):
+        return _descend(values, len(values) - 1, rows, hint_rows, True)
+
+
+def differences(values: Values, y: int) -> tuple[Array, Array]:
+    """(K,), (K,). Ensures: lower_j <= z_j - z_y <= upper_j over the ball; entry y is 0."""
+    classes = values.prepared.network.classes
+    rivals = np.delete(np.arange(classes), y)
+    forms = np.eye(classes)[rivals] - np.eye(classes)[y]
+    hint_rows = [0 if values.witness is None else values.witness.row(1 + int(j), classes) for j in rivals]
+    found = functionals(values, np.concatenate([forms, -forms]), [*hint_rows, *[0] * len(rivals)])
+    lower, upper = np.zeros(classes), np.zeros(classes)
+    upper[rivals], lower[rivals] = found[: len(rivals)], -found[len(rivals) :]
+    return lower, upper
+
+
+def difference_bounds(prepared: Prepared, ball: Ball, y: int, hints: Witness | None) -> tuple[Array, Array]:
+    """`differences` of freshly computed value bounds."""
+    return differences(value_bounds(prepared, ball, hints), y)
+
+
+def functional_upper(
+    prepared: Prepared, ball: Ball, coefficients: Array, hints: Witness | None, classes: Sequence[int], y: int
+) -> Array:
+    """`functionals` of freshly computed value bounds; row r uses the slopes of the second form of classes[r]."""
+    count = prepared.network.classes
+    need(len(classes) == len(coefficients) and 0 <= y < count, "bounds", "one class per form")
+    hint_rows = [0 if hints is None else hints.row(1 + count + j, count) for j in classes]
+    return functionals(value_bounds(prepared, ball, hints), coefficients, hint_rows)

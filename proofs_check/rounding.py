@@ -1,0 +1,148 @@
+"""Error bounds of float64 arithmetic, and elementary functions rounded outward.
+
+Model: IEEE 754 double, round to nearest, any summation order, fused multiply-add or not; results that
+underflow may be flushed to zero. u = 2^-53. With numbers of at most LIMIT, a product's underflow error
+times any number, summed over 2^26 products, stays below TINY. Numbers beyond LIMIT are rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from flint import arb, ctx
+from numpy.typing import NDArray
+
+from proofs_check.certificate import RejectedError, need
+
+Array = NDArray[np.float64]
+
+LIMIT = 2.0**200
+TINY = 2.0**-500
+PRECISION = 300  # bits; Arb's results are enclosures at any precision
+
+
+def sum_error(terms: int) -> float:
+    """G(n) = (n + 8) 2^-52. Ensures: G(n) >= gamma_(2n + 15) / (1 - gamma_(2n + 15)), gamma_n = n u / (1 - n u).
+
+    So for a sum of n products computed as s, with the sum of their absolute values computed as m (each in
+    any order): |s - exact| + TINY <= G(n) m + TINY, rounded, with n + 15 further roundings of m to spare.
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, 3.1.
+    """
+    return (terms + 8) * 2.0**-52
+
+
+def up(value: Array) -> Array:
+    """Ensures: result >= every sum or difference of two doubles (or of two such products) rounding to `value`.
+
+    value (1 + 2^-51) + TINY evaluated in floats exceeds value by more than 2 u |value| + TINY / 2.
+    """
+    return value + (np.abs(value) * 2.0**-51 + TINY)
+
+
+def down(value: Array) -> Array:
+    """-up(-value)."""
+    return value - (np.abs(value) * 2.0**-51 + TINY)
+
+
+def dot_up(rows: Array, vector: Array) -> Array:
+    """rows (R, n), vector (n,) -> (R,) >= rows @ vector in real arithmetic."""
+    error = sum_error(len(vector)) * (np.abs(rows) @ np.abs(vector))
+    return up(rows @ vector + up(error))
+
+
+def need_bounded(value: Array, step: str) -> None:
+    """Rejects NaN, infinities and numbers beyond LIMIT, which the error bounds do not cover."""
+    need(bool(np.all(np.abs(value) <= LIMIT)), step, "a value is not a number or exceeds 2^200")
+
+
+# ---------------------------------------------------------------- Arb: enclosures to outward floats
+
+
+def arb_up(value: arb) -> float:
+    """Ensures: result >= value, for every real the ball holds. Rejects a ball without bound."""
+    result = math.nextafter(float(value.upper()), math.inf)
+    if not result <= LIMIT:
+        raise RejectedError("rounding", "a value is not a number or exceeds 2^200")
+    return result
+
+
+def arb_down(value: arb) -> float:
+    """Ensures: result <= value, for every real the ball holds. Rejects a ball without bound."""
+    return -arb_up(-value)
+
+
+def exp_up(x: float) -> float:
+    return arb_up(arb(x).exp())
+
+
+def exp_down(x: float) -> float:
+    return arb_down(arb(x).exp())
+
+
+def log_up(x: float) -> float:
+    """Requires: x > 0 (rejects otherwise)."""
+    return arb_up(arb(x).log())
+
+
+def log_down(x: float) -> float:
+    """Requires: x > 0 (rejects otherwise)."""
+    return arb_down(arb(x).log())
+
+
+def normal_cdf(x: arb) -> arb:
+    """Φ(x) = erfc(-x / √2) / 2: no cancellation in either tail."""
+    with ctx.workprec(PRECISION):
+        return (-x / arb(2).sqrt()).erfc() / 2
+
+
+def normal_quantile(p: arb) -> arb:
+    """Φ⁻¹(p) = -√2 erfc⁻¹(2p). Not finite (hence rejected when rounded) unless 0 < p < 1."""
+    with ctx.workprec(PRECISION):
+        return -arb(2).sqrt() * (2 * p).erfcinv()
+
+
+def normal_cdf_up(x: float) -> float:
+    return arb_up(normal_cdf(arb(x)))
+
+
+def normal_cdf_down(x: float) -> float:
+    return arb_down(normal_cdf(arb(x)))
+
+
+def normal_quantile_up(p: float) -> float:
+    return arb_up(normal_quantile(arb(p)))
+
+
+def normal_quantile_down(p: float) -> float:
+    return arb_down(normal_quantile(arb(p)))
+
+
+def binomial_at_least_up(successes: int, draws: int, p: float) -> float:
+    """Upper bound of P[Bin(draws, p) >= successes] = I_p(successes, draws - successes + 1).
+
+    Requires: 0 <= successes <= draws, 0 <= p <= 1.
+    """
+    if successes == 0:
+        return 1.0
+    with ctx.workprec(PRECISION):
+        return arb_up(arb(p).beta_lower(successes, draws - successes + 1, 1))
+
+
+def binomial_at_most_up(successes: int, draws: int, p: float) -> float:
+    """Upper bound of P[Bin(draws, p) <= successes] = I_(1-p)(draws - successes, successes + 1).
+
+    Requires: 0 <= successes <= draws, 0 <= p <= 1.
+    """
+    if successes == draws:
+        return 1.0
+    with ctx.workprec(PRECISION):
+        return arb_up((1 - arb(p)).beta_lower(draws - successes, successes + 1, 1))
+
+
+def enclose(function: Callable[[arb], arb], values: Array) -> tuple[Array, Array]:
+    """(down, up) of an Arb function at every entry, same shape."""
+    balls = [function(arb(float(v))) for v in values.ravel()]
+    lower = np.array([arb_down(b) for b in balls]).reshape(values.shape)
+    return lower, np.array([arb_up(b) for b in balls]).reshape(values.shape)
