@@ -251,6 +251,8 @@ def _refine(values: Values, k: int, everything: bool) -> None:
     lower, upper = values.lower[k], values.upper[k]
     wanted = lower < upper if everything else (lower < 0) & (upper > 0)
     y, x, channel = np.nonzero(np.moveaxis(wanted, 0, -1))  # neighbours travel together
+    if len(y) == 0:
+        return
     shapes = values.prepared.shapes
     size = max(math.prod(s) for s in shapes[: k + 1])
     for part in np.array_split(np.arange(len(y)), -(-2 * len(y) * size // CHUNK) or 1):
