@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from certmix.errors import UsageError
 from certmix.mixing import check_alpha, check_temperature
@@ -16,7 +17,12 @@ METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
 
 @dataclass(frozen=True)
 class SmoothingSettings:
-    """Randomised smoothing of h (MATH.md 5). noise_std in raw input units; samples per input."""
+    """Randomised smoothing of h (MATH.md 5). noise_std in raw input units; samples per input.
+
+    looks: increasing fractions of `samples` at which sampling may stop once a given radius is reached, the last 1;
+    they share failure_probability. grid: noisy inputs are multiples of 1/grid; None: 255 for images, else 256.
+    draw_batch: noisy inputs run at once. precision: of the base model's arithmetic, float32 or bfloat16.
+    """
 
     noise_std: float = 0.5
     samples: int = 100_000
@@ -24,6 +30,10 @@ class SmoothingSettings:
     failure_probability: float = 0.001
     base: str = "soft"
     bound: str = "best"
+    looks: tuple[float, ...] = (1.0,)
+    grid: int | None = None
+    draw_batch: int = 512
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.noise_std) and self.noise_std > 0):
@@ -32,6 +42,13 @@ class SmoothingSettings:
             raise UsageError(f"samples must be >= 1, got {self.samples} and {self.selection_samples} for selection")
         if not 0 < self.failure_probability < 1:
             raise UsageError(f"failure_probability must lie in (0, 1), got {self.failure_probability}")
+        ends = (0.0, *self.looks)
+        if len(ends) < 2 or ends[-1] != 1.0 or any(a >= b for a, b in pairwise(ends)):
+            raise UsageError(f"looks must be increasing fractions that end in 1, got {self.looks}")
+        if self.grid is not None and not 1 <= self.grid <= 65536:
+            raise UsageError(f"grid must lie in [1, 65536], got {self.grid}")
+        if self.draw_batch < 1:
+            raise UsageError(f"draw_batch must be >= 1, got {self.draw_batch}")
 
 
 @dataclass(frozen=True)

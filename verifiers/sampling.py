@@ -1,0 +1,236 @@
+"""Noisy outputs of a base model, reproducibly: the noise of (seed, input, stage, draw) is one fixed grid vector.
+
+Why the noise is integer: with float noise the sum x + ξ rounds differently at x and at a neighbour, and
+certificates built on it have been refuted (Jin et al. 2022; Voráček & Hein 2023). Here the base model is
+preceded by q, rounding to multiples of 1/grid, and x's own grid point is the centre, so that
+q(centre + ξ) = centre + q(ξ) exactly and only q(ξ), an integer vector, is ever drawn. Its law is sampled by inversion
+of 64-bit words against thresholds computed in ball arithmetic; `sampler_share` bounds all that is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from flint import arb, ctx
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from verifiers.engine import EngineError
+
+Outputs = NDArray[np.float64]
+TAIL = 9.0  # standard deviations kept: Φ(−9) is 2 units of 2^-64
+TOP_BITS = 16
+UNDECIDED = np.int32(-(2**31))
+
+
+class SamplingError(EngineError):
+    """The base model's outputs, or the noise asked for, cannot be used: the text says why."""
+
+
+@functools.lru_cache(maxsize=8)
+def noise_thresholds(noise_std: float, grid: int) -> NDArray[np.uint64]:
+    """⌊2^64 Φ((j + ½)/(σ grid))⌋ for j = −J … J−1, increasing; J = ⌊9 σ grid⌋."""
+    reach = math.floor(TAIL * noise_std * grid)
+    with ctx.workprec(160):
+        scale = -1 / (arb(noise_std) * grid * arb(2).sqrt())
+        masses = [(scale * (arb(j) + arb(0.5))).erfc() / 2 for j in range(-reach, reach)]
+        return np.array([int((m * arb(2) ** 64).mid().floor().fmpz()) for m in masses], dtype=np.uint64)
+
+
+@dataclass(frozen=True, eq=False)
+class GridNoise:
+    """q(ξ) for ξ ~ N(0, noise_std² I), in units of 1/grid: int32, from a counter-based generator (Philox).
+
+    Raises SamplingError where the grid is too coarse for the noise, or the table too large.
+    """
+
+    noise_std: float
+    grid: int
+
+    def __post_init__(self) -> None:
+        steps = self.noise_std * self.grid
+        if not (math.isfinite(self.noise_std) and self.noise_std > 0):
+            raise SamplingError(f"noise_std must be > 0, got {self.noise_std}")
+        if not 1 <= steps <= 2**14:
+            raise SamplingError(
+                f"noise_std * grid must lie in [1, 16384], got {steps:g}: choose grid near {255 / self.noise_std:.0f}"
+            )
+
+    @property
+    def sampler_distance(self) -> float:
+        """Bound of the total variation between one drawn coordinate and q(ξ)'s: a unit per threshold and the tails."""
+        return (len(noise_thresholds(self.noise_std, self.grid)) + 8) * 2.0**-64
+
+    def sampler_share(self, draws: int, size: int) -> float:
+        """Probability that a sample of so many vectors differs anywhere from an exact one, rounded up."""
+        return draws * size * self.sampler_distance * (1 + 1e-9)
+
+    def draw(self, seed: int, index: int, stage: int, start: int, count: int, size: int) -> NDArray[np.int32]:
+        """Draws start … start + count − 1 of the input: (count, size). Draws depend on nothing else."""
+        blocks = -(-size // 4)
+        key = np.array([seed % 2**64, index], dtype=np.uint64)
+        counter = np.array([start * blocks, 0, 0, stage], dtype=np.uint64)
+        words = np.random.Philox(key=key, counter=counter).random_raw(count * blocks * 4)
+        return self._invert(words.reshape(count, blocks * 4)[:, :size])
+
+    def _invert(self, words: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """#{thresholds <= word} − J: by table where the top bits decide, else by search."""
+        thresholds, table = _inversion_table(self.noise_std, self.grid)
+        flat = words.ravel()
+        values = table[(flat >> np.uint64(64 - TOP_BITS)).astype(np.intp)]
+        where = np.flatnonzero(values == UNDECIDED)
+        values[where] = np.searchsorted(thresholds, flat[where], side="right") - len(thresholds) // 2
+        return values.reshape(words.shape)
+
+
+@functools.lru_cache(maxsize=8)
+def _inversion_table(noise_std: float, grid: int) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    """(thresholds, the value for each setting of the top bits; UNDECIDED where a threshold falls inside it)."""
+    thresholds = noise_thresholds(noise_std, grid)
+    first = np.arange(2**TOP_BITS, dtype=np.uint64) << np.uint64(64 - TOP_BITS)
+    last = first + np.uint64(2 ** (64 - TOP_BITS) - 1)
+    below = np.searchsorted(thresholds, first, side="right")
+    decided = below == np.searchsorted(thresholds, last, side="right")
+    return thresholds, np.where(decided, below - len(thresholds) // 2, UNDECIDED).astype(np.int32)
+
+
+def grid_points(inputs: NDArray[np.float32], grid: int) -> NDArray[np.int64]:
+    """The grid point of each coordinate, rint(x grid): exact in float64 for grid <= 65536."""
+    return np.rint(inputs.astype(np.float64) * grid).astype(np.int64)
+
+
+def grid_distance(value: NDArray[np.float32], grid: int) -> float:
+    """‖x − rint(x grid)/grid‖₂, rounded up."""
+    scaled = value.astype(np.float64).ravel() * grid
+    return float(np.linalg.norm(scaled - np.rint(scaled))) / grid * (1 + 1e-9)
+
+
+def natural_grid(inputs: NDArray[np.float32]) -> int:
+    """255 if the inputs are stored images (multiples of 1/255 up to float32 rounding), else 256."""
+    scaled = inputs.astype(np.float64) * 255
+    return 255 if bool((np.abs(scaled - np.rint(scaled)) <= 1e-4).all()) else 256
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The base output v̄: h̄ of `robust`, or (1 − alpha) ḡ + alpha h̄ if `standard` is given.
+
+    kind "soft": softmax, of temperature * logits for `robust`; "hard": one-hot argmax, lowest index among ties.
+    returns: what the modules give; "probabilities" are taken as they are ("soft") or voted on ("hard").
+    precision "bfloat16": autocast, on the base model only.
+    """
+
+    robust: nn.Module
+    kind: Literal["soft", "hard"] = "soft"
+    temperature: float = 1.0
+    standard: nn.Module | None = None
+    alpha: float = 1.0
+    returns: Literal["logits", "probabilities"] = "logits"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+
+    def outputs(self, points: Tensor) -> Outputs:
+        """(B, *shape) float32 -> v̄ (B, K) float64. Raises SamplingError for NaN, or probabilities out of [0, 1]."""
+        robust = self._of(self.robust, points, self.temperature)
+        if self.standard is None:
+            return robust
+        return (1 - self.alpha) * self._of(self.standard, points, 1.0) + self.alpha * robust
+
+    def _of(self, module: nn.Module, points: Tensor, temperature: float) -> Outputs:
+        device = torch.device(self.device)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16"):
+            raw = module(points.to(device))
+        values = raw.double().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise SamplingError("the base model returned a value that is not finite for a noisy input")
+        if self.returns == "probabilities":
+            low, high, total = float(values.min()), float(values.max()), float(np.abs(values.sum(1) - 1).max())
+            if low < 0 or high > 1 or total > 1e-3:
+                raise SamplingError(
+                    f"the base model's probabilities must lie in [0, 1] and add up to 1, got values in "
+                    f"[{low:g}, {high:g}] and sums up to {total:g} off: pass a model of logits, or returns='logits'"
+                )
+        if self.kind == "hard":
+            return np.eye(values.shape[1])[values.argmax(axis=1)]
+        return values if self.returns == "probabilities" else softmax(temperature * values)
+
+
+def softmax(logits: Outputs) -> Outputs:
+    """Row-wise, in float64."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Draws start … stop − 1 of the input in row `row`, whose noise is keyed by `index`."""
+
+    row: int
+    index: int
+    start: int
+    stop: int
+
+
+SELECTION, CERTIFYING = 0, 1  # stages: independent streams
+
+
+def sample(
+    base: Base,
+    noise: GridNoise,
+    centres: NDArray[np.int64],
+    jobs: Sequence[Job],
+    seed: int,
+    stage: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[Job, Outputs]]:
+    """Base outputs of every job's draws, in order, in pieces: (part of a job, v̄ (part.stop − part.start, K)).
+
+    centres: (N, *shape) grid points. Batches hold draws of several jobs where jobs are short. Memory: one batch.
+    """
+    total, done = sum(job.stop - job.start for job in jobs), 0
+    for parts in _batches(jobs, batch_size):
+        points = np.concatenate([_points(noise, centres[p.row], p, seed, stage) for p in parts])
+        outputs = base.outputs(torch.from_numpy(points))
+        offset = 0
+        for part in parts:
+            size = part.stop - part.start
+            yield part, outputs[offset : offset + size]
+            offset += size
+        done += offset
+        if progress is not None:
+            progress(done, total)
+
+
+def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
+    parts: list[Job] = []
+    room = batch_size
+    for job in jobs:
+        start = job.start
+        while start < job.stop:
+            stop = min(job.stop, start + room)
+            parts.append(Job(job.row, job.index, start, stop))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                yield parts
+                parts, room = [], batch_size
+    if parts:
+        yield parts
+
+
+def _points(noise: GridNoise, centre: NDArray[np.int64], part: Job, seed: int, stage: int) -> NDArray[np.float32]:
+    """The float32 nearest to each noisy grid point: one IEEE division of two integers below 2^24."""
+    drawn = noise.draw(seed, part.index, stage, part.start, part.stop - part.start, centre.size)
+    moved = drawn + centre.ravel().astype(np.int32)
+    if moved.size and int(np.abs(moved).max()) >= 2**24:
+        raise SamplingError("inputs are too large for the grid: |x| * grid must stay below 2^24")
+    values = moved.astype(np.float32)
+    values /= np.float32(noise.grid)
+    return values.reshape(-1, *centre.shape)
