@@ -84,10 +84,10 @@ def _npy_header(stream: IO[bytes], dtype: str, place: str) -> tuple[int, ...]:
 def _zip_rows(values: IO[bytes], labels: IO[bytes]) -> Iterator[Row]:
     shape = _npy_header(values, "<f4", "inputs.npz.inputs")
     count = _npy_header(labels, "<i8", "inputs.npz.labels")
-    wellformed(len(shape) >= 2 and count == shape[:1], "inputs.npz", f"inputs {shape} and labels {count} do not fit")
+    wellformed(len(shape) >= 2 and len(count) == 1 and count == shape[:1], "inputs.npz", f"inputs {shape} and labels {count} do not fit")
     size = 4 * math.prod(shape[1:])
     wellformed(size <= MAX_LINE, "inputs.npz", f"inputs of shape {shape[1:]} are too large")
-    for _ in range(shape[0]):
+    for _ in range(next(iter(shape))):
         data, label = values.read(size), labels.read(8)
         wellformed(len(data) == size and len(label) == 8, "inputs.npz", "ends early")
         value = np.frombuffer(data, dtype="<f4").reshape(shape[1:])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from proofs_check import bounds, float32
 from proofs_check.certificate import Assumption, Claim, RejectedError, need
+from proofs_check.rounding import down, up
 from proofs_check.rules.case import Case, need_unsmoothed
 
 Vector = NDArray[np.float64]
@@ -48,10 +49,15 @@ class PairMargin:
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """lower <= d_j <= upper on the ball, both (K,), entry y zero; from: a network's own backward bounds."""
+    """lower <= d_j <= upper on the ball, both (K,), entry y zero, from a network's own backward bounds.
+
+    values: of every node. error: (K,) what a float32 evaluation adds to every |d_j|; zero in real semantics.
+    """
 
     lower: Vector
     upper: Vector
+    values: bounds.Values
+    error: Vector
 
 
 def exponentials(bound: Vector, temperature: float, y: int) -> list[arb]:
@@ -59,11 +65,13 @@ def exponentials(bound: Vector, temperature: float, y: int) -> list[arb]:
     return [arb(1) if j == y else (arb(temperature) * arb(float(b))).exp() for j, b in enumerate(bound)]
 
 
-def need_class(case: Case, claim: Claim) -> None:
-    """Definition 3.1: y is the strict argmax of h(x)."""
-    _, upper = bounds.difference_bounds(case.robust, case.point(claim), claim.predicted, None)
-    rivals = np.delete(upper, claim.predicted)
-    need((rivals < 0).all(), "class", f"class {claim.predicted} is not proven to be the robust model's strict argmax")
+def need_class(case: Case, claim: Claim, on_ball: Vector | None) -> None:
+    """Definition 3.1: y is the strict argmax of h(x). on_ball: upper bounds of d over the ball, which holds x."""
+    upper = on_ball
+    if upper is None or not (np.delete(upper, claim.predicted) < 0).all():
+        _, upper = bounds.difference_bounds(case.robust, case.point(claim), claim.predicted, None)
+    strict = bool((np.delete(upper, claim.predicted) < 0).all())
+    need(strict, "class", f"class {claim.predicted} is not proven to be the robust model's strict argmax")
 
 
 def slopes(encoded: str | None, prepared: bounds.Prepared) -> bounds.Witness | None:
@@ -76,15 +84,17 @@ def slopes(encoded: str | None, prepared: bounds.Prepared) -> bounds.Witness | N
     return bounds.witness(data, prepared.network)
 
 
-def differences(
-    prepared: bounds.Prepared, ball: bounds.Ball, claim: Claim, hints: bounds.Witness | None
-) -> Differences:
+def differences(prepared: bounds.Prepared, encoded: str | None, case: Case, claim: Claim) -> Differences:
     """Rigorous bounds of d_j, widened by the float32 evaluation error where the claim speaks of float32."""
-    lower, upper = bounds.difference_bounds(prepared, ball, claim.predicted, hints)
+    y = claim.predicted
+    values = bounds.value_bounds(prepared, case.ball(claim), slopes(encoded, prepared))
+    lower, upper = bounds.differences(values, y)
     if claim.semantics == "real":
-        return Differences(lower, upper)
-    error = float32.difference_error(prepared, ball, claim.predicted, hints)
-    return Differences(np.nextafter(lower - error, -np.inf), np.nextafter(upper + error, np.inf))
+        return Differences(lower, upper, values, np.zeros_like(upper))
+    single = float32.logit_error(values)
+    error = up(single + single[y])
+    error[y] = 0.0
+    return Differences(down(lower - error), up(upper + error), values, error)
 
 
 # ---------------------------------------------------------------- Lemma 3.2
@@ -108,7 +118,7 @@ def engine_margin(claim: Claim, evidence: EngineMargin, case: Case) -> frozenset
     need(len(evidence.lower) == len(evidence.upper) == k, "bounds", f"must have {k} entries each")
     lower, upper = np.array(evidence.lower), np.array(evidence.upper)
     need(lower[claim.predicted] == 0 == upper[claim.predicted], "bounds", "entry of the predicted class must be 0")
-    need_class(case, claim)
+    need_class(case, claim, None)
     at_x = bounds.difference_bounds(case.robust, case.point(claim), claim.predicted, None)
     need((lower <= at_x[1]).all() and (at_x[0] <= upper).all(), "bounds", "exclude the input's own logit differences")
     for rival in rivals(claim, k):
@@ -120,11 +130,10 @@ def network_margin(claim: Claim, evidence: NetworkMargin, case: Case) -> frozens
     """Lemma 3.2 from bounds derived here: box form, else exponential form, for every rival."""
     need_unsmoothed(claim)
     need(claim.class_of == "robust", "class_of", "Lemma 3.2 certifies the robust model's class")
-    need_class(case, claim)
-    hints = slopes(evidence.witness, case.robust)
-    found = differences(case.robust, case.ball(claim), claim, hints)
+    found = differences(case.robust, evidence.witness, case, claim)
+    need_class(case, claim, found.upper)
     open_rivals = [i for i in rivals(claim, case.robust.network.classes) if not box_proves(found.upper, i, claim)]
-    missed = exponential_misses(found, open_rivals, claim, case, hints)
+    missed = exponential_misses(found, open_rivals, claim)
     need(not missed, "margin", f"rivals {missed}: margin is not proven to exceed the required one")
     return frozenset()
 
@@ -197,9 +206,7 @@ def exact_sums(values: Vector) -> Vector:
     return np.round(values / grid) * grid
 
 
-def exponential_misses(
-    found: Differences, open_rivals: list[int], claim: Claim, case: Case, hints: bounds.Witness | None
-) -> list[int]:
+def exponential_misses(found: Differences, open_rivals: list[int], claim: Claim) -> list[int]:
     """Those of `open_rivals` for which the exponential form does not prove the margin."""
     chords = {i: chord(found, i, claim) for i in open_rivals}
     usable = {i: c for i, c in chords.items() if c is not None}
@@ -210,11 +217,10 @@ def exponential_misses(
     rows[:, claim.predicted] = 0.0
     on_logits = rows.copy()
     on_logits[:, claim.predicted] = -rows.sum(axis=1)  # exact, by exact_sums
-    ball = case.ball(claim)
-    reach = bounds.functional_upper(case.robust, ball, on_logits, hints, list(usable), claim.predicted)
-    if claim.semantics == "float32":
-        error = float32.difference_error(case.robust, ball, claim.predicted, hints)
-        reach = np.nextafter(reach + bounds.dot_up(np.abs(rows), error), np.inf)
+    hints, k = found.values.witness, len(found.upper)
+    hint_rows = [0 if hints is None else hints.row(1 + k + i, k) for i in usable]
+    reach = bounds.functionals(found.values, on_logits, hint_rows)
+    reach = up(reach + bounds.dot_up(np.abs(rows), found.error))
     missed = set(open_rivals) - {
         i for i, r in zip(usable, reach, strict=True) if usable[i].intercept + arb(float(r)) < usable[i].threshold
     }
@@ -240,11 +246,10 @@ def pair_margin(claim: Claim, evidence: PairMargin, case: Case) -> frozenset[Ass
     standard = case.standard
     if standard is None or claim.standard is None:
         raise RejectedError("standard", "this rule needs the standard model as a plain network")
+    h = differences(case.robust, evidence.robust_witness, case, claim)
+    g = differences(standard, evidence.standard_witness, case, claim)
     if claim.class_of == "robust":
-        need_class(case, claim)
-    ball = case.ball(claim)
-    h = differences(case.robust, ball, claim, slopes(evidence.robust_witness, case.robust))
-    g = differences(standard, ball, claim, slopes(evidence.standard_witness, standard))
+        need_class(case, claim, h.upper)
     alpha = arb(claim.alpha)
     for i in rivals(claim, case.robust.network.classes):
         of_g = margin_lower(g, i, 1.0, claim.predicted)
