@@ -76,7 +76,7 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         default="margin",
         help="theorem: margin (Lemma 3.2), lipschitz (Theorem 3.5), smoothing (Theorem 3.7)",
     )
-    group.add_argument("--engine", default="crown", metavar="NAME", help="bounder: crown (default) or auto_lirpa")
+    group.add_argument("--engine", default="auto_lirpa", metavar="NAME", help="bounder: crown (default) or auto_lirpa")
     group.add_argument(
         "--evidence",
         choices=("network", "engine"),

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from certmix.judging import Bench, largest_accepted
 from certmix.lines import certificate_line
-from certmix.margins import box_margin
+from certmix.margins import box_margin, own_class
 from certmix.outcomes import Certified, Outcome, Reason
 from certmix.problem import Problem
 from certmix.search import largest_passing
-from certmix.settings import diameter
-from certmix.theorems.margin import critical_alpha, required_margin
+from certmix.settings import Settings, choose, diameter
+from certmix.theorems.margin import critical_alpha, pair_slack, required_margin
 from proofs_check.certificate import ClassOf, PlainNetwork, Rejected
 from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin
-from verifiers import make_engine
+from verifiers import ENGINES
 from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
 from verifiers.plain import PlainModule
 
@@ -130,13 +130,10 @@ class MarginProver:
 
         h = ask(self.problem.network)
         of_h = box_margin(h.lower, h.upper, predicted, s.temperature)
-        slack = s.alpha * of_h - (1 - s.alpha)
         g = ask(self._standard()) if s.use_standard else None
-        if g is not None:
-            of_g = box_margin(g.lower, g.upper, predicted, 1.0)
-            slack = torch.maximum(slack, (1 - s.alpha) * of_g + s.alpha * of_h)
-        rivals = torch.nn.functional.one_hot(predicted, slack.shape[1]).bool()
-        return Proposal(slack.masked_fill(rivals, float("inf")).min(dim=1).values, h, g)
+        of_g = torch.full_like(of_h, -1.0) if g is None else box_margin(g.lower, g.upper, predicted, 1.0)
+        slack = pair_slack(of_g, of_h, s.alpha).masked_fill(own_class(predicted, of_h.shape[1]), float("inf"))
+        return Proposal(slack.min(dim=1).values, h, g)
 
     def _radii(self, rows: Tensor, points: Points) -> Tensor:
         """(M,) radii to propose for `rows`: the fixed one, or the largest the engine's bounds certify (0: none)."""
@@ -220,4 +217,10 @@ def _encoded(bounds: LogitBounds, k: int) -> str | None:
 
 def prove_margin(problem: Problem, bench: Bench) -> list[Outcome]:
     """Margin certificates for every input of `problem`."""
-    return MarginProver(problem, bench, make_engine(problem.settings.engine)).prove()
+    return MarginProver(problem, bench, make_engine(problem.settings)).prove()
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine the settings name. Raises UsageError for a name that is not in the table."""
+    choose("engine", settings.engine, tuple(ENGINES))
+    return ENGINES[settings.engine]()

@@ -67,7 +67,7 @@ class Settings:
     temperature: float = 1.0
     domain: tuple[float, float] | None = (0.0, 1.0)
     method: Method = "margin"
-    engine: str = "crown"
+    engine: str = "auto_lirpa"
     evidence: str = "network"
     semantics: Semantics = "real"
     use_standard: bool = False

@@ -1,0 +1,220 @@
+"""The command line from audit to report, and its refusals, each one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from certmix.__main__ import main
+from proofs_check.__main__ import main as judge
+
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first few inputs of the digits audit split."""
+    whole = np.load(digits / "audit.npz")
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    np.savez(path, images=whole["images"][:COUNT], labels=whole["labels"][:COUNT])
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(digits: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished audit of largest radii."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main([*arguments(digits, data), "--out", str(out)]) == 0
+    return out
+
+
+def arguments(digits: Path, data: Path) -> list[str]:
+    models = ["--standard", str(digits / "standard.onnx"), "--robust", str(digits / "robust.onnx")]
+    return ["audit", *models, "--data", str(data), "--alpha", "0.75", "--norm", "Linf"]
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "certificates.jsonl").read_text().splitlines()]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], given: list[str]) -> str:
+    """The one line printed by a command that refuses its input."""
+    capsys.readouterr()
+    assert main(given) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("certmix: ")
+    assert text.count("\n") == 1
+    return text
+
+
+def test_every_input_has_one_line_with_the_promised_fields(finished: Path):
+    found = lines(finished)
+    assert [line["index"] for line in found] == list(range(COUNT))
+    promised = {"index", "label", "outcome", "radius", "predicted", "class_of", "method", "alpha", "norm"}
+    assert all(promised <= set(line) for line in found)
+    assert any(line["outcome"] == "certified" for line in found)
+
+
+def test_the_judge_accepts_every_certificate_without_assumptions(finished: Path, capsys):
+    assert judge([str(finished)]) == 0
+    text = capsys.readouterr().out
+    assert "0 rejected" in text
+    assert "assumptions: none beyond exact export" in text
+
+
+def test_two_processes_say_what_one_says(finished: Path, capsys):
+    assert judge([str(finished)]) == 0
+    alone = capsys.readouterr().out
+    assert judge([str(finished), "--jobs", "2"]) == 0
+    assert capsys.readouterr().out == alone
+
+
+def test_certmix_check_gives_the_judges_exit_code(finished: Path, tmp_path: Path):
+    assert main(["check", str(finished)]) == 0
+    assert main(["check", str(tmp_path / "nothing")]) == 2
+
+
+def test_the_report_counts_what_the_lines_say(finished: Path, capsys):
+    assert main(["report", str(finished)]) == 0
+    summary = json.loads((finished / "summary.json").read_text())
+    found = lines(finished)
+    certified = [line for line in found if line["outcome"] == "certified"]
+    correct = [line for line in certified if line["predicted"] == line["label"]]
+    assert summary["n"] == COUNT
+    assert summary["certified"] == 100 * len(certified) / COUNT
+    assert summary["certified_correct"] == 100 * len(correct) / COUNT
+    assert summary["radii"]["1"] == max(line["radius"] for line in certified)
+    assert "certified and correct" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_goes_on_to_the_same_lines(finished: Path, digits: Path, data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    whole = (out / "certificates.jsonl").read_bytes()
+    kept = whole.splitlines(keepends=True)
+    (out / "certificates.jsonl").unlink()
+    (out / "certificates.partial.jsonl").write_bytes(b"".join(kept[:2]) + kept[2][:40])
+    assert main(["check", str(out)]) == 2
+    assert main(["report", str(out)]) == 2
+    assert main([*arguments(digits, data), "--out", str(out)]) == 0
+    assert (out / "certificates.jsonl").read_bytes() == whole
+
+
+def test_a_fixed_radius_is_decided(digits: Path, data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    assert main([*arguments(digits, data), "--radius", "1/255", "--out", str(out)]) == 0
+    assert {line["radius"] for line in lines(out)} == {1 / 255}
+    assert judge([str(out)]) == 0
+
+
+def test_alpha_of_a_half_or_less_abstains_with_the_reason(digits: Path, data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    given = [*arguments(digits, data), "--alpha", "0.4", "--out", str(out)]
+    assert main(given) == 0
+    assert {line["reason"] for line in lines(out)} == {"NO_THEOREM"}
+
+
+def test_engine_evidence_is_accepted_with_the_engine_trusted(digits: Path, data: Path, tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    given = [*arguments(digits, data), "--radius", "0.01", "--evidence", "engine", "--engine", "auto_lirpa"]
+    assert main([*given, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert judge([str(out)]) == 0
+    assert "ENGINE_TRUSTED" in capsys.readouterr().out
+
+
+def test_a_configuration_file_gives_the_same_run(finished: Path, digits: Path, data: Path, tmp_path: Path):
+    config = tmp_path / "audit.toml"
+    config.write_text(
+        f'standard = "{digits / "standard.onnx"}"\nrobust = "{digits / "robust.onnx"}"\n'
+        f'data = "{data}"\nalpha = 0.75\nnorm = "Linf"\ndomain = [0, 1]\n'
+    )
+    out = tmp_path / "run"
+    assert main(["audit", "--config", str(config), "--out", str(out)]) == 0
+    assert (out / "certificates.jsonl").read_bytes() == (finished / "certificates.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--alpha", "1.2"], "alpha must be in [0, 1], got 1.2"),
+        (["--alpha", "half"], "'half'"),
+        (["--norm", "L3"], "'L3'"),
+        (["--radius", "-1"], "radius must be >= 0"),
+        (["--radius", "1/0"], "'1/0'"),
+        (["--temperature", "0"], "temperature"),
+        (["--domain", "1", "0"], "domain"),
+        (["--domain", "0", "0.5"], "outside the domain"),
+        (["--limit", "0"], "limit"),
+        (["--engine", "magic"], "magic"),
+        (["--device", "warp"], "warp"),
+        (["--standard", "nowhere.onnx"], "nowhere.onnx"),
+        (["--data", "nowhere.npz"], "nowhere.npz"),
+        (["--bogus"], "--bogus"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(digits, data, tmp_path, capsys, extra: list[str], words: str):
+    out = tmp_path / "run"
+    assert words in refusal(capsys, [*arguments(digits, data), "--out", str(out), *extra])
+    assert not out.exists()
+
+
+def test_a_missing_argument_is_named(capsys):
+    assert "--alpha" in refusal(capsys, ["audit"])
+
+
+def test_an_unknown_command_is_named(capsys):
+    assert "dance" in refusal(capsys, ["dance"])
+
+
+def test_a_truncated_model_is_refused(digits: Path, data: Path, tmp_path: Path, capsys):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes((digits / "robust.onnx").read_bytes()[:500])
+    assert "broken.onnx" in refusal(capsys, [*arguments(digits, data), "--robust", str(broken), "--out", "x"])
+
+
+def test_an_unknown_key_in_a_configuration_is_named(tmp_path: Path, capsys):
+    config = tmp_path / "audit.toml"
+    config.write_text("alpa = 0.7\n")
+    assert "alpa" in refusal(capsys, ["audit", "--config", str(config)])
+
+
+def test_another_runs_folder_is_not_overwritten(finished: Path, digits: Path, data: Path, capsys):
+    before = (finished / "certificates.jsonl").read_bytes()
+    given = [*arguments(digits, data), "--out", str(finished)]
+    assert "finished" in refusal(capsys, given)
+    assert "another run" in refusal(capsys, [*given, "--alpha", "0.8"])
+    assert (finished / "certificates.jsonl").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_left_alone(digits: Path, data: Path, tmp_path: Path, capsys):
+    (tmp_path / "thesis.tex").write_text("x")
+    assert "not empty" in refusal(capsys, [*arguments(digits, data), "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (np.zeros((0, 1, 8, 8), np.float32), np.zeros(0, np.int64), "empty"),
+        (np.full((1, 1, 8, 8), np.nan, np.float32), np.zeros(1, np.int64), "NaN"),
+        (np.zeros((1, 1, 9, 9), np.float32), np.zeros(1, np.int64), "(1, 9, 9)"),
+        (np.zeros((1, 1, 8, 8), np.float32), np.full(1, 10), "10"),
+        (np.zeros((2, 1, 8, 8), np.float32), np.zeros(1, np.int64), "labels"),
+        (np.full((1, 1, 8, 8), 2.0, np.float32), np.zeros(1, np.int64), "outside the domain"),
+    ],
+)
+def test_bad_data_is_refused(digits, data, tmp_path, capsys, images, labels, words: str):
+    path = tmp_path / "bad.npz"
+    np.savez(path, images=images, labels=labels)
+    given = [*arguments(digits, data), "--data", str(path), "--out", str(tmp_path / "run")]
+    assert words in refusal(capsys, given)
+
+
+def test_data_without_labels_is_refused(digits: Path, data: Path, tmp_path: Path, capsys):
+    path = tmp_path / "bad.npz"
+    np.savez(path, images=np.zeros((1, 1, 8, 8), np.float32))
+    assert "labels" in refusal(capsys, [*arguments(digits, data), "--data", str(path), "--out", str(tmp_path / "run")])
