@@ -13,7 +13,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -35,13 +35,14 @@ KEPT_SESSIONS = 4
 class AutoLirpa(Engine):
     """Per bound, the best of `methods`; each method also starts from the interval bounds.
 
-    batch_size: most inputs bounded at once (halved by itself where memory runs out). iterations: of alpha-CROWN's
-    optimiser. precision: the arithmetic; whichever it is, rounding is not accounted for. A network is converted
-    once and kept with the engine; the least recently used of more than four is dropped.
+    batch_size: most inputs bounded at once (halved by itself where memory runs out); None: 4 on a CPU, where larger
+    batches are slower (CROWN visits a neuron that is unstable for any input of the batch), else 64. iterations: of
+    alpha-CROWN's optimiser. precision: the arithmetic; whichever it is, rounding is not accounted for. A network
+    is converted once and kept with the engine; the least recently used of more than four is dropped.
     """
 
     methods: tuple[Method, ...] = ("IBP", "CROWN")
-    batch_size: int = 64
+    batch_size: int | None = None
     iterations: int = 20
     precision: Literal["float32", "float64"] = "float32"
     _sessions: dict[tuple[str, str], Session] = field(default_factory=dict, init=False, repr=False)
@@ -49,7 +50,7 @@ class AutoLirpa(Engine):
     def __post_init__(self) -> None:
         if not self.methods or not set(self.methods) <= set(METHODS):
             raise ValueError(f"methods must be some of {METHODS}, got {self.methods}")
-        if self.batch_size < 1 or self.iterations < 1:
+        if (self.batch_size is not None and self.batch_size < 1) or self.iterations < 1:
             raise ValueError(f"batch_size and iterations must be >= 1, got {self.batch_size}, {self.iterations}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class AutoLirpa(Engine):
     def bounds(self, query: MarginQuery) -> LogitBounds:
         session = self.prepare(query.network, query.inputs.device)
         parts: list[interval.Interval] = []
-        start, size = 0, self.batch_size
+        start, size = 0, self._batch(query.inputs.device)
         while start < len(query.inputs):
             try:
                 parts.append(session.differences(_rows(query, slice(start, start + size)), self))
@@ -69,8 +70,17 @@ class AutoLirpa(Engine):
                     raise EngineError(f"out of memory on a single input: {error}") from error
                 size = (size + 1) // 2
         shape = (0, query.network.classes)
-        lower, upper = (torch.cat([p[i].double() for p in parts]) if parts else torch.zeros(shape).double() for i in (0, 1))
+        lower, upper = (
+            torch.cat([p[i].double() for p in parts]) if parts else torch.zeros(shape).double() for i in (0, 1)
+        )
         return LogitBounds(lower, upper, (None,) * len(query.inputs))
+
+    def _batch(self, device: torch.device) -> int:
+        if self.batch_size is not None:
+            return self.batch_size
+        if self.methods == ("IBP",):
+            return 256
+        return 4 if device.type == "cpu" else 64
 
     def prepare(self, network: PlainNetwork, device: torch.device) -> Session:
         """The converted network, from an earlier call if there was one."""
@@ -117,7 +127,12 @@ class Session:
         return lower, upper
 
     def _linear(
-        self, method: Method, inputs: interval.InputSet, values: list[interval.Value], predicted: Tensor, iterations: int
+        self,
+        method: Method,
+        inputs: interval.InputSet,
+        values: list[interval.Value],
+        predicted: Tensor,
+        iterations: int,
     ) -> interval.Interval:
         """CROWN or alpha-CROWN with C = e_j - e_y, per input."""
         self._convert()
@@ -134,7 +149,7 @@ class Session:
                 lower, upper = self.bounded.compute_bounds(x=(x,), **arguments)
             except (MemoryError, torch.OutOfMemoryError):
                 raise
-            except Exception as error:  # noqa: BLE001 (whatever breaks inside auto_LiRPA is its own limit)
+            except Exception as error:  # whatever breaks inside auto_LiRPA is its own limit
                 if "can't allocate memory" in str(error):
                     raise MemoryError(str(error)) from error
                 raise EngineError(_limit(method, lirpa, error)) from error
@@ -151,7 +166,7 @@ class Session:
         with _quiet(), _default_dtype(self.dtype):
             try:
                 bounded = compat.bounded_module(lirpa)(module, example, _options(self.lowered))
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 raise EngineError(_limit("conversion", lirpa, error)) from error
         nonlinear = [k for k, step in enumerate(self.lowered.steps) if isinstance(step, low.Activation | low.MaxPool)]
         found = [node for node in bounded._modules.values() if type(node).__name__ in BOUND_NAMES]
@@ -174,7 +189,9 @@ class Session:
             (final if first and inputs.norm != "Linf" else reference)[node.name] = bounds
         old = compat.is_old(compat.load())
         name = "intermediate_layer_bounds" if old else "interm_bounds"
-        return {"reference_bounds": reference, "aux_reference_bounds": dict(reference)} | ({name: final} if final else {})
+        return {"reference_bounds": reference, "aux_reference_bounds": dict(reference)} | (
+            {name: final} if final else {}
+        )
 
 
 BOUND_NAMES = frozenset({"BoundRelu", "BoundLeakyRelu", "BoundSigmoid", "BoundTanh", "BoundMaxPool"})
@@ -193,7 +210,7 @@ def _limit(method: str, lirpa: Any, error: Exception) -> str:
 
 def _cast(step: low.Step, dtype: torch.dtype, device: torch.device) -> low.Step:
     values = {f.name: getattr(step, f.name) for f in fields(step)}
-    return type(step)(**{k: v.to(device, dtype) if isinstance(v, Tensor) else v for k, v in values.items()})
+    return replace(step, **{k: v.to(device, dtype) for k, v in values.items() if isinstance(v, Tensor)})
 
 
 def _perturbation(lirpa: Any, inputs: interval.InputSet) -> Any:
@@ -219,13 +236,34 @@ def _perturbation(lirpa: Any, inputs: interval.InputSet) -> Any:
             return (torch.maximum if sign < 0 else torch.minimum)(bound, ball.reshape(bound.shape))
 
         def concretize_patches(self, x: Tensor, A: Any, sign: int, *rest: Any) -> Tensor:
+            bound = super().concretize_patches(x, A, sign, *rest)
             if A.identity == 1:
-                return super().concretize_patches(x, A, sign, *rest)
-            matrix = A.to_matrix(x.shape)
-            bound = self.concretize_matrix(x, matrix.flatten(2), sign, *(rest or (None,)))
-            return bound if A.unstable_idx is not None else bound.reshape(len(bound), *A.output_shape[1:])
+                return bound
+            norms = _patch_norms(lirpa, A, inputs)
+            ball = A.matmul(inputs.center) + sign * norms * inputs.radius.reshape(-1, *(1 for _ in norms.shape[1:]))
+            return (torch.maximum if sign < 0 else torch.minimum)(bound, ball.reshape(bound.shape))
 
     return Ball(**box)
+
+
+def _patch_norms(lirpa: Any, A: Any, inputs: interval.InputSet) -> Tensor:
+    """The dual norm of each row of coefficients held as patches; taps that lie in the padding do not count."""
+    mask = lirpa.patches.inplace_unfold(
+        torch.ones_like(inputs.center[:1]),
+        kernel_size=A.patches.shape[-2:],
+        padding=A.padding,
+        stride=A.stride,
+        inserted_zeros=A.inserted_zeros,
+        output_padding=A.output_padding,
+    )[0]  # (rows, columns, channels, kernel rows, kernel columns)
+    if A.unstable_idx is not None:
+        mask = mask[A.unstable_idx[1], A.unstable_idx[2]]
+    taps = A.patches * mask.unsqueeze(1 if A.unstable_idx is not None else 0)
+    if inputs.norm == "L2":  # the square root's slope at zero is infinite
+        norms = taps.square().sum((-3, -2, -1)).clamp(min=1e-30).sqrt()
+    else:
+        norms = taps.abs().amax((-3, -2, -1))
+    return norms.transpose(0, 1)
 
 
 @contextlib.contextmanager

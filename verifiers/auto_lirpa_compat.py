@@ -25,8 +25,8 @@ REMEDY = "install it with: pip install --no-deps auto_LiRPA==0.3 tqdm appdirs py
 
 def load() -> types.ModuleType:
     """The module auto_LiRPA, whichever version Python finds first. Raises EngineError where it cannot be imported."""
-    if "auto_LiRPA" in sys.modules:
-        return sys.modules["auto_LiRPA"]
+    if (loaded := sys.modules.get("auto_LiRPA")) is not None:
+        return loaded
     try:
         with importing(), warnings.catch_warnings(record=True):
             return importlib.import_module("auto_LiRPA")
@@ -50,6 +50,7 @@ def importing() -> Iterator[None]:
     # the module itself: torch.onnx also has an attribute of this name, which is another module
     symbolic_helper = importlib.import_module("torch.onnx.symbolic_helper")
     with contextlib.ExitStack() as stack:
+        stack.callback(sys.setrecursionlimit, sys.getrecursionlimit())  # both raise it to a million
         for name, attribute, value in (("numpy.lib.arraysetops", "isin", np.isin), ("graphviz", "Digraph", None)):
             if not _importable(name):
                 sys.modules[name] = types.ModuleType(name)

@@ -172,5 +172,3 @@ def _windows(step: low.Conv, shape: torch.Size) -> tuple[int, int]:
         for axis in (0, 1)
     ]
     return counts[0], counts[1]
-
-

@@ -343,7 +343,7 @@ def _diagonal(
 def _merge(first: Step, second: Affine) -> Affine | None:
     """`second` after `first` as one step, where that is one step of the same size."""
     match first, second:
-        case (Dense() | Conv()), Diagonal():
+        case ((Dense() | Conv()), Diagonal()):
             rows = second.scale.reshape(-1, *(1 for _ in first.weight.shape[1:]))
             bias = first.bias * second.scale.flatten() + second.shift.flatten()
             return replace(first, weight=first.weight * rows, bias=bias)
