@@ -53,7 +53,7 @@ class Ball:
         if self.norm == "Linf":
             return clamped
         center = self.center.double()
-        inside = self._size_up(clamped.double() - center) <= self.radius
+        inside = size_up(clamped, self.center, self.norm) <= self.radius
         if bool(inside.all()):
             return clamped
         offset = self._scaled_down(self._closest(points.double() - center))
@@ -81,14 +81,9 @@ class Ball:
         """One projected ascent step of length `size` (N,): along the sign (Linf), else along the unit gradient."""
         return self.project(points + self.column(size.to(points.dtype)) * direction(gradient, self.norm))
 
-    def _size_up(self, offset: Tensor) -> Tensor:
-        """(N,) float64, at least the norm of the real offset that `offset` is a rounded difference of."""
-        count = math.prod(offset.shape[1:])
-        return _size(offset, self.norm) * (1 + (count + 16) * 2.0**-51)
-
     def _scaled_down(self, offset: Tensor) -> Tensor:
         """`offset` times a factor ≤ 1 per row such that its real norm is at most the radius."""
-        size = self._size_up(offset)
+        size = _with_rounding(offset, self.norm)
         factor = torch.where(size > self.radius, self.radius / size.clamp_min(1e-300) * (1 - 2.0**-50), 1.0)
         return offset * self.column(factor)
 
@@ -152,6 +147,19 @@ def direction(gradient: Tensor, norm: Norm) -> Tensor:
     scaled = gradient / gradient.flatten(1).abs().amax(1).clamp_min(1e-38).reshape(-1, *[1] * (gradient.ndim - 1))
     length = scaled.flatten(1).norm(dim=1).clamp_min(1e-38)
     return scaled / length.reshape(-1, *[1] * (gradient.ndim - 1))
+
+
+def size_up(points: Tensor, center: Tensor, norm: Norm) -> Tensor:
+    """(N,) float64, at least ‖points − center‖ in real arithmetic. float32 tensors (N, …)."""
+    return _with_rounding(points.double() - center.double(), norm)
+
+
+def _with_rounding(offset: Tensor, norm: Norm) -> Tensor:
+    """(N,) at least the norm of real offsets whose rounding to float64 is `offset`."""
+    if norm == "Linf":
+        largest = offset.flatten(1).abs().amax(1)
+        return torch.nextafter(largest, torch.full_like(largest, math.inf)) * (largest > 0)
+    return _size(offset, norm) * (1 + (math.prod(offset.shape[1:]) + 16) * 2.0**-51)
 
 
 def _size(offset: Tensor, norm: Norm) -> Tensor:
