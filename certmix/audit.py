@@ -113,7 +113,8 @@ class Audit:
         judge = None if first is None else bench(first.network, self.standard.network)
         radii: list[tuple[float, float]] = []
         columns = (TextColumn("certifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("", total=total, completed=done)
             for start in range(done, total, size):
                 problem = self._problem(start, start + size)

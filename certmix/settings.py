@@ -10,6 +10,7 @@ from certmix.errors import UsageError
 from certmix.mixing import check_alpha, check_temperature
 from certmix.outcomes import Method
 from proofs_check.certificate import Norm, Semantics
+from verifiers import ENGINES
 
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
 METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
@@ -84,6 +85,7 @@ class Settings:
         check_temperature(self.temperature)
         choose("norm", self.norm, NORMS)
         choose("method", self.method, METHODS)
+        choose("engine", self.engine, tuple(ENGINES))
         choose("evidence", self.evidence, ("network", "engine"))
         choose("semantics", self.semantics, ("real", "float32"))
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -104,6 +106,25 @@ def test_an_interrupted_run_goes_on_to_the_same_lines(finished: Path, digits: Pa
     assert (out / "certificates.jsonl").read_bytes() == whole
 
 
+def test_a_full_disk_loses_nothing_that_was_finished(finished, digits, data, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    given = [*arguments(digits, data), "--batch-size", "2", "--out", str(out)]
+    whole, calls = os.fsync, iter(range(100))
+
+    def full(descriptor: int) -> None:
+        if next(calls) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device", str(out))
+        whole(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert "No space left" in refusal(capsys, given)
+    assert not (out / "certificates.jsonl").exists()
+    assert (out / "certificates.partial.jsonl").read_bytes()
+    assert main(given) == 0
+    assert judge([str(out)]) == 0
+
+
 def test_a_fixed_radius_is_decided(digits: Path, data: Path, tmp_path: Path):
     out = tmp_path / "run"
     assert main([*arguments(digits, data), "--radius", "1/255", "--out", str(out)]) == 0
@@ -199,8 +220,8 @@ def test_a_folder_of_something_else_is_left_alone(digits: Path, data: Path, tmp_
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (np.zeros((0, 1, 8, 8), np.float32), np.zeros(0, np.int64), "empty"),
-        (np.full((1, 1, 8, 8), np.nan, np.float32), np.zeros(1, np.int64), "NaN"),
+        (np.zeros((0, 1, 8, 8), np.float32), np.zeros(0, np.int64), "at least one entry"),
+        (np.full((1, 1, 8, 8), np.nan, np.float32), np.zeros(1, np.int64), "not finite"),
         (np.zeros((1, 1, 9, 9), np.float32), np.zeros(1, np.int64), "(1, 9, 9)"),
         (np.zeros((1, 1, 8, 8), np.float32), np.full(1, 10), "10"),
         (np.zeros((2, 1, 8, 8), np.float32), np.zeros(1, np.int64), "labels"),
