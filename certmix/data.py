@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             return {name: np.asarray(stored[name]) for name in stored.files}
     except UsageError:
         raise
-    except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: not a complete .npz file ({error})") from error
 
 

@@ -22,12 +22,10 @@ def _reshaped(call: Call, full: Shape) -> int:
 
 def flatten(call: Call) -> int:
     full = (1, *call.shape())
-    axis = int(call.attribute("axis", 1)) % (len(full) + 1)
-    return (
-        _reshaped(call, (math.prod(full[:axis]), math.prod(full[axis:])))
-        if axis == 1
-        else call.fail(f"axis {axis} is not supported, only 1")
-    )
+    axis = int(call.attribute("axis", 1))
+    if axis not in (1, 1 - len(full)):
+        call.fail(f"axis {axis} is not supported, only 1")
+    return _reshaped(call, (1, math.prod(full)))
 
 
 def reshape(call: Call) -> int:
