@@ -38,7 +38,7 @@ __all__ = [
     "functional_upper", "functionals", "prepare", "value_bounds", "witness",
 ]  # fmt: skip
 
-CHUNK = 2**20  # coefficients travelling together: bounds memory
+CHUNK = 2**19  # coefficients travelling together: bounds memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,30 +278,43 @@ def _unit_rows(shape: Shape, channel: NDArray[Any], y: NDArray[Any], x: NDArray[
 def _descend(values: Values, start: int, rows: Rows, hint_rows: Sequence[int] | None, cuts: bool) -> Array:
     """(R,) upper bounds of rows . v_start over the ball.
 
-    hint_rows: the witness row of each form's lower slopes (None: those of the intermediate passes). cuts: also bound
-    over the box of values wherever a single node is pending, and keep the least.
+    hint_rows: the witness row of each form's lower slopes (None: those of the intermediate passes). cuts: the least
+    of the bounds met on the way, over the boxes of the values of the nodes then pending.
     """
-    nodes, count = values.prepared.network.nodes, len(rows.values)
     pending = {start: rows}
-    constant, best = np.zeros(count), np.full(count, np.inf)
+    best, constant = np.full(len(rows.values), np.inf), np.zeros(len(rows.values))
     for k in range(start, -1, -1):
-        current = pending.pop(k, None)
-        if current is None:
+        if k not in pending:
             continue
-        if k == 0 or (cuts and not pending):
-            best = np.minimum(best, up(constant + _reach(values, k, current)))
-        if k == 0:
-            break
-        parts, cost = _step(values, k, current, hint_rows)
-        constant = up(constant + cost)
-        for i, part in zip(inputs_of(nodes[k]), parts, strict=True):
-            if i in pending:
-                part = add(pending[i], part, values.prepared.shapes[i])
-                rounding = sum_error(2) * values.magnitude(i).max(axis=(1, 2), keepdims=True)
-                constant = up(constant + up(dot(np.abs(part.values), take(rounding, part))))
-            pending[i] = part
+        if k == 0 or (cuts and (k == start or values.lines[k] is not None)):
+            best = np.minimum(best, _reach_all(values, pending, constant))
+        if k > 0:
+            constant = _replace(values, k, pending, constant, hint_rows)
     need_bounded(best, "bounds")
     return best
+
+
+def _reach_all(values: Values, pending: dict[int, Rows], constant: Array) -> Array:
+    """(R,) upper bounds from the boxes of the pending nodes' values."""
+    total = constant
+    for i, rows in pending.items():
+        total = up(total + _reach(values, i, rows))
+    return total
+
+
+def _replace(
+    values: Values, k: int, pending: dict[int, Rows], constant: Array, hint_rows: Sequence[int] | None
+) -> Array:
+    """Replace node k's value by its inputs' in `pending`; returns the new constant."""
+    parts, cost = _step(values, k, pending.pop(k), hint_rows)
+    constant = up(constant + cost)
+    for i, part in zip(inputs_of(values.prepared.network.nodes[k]), parts, strict=True):
+        if i in pending:
+            part = add(pending[i], part, values.prepared.shapes[i])
+            rounding = sum_error(2) * values.magnitude(i).max(axis=(1, 2), keepdims=True)
+            constant = up(constant + up(dot(np.abs(part.values), take(rounding, part))))
+        pending[i] = part
+    return constant
 
 
 def _step(values: Values, k: int, rows: Rows, hint_rows: Sequence[int] | None) -> tuple[Sequence[Rows], Array]:
