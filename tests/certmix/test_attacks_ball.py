@@ -121,7 +121,7 @@ def test_bad_balls_are_refused_with_the_value_that_caused_it() -> None:
     x = torch.rand(2, 3)
     with pytest.raises(UsageError, match="float32"):
         make_ball(x.double(), 0.1, "Linf", None)
-    with pytest.raises(UsageError, match="-0.1"):
+    with pytest.raises(UsageError, match=r"-0\.1"):
         make_ball(x, -0.1, "Linf", None)
     with pytest.raises(UsageError, match="not finite"):
         make_ball(torch.full((1, 2), torch.nan), 0.1, "L2", None)

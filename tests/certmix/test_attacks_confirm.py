@@ -33,9 +33,7 @@ def network_of_every_node(rng: np.random.Generator) -> c.PlainNetwork:
             c.Divide((1,), normal(rng, 2, 1, 1) + np.float32(3)),
             c.Pad((2,), (0, 1, 0), (0, 0, 1), 0.7),
             c.Conv2d((3,), normal(rng, 4, 1, 3, 3), normal(rng, 4), (1, 1), (1, 1, 1, 1), (1, 1), 2),
-            c.BatchNorm(
-                (4,), normal(rng, 4), normal(rng, 4), normal(rng, 4), normal(rng, 4) ** 2, 1e-5
-            ),
+            c.BatchNorm((4,), normal(rng, 4), normal(rng, 4), normal(rng, 4), normal(rng, 4) ** 2, 1e-5),
             c.Relu((5,)),
             c.MaxPool2d((6,), (2, 2), (1, 1), (1, 0, 0, 1)),
             c.LeakyRelu((5,), 0.3),
@@ -98,9 +96,7 @@ def test_both_evaluations_enclose_exact_rational_logits(seed: int, width: int) -
 
 
 def linear(weight: list[list[float]], bias: list[float]) -> c.PlainNetwork:
-    return build(
-        [c.Input((len(weight[0]),)), c.Linear((0,), np.array(weight, np.float32), np.array(bias, np.float32))]
-    )
+    return build([c.Input((len(weight[0]),)), c.Linear((0,), np.array(weight, np.float32), np.array(bias, np.float32))])
 
 
 H = linear([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
