@@ -1,0 +1,168 @@
+"""Writes {accepted,rejected,malformed}/NAME beside it: small runs that any judge of the format can be tried on.
+
+Run by hand when the format changes: python tests/proofs_check/make_cases.py
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from certmix.audit import Audit
+from certmix.data import Dataset
+from certmix.models import Model
+from certmix.settings import Settings
+from certmix.store import Store
+from proofs_check import parse
+from proofs_check.certificate import AveragePool2d, Conv2d, Flatten, Input, Linear, PlainNetwork, Relu, Shift
+from verifiers.plain import PlainModule, build
+
+HERE = Path(__file__).resolve().parent
+
+
+def network(seed: int) -> PlainNetwork:
+    rng = np.random.default_rng(seed)
+
+    def f(*shape: int) -> np.ndarray:
+        return (rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
+
+    return build(
+        [
+            Input((1, 6, 6)),
+            Shift((0,), np.full((1, 1, 1), -0.5, np.float32)),
+            Conv2d((1,), f(4, 1, 3, 3), f(4), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+            Relu((2,)),
+            AveragePool2d((3,), (2, 2), (2, 2), (0, 0, 0, 0), True),
+            Flatten((4,)),
+            Linear((5,), 20 * f(3, 36), f(3)),
+        ]
+    )
+
+
+def model(net: PlainNetwork) -> Model:
+    return Model(PlainModule(net).eval(), net, net.classes, net.input_shape, "made for this test", 0.0)
+
+
+def run(folder: Path, settings: Settings) -> None:
+    """An audit of the four surest of some random inputs."""
+    shutil.rmtree(folder, ignore_errors=True)
+    rng = np.random.default_rng(5)
+    inputs = rng.random((64, 1, 6, 6), dtype=np.float32)
+    robust = network(1)
+    probabilities = torch.softmax(PlainModule(robust)(torch.from_numpy(inputs)), 1).numpy()
+    chosen = np.argsort(-probabilities.max(axis=1))[:4]
+    inputs, labels = inputs[chosen], probabilities[chosen].argmax(axis=1).astype(np.int64)
+    Audit(model(network(2)), model(robust), Dataset(inputs, labels, "random"), settings, Store(folder)).run()
+    (folder / "audit.json").unlink()
+
+
+ACCEPTED = {
+    "margin_linf": Settings(0.75),
+    "margin_l2": Settings(0.75, norm="L2"),
+    "margin_l1": Settings(0.75, norm="L1"),
+    "margin_temperature": Settings(0.6, temperature=4.0),
+    "margin_float32": Settings(0.75, semantics="float32", radius=0.003),
+    "engine_trusted": Settings(0.75, evidence="engine", engine="auto_lirpa", radius=0.003),
+    "pair": Settings(0.4, use_standard=True),
+}
+
+
+def edit(source: str, target: Path, line: int, **fields: Any) -> None:
+    """A copy of an accepted run with one line changed, its digest recomputed."""
+    shutil.copytree(HERE / "accepted" / source, target)
+    path = target / "certificates.jsonl"
+    lines = path.read_bytes().splitlines()
+    value = json.loads(lines[line])
+    if value["outcome"] != "certified":
+        raise ValueError(f"line {line} of {source} certifies nothing")
+    del value["sha256"]
+    lines[line] = parse.seal(json.dumps({**value, **fields}, separators=(",", ":")).encode()[:-1])
+    path.write_bytes(b"".join(x + b"\n" for x in lines))
+
+
+REJECTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "larger_radius": ("margin_linf", {"radius": 0.5}),
+    "smaller_alpha": ("margin_linf", {"alpha": 0.6}),
+    "half_alpha": ("margin_linf", {"alpha": 0.5}),
+    "other_norm": ("margin_l1", {"norm": "Linf"}),
+    "other_temperature": ("margin_temperature", {"temperature": 1.0}),
+    "other_robust_network": ("margin_linf", {"robust": network(2).sha256}),
+    "other_standard_network": ("margin_linf", {"standard": network(1).sha256}),
+    "other_input": ("margin_linf", {"input": "0" * 64}),
+    "domain_without_input": ("margin_linf", {"domain": [0.0, 0.1]}),
+    "smoothed": (
+        "margin_linf",
+        {
+            "smoothing": {
+                "noise_std": 0.5,
+                "base": "soft",
+                "failure_probability": 0.001,
+                "grid": 255,
+                "networks": "robust",
+            }
+        },
+    ),
+    "garbage_witness": ("margin_linf", {"evidence": {"rule": "network_margin", "witness": "AAAA"}}),
+    "engine_bounds_too_weak": (
+        "engine_trusted",
+        {"evidence": {"rule": "engine_margin", "engine": "x", "lower": [-9.0] * 3, "upper": [0.0] * 3}},
+    ),
+}
+MALFORMED_LINE: dict[str, dict[str, Any]] = {
+    "unknown_field": {"note": "trust me"},
+    "negative_radius": {"radius": -0.1},
+    "unknown_rule": {"evidence": {"rule": "because"}},
+    "other_version": {"format": "certmix-certificate/2"},
+    "other_label": {"label": 7},
+    "other_index": {"index": 3},
+}
+
+
+def damage(name: str, change: Any) -> None:
+    target = HERE / "malformed" / name
+    shutil.copytree(HERE / "accepted" / "margin_linf", target)
+    change(target)
+
+
+def cut_lines(folder: Path) -> None:
+    path = folder / "certificates.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def flip_network(folder: Path) -> None:
+    path = next((folder / "networks").iterdir())
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+
+
+def flip_input(folder: Path) -> None:
+    found = np.load(folder / "inputs.npz")
+    np.savez(folder / "inputs.npz", inputs=1 - found["inputs"], labels=found["labels"])
+
+
+def truncate_header(folder: Path) -> None:
+    (folder / "run.json").write_bytes((folder / "run.json").read_bytes()[:-3])
+
+
+def main() -> None:
+    for kind in ("accepted", "rejected", "malformed"):
+        shutil.rmtree(HERE / kind, ignore_errors=True)
+    for name, settings in ACCEPTED.items():
+        run(HERE / "accepted" / name, settings)
+    for name, (source, fields) in REJECTED.items():
+        edit(source, HERE / "rejected" / name, 0, **fields)
+    for name, fields in MALFORMED_LINE.items():
+        edit("margin_linf", HERE / "malformed" / name, 0, **fields)
+    damage("missing_line", cut_lines)
+    damage("changed_network", flip_network)
+    damage("changed_inputs", flip_input)
+    damage("truncated_header", truncate_header)
+    damage("missing_inputs", lambda folder: (folder / "inputs.npz").unlink())
+
+
+if __name__ == "__main__":
+    main()
