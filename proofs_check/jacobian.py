@@ -15,7 +15,7 @@ import numpy as np
 from proofs_check import certificate as c
 from proofs_check.bounds import Prepared, Values, inputs_of
 from proofs_check.certificate import Norm, RejectedError, need
-from proofs_check.network import Map, Rows, add
+from proofs_check.network import Map, Rows, Shape, add
 from proofs_check.relaxations import curve_of, pool_sliding, relu_slope
 from proofs_check.rounding import Array, down, enclose, need_bounded, sum_error, up
 
@@ -66,7 +66,7 @@ def scaled(rows: Interval, least: Array, most: Array) -> Interval:
     return Interval.between(bottom, top)
 
 
-def sum_of(first: Interval, second: Interval, shape: tuple[int, int, int]) -> Interval:
+def sum_of(first: Interval, second: Interval, shape: Shape) -> Interval:
     centre = add(Rows(first.centre, None), Rows(second.centre, None), shape).values
     return Interval(centre, up(up(first.radius + second.radius) + up(sum_error(2) * np.abs(centre))))
 
@@ -100,10 +100,8 @@ def _nonlinear_step(values: Values, k: int, rows: Interval) -> Interval:
     return scaled(rows, np.moveaxis(least, 0, -1), np.moveaxis(most, 0, -1))
 
 
-def _pool_step(
-    node: c.MaxPool2d, lower: Array, upper: Array, rows: Interval, shape: tuple[int, int, int]
-) -> Interval:
-    """Max pooling selects: a cell's share is 0 if another surely exceeds it, 1 if it surely exceeds all, else [0, 1]."""
+def _pool_step(node: c.MaxPool2d, lower: Array, upper: Array, rows: Interval, shape: Shape) -> Interval:
+    """Max pooling selects: a cell has share 0 if another surely exceeds it, 1 if it exceeds all, else [0, 1]."""
     sliding = pool_sliding(node)
     low, high = sliding.windows(lower, -np.inf), sliding.windows(upper, -np.inf)
     best = low.max(axis=(1, 2), keepdims=True)
@@ -131,7 +129,7 @@ def dual_norms_up(magnitudes: Array, norm: Norm) -> Array:
 
 
 def difference_constants(values: Values, y: int) -> Array:
-    """(K,) upper bounds L_j with |d_j(a) - d_j(b)| <= L_j ‖a - b‖ for all a, b in the ball, d_j = z_j - z_y; L_y = 0."""
+    """(K,) constants L_j: |d_j(a) - d_j(b)| <= L_j ‖a - b‖ for all a, b in the ball, d_j = z_j - z_y; L_y = 0."""
     classes = values.prepared.network.classes
     need(0 <= y < classes, "jacobian", f"class {y} of {classes}")
     rivals = np.delete(np.arange(classes), y)

@@ -21,6 +21,7 @@ from typing import Literal
 import cvxpy
 import numpy as np
 import torch
+from cvxpy.error import SolverError
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
@@ -71,8 +72,13 @@ class LipSDP:
         Raises EngineError: a node without multipliers, too many neurons, a solver that found nothing.
         """
         system = increments(maps, slopes, self.max_neurons)
-        start = self._solve(system)
-        return [self._finish(system, row, start) for row in rows]
+        start, steps = self._solve(system), self.descent_steps
+        found: list[GlobalBound] = []
+        for row in rows:
+            found.append(self._finish(system, row, start, steps))
+            if self.solver == "descent":  # the rows of one network want similar multipliers
+                start, steps = found[-1].multipliers.astype(np.float64), -(-self.descent_steps // 2)
+        return found
 
     def _solve(self, system: Increments) -> Matrix:
         """Multipliers to start from: by SCS, good for all centred logits together, or the plain feasible ones."""
@@ -82,7 +88,7 @@ class LipSDP:
             return feasible
         centre = np.eye(classes) - 1 / classes
         a, c0, d = _compressed(system, centre)
-        scale_in, scale_out = max(np.linalg.norm(a, 2), 1e-12), max(np.linalg.norm(d, 2), 1e-12)
+        scale_in, scale_out = (max(float(np.linalg.norm(m, 2)), 1e-12) for m in (a, d))
         a, c0, d = a / scale_in, c0 / (scale_in * scale_out), d / scale_out
         if self.multipliers == "neuron":
             variable = cvxpy.Variable(n, nonneg=True)
@@ -106,24 +112,24 @@ class LipSDP:
             warnings.simplefilter("ignore")
             try:
                 problem.solve(solver=cvxpy.SCS, eps=1e-4, max_iters=5000)
-            except cvxpy.error.SolverError as error:
+            except SolverError as error:
                 raise EngineError(f"the SDP solver failed: {error}") from error
         if t.value is None or not np.isfinite(t.value).all():
             raise EngineError(f"the SDP solver returned no multipliers (status {problem.status})")
         found = np.maximum(t.value, 0) * scale_out**2
         return _inflated(system, found, feasible)
 
-    def _finish(self, system: Increments, row: Matrix, start: Matrix) -> GlobalBound:
+    def _finish(self, system: Increments, row: Matrix, start: Matrix, steps: int) -> GlobalBound:
         """The constant of one row: multipliers by descent from `start`, then the least rho they prove, inflated."""
         if not len(system.b):
             return GlobalBound(float(np.linalg.norm(row @ system.c)) * (1 + self.inflation), np.zeros(0, np.float32))
-        multipliers = self._descend(system, row, start).astype(np.float32)
+        multipliers = self._descend(system, row, start, steps).astype(np.float32)
         rho = least_rho(system, row, multipliers.astype(np.float64))
         if rho is None:
             raise EngineError("the multipliers found do not make the matrix inequality hold")
         return GlobalBound(math.sqrt(rho) * (1 + self.inflation), multipliers)
 
-    def _descend(self, system: Increments, row: Matrix, start: Matrix) -> Matrix:
+    def _descend(self, system: Increments, row: Matrix, start: Matrix, steps: int) -> Matrix:
         """Minimise log rho(T), convex in T, by Adam on log T; keeps the best."""
         a, ell0, ellw = _compressed(system, row[None])
         group = np.unique(system.layer, return_inverse=True)[1] if self.multipliers == "layer" else np.arange(len(a))
@@ -131,9 +137,9 @@ class LipSDP:
         first = _best_scale(problem, torch.from_numpy(np.maximum(start, 1e-9 * start.max())))
         factor = torch.zeros(int(group.max()) + 1, dtype=torch.float64, requires_grad=True)
         optimiser = torch.optim.Adam([factor], lr=0.05)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, self.descent_steps))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
         best, value = first, problem(first)
-        for _ in range(self.descent_steps):
+        for _ in range(steps):
             optimiser.zero_grad()
             current = first * factor[group].exp()
             rho = problem(current)
@@ -226,7 +232,8 @@ def increments(maps: LinearMaps, slopes: list[Slopes], max_neurons: int) -> Incr
     v, z = inputs.T.cpu().numpy(), values[-1].T.cpu().numpy()
     kind = np.concatenate(layer) if layer else np.zeros(0, np.int64)
     parts = (v[:, :size], v[:, size:], z[:, :size], z[:, size:])
-    return Increments(*(np.ascontiguousarray(p) for p in parts), kind)
+    a, b, c0, d = map(np.ascontiguousarray, parts)
+    return Increments(a, b, c0, d, kind)
 
 
 def _compressed(system: Increments, rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
@@ -244,7 +251,7 @@ def _feasible(system: Increments) -> Matrix:
     names, member = np.unique(system.layer, return_inverse=True)
     scale: list[float] = []
     for k in range(len(names)):
-        norms = [np.linalg.norm(system.b[np.ix_(member == k, member == j)], 2) for j in range(k)]
+        norms = [float(np.linalg.norm(system.b[np.ix_(member == k, member == j)], 2)) for j in range(k)]
         # off-diagonal blocks weigh less than 1 / layers of the geometric mean of their diagonals
         limits = [scale[j] / (len(names) ** 2 * max(n, 1e-12) ** 2) for j, n in enumerate(norms)]
         scale.append(min([1.0, *limits]) if k else 1.0)
