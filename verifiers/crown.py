@@ -1,0 +1,161 @@
+"""The native CROWN engine: backward bounds on the plain network with slopes tuned for the judge's own formula.
+
+It computes what proofs_check/bounds.py computes, in float32 or float64 and for a batch of inputs at once, so the
+judge, given the slopes, finds the same bounds up to rounding. Source: Zhang et al. 2018; Xu et al. 2021 (slopes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from proofs_check.certificate import PlainNetwork
+from verifiers.crown_bounds import Ball, Bounds, ball, functional_upper, value_bounds
+from verifiers.crown_network import CrownNetwork, prepare
+from verifiers.crown_slopes import LEVELS, Tuning, tune_rows, tune_shared
+from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What the engine knows of one query; can bound further functionals of the logits on the same balls.
+
+    known: every layer, shared slopes. lower, upper: (N, K) float64 bounds of d_j = z_j - z_y. slopes: (N, K, n), those
+    of the last pass of class j (row y unused), or None: the shared ones.
+    """
+
+    known: Bounds
+    predicted: Tensor
+    lower: Tensor
+    upper: Tensor
+    slopes: Tensor | None
+
+    def reach(
+        self, inputs: Tensor, coefficients: Tensor, goal: Tensor | None, start: Tensor | None, tuning: Tuning | None
+    ) -> tuple[Tensor, Tensor]:
+        """Upper bounds (R,) float64 of coefficients (R, K) . logits on the balls `inputs` (R,), and slopes (R, n).
+
+        goal: (R,) bounds below it are good enough. start: slopes (R, n) to start from, or None: the shared ones.
+        """
+        own = self.known.pick(inputs)
+        dtype = own.net.dtype
+        first = None if start is None else start[:, None]
+        left = None if goal is None else goal.to(dtype)[:, None]
+        steps = tuning or Tuning(0)
+        found, slopes = tune_rows(own, coefficients.to(dtype)[:, None], first, left, steps)
+        return found[:, 0].double(), slopes[:, 0]
+
+    def pick(self, index: Tensor) -> Analysis:
+        """The inputs `index`."""
+        slopes = None if self.slopes is None else self.slopes[index]
+        return Analysis(self.known.pick(index), self.predicted[index], self.lower[index], self.upper[index], slopes)
+
+    def witness(self, second: Tensor | None = None) -> tuple[bytes | None, ...]:
+        """Per input the judge's hint (FORMAT.md, network_margin). second: (N, K, n) slopes of the exponential form.
+
+        Slopes that no bound depends on, of elements of known sign, are sent as zeros: they compress to nothing.
+        """
+        shared = self.known.slopes[:, None]
+        rows = [shared]
+        if self.slopes is not None or second is not None:
+            rows.append(shared.expand(-1, self.lower.shape[1], -1) if self.slopes is None else self.slopes)
+        if second is not None:
+            rows.append(second)
+        stacked = torch.cat(rows, 1) * self._open_elements()[:, None]
+        data = (stacked * LEVELS).round().to(torch.uint8).cpu().numpy()
+        return tuple(zlib.compress(w.tobytes(), 6) if w.size else None for w in data)
+
+    def _open_elements(self) -> Tensor:
+        """(N, n) 1 where a ReLU-like element's sign is not known, a little generously: the judge's bounds differ by rounding."""
+        net, values = self.known.net, self.known.values
+        parts: list[Tensor] = []
+        for k in net.slope_ranges:
+            lower, upper = values[net.parents(k)[0]]
+            slack = 1e-4 * (upper - lower)
+            parts.append(((lower < slack) & (upper > -slack)).to(net.dtype).flatten(1))
+        return torch.cat(parts, 1) if parts else self.known.slopes
+
+
+@dataclass(frozen=True)
+class Crown(Engine):
+    """steps: tuning steps of the last pass, per rival; shared_steps: of the passes before it (far dearer).
+
+    dtype: "float32" or "float64". batch: inputs analysed at once.
+    """
+
+    steps: int = 8
+    shared_steps: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    batch: int = 32
+
+    def bounds(self, query: MarginQuery) -> LogitBounds:
+        """See Engine.bounds."""
+        network = self.prepare(query.network)
+        parts = [self.analyse(part, network) for part in split(query, self.batch)]
+        lower, upper = (torch.cat([getattr(p, name) for p in parts]) for name in ("lower", "upper"))
+        return LogitBounds(lower, upper, tuple(w for p in parts for w in p.witness()))
+
+    def prepare(self, network: PlainNetwork) -> CrownNetwork:
+        """The network's weights where and as this engine computes; reusable for many queries."""
+        try:
+            return prepare(network, getattr(torch, self.dtype), torch.device(self.device))
+        except RuntimeError as error:
+            raise EngineError(f"device {self.device!r} cannot be used: {error}") from error
+
+    def analyse(self, query: MarginQuery, network: CrownNetwork, start: Analysis | None = None) -> Analysis:
+        """Everything `bounds` finds, kept for further questions. start: an earlier analysis of the same inputs,
+        whose slopes are taken and tuned further: at another radius most of them are good already."""
+        with torch.no_grad():
+            place = _place(network)
+            around = ball(query.inputs.to(**place), query.radius.to(**place), query.norm, query.domain)
+            return self._analyse(network, around, query.predicted.to(network.device), start)
+
+    def _analyse(self, network: CrownNetwork, around: Ball, predicted: Tensor, start: Analysis | None) -> Analysis:
+        classes = network.network.classes
+        rivals = rivals_of(predicted, classes)
+        eye = torch.eye(classes, dtype=network.dtype, device=network.device)
+        rows = eye[rivals] - eye[predicted][:, None]
+        shared = start.known.slopes if start is not None and self.shared_steps else None
+        if self.shared_steps:
+            known = tune_shared(network, around, rows, shared, Tuning(self.shared_steps))
+        else:
+            known = value_bounds(network, around, None)
+        low = -functional_upper(known, -rows, None)
+        slopes = None
+        if self.steps and network.slopes:
+            pick = rivals[:, :, None].expand(-1, -1, network.slopes)
+            before = None if start is None or start.slopes is None else start.slopes.gather(1, pick)
+            high, tuned = tune_rows(known, rows, before, None, Tuning(self.steps))
+            slopes = torch.zeros(len(rows), classes, network.slopes, **_place(network)).scatter(1, pick, tuned)
+        else:
+            high = functional_upper(known, rows, None)
+        zeros = torch.zeros(len(rows), classes, dtype=torch.float64, device=network.device)
+        return Analysis(
+            known, predicted, zeros.scatter(1, rivals, low.double()), zeros.scatter(1, rivals, high.double()), slopes
+        )
+
+
+def _place(network: CrownNetwork) -> dict[str, Any]:
+    return {"dtype": network.dtype, "device": network.device}
+
+
+def rivals_of(predicted: Tensor, classes: int) -> Tensor:
+    """(N, K - 1): the classes other than each input's own, ascending."""
+    j = torch.arange(classes - 1, device=predicted.device)
+    return j + (j >= predicted[:, None]).long()
+
+
+def split(query: MarginQuery, size: int) -> Iterator[MarginQuery]:
+    """The query in batches of at most `size` inputs."""
+    for i in range(0, max(1, len(query.inputs)), size):
+        rows = slice(i, i + size)
+        yield dataclasses.replace(
+            query, inputs=query.inputs[rows], radius=query.radius[rows], predicted=query.predicted[rows]
+        )
