@@ -62,13 +62,10 @@ def direct_radius(h_y: float, complement: float, required: float, noise_std: flo
     return noise_std * largest_shift(lambda s: float(direct_margin(h_y, complement, s)), required)
 
 
-def direct_radius_closed(h_y: ArrayLike, alpha: float, noise_std: float) -> Array:
-    """(5a) with every rival bounded by 1 − h_y: σ [Φ⁻¹(h_y) − Φ⁻¹(1/(2α))], Cohen's radius less a fixed price.
-
-    -inf for α <= 1/2, where no margin suffices.
-    """
-    price = ndtri(1 / (2 * alpha)) if alpha > 0.5 else math.inf
-    return noise_std * (ndtri(np.asarray(h_y, dtype=np.float64)) - price)
+def direct_price(alpha: float, noise_std: float) -> float:
+    """σ Φ⁻¹(1/(2α)): what mixing costs. Where every rival is bounded by 1 − h_y, (5a) in closed form is Cohen's radius
+    σ Φ⁻¹(h_y) less this price. inf for α <= 1/2, where no margin suffices. Source: MATH.md 5a."""
+    return noise_std * float(ndtri(1 / (2 * alpha))) if alpha > 0.5 else math.inf
 
 
 def distributional_margin(thresholds: ArrayLike, tails: ArrayLike, shift: float) -> float:
