@@ -16,7 +16,8 @@ from proofs_check import bounds, jacobian
 from proofs_check.certificate import Assumption, Claim, need
 from proofs_check.rounding import Array, up
 from proofs_check.rules.case import Case, need_unsmoothed
-from proofs_check.rules.margin import box_proves, exponentials, need_class, slopes
+from proofs_check.rules.differences import exponentials, need_class, slopes
+from proofs_check.rules.margin import box_proves
 
 Theorem = Literal["3.5", "4a"]
 
