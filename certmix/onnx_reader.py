@@ -136,7 +136,7 @@ def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
 
 
 def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder, opset: int) -> None:
-    label = f"operator {node.op_type} (node {node.name or ', '.join(node.output)!r})"
+    label = f"operator {node.op_type} (node {node.name or node.output[0]!r})"
     missing = [name for name in node.input if name not in values]
     if missing:
         raise UsageError(f"{label}: input {missing[0]!r} is an output that is not supported")

@@ -90,12 +90,17 @@ def conv(g: Graph, draw: Draw) -> None:
         inputs.append(g.weight(out))
     where = draw(st.sampled_from([{"pads": pads(draw, 2)}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {}]))
     dilations = [1, 1] if "auto_pad" in where else [draw(st.integers(1, 2)), 1]
+    size, around = g.output_shape()[1:], where.get("pads", [0] * 4)
+    spans = [dilations[a] * (kernel[a] - 1) + 1 - size[a] - around[a] - around[a + 2] for a in (0, 1)]
+    assume("auto_pad" in where or max(spans) <= 0)
     g.add("Conv", *inputs, group=groups, strides=[draw(st.integers(1, 2)), 1], dilations=dilations, **where)
 
 
 def pool(g: Graph, draw: Draw) -> None:
     kernel = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
     padding = [draw(st.integers(0, kernel[a % 2] - 1)) for a in range(4)]
+    size = g.output_shape()[1:]
+    assume(all(size[a] + padding[a] + padding[a + 2] >= kernel[a] for a in (0, 1)))
     strides = [draw(st.integers(1, 2)), draw(st.integers(1, 3))]
     if draw(st.booleans()):
         g.add("MaxPool", g.last, kernel_shape=kernel, strides=strides, pads=padding)
