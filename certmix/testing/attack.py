@@ -31,7 +31,7 @@ def claimed_rows(claims: Claims) -> NDArray[np.int64]:
     return np.flatnonzero(claims.radius > 0)
 
 
-def by_sampling(claims: Claims, seed: int, count: int = 48) -> Proposal:
+def by_sampling(claims: Claims, seed: int, count: int = 96) -> Proposal:
     """Random points of each ball: its inside, its surface, its corners, its axes, at scattered scales."""
     rows = claimed_rows(claims)
     return _ranked(claims, rows, _random_points(claims, rows, seed, count))
@@ -49,7 +49,7 @@ def at_corners(claims: Claims, seed: int, count: int = 0) -> Proposal:
     return _ranked(claims, rows, _place(claims, rows, unit.expand(len(rows), -1, -1), 1 - 2.0**-40))
 
 
-def by_gradient(claims: Claims, seed: int, count: int = 8, steps: int = 6) -> Proposal:
+def by_gradient(claims: Claims, seed: int, count: int = 12, steps: int = 7) -> Proposal:
     """Projected gradient descent on the slack from the centre and random starts, with shrinking steps."""
     rows = claimed_rows(claims)
     points = _random_points(claims, rows, seed, count)

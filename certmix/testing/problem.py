@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from proofs_check.certificate import Input, Linear, Node, PlainNetwork
+from proofs_check.certificate import Flatten, Input, Linear, Node, PlainNetwork
 from verifiers.plain import PlainModule, build
 
 
@@ -88,6 +89,13 @@ def constant_network(shape: tuple[int, ...], logits: NDArray[np.float32]) -> Pla
 
 def flatten_nodes(shape: tuple[int, ...]) -> list[Node]:
     """The node that turns an input of this shape into a vector, if it needs one."""
-    from proofs_check.certificate import Flatten
-
     return [Flatten((0,))] if len(shape) > 1 else []
+
+
+def prepend(network: PlainNetwork, nodes: tuple[Node, ...]) -> PlainNetwork:
+    """The network behind more first layers (each reads the one before it)."""
+    moved = [
+        dataclasses.replace(n, inputs=tuple(i + len(nodes) for i in n.inputs))  # type: ignore[union-attr]
+        for n in network.nodes[1:]
+    ]
+    return build([network.nodes[0], *nodes, *moved])

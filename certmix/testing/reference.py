@@ -161,6 +161,7 @@ class MarginSteps:
     report: Callable[[float, c.PlainNetwork], float] = same_radius
     pick: Callable[[Array, int], float] = lambda radii, k: float(radii[k])
     robust: Callable[[nn.Module, nn.Module], nn.Module] = lambda g, h: h
+    use_ball: bool = True
 
     def __call__(
         self,
@@ -223,7 +224,7 @@ class MarginSteps:
                 box = self.affine(sources[0], matrix, offset)
                 if isinstance(node, c.BatchNorm):
                     box = outward(*box, 8 * ROUNDING * _hidden_size(node))
-                if before is not None and _small(before) and _small((matrix, offset)):
+                if self.use_ball and before is not None and _small(before) and _small((matrix, offset)):
                     known = (matrix @ before[0], matrix @ before[1] + offset)
                     box = _meet(box, self._through_ball(x, radii, matrix, known, before, dual))
             elif isinstance(node, c.MaxPool2d):

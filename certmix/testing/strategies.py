@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from certmix.testing.problem import Problem, constant_network, flatten_nodes
+from certmix.testing.problem import Problem, constant_network, flatten_nodes, prepend
 from certmix.testing.protocol import Certifier
 from proofs_check import certificate as c
-from verifiers.plain import build
+from verifiers.plain import PlainModule, build
 
 _SIMPLE = [0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 3.0, -3.0, 1.5, -1.5, 0.25, -0.25, 4.0, -4.0, 0.75, -0.75]
 WEIGHTS = np.array([*_SIMPLE, *np.random.default_rng(0).normal(size=256 - len(_SIMPLE))], np.float32)
@@ -59,6 +60,7 @@ class Wishes:
     alphas: tuple[str, ...] = ("one", "plain", "critical")
     standards: tuple[str, ...] = ("worst", "switching", "random")
     edges: bool = False
+    far: bool = False
     classes: int = 4
 
 
@@ -191,15 +193,18 @@ def _alpha(source: Source, how: str, robust: c.PlainNetwork, x: NDArray[np.float
         return source.draw(st.sampled_from([0.5, 0.5 + 2.0**-30, 0.4, 0.0]))
     if how == "plain":
         return source.draw(st.sampled_from([0.75, 0.9, 0.6, 0.55, 0.99, 0.51]))
-    from certmix.testing.claims import _forward
-    from verifiers.plain import PlainModule
-
-    import torch
-
-    z = temperature * _forward(PlainModule(robust).double(), torch.from_numpy(x[:1].astype(np.float64))[:, None])
-    top = torch.softmax(z[0, 0], -1).sort(descending=True).values
+    z = temperature * PlainModule(robust).double()(torch.from_numpy(x[:1].astype(np.float64)))
+    top = torch.softmax(z[0], -1).sort(descending=True).values
     factor = source.draw(st.sampled_from([1.02, 1.0001, 1.3, 1.0, 0.98]))
     return float(np.clip(factor / (1 + float(top[0] - top[1])), 0.0, 1.0)) if bool(torch.isfinite(top).all()) else 1.0
+
+
+def _moved(
+    robust: c.PlainNetwork, standard: c.PlainNetwork, x: NDArray[np.float32], distance: float
+) -> tuple[c.PlainNetwork, c.PlainNetwork, NDArray[np.float32]]:
+    """The same networks around a point far from the origin: a first layer subtracts the distance."""
+    back = c.Shift((0,), np.full((1,) * (x.ndim - 1), -distance, np.float32))
+    return prepend(robust, (back,)), prepend(standard, (back,)), x + np.float32(distance)
 
 
 @st.composite
@@ -220,4 +225,6 @@ def problems(draw: st.DrawFn, certifier: Certifier, wishes: Wishes) -> Problem:
     radius = draw(st.sampled_from([0.25, 1.0, 2.0**-4, 2.0**-10, 4.0, 0.1, 16.0, 2.0**-24]))
     norm = draw(st.sampled_from(certifier.norms))
     suspects = np.zeros((0, *robust.input_shape))
+    if wishes.far:
+        robust, standard, x, domain = *_moved(robust, standard, x, draw(st.sampled_from([2.0**20, 2.0**22]))), None
     return Problem(standard, robust, x, alpha, temperature, norm, radius, domain, suspects)

@@ -119,6 +119,11 @@ LAWS: tuple[Law, ...] = (
         Wishes(kinds=("linear", "mlp", "conv"), regimes=EXTREMES, batch=4, edges=True),
         (solvers.by_closed_form, attack.by_gradient, attack.by_sampling),
     ),
+    _law(
+        "no_counterexample_far_from_the_origin", POINTWISE, "float32 steps are wider than the ball there",
+        "networks and inputs moved by 2^20 and 2^22, where float32 inputs are 1/8 and 1/2 apart",
+        Wishes(kinds=("linear", "mlp"), batch=3, classes=3, far=True), (solvers.by_closed_form, attack.by_gradient),
+    ),
     _planted_law(
         "hidden_spikes_are_not_certified_away", "Bai et al., SoundnessBench (constructed, not trained)",
         "a confident classifier with one narrow spike inside the ball", planted.spikes, POINTWISE,
