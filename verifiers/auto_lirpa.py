@@ -108,6 +108,7 @@ class Session:
         self.lowered = low.Lowered(tuple(_cast(step, dtype, device) for step in lowered.steps), lowered.shapes)
         self.dtype, self.device = dtype, device
         self.bounded: Any = None
+        self.patches = True
         self.nodes: list[tuple[int, Any]] = []
 
     def differences(self, query: MarginQuery, engine: AutoLirpa) -> interval.Interval:
@@ -142,19 +143,28 @@ class Session:
         index = rivals.to(self.device)[predicted]
         eye = torch.eye(classes, dtype=self.dtype, device=self.device)
         x = lirpa.BoundedTensor(inputs.center, _perturbation(lirpa, inputs))
-        arguments = {"C": eye[index] - eye[predicted][:, None], "method": method} | self._known(inputs, values)
+        arguments = {"C": eye[index] - eye[predicted][:, None]} | self._known(inputs, values)
+        try:
+            lower, upper = self._compute(method, x, arguments, iterations)
+        except EngineError:
+            if self.patches is False:
+                raise
+            self.patches, self.bounded = False, None  # dense matrices: slower, for any geometry
+            return self._linear(method, inputs, values, predicted, iterations)
+        zeros = torch.zeros(len(predicted), classes, dtype=self.dtype, device=self.device)
+        return zeros.scatter(1, index, lower.detach()), zeros.scatter(1, index, upper.detach())
+
+    def _compute(self, method: Method, x: Tensor, arguments: dict[str, Any], iterations: int) -> interval.Interval:
         with _quiet(), torch.set_grad_enabled(method == "alpha-CROWN"), _default_dtype(self.dtype):
             self.bounded.set_bound_opts({"optimize_bound_args": {"iteration": iterations}})
             try:
-                lower, upper = self.bounded.compute_bounds(x=(x,), **arguments)
+                return self.bounded.compute_bounds(x=(x,), method=method, **arguments)
             except (MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # whatever breaks inside auto_LiRPA is its own limit
                 if "can't allocate memory" in str(error):
                     raise MemoryError(str(error)) from error
-                raise EngineError(_limit(method, lirpa, error)) from error
-        zeros = torch.zeros(len(predicted), classes, dtype=self.dtype, device=self.device)
-        return zeros.scatter(1, index, lower.detach()), zeros.scatter(1, index, upper.detach())
+                raise EngineError(_limit(method, compat.load(), error)) from error
 
     def _convert(self) -> None:
         """Build the BoundedModule and find, in it, the inputs of each activation."""
@@ -165,7 +175,7 @@ class Session:
         example = torch.zeros(1, *self.network.input_shape, dtype=self.dtype, device=self.device)
         with _quiet(), _default_dtype(self.dtype):
             try:
-                bounded = compat.bounded_module(lirpa)(module, example, _options(self.lowered))
+                bounded = compat.bounded_module(lirpa)(module, example, _options(self.lowered, self.patches))
             except Exception as error:
                 raise EngineError(_limit("conversion", lirpa, error)) from error
         nonlinear = [k for k, step in enumerate(self.lowered.steps) if isinstance(step, low.Activation | low.MaxPool)]
@@ -197,10 +207,11 @@ class Session:
 BOUND_NAMES = frozenset({"BoundRelu", "BoundLeakyRelu", "BoundSigmoid", "BoundTanh", "BoundMaxPool"})
 
 
-def _options(network: low.Lowered) -> dict[str, Any]:
+def _options(network: low.Lowered, patches: bool) -> dict[str, Any]:
     """Sums of patches of different strides are beyond 0.3's sparse bounds."""
     residual = any(isinstance(step, low.Sum) for step in network.steps)
-    return {"conv_mode": "patches", "sparse_conv_intermediate_bounds": not residual, "verbosity": 0}
+    mode = "patches" if patches else "matrix"
+    return {"conv_mode": mode, "sparse_conv_intermediate_bounds": not residual, "verbosity": 0}
 
 
 def _limit(method: str, lirpa: Any, error: Exception) -> str:

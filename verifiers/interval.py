@@ -158,7 +158,7 @@ def dual_norms(step: low.Dense | low.Conv, scale: Tensor, norm: Norm) -> Tensor:
     if isinstance(step, low.Dense):
         return (step.weight * scale).abs().amax(1)[None]
     # l1: the largest coefficient among the taps that lie in the image
-    taps = F.unfold(scale.abs()[None], step.weight.shape[2:], step.dilation, step.padding, step.stride)[0]
+    taps = F.unfold(scale.abs()[None], step.weight.shape[2:], 1, step.padding, step.stride)[0]
     spread = torch.stack([(row.flatten()[:, None].abs() * taps).amax(0) for row in step.weight])
     rows, columns = _windows(step, scale.shape)
     return spread.reshape(1, len(spread), rows, columns)
@@ -166,9 +166,7 @@ def dual_norms(step: low.Dense | low.Conv, scale: Tensor, norm: Norm) -> Tensor:
 
 def _windows(step: low.Conv, shape: torch.Size) -> tuple[int, int]:
     counts = [
-        (shape[axis + 1] + 2 * step.padding[axis] - step.dilation[axis] * (step.weight.shape[axis + 2] - 1) - 1)
-        // step.stride[axis]
-        + 1
+        (shape[axis + 1] + 2 * step.padding[axis] - step.weight.shape[axis + 2]) // step.stride[axis] + 1
         for axis in (0, 1)
     ]
     return counts[0], counts[1]

@@ -40,14 +40,13 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class Conv:
-    """Cross-correlation, one group, zero padding of `padding` = (rows, columns) cells on both sides."""
+    """Cross-correlation, one group, no dilation, `padding` = (rows, columns) of zeros on both sides."""
 
     inputs: tuple[int, ...]
     weight: Tensor
     bias: Tensor
     stride: tuple[int, int]
     padding: tuple[int, int]
-    dilation: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +213,8 @@ class _Builder:
         if node.count_padding or not any(node.padding):
             return k
         ones = torch.ones(1, 1, *self.shapes[at[0]][1:], dtype=torch.float64)
-        step = _padded(at, torch.full((1, 1, rows, columns), 1 / (rows * columns)).double(), node.stride, node.padding)
+        one = torch.full((1, 1, rows, columns), 1 / (rows * columns), dtype=torch.float64)
+        step = _padded(at, one, node.stride, node.padding)
         share = convolve(ones, step.weight, None, step)[0].expand(shape)
         return self.affine(Pointwise((k,), 1 / share, torch.zeros(shape, dtype=torch.float64)), False, shape)
 
@@ -249,7 +249,7 @@ class _Builder:
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, step: Conv) -> Tensor:
     """`step`'s geometry with other weights."""
-    return torch.nn.functional.conv2d(x, weight, bias, step.stride, step.padding, step.dilation)
+    return torch.nn.functional.conv2d(x, weight, bias, step.stride, step.padding)
 
 
 def _double(array: np.ndarray) -> Tensor:
@@ -275,17 +275,18 @@ def _padded(
     bias: Tensor | None = None,
     dilation: tuple[int, int] = (1, 1),
 ) -> Conv:
-    """A convolution with padding (top, left, bottom, right); uneven padding becomes zero taps of the kernel."""
+    """A convolution with padding (top, left, bottom, right); uneven padding and dilation become zero taps.
+
+    (auto_LiRPA's backward pass over patches ignores dilation.)
+    """
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     top, left, bottom, right = padding
-    if (top, left) == (bottom, right):
-        return Conv(at, weight, bias, stride, (top, left), dilation)
     rows, columns = ((n - 1) * d + 1 for n, d in zip(weight.shape[2:], dilation, strict=True))
     spread = weight.new_zeros(*weight.shape[:2], rows, columns)
     spread[:, :, :: dilation[0], :: dilation[1]] = weight
     high, wide = max(top, bottom), max(left, right)
     taps = torch.nn.functional.pad(spread, (wide - left, wide - right, high - top, high - bottom))
-    return Conv(at, taps, bias, stride, (high, wide), (1, 1))
+    return Conv(at, taps, bias, stride, (high, wide))
 
 
 def _selection(at: tuple[int, ...], before: Shape, after: Shape, start: Shape, step: Shape) -> Dense | Conv:

@@ -25,7 +25,7 @@ from verifiers import ENGINES
 from verifiers.engine import Engine, LogitBounds, MarginQuery
 from verifiers.plain import PlainModule, build
 
-EXAMPLES = settings(max_examples=12)
+EXAMPLES = settings(max_examples=8)
 NORMS = st.sampled_from(["Linf", "L2", "L1"])
 KINDS = st.sampled_from(["linear", "mlp", "conv", "residual"])
 SEEDS = st.integers(0, 2**32 - 1)
