@@ -14,12 +14,14 @@ from certmix.outcomes import Method, Outcome
 from certmix.problem import Problem
 from certmix.refute import refute
 from certmix.settings import Settings
+from certmix.smoothing import prove_smoothing
 from proofs_check.certificate import Norm
 
 Prover = Callable[[Problem, Bench], list[Outcome]]
 
 PROVERS: dict[Method, Prover] = {
     "margin": prove_margin,
+    "smoothing": prove_smoothing,
 }
 
 
