@@ -37,7 +37,7 @@ def batch_normalization(call: Call) -> int:
     if call.attribute("training_mode", 0):
         call.fail("is in training mode: export the model in evaluation mode")
     scale, shift, mean, variance = (call.weight(k) for k in (1, 2, 3, 4))
-    epsilon = float(call.attribute("epsilon", 1e-5))
+    epsilon = float(call.attribute("epsilon", np.float32(1e-5)))
     return call.builder.emit(c.BatchNorm((call.data(),), scale, shift, mean, variance, epsilon))
 
 

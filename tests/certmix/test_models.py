@@ -156,6 +156,20 @@ def test_a_loaded_module_is_differentiable_and_its_weights_are_frozen(tmp_path: 
     assert not any(p.requires_grad for p in module.parameters())
 
 
+def test_default_attributes_are_the_float32_numbers_of_the_onnx_standard(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *"klmn"], ["a"]),
+        helper.make_node("LeakyRelu", ["a"], ["r"]),
+        linear("r"),
+    ]
+    initial = last() + constants(**{name: np.ones(4, np.float32) for name in "klmn"})
+    _, norm, leaky, _ = load_model(save(tmp_path, nodes, initial)).require_network().nodes
+    assert isinstance(norm, c.BatchNorm)
+    assert isinstance(leaky, c.LeakyRelu)
+    assert norm.epsilon == float(np.float32(1e-5))
+    assert leaky.slope == float(np.float32(0.01))
+
+
 def test_equal_files_give_equal_digests_and_changed_weights_another(tmp_path: Path) -> None:
     digests = []
     for k, scale in enumerate([1, 1, 2]):
