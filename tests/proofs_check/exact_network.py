@@ -102,7 +102,9 @@ def _apply(node: c.Node, args: list[Exact]) -> Exact:
             full = node.kernel[0] * node.kernel[1]
             return _pool(node, x, lambda cells: sum(cells, ZERO) / fmpq(full if node.count_padding else len(cells)))
         case c.Pad():
-            result = np.full([b + n + a for b, n, a in zip(node.before, x.shape, node.after, strict=True)], rational(node.value))
+            result = np.full(
+                [b + n + a for b, n, a in zip(node.before, x.shape, node.after, strict=True)], rational(node.value)
+            )
             result[tuple(slice(b, b + n) for b, n in zip(node.before, x.shape, strict=True))] = x
             return result
         case c.Slice():
@@ -132,7 +134,10 @@ def _convolve(node: c.Conv2d, x: Exact) -> Exact:
         first = o // (out // node.groups) * per_group
         for i in range(height):
             for j in range(width):
-                rows, columns = slice(i * sh, i * sh + dh * (kh - 1) + 1, dh), slice(j * sw, j * sw + dw * (kw - 1) + 1, dw)
+                rows, columns = (
+                    slice(i * sh, i * sh + dh * (kh - 1) + 1, dh),
+                    slice(j * sw, j * sw + dw * (kw - 1) + 1, dw),
+                )
                 result[o, i, j] = (padded[first : first + per_group, rows, columns] * weight[o]).sum() + bias[o]
     return result
 
@@ -199,7 +204,9 @@ def _layer(rng: np.random.Generator, kind: str, nodes: list[c.Node], shapes: lis
             return [c.Conv2d(at, weight, weights(rng, out), *geometry, groups)]
         case "norm":
             parts = (weights(rng, channels), weights(rng, channels), weights(rng, channels))
-            return [c.BatchNorm(at, *parts, rng.uniform(0, 3, channels).astype(np.float32), float(rng.choice([1e-5, 0.3])))]
+            return [
+                c.BatchNorm(at, *parts, rng.uniform(0, 3, channels).astype(np.float32), float(rng.choice([1e-5, 0.3])))
+            ]
         case "shift":
             return [c.Shift(at, _constant(rng, shape))]
         case "scale":

@@ -21,7 +21,9 @@ Rng = np.random.Generator
 
 def slope_bytes(rng: Rng, network: c.PlainNetwork) -> bytes | None:
     """A witness at random: none, all 0, all 255, or noise; with one of the three lengths allowed."""
-    n = sum(int(np.prod(s)) for s, node in zip(network.shapes, network.nodes, strict=True) if relu_slope(node) is not None)
+    n = sum(
+        int(np.prod(s)) for s, node in zip(network.shapes, network.nodes, strict=True) if relu_slope(node) is not None
+    )
     kind = rng.integers(4)
     if n == 0 or kind == 0:
         return None
@@ -84,3 +86,125 @@ def test_no_exact_point_of_the_ball_violates_any_of_2000_bounds():
 @pytest.mark.slow
 def test_no_exact_point_of_the_ball_violates_any_of_100000_bounds():
     assert run(10_000, 100_000) >= 100_000
+
+
+# ---------------------------------------------------------------- as tight as CROWN in plain float64
+
+
+def dense_steps(network: c.PlainNetwork) -> list[tuple[list[NDArray[np.float64]], NDArray[np.float64]] | None]:
+    """Per affine node, its matrix for each input and its offset, read off torch in float64; None elsewhere."""
+    module = PlainModule(network).double()
+    steps: list[tuple[list[NDArray[np.float64]], NDArray[np.float64]] | None] = []
+    for k, node in enumerate(network.nodes):
+        if k == 0 or relu_slope(node) is not None:
+            steps.append(None)
+            continue
+        zeros = [torch.zeros((1, *network.shapes[i]), dtype=torch.float64) for i in bounds.inputs_of(node)]
+        offset = module.node_value(k, node, zeros).reshape(-1)
+        jacobians = torch.autograd.functional.jacobian(
+            lambda *a, k=k, n=node: module.node_value(k, n, list(a)), tuple(zeros)
+        )
+        steps.append(([j.reshape(len(offset), -1).numpy() for j in jacobians], offset.numpy()))
+    return steps
+
+
+class PlainCrown:
+    """CROWN with dense float64 matrices: unstable cells, box-intersected, the judge's slopes, no rounding counted."""
+
+    def __init__(self, network: c.PlainNetwork, ball: bounds.Ball, hints: bounds.Witness | None) -> None:
+        self.network, self.ball, self.hints, self.steps = network, ball, hints, dense_steps(network)
+        center = ball.center.astype(np.float64).ravel()
+        low, high = ball.domain or (-np.inf, np.inf)
+        self.box = [(np.maximum(center - ball.radius, low), np.minimum(center + ball.radius, high))]
+        for k, node in enumerate(network.nodes[1:], start=1):
+            i = bounds.inputs_of(node)[0]
+            step = self.steps[k]
+            if step is None:
+                self.refine(i)
+                slope = relu_slope(node)
+                self.box.append(tuple(np.maximum(v, slope * v) for v in self.box[i]))
+            else:
+                ends = [self.box[j] for j in bounds.inputs_of(node)]
+                mid = step[1] + sum(m @ (a + b) / 2 for m, (a, b) in zip(step[0], ends, strict=True))
+                radius = sum(np.abs(m) @ (b - a) / 2 for m, (a, b) in zip(step[0], ends, strict=True))
+                self.box.append((mid - radius, mid + radius))
+
+    def refine(self, k: int) -> None:
+        low, high = self.box[k]
+        cells = np.flatnonzero((low < 0) & (high > 0))
+        eye = np.eye(len(low))[cells]
+        low[cells] = np.maximum(low[cells], -self.upper(k, -eye, 0))
+        high[cells] = np.minimum(high[cells], self.upper(k, eye, 0))
+
+    def slopes(self, k: int, low: NDArray[np.float64], high: NDArray[np.float64], row: int) -> NDArray[np.float64]:
+        slope = relu_slope(self.network.nodes[k]) or 0.0
+        if self.hints is None:
+            inside = np.where(high > -low, 1.0, 0.0)
+        else:
+            start = sum(
+                int(np.prod(self.network.shapes[j])) for j in range(k) if relu_slope(self.network.nodes[j]) is not None
+            )
+            inside = self.hints.slopes[row, start : start + len(low)]
+        return np.where(low >= 0, 1.0, np.where(high <= 0, slope, np.maximum(inside, slope)))
+
+    def upper(self, start: int, forms: NDArray[np.float64], row: int) -> NDArray[np.float64]:
+        pending, constant = {start: forms}, np.zeros(len(forms))
+        for k in range(start, 0, -1):
+            if k not in pending:
+                continue
+            rows, step, inputs = pending.pop(k), self.steps[k], bounds.inputs_of(self.network.nodes[k])
+            if step is None:
+                low, high = self.box[inputs[0]]
+                slope = relu_slope(self.network.nodes[k]) or 0.0
+                chord = (high - slope * low) / np.where(high > low, high - low, 1.0)
+                over = np.where(low >= 0, 1.0, np.where(high <= 0, slope, chord))
+                constant = constant + np.maximum(rows, 0) @ np.where((low < 0) & (high > 0), high - over * high, 0.0)
+                under = self.slopes(k, low, high, row)
+                parts = [np.maximum(rows, 0) * over + np.minimum(rows, 0) * under]
+            else:
+                constant = constant + rows @ step[1]
+                parts = [rows @ m for m in step[0]]
+            for i, part in zip(inputs, parts, strict=True):
+                pending[i] = pending.get(i, 0.0) + part
+        return constant + self.input_reach(pending[0])
+
+    def input_reach(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        low, high = self.box[0]
+        box = np.maximum(rows, 0) @ high + np.minimum(rows, 0) @ low
+        order = {"Linf": 1, "L2": 2, "L1": np.inf}[self.ball.norm]
+        reach = rows @ self.ball.center.astype(np.float64).ravel()
+        return np.minimum(box, reach + self.ball.radius * np.linalg.norm(rows, ord=order, axis=1))
+
+
+def compare_with_crown(rng: Rng) -> int:
+    kinds = ("linear", "conv", "norm", "shift", "scale", "divide", "relu", "leaky", "average", "pad", "slice", "concat",
+             "add", "residual")  # fmt: skip
+    network = en.random_network(rng, int(rng.integers(2, 9)), kinds)
+    ball = en.random_ball(rng, network.input_shape)
+    data = slope_bytes(rng, network)
+    hints = None if data is None else bounds.witness(data, network)
+    plain = PlainCrown(network, ball, hints)
+    found = bounds.value_bounds(bounds.prepare(network), ball, hints)
+    forms = np.repeat(rng.normal(size=(1, network.classes)), 2, axis=0)
+    row = int(rng.integers(len(hints.slopes))) if hints is not None else 0
+    last = len(network.nodes) - 1
+    judge = bounds.functionals(found, forms, None if hints is None else [row, row])
+    crown = plain.upper(last, forms, row)
+    width = np.abs(forms) @ (plain.box[last][1] - plain.box[last][0])
+    scale = 1e-6 * np.maximum(np.abs(crown), width) + 1e-12 * max(np.abs(b).max() for b in plain.box[last])
+    assert (judge <= crown + scale).all(), (judge, crown)
+    for k in range(len(network.nodes)):
+        (low, high), (a, b) = plain.box[k], (v.ravel() for v in found[k])
+        slack = 1e-6 * np.maximum(np.maximum(np.abs(low), np.abs(high)), high - low) + 1e-12
+        assert (a >= low - slack).all()
+        assert (b <= high + slack).all()
+    return 2
+
+
+def test_the_judge_is_as_tight_as_crown_in_plain_float64_with_the_same_slopes():
+    assert sum(compare_with_crown(np.random.default_rng(seed)) for seed in range(20)) == 40
+
+
+@pytest.mark.slow
+def test_the_judge_is_as_tight_as_crown_in_plain_float64_on_500_networks():
+    assert sum(compare_with_crown(np.random.default_rng(seed)) for seed in range(1000, 1500)) == 1000
