@@ -194,6 +194,11 @@ def sample(
 
     centres: (N, *shape) grid points. Batches hold draws of several jobs where jobs are short. Memory: one batch.
     """
+    reach = len(noise_thresholds(noise.noise_std, noise.grid)) // 2
+    if centres.size and int(np.abs(centres).max()) + reach >= 2**24:
+        raise SamplingError(
+            f"inputs are too large for the grid: |x| * {noise.grid} must stay below 2^24: choose a smaller grid"
+        )
     total, done = sum(job.stop - job.start for job in jobs), 0
     for parts in _batches(jobs, batch_size):
         points = np.concatenate([_points(noise, centres[p.row], p, seed, stage) for p in parts])
@@ -228,9 +233,6 @@ def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
 def _points(noise: GridNoise, centre: NDArray[np.int64], part: Job, seed: int, stage: int) -> NDArray[np.float32]:
     """The float32 nearest to each noisy grid point: one IEEE division of two integers below 2^24."""
     drawn = noise.draw(seed, part.index, stage, part.start, part.stop - part.start, centre.size)
-    moved = drawn + centre.ravel().astype(np.int32)
-    if moved.size and int(np.abs(moved).max()) >= 2**24:
-        raise SamplingError("inputs are too large for the grid: |x| * grid must stay below 2^24")
-    values = moved.astype(np.float32)
+    values = (drawn + centre.ravel().astype(np.int32)).astype(np.float32)
     values /= np.float32(noise.grid)
     return values.reshape(-1, *centre.shape)

@@ -158,3 +158,9 @@ def test_stored_images_keep_their_own_grid() -> None:
 
 def test_the_sampler_share_is_far_below_any_failure_probability() -> None:
     assert 0 < GridNoise(0.5, 255).sampler_share(100_000, 3072) < 1e-6
+
+
+def test_inputs_that_float32_cannot_place_on_the_grid_are_refused() -> None:
+    centres = sampling.grid_points(np.array([[7e4]], np.float32), 255)
+    with pytest.raises(SamplingError, match="too large for the grid"):
+        next(sampling.sample(Base(FirstCoordinate()), GridNoise(0.5, 255), centres, [Job(0, 0, 0, 1)], 0, 1, 8))
