@@ -162,8 +162,10 @@ IMAGE_KINDS = (
     "conv", "conv", "norm", "shift", "scale", "divide", "relu", "relu", "leaky", "sigmoid", "tanh", "max", "average",
     "pad", "slice", "concat", "add", "residual",
 )  # fmt: skip
-VECTOR_KINDS = ("linear", "norm", "shift", "scale", "divide", "relu", "relu", "leaky", "sigmoid", "tanh", "pad", "slice",
-                "concat", "add")  # fmt: skip
+VECTOR_KINDS = (
+    "linear", "norm", "shift", "scale", "divide", "relu", "relu", "leaky", "sigmoid", "tanh", "pad", "slice", "concat",
+    "add",
+)  # fmt: skip
 
 
 def _integers(rng: np.random.Generator, low: int, high: int, count: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 
 import exact_network as en
@@ -190,7 +191,7 @@ def test_a_larger_ball_never_has_smaller_bounds_of_a_linear_network(norm: c.Norm
     uppers = [
         bounds.difference_bounds(prepared, bounds.Ball(center, r, norm, None), 1, None)[1] for r in (0, 0.1, 0.5, 2)
     ]
-    assert all((a <= b).all() for a, b in zip(uppers, uppers[1:], strict=False))
+    assert all((a <= b).all() for a, b in itertools.pairwise(uppers))
     weight = network.nodes[1].weight.astype(np.float64)
     forms = weight - weight[1]
     order = {"Linf": 1, "L2": 2, "L1": np.inf}[norm]

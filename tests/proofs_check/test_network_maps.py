@@ -1,0 +1,131 @@
+"""The judge's maps: forward against exact arithmetic, adjoint against forward, windows against whole images."""
+
+from __future__ import annotations
+
+import exact_network as en
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from proofs_check import bounds, network
+from proofs_check import certificate as c
+from verifiers.plain import build
+
+F32 = np.float32
+Rng = np.random.Generator
+KINDS = ("linear", "conv", "norm", "shift", "scale", "divide", "average", "pad", "slice", "concat", "add", "residual")
+
+
+def affine_nodes(seed: int) -> tuple[Rng, bounds.Prepared, list[int]]:
+    rng = np.random.default_rng(seed)
+    prepared = bounds.prepare(en.random_network(rng, 6, KINDS))
+    return rng, prepared, [k for k, m in enumerate(prepared.maps) if m is not None]
+
+
+def random_inputs(rng: Rng, prepared: bounds.Prepared, k: int) -> list[NDArray[np.float64]]:
+    return [rng.normal(size=prepared.shapes[i]) for i in bounds.inputs_of(prepared.network.nodes[k])]
+
+
+def random_rows(rng: Rng, shape: tuple[int, ...], count: int, whole: bool) -> network.Rows:
+    """Rows on whole images, or on windows of random size and corner with zeros beyond the image."""
+    if whole:
+        return network.Rows(rng.normal(size=(count, *shape[1:], shape[0])), None)
+    h, w = (int(rng.integers(1, n + 1)) for n in shape[1:])
+    corner = np.stack([rng.integers(0, n - m + 1, count) for n, m in zip(shape[1:], (h, w), strict=True)], axis=1)
+    return network.Rows(rng.normal(size=(count, h, w, shape[0])), corner)
+
+
+def pair(rows: network.Rows, value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each row's linear form of a value, from the rows' definition alone."""
+    total = np.zeros(len(rows.values))
+    padded = np.pad(np.moveaxis(value, 0, -1), ((9, 29), (9, 29), (0, 0)))
+    for r, cells in enumerate(rows.values):
+        top, left = (0, 0) if rows.corner is None else rows.corner[r]
+        total[r] = (cells * padded[top + 9 : top + 9 + cells.shape[0], left + 9 : left + 9 + cells.shape[1]]).sum()
+    return total
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_map_computes_its_node(seed: int):
+    rng, prepared, nodes = affine_nodes(seed)
+    point = rng.uniform(size=prepared.network.input_shape)
+    exact = en.exact_values(prepared.network, en.exact(point))
+    values = [v.astype(float).reshape(s) for v, s in zip(exact, prepared.shapes, strict=True)]
+    for k in nodes:
+        mapping, node = prepared.maps[k], prepared.network.nodes[k]
+        assert mapping is not None
+        arguments = [values[i] for i in bounds.inputs_of(node)]
+        size = mapping.apply(*map(np.abs, arguments), absolute=True) + mapping.bias_size
+        assert (np.abs(mapping.apply(*arguments) + mapping.bias - values[k]) <= 1e-13 * size).all()
+        assert (np.abs(values[k]) <= size * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("seed", range(25))
+def test_adjoint_rows_are_the_forms_of_the_map(seed: int, whole: bool, absolute: bool):
+    rng, prepared, nodes = affine_nodes(seed)
+    for k in nodes:
+        mapping = prepared.maps[k]
+        assert mapping is not None
+        arguments = random_inputs(rng, prepared, k)
+        windows = not whole and prepared.shapes[k][1:] != (1, 1)
+        rows = random_rows(rng, prepared.shapes[k], 5, not windows)
+        before = rows.values.copy()
+        parts = mapping.adjoint(rows, absolute=absolute)
+        assert (rows.values == before).all(), "rows are shared: an adjoint must not change them"
+        expected = pair(rows, mapping.apply(*arguments, absolute=absolute))
+        found = sum(pair(p, a) for p, a in zip(parts, arguments, strict=True))
+        scale = pair(
+            network.Rows(np.abs(rows.values), rows.corner), mapping.apply(*map(np.abs, arguments), absolute=True)
+        )
+        assert (np.abs(expected - found) <= 1e-12 * (1 + scale)).all()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_rows_add_up_whatever_their_windows(seed: int):
+    rng = np.random.default_rng(seed)
+    shape = (2, 5, 6)
+    value = rng.normal(size=shape)
+    first, second = (random_rows(rng, shape, 4, bool(rng.integers(3) == 0)) for _ in range(2))
+    if seed % 2 and first.corner is not None and second.corner is not None:  # windows at one distance in every row
+        second = network.Rows(second.values, np.minimum(first.corner + 1, 0) + first.corner)
+    total = network.add(first, second, shape)
+    assert pair(total, value) == pytest.approx(pair(first, value) + pair(second, value), abs=1e-12)
+
+
+def test_rows_beyond_the_image_are_dropped():
+    values = np.ones((2, 2, 2, 1))
+    rows = network.settle(values.copy(), np.array([[-1, 3], [2, -1]]), False, (1, 4, 4))
+    assert pair(rows, np.ones((1, 4, 4))).tolist() == [1.0, 2.0]
+    gone = network.settle(values.copy(), np.array([9, 9]), True, (1, 4, 4))
+    assert not gone.values.any()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_parameters_are_taken_at_the_rows_cells(seed: int):
+    rng = np.random.default_rng(seed)
+    shape = (3, 4, 5)
+    rows = random_rows(rng, shape, 6, False)
+    assert rows.corner is not None
+    moved = network.Rows(rows.values, rows.corner + rng.integers(-2, 3, size=(6, 2)))
+    for parameter in (rng.normal(size=shape), rng.normal(size=(3, 1, 1))):
+        taken = np.broadcast_to(network.take(parameter, moved), rows.values.shape)
+        whole = np.broadcast_to(parameter, shape)
+        inside = network.Rows(rows.values * taken, moved.corner)
+        assert network.dot(rows.values, network.take(parameter, moved)) == pytest.approx(
+            inside.values.sum(axis=(1, 2, 3))
+        )
+        if parameter.shape == shape:
+            assert pair(moved, whole) == pytest.approx(inside.values.sum(axis=(1, 2, 3)))
+
+
+def test_interval_arithmetic_is_called_exact_only_where_it_is():
+    conv = c.Conv2d((1,), np.ones((2, 1, 2, 2), dtype=F32), np.zeros(2, dtype=F32), (1, 1), (0, 0, 0, 0), (1, 1), 1)
+    again = c.Conv2d((2,), np.ones((1, 2, 2, 2), dtype=F32), np.zeros(1, dtype=F32), (1, 1), (0, 0, 0, 0), (1, 1), 1)
+    nodes = [c.Input((1, 4, 4)), c.Shift((0,), np.ones((), dtype=F32)), conv, again, c.Flatten((3,))]
+    assert bounds.prepare(build(nodes)).box_exact == (True, True, True, False, False)
+    twice = [c.Input((2,)), c.Concat((0, 0)), c.Linear((1,), np.ones((2, 4), dtype=F32), np.zeros(2, dtype=F32))]
+    assert bounds.prepare(build(twice)).box_exact == (True, True, False)
+    added = [c.Input((2,)), c.Add((0, 0))]
+    assert bounds.prepare(build(added)).box_exact == (True, False)
