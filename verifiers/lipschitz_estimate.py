@@ -71,6 +71,25 @@ def estimate(maps: LinearMaps, balls: Balls, rows: Tensor, search: Search) -> Li
     return LipschitzEstimate(quotient, torch.maximum(at_quotient, at_gradient), points)
 
 
+def probability_gradients(maps: LinearMaps, balls: Balls, points: Tensor, temperature: float) -> Tensor:
+    """(N, K) lower bounds, rounded down, of sup ‖grad h_i‖ on each ball: the largest dual norm at `points`.
+
+    h = softmax(temperature z), grad h_i = T h_i sum_k (1[k = i] - h_k) grad z_k; points (N, R, *shape) of the balls.
+    """
+    count, number = points.shape[:2]
+    known = _at(maps, points.flatten(0, 1))
+    low, up = known.lower[-1], known.upper[-1]
+    h = torch.softmax(temperature * (low + up) / 2, dim=1)
+    eye = torch.eye(h.shape[1], dtype=torch.float64, device=h.device)
+    rows = temperature * h[:, :, None] * (eye - h[:, None, :])
+    norms = gradient_bounds(maps, slope_intervals(known), rows).dual_norm_lower(balls.norm)
+    # relative error of each h_k, from the width of z and the rounding of softmax
+    doubt = torch.expm1(4 * temperature * (up - low).amax(dim=1)) + 2.0**-40
+    alone = gradient_bounds(maps, slope_intervals(known), eye.expand(len(h), -1, -1)).dual_norm_upper(balls.norm)
+    wrong = torch.einsum("nik,nk->ni", temperature * h[:, :, None] * (eye + h[:, None, :]), alone)
+    return (norms - 4 * doubt[:, None] * wrong).clamp(min=0).reshape(count, number, -1).amax(dim=1)
+
+
 def _search(maps: LinearMaps, balls: Balls, rows: Tensor, search: Search) -> tuple[Tensor, Tensor]:
     """(N, R, *shape) float64 points with the largest quotient and the largest gradient found."""
     count, number = rows.shape[:2]
