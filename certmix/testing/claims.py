@@ -203,23 +203,27 @@ def ask(certifier: Certifier, problem: Problem, modules: Sequence[torch.nn.Modul
     x = torch.from_numpy(problem.inputs.copy())
     keywords = _keywords(certifier, problem)
     shape = (len(problem.inputs), problem.robust.classes)
+    slack = certifier.tolerance
     if certifier.protocol == "mix":
-        return _constant_class(problem, certifier.function(standard, robust, x, problem.alpha, **keywords))
+        return _constant_class(problem, slack, certifier.function(standard, robust, x, problem.alpha, **keywords))
     if certifier.protocol == "robust":
-        return _constant_class(problem, certifier.function(robust, x, **keywords))
+        return _constant_class(problem, slack, certifier.function(robust, x, **keywords))
     answer = certifier.function(robust, x, problem.radius, **{k: v for k, v in keywords.items() if k != "radius"})
     ball = np.full(shape[0], problem.radius)
     if certifier.protocol == "lipschitz":
-        return LipschitzTable(problem, ball, table(answer, shape))
+        return LipschitzTable(problem, ball, table(answer, shape) * (1 + slack) + slack)
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         raise ProtocolError(f"the certifier must return a pair (lower, upper), got {type(answer).__name__}")
     kind = LogitTable if certifier.protocol == "logits" else ProbabilityTable
-    return kind(problem, ball, table(answer[0], shape), table(answer[1], shape))
+    low, high = table(answer[0], shape), table(answer[1], shape)
+    if slack and kind is LogitTable:
+        low, high = low - slack * (1 + np.abs(low)), high + slack * (1 + np.abs(high))
+    return kind(problem, ball, low, high) if kind is LogitTable else kind(problem, ball, low - slack, high + slack)
 
 
-def _constant_class(problem: Problem, answer: object) -> ConstantClass:
+def _constant_class(problem: Problem, slack: float, answer: object) -> ConstantClass:
     found = radii(answer, len(problem.inputs))
-    return ConstantClass(problem, np.array([r if r is not None and claimed(r) else 0.0 for r in found]))
+    return ConstantClass(problem, np.array([r * (1 - slack) if r is not None and claimed(r) else 0.0 for r in found]))
 
 
 def _keywords(certifier: Certifier, problem: Problem) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), help=f"what the function answers ({protocols})".replace("%", "%%"))
     parser.add_argument("--budget", default="5m", help="time in all, as 90, 90s, 5m or 1h (default 5m)")
     parser.add_argument("--norms", help="comma-separated, of Linf, L1, L2, L3, … (default: the certifier's)")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="weaken answers by this relative amount (default 0)")
     parser.add_argument("--laws", help="comma-separated names of laws to try (default: all of the protocol)")
     parser.add_argument("--looser", help="module:function of a looser certifier, whose radii must be contained")
     parser.add_argument("--out", help="folder for one runnable script per broken law")
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--certifier module:function is required (or --list)")
     sys.path.insert(0, str(Path.cwd()))
     norms = arguments.norms.split(",") if arguments.norms else None
-    certifier = load(arguments.certifier, arguments.protocol, norms)
+    certifier = load(arguments.certifier, arguments.protocol, norms, arguments.tolerance)
     only = tuple(arguments.laws.split(",")) if arguments.laws else ()
     budget = seconds(arguments.budget)
     torch.set_num_threads(1)

@@ -35,7 +35,11 @@ class ProtocolError(UsageError):
 
 @dataclass(frozen=True)
 class Certifier:
-    """`function` answers `protocol`; `accepts`: the optional keywords it takes; `demands`: those without default."""
+    """`function` answers `protocol`; `accepts`: the optional keywords it takes; `demands`: those without default.
+
+    tolerance: answers are weakened by this relative amount before they are judged. 0 (the default) counts rounding
+    errors as the lies they are; 1e-6 lets certifiers pass that round without care but are right otherwise.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -43,6 +47,7 @@ class Certifier:
     norms: tuple[str, ...]
     accepts: frozenset[str]
     demands: frozenset[str]
+    tolerance: float = 0.0
 
     def takes(self, keyword: str) -> bool:
         """Whether the function has this optional keyword."""
@@ -50,7 +55,11 @@ class Certifier:
 
 
 def certifier(
-    function: Callable[..., Any], name: str = "", protocol: str | None = None, norms: Sequence[str] | None = None
+    function: Callable[..., Any],
+    name: str = "",
+    protocol: str | None = None,
+    norms: Sequence[str] | None = None,
+    tolerance: float = 0.0,
 ) -> Certifier:
     """Describe a function to the suite.
 
@@ -68,10 +77,12 @@ def certifier(
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     accepts = {p.name for p in parameters} if not anything else set(OPTIONAL)
     demands = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    return Certifier(name, function, protocol, norms, frozenset(accepts & set(OPTIONAL)), frozenset(demands))
+    return Certifier(name, function, protocol, norms, frozenset(accepts & set(OPTIONAL)), frozenset(demands), tolerance)
 
 
-def load(spec: str, protocol: str | None = None, norms: Sequence[str] | None = None) -> Certifier:
+def load(
+    spec: str, protocol: str | None = None, norms: Sequence[str] | None = None, tolerance: float = 0.0
+) -> Certifier:
     """The certifier named "module:function" (the function may be a dotted path inside the module).
 
     Raises UsageError, naming the part that is missing, where it cannot be imported.
@@ -87,7 +98,7 @@ def load(spec: str, protocol: str | None = None, norms: Sequence[str] | None = N
         if not hasattr(found, part):
             raise UsageError(f"module {module_name!r} has no {path!r}")
         found = getattr(found, part)
-    return certifier(found, spec, protocol, norms)
+    return certifier(found, spec, protocol, norms, tolerance)
 
 
 def radii(answer: object, count: int) -> list[float | None]:

@@ -52,20 +52,27 @@ def script(certifier: Certifier, broken: Counterexample) -> str:
     lines.append(f"point = {'None' if broken.point is None else _array(broken.point)}\n")
     lines.append(
         f"raise SystemExit(replay({certifier.name!r}, {certifier.protocol!r}, {broken.law!r}, example, "
-        f"{broken.row!r}, point))\n"
+        f"{broken.row!r}, point, tolerance={certifier.tolerance!r}))\n"
     )
     return "".join(lines)
 
 
 def replay(
-    spec: str, protocol: str, law: str, example: Any, row: int | None, point: NDArray[Any] | None, seed: int = 0
+    spec: str,
+    protocol: str,
+    law: str,
+    example: Any,
+    row: int | None,
+    point: NDArray[Any] | None,
+    seed: int = 0,
+    tolerance: float = 0.0,
 ) -> int:
     """Ask the certifier again; print what it says and whether the counterexample stands (1) or not (0).
 
     Raises UsageError where the certifier cannot be loaded.
     """
     sys.path.insert(0, str(Path.cwd()))
-    certifier = load(spec, protocol)
+    certifier = load(spec, protocol, tolerance=tolerance)
     if isinstance(example, Problem) and row is not None and point is not None:
         claims = ask(certifier, example)
         print(f"claimed radius: {claims.radius[row]!r} ({example.norm})")

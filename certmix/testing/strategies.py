@@ -128,11 +128,23 @@ def _conv(source: Source, shape: tuple[int, ...], classes: int, regime: Regime, 
     return nodes
 
 
+def _wide_conv(source: Source, shape: tuple[int, ...], classes: int, regime: Regime) -> list[c.Node]:
+    """A first layer whose window is the whole image, then perhaps a ReLU: its bounds are the dual norm's, no looser."""
+    weight, bias = source.numbers((1, *shape)) * np.float32(regime.scale), source.numbers((1,))
+    nodes: list[c.Node] = [c.Input(shape), c.Conv2d((0,), weight, bias, (1, 1), (0, 0, 0, 0), (1, 1), 1)]
+    if source.whole(0, 1):
+        nodes.append(c.Relu((1,)))
+    nodes.append(c.Flatten((len(nodes) - 1,)))
+    return [*nodes, _linear(source, len(nodes) - 1, classes, 1, regime.last)]
+
+
 def network(source: Source, kind: str, classes: int, regime: Regime, shape: tuple[int, ...] | None) -> c.PlainNetwork:
     """A network of this kind. shape: the input's, or None to draw one that fits the kind."""
-    image = kind in ("conv", "pooled") or (kind == "normalised" and source.whole(0, 1) == 1)
+    image = kind in ("conv", "pooled", "wide_conv") or (kind == "normalised" and source.whole(0, 1) == 1)
     if shape is None:
         shape = (source.whole(1, 2), source.whole(2, 3), 3) if image else (source.whole(1, 5),)
+    if kind == "wide_conv":
+        return build(_wide_conv(source, shape, classes, regime))
     if len(shape) == 3 and image:
         return build(_conv(source, shape, classes, regime, kind))
     nodes: list[c.Node] = [c.Input(shape)]

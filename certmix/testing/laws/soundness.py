@@ -105,6 +105,11 @@ LAWS: tuple[Law, ...] = (
         (solvers.by_closed_form, attack.by_gradient),
     ),
     _law(
+        "first_layers_respect_the_norm", POINTWISE, "Hoelder's inequality: the dual norm, for every p",
+        "a convolution over the whole image, whose exact bounds are the dual norm of its weights",
+        Wishes(kinds=("wide_conv", "linear"), batch=3, classes=3), (solvers.by_closed_form, attack.by_gradient),
+    ),
+    _law(
         "no_counterexample_near_critical_alpha", frozenset({"mix"}), "Lemma 3.2: alpha > 1/(1 + margin)",
         "alpha at 1/(1 + margin), at 1/2 and below it, at 1, with saturated and with flat classifiers",
         Wishes(

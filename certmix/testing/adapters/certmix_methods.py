@@ -1,0 +1,97 @@
+"""certmix's own methods, protocol "mix"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from certmix.certify import certify
+from certmix.outcomes import Certified, Method, Outcome
+from certmix.settings import Settings
+
+BOX = 64.0  # side of the domain, in multiples of the batch's reach, that a largest radius is searched in
+
+
+def margin(
+    standard: nn.Module,
+    robust: nn.Module,
+    x: Tensor,
+    alpha: float,
+    norm: str = "Linf",
+    temperature: float = 1.0,
+    domain: tuple[float, float] | None = None,
+) -> list[float | None]:
+    """Lemma 3.2 from network bounds, proven by the judge."""
+    return _ask("margin", False, standard, robust, x, alpha, norm, temperature, domain)
+
+
+def margin_with_standard(
+    standard: nn.Module,
+    robust: nn.Module,
+    x: Tensor,
+    alpha: float,
+    norm: str = "Linf",
+    temperature: float = 1.0,
+    domain: tuple[float, float] | None = None,
+) -> list[float | None]:
+    """Bounds of g and of h (MATH 6), for every alpha."""
+    return _ask("margin", True, standard, robust, x, alpha, norm, temperature, domain)
+
+
+def lipschitz(
+    standard: nn.Module,
+    robust: nn.Module,
+    x: Tensor,
+    alpha: float,
+    norm: str = "Linf",
+    temperature: float = 1.0,
+    domain: tuple[float, float] | None = None,
+) -> list[float | None]:
+    """Theorem 3.5 and (4a) from Lipschitz constants."""
+    return _ask("lipschitz", False, standard, robust, x, alpha, norm, temperature, domain)
+
+
+def fixed_radius(method: Method = "margin") -> Callable[..., list[float | None]]:
+    """The same, asked about one given radius (the keyword `radius` has no default)."""
+
+    def certifier(
+        standard: nn.Module, robust: nn.Module, x: Tensor, alpha: float, radius: float, norm: str = "Linf"
+    ) -> list[float | None]:
+        settings = Settings(alpha, norm=norm, radius=radius, domain=None, method=method, attack_steps=0)  # type: ignore[arg-type]
+        return _radii(certify(standard, robust, x, alpha=alpha, settings=settings))
+
+    return certifier
+
+
+margin_at_radius = fixed_radius()
+
+
+def _ask(
+    method: Method,
+    use_standard: bool,
+    standard: nn.Module,
+    robust: nn.Module,
+    x: Tensor,
+    alpha: float,
+    norm: str,
+    temperature: float,
+    domain: tuple[float, float] | None,
+) -> list[float | None]:
+    """Radii of certified inputs. Without a domain the search is given a box so wide that it does not cut the ball.
+
+    Attacks are off: the suite attacks, and a falsified input must show as the broken claim it would have been.
+    """
+    reach = BOX * (1 + float(x.abs().max()))
+    box = (-reach, reach) if domain is None else domain
+    settings = Settings(
+        alpha, norm=norm, temperature=temperature, domain=box, method=method, use_standard=use_standard, attack_steps=0  # type: ignore[arg-type]
+    )  # fmt: skip
+    found = _radii(certify(standard, robust, x, alpha=alpha, settings=settings))
+    # a claim speaks of the box only: beyond it the radius says nothing
+    inside = reach - float(x.abs().max())
+    return found if domain is not None else [None if r is None else min(r, inside) for r in found]
+
+
+def _radii(outcomes: list[Outcome]) -> list[float | None]:
+    return [outcome.radius if isinstance(outcome, Certified) else None for outcome in outcomes]
