@@ -31,9 +31,9 @@ class Head:
 
 
 def head(analysis: Analysis, alpha: float, temperature: float, steps: int, start: Tensor | None = None) -> Head:
-    """Box form, then the exponential form where it may help. Requires: alpha > 1/2. start: slopes (N, K, n) to start from.
+    """Box form, then the exponential form where it may help. start: slopes (N, K, n) to start from, or None.
 
-    Ensures: slack >= box_slack.
+    Requires: alpha > 1/2. Ensures: slack >= box_slack.
     """
     required = required_margin(alpha)
     own = own_class(analysis.predicted, analysis.upper.shape[1])

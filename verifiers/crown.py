@@ -72,7 +72,7 @@ class Analysis:
         return tuple(zlib.compress(w.tobytes(), 6) if w.size else None for w in data)
 
     def _open_elements(self) -> Tensor:
-        """(N, n) 1 where a ReLU-like element's sign is not known, a little generously: the judge's bounds differ by rounding."""
+        """(N, n) 1 where a ReLU-like element's sign may be open to the judge, whose bounds differ by rounding."""
         net, values = self.known.net, self.known.values
         parts: list[Tensor] = []
         for k in net.slope_ranges:
@@ -86,17 +86,20 @@ class Analysis:
 class Crown(Engine):
     """steps: tuning steps of the last pass, per rival; shared_steps: of the passes before it (far dearer).
 
-    dtype: "float32" or "float64". batch: inputs analysed at once.
+    precision: "float32" or "float64". batch: inputs analysed at once.
     """
 
-    steps: int = 8
+    steps: int = 0
     shared_steps: int = 0
-    dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     batch: int = 32
 
     def bounds(self, query: MarginQuery) -> LogitBounds:
         """See Engine.bounds."""
+        if not len(query.inputs):
+            empty = torch.zeros(0, query.network.classes, dtype=torch.float64)
+            return LogitBounds(empty, empty, ())
         network = self.prepare(query.network)
         parts = [self.analyse(part, network) for part in split(query, self.batch)]
         lower, upper = (torch.cat([getattr(p, name) for p in parts]) for name in ("lower", "upper"))
@@ -105,7 +108,7 @@ class Crown(Engine):
     def prepare(self, network: PlainNetwork) -> CrownNetwork:
         """The network's weights where and as this engine computes; reusable for many queries."""
         try:
-            return prepare(network, getattr(torch, self.dtype), torch.device(self.device))
+            return prepare(network, getattr(torch, self.precision), torch.device(self.device))
         except RuntimeError as error:
             raise EngineError(f"device {self.device!r} cannot be used: {error}") from error
 
@@ -154,7 +157,7 @@ def rivals_of(predicted: Tensor, classes: int) -> Tensor:
 
 def split(query: MarginQuery, size: int) -> Iterator[MarginQuery]:
     """The query in batches of at most `size` inputs."""
-    for i in range(0, max(1, len(query.inputs)), size):
+    for i in range(0, len(query.inputs), size):
         rows = slice(i, i + size)
         yield dataclasses.replace(
             query, inputs=query.inputs[rows], radius=query.radius[rows], predicted=query.predicted[rows]

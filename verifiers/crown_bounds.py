@@ -81,7 +81,7 @@ def relu_lines(lower: Tensor, upper: Tensor, slopes: Tensor, leak: float) -> Lin
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """What is known of N balls. values[k]: (lower, upper) of node k, each (N, *shape). slopes: (N, n), witness row 0."""
+    """values[k]: (lower, upper) of node k, (N, *shape) each, on N balls. slopes: (N, n), row 0 of the witness."""
 
     net: CrownNetwork
     ball: Ball
@@ -125,18 +125,18 @@ def concretise(rows: Rows, ball: Ball, sample: Tensor) -> Tensor:
 def backward(known: Bounds, pending: dict[int, Rows], sample: Tensor, lines: dict[int, Lines], cuts: bool) -> Tensor:
     """Upper bounds (R,) of sums of rows of several nodes.
 
-    sample: (R,) the input of each row. lines: of every ReLU-like node, one per input. cuts: also bound over
-    the box of values wherever all rows meet in one bounded node, and keep the least.
+    sample: (R,) the input of each row. lines: of every ReLU-like node, one per input. cuts: the least of the bounds
+    met on the way, over the boxes of the pending nodes' values at the start and before every nonlinearity.
     """
-    net = known.net
+    net, start = known.net, max(pending)
     pending = dict(pending)
     constant = torch.zeros((), dtype=net.dtype, device=net.device)
-    least: Tensor | None = None
-    while (k := max(pending)) > 0:
-        rows, node = pending.pop(k), net.nodes[k]
-        if cuts and not pending:
-            found = constant + _through_interval(rows, known.values[k], sample)
-            least = found if least is None else torch.minimum(least, found)
+    met: list[Tensor] = []
+    while pending and (k := max(pending)) > 0:
+        node = net.nodes[k]
+        if cuts and (k == start or isinstance(node, NONLINEAR)):
+            met.append(_reach(known, pending, constant, sample))
+        rows = pending.pop(k)
         if isinstance(node, SLOPED):
             pulled, extra = _through_lines(rows, lines[k], sample)
             parts: tuple[Rows, ...] = (pulled,)
@@ -149,10 +149,18 @@ def backward(known: Bounds, pending: dict[int, Rows], sample: Tensor, lines: dic
             constant = constant + extra
         for i, part in zip(net.parents(k), parts, strict=False):
             pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
-        if not pending:
-            return constant if least is None else torch.minimum(least, constant)
-    found = constant + concretise(pending[0], known.ball, sample)
-    return found if least is None else torch.minimum(least, found)
+    met.append(_reach(known, pending, constant, sample))
+    return torch.stack(torch.broadcast_tensors(*met)).amin(0) if len(met) > 1 else met[0]
+
+
+def _reach(known: Bounds, pending: dict[int, Rows], constant: Tensor, sample: Tensor) -> Tensor:
+    """Upper bounds from the boxes of the pending nodes' values; of the input, also from the ball."""
+    for k, rows in pending.items():
+        if k:
+            constant = constant + _through_interval(rows, known.values[k], sample)
+        else:
+            constant = constant + concretise(rows, known.ball, sample)
+    return constant
 
 
 def _through_lines(rows: Rows, lines: Lines, sample: Tensor) -> tuple[Rows, Tensor]:
@@ -259,8 +267,8 @@ def _tightened(known: Bounds, k: int, bounds: Interval) -> Interval:
 def _portions(net: CrownNetwork, k: int, sample: Tensor, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows in portions of a bounded size; of one input each where that alone fills a portion (`sample` ascending)."""
     size = _rows_at_once(net, k)
-    counts = torch.bincount(sample)
-    if net.device.type == "cpu" and len(sample) > size * ALONE * int((counts > 0).sum()):
+    counts = torch.unique_consecutive(sample, return_counts=True)[1]
+    if net.device.type == "cpu" and len(sample) > size * ALONE * len(counts):
         for s, i in zip(sample.split(counts.tolist()), index.split(counts.tolist()), strict=True):
             yield from zip(s.split(size), i.split(size), strict=True)
     else:
@@ -295,11 +303,11 @@ def functional_upper(known: Bounds, coefficients: Tensor, slopes: Tensor | None)
     """Upper bounds (N, J) of coefficients (N, J, K) . logits on each ball.
 
     slopes: (N, J, n), those of each row, or None for the shared ones.
-    Ensures: the smaller of the backward pass and of its cuts at the nonlinearities' inputs.
+    Ensures: the least of the backward pass and of its cuts at the nonlinearities.
     """
     n, j, _ = coefficients.shape
     last = len(known.net.nodes) - 1
-    flat = coefficients.reshape(n * j, -1)
+    flat = coefficients.flatten(0, 1)
     sample = torch.arange(n, device=flat.device).repeat_interleave(j)
     if slopes is None:
         return backward(known, {last: Rows(flat)}, sample, known.lines(known.slopes), True).view(n, j)

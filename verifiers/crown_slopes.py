@@ -43,7 +43,7 @@ def quantised(slopes: Tensor) -> Tensor:
 def tune_rows(
     known: Bounds, coefficients: Tensor, start: Tensor | None, goal: Tensor | None, tuning: Tuning
 ) -> tuple[Tensor, Tensor]:
-    """Smaller upper bounds (N, J) of coefficients (N, J, K) . logits, and the quantised slopes (N, J, n) that give them.
+    """Smaller upper bounds (N, J) of coefficients (N, J, K) . logits, and the quantised slopes (N, J, n) behind them.
 
     start: slopes to start from (None: the shared ones). goal: (N, J), rows below it are not tuned further.
     Ensures: no bound is above that of the shared slopes or of `start`.
@@ -98,7 +98,7 @@ def _tune(
 
 
 def tune_shared(net: CrownNetwork, ball: Ball, coefficients: Tensor, start: Tensor | None, tuning: Tuning) -> Bounds:
-    """Bounds of every layer from shared slopes tuned, through all passes, for the largest of each input's rows (N, J, K).
+    """Bounds of every layer, shared slopes tuned through all passes for each input's largest row of (N, J, K).
 
     start: (N, n) or None for the default rule. Ensures: no input's largest row bound is above that of `start`.
     """
@@ -136,7 +136,7 @@ def _soft_largest(upper: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Mover:
-    """Adam without bias correction, so that its first steps are large, on slopes in [leak, 1]. free: 1 where they move."""
+    """Adam without bias correction (large first steps) on slopes in [leak, 1]. free: 1 where they move."""
 
     value: Tensor
     free: Tensor
