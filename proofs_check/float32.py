@@ -23,9 +23,9 @@ SMALLEST = 2.0**-125  # more than any underflow error of one operation, flushed 
 
 
 def float_error(terms: int) -> float:
-    """2 (n + 8) 2^-24 >= gamma_(n + 8) / (1 - gamma_(n + 8)) of float32, for n < 2^20."""
+    """1.25 (n + 4) 2^-24 >= gamma_(n + 2) / (1 - gamma_(n + 2)) of float32, for n < 2^20."""
     need(terms < 2**20, "float32", f"sums of {terms} terms are not covered")
-    return (terms + 8) * 2.0**-23
+    return 1.25 * (terms + 4) * 2.0**-24
 
 
 def logit_error(values: Values) -> Array:
@@ -47,16 +47,31 @@ def logit_error(values: Values) -> Array:
 def _affine(node: c.Node, mapping: Map, values: Values, errors: list[Array]) -> Array:
     """|W| e carried on, plus the float32 rounding of a sum of that many products of computed numbers."""
     inputs = inputs_of(node)
-    carried = mapping.apply(*(errors[i] for i in inputs), absolute=True)
     if isinstance(node, (c.Flatten, c.Slice, c.Concat)):
-        return carried
-    reached = [values.magnitude(i) + errors[i] for i in inputs]
+        return mapping.apply(*(errors[i] for i in inputs), absolute=True)
+    off = [errors[i] + SMALLEST for i in inputs]  # a subnormal operand may count as zero
+    reached = [values.magnitude(i) + e for i, e in zip(inputs, off, strict=True)]
     size = mapping.apply(*reached, absolute=True) + mapping.bias_size
+    largest = max(float(r.max()) for r in reached)
+    tiny = SMALLEST * (mapping.terms + 4) * (1 + largest) * _stretch(node, mapping, largest)
     need(bool((size <= LARGEST).all()), "float32", "a value may overflow float32")
-    tiny = SMALLEST * mapping.terms * (1 + max(float(r.max()) for r in reached))
-    if isinstance(node, c.Pad):
-        return up(carried + 2.0**-23 * mapping.bias_size)  # the value, rounded to float32
-    return up(up(carried * (1 + 2.0**-20)) + up(float_error(mapping.terms) * size + tiny))
+    carried = mapping.apply(*off, absolute=True) * (1 + 2.0**-20)
+    return up(up(carried) + up(float_error(mapping.terms) * size + tiny))
+
+
+def _stretch(node: c.Node, mapping: Map, largest: float) -> float:
+    """How much a node's steps may magnify an underflow; rejects parameters whose intermediate results may overflow."""
+    if isinstance(node, c.AveragePool2d):
+        need(mapping.terms * largest <= LARGEST, "float32", "a sum may overflow float32")
+    if isinstance(node, c.Divide):
+        need(bool((np.abs(node.constant) >= 1 / LARGEST).all()), "float32", "a reciprocal may overflow float32")
+    if not isinstance(node, c.BatchNorm):
+        return 1.0
+    variance = node.variance.astype(np.float64) + node.epsilon
+    parts = (np.abs(node.scale), np.abs(node.shift), np.abs(node.mean) + largest, variance, 1 / variance)
+    scale, _, center, _, _ = sizes = [float(p.max()) for p in parts]
+    need(max(sizes) <= 2.0**40, "float32", "batch norm parameters may overflow float32")
+    return (1 + scale) * (1 + center)
 
 
 def _nonlinear(node: c.Node, values: Values, i: int, error: Array) -> Array:
