@@ -1,0 +1,64 @@
+"""Figure 2: accuracy of the mix as alpha runs — clean, under STD, ROB and MIX attacks, and the worst of all."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from certmix.attacks.ball import Ball
+from certmix.attacks.worst import mix_attack, transfer, worst
+from certmix.experiments.output import Line, plot, write
+from certmix.experiments.pair import Pair, percent
+from certmix.mixing import MixedClassifier, check_alpha
+
+NAME = "accuracy-vs-alpha"
+ALPHAS = (0.0, 0.2, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Percent of all inputs. std, rob: PGD on g, on h, transferred. mix: cross-entropy PGD on the mix (the paper's
+    adaptive attack). worst: survivors of every attack, the mix-aware ones included."""
+
+    alpha: float
+    clean: float
+    std: float
+    rob: float
+    mix: float
+    worst: float
+
+
+def measure(pair: Pair, alphas: Sequence[float], temperature: float) -> list[Accuracies]:
+    """The curves of Figure 2. The transferred points do not depend on alpha: they are computed once."""
+    of_g = pair.gather(lambda ball, labels: transfer(pair.standard, ball, labels, pair.budget))
+    of_h = pair.gather(lambda ball, labels: transfer(pair.robust, ball, labels, pair.budget))
+    return [_at(pair, MixedClassifier(pair.standard, pair.robust, a, temperature), of_g, of_h) for a in alphas]
+
+
+def _at(pair: Pair, mix: MixedClassifier, of_g: Tensor, of_h: Tensor) -> Accuracies:
+    clean = pair.correct(mix)
+    std, rob = (clean & (pair.predictions(mix, points) == pair.labels) for points in (of_g, of_h))
+    mixed = clean & ~pair.gather(lambda ball, labels: mix_attack(mix, ball, labels, pair.budget).found)
+
+    def rest(ball: Ball, labels: Tensor) -> Tensor:
+        members = ("floor", "margin", "dlr", "floor_targeted")
+        return ~worst(mix, ball, labels, pair.budget, members).found
+
+    survivors = std & rob & mixed & pair.gather(rest)
+    return Accuracies(mix.alpha, percent(clean), percent(std), percent(rob), percent(mixed), percent(survivors))
+
+
+def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
+    alphas = [check_alpha(a) for a in options.alphas or ALPHAS]
+    found = measure(pair, alphas, options.temperature)
+    columns = ("alpha", "clean", "std", "rob", "mix", "worst")
+    rows = [[getattr(row, name) for name in columns] for row in found]
+    settings = {**pair.settings(), "temperature": options.temperature}
+    lines = [Line(name, tuple(alphas), tuple(getattr(r, name) for r in found)) for name in columns[1:]]
+    title = f"accuracy of the mix, {pair.norm} {pair.radius:.4g}, {len(pair.inputs)} inputs"
+    plot(out / f"{NAME}.png", lines, "alpha", "accuracy (%)", title)
+    write(out, NAME, settings, title, columns, rows)

@@ -1,0 +1,64 @@
+"""Every experiment ends as a table on the terminal, a JSON file with its settings, and a figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: its name in the legend, abscissae and ordinates."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    style: str = "o-"
+
+
+def write(
+    out: Path, name: str, settings: dict[str, Any], title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Print the table and write `out`/NAME.json: {"experiment", "settings", "columns", "rows"}."""
+    out.mkdir(parents=True, exist_ok=True)
+    table = Table(title=title)
+    for column in header:
+        table.add_column(column, justify="left" if column in ("mix", "curve", "model") else "right")
+    for row in rows:
+        table.add_row(*[_cell(value) for value in row])
+    Console().print(table)
+    content = {"experiment": name, "settings": settings, "columns": list(header), "rows": [list(r) for r in rows]}
+    text = json.dumps(content, indent=1, allow_nan=False)
+    (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    Console().print(f"written to {out}: {name}.json, {name}.png")
+
+
+def plot(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str) -> None:
+    """A figure of `lines` as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for line in lines:
+        axes.plot(line.x, line.y, line.style, label=line.name, markersize=3.5)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "—"
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
