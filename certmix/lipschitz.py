@@ -112,10 +112,9 @@ def global_pairs(maps: LinearMaps, request: Request) -> GlobalPairs:
     return GlobalPairs(values, source, tuple(notes))
 
 
-def measure(
-    network: PlainNetwork, inputs: Tensor, request: Request, overall: GlobalPairs, maps: LinearMaps
-) -> Measurement:
+def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalPairs) -> Measurement:
     """Constants and radii of one batch. Raises EngineError."""
+    network = maps.network
     count, classes = len(inputs), network.classes
     radius = torch.full((count,), request.radius, dtype=torch.float64)
     known = local_bounds(maps, inputs, radius, request.norm, request.domain)

@@ -1,0 +1,414 @@
+"""The Lipschitz rules: exact thresholds on linear networks, forgeries, soundness of whatever passes."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flint import arb, arb_mat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proofs_check import bounds, jacobian
+from proofs_check import certificate as c
+from proofs_check.certificate import Assumption, Claim, RejectedError, Smoothing
+from proofs_check.parse import array_sha256
+from proofs_check.rules.case import Case
+from proofs_check.rules.lipschitz import (
+    EngineRelaxedLipschitz,
+    LocalLipschitz,
+    RelaxedLipschitz,
+    engine_relaxed_lipschitz,
+    local_lipschitz,
+    relaxed_lipschitz,
+)
+from proofs_check.rules.lipsdp import GlobalLipschitz, global_lipschitz, need_constants, positive_definite
+from verifiers.plain import PlainModule, build
+
+NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
+ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
+DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
+
+
+def array(g: np.random.Generator, *shape: int) -> np.ndarray:
+    return g.normal(size=shape).astype(np.float32)
+
+
+def mlp(seed: int, widths: tuple[int, ...] = (4, 6, 5, 3), activation: str = "relu") -> c.PlainNetwork:
+    g = np.random.default_rng(seed)
+    kinds = {"relu": c.Relu, "leaky": lambda i: c.LeakyRelu(i, 0.3), "sigmoid": c.Sigmoid, "tanh": c.Tanh}
+    nodes: list[c.Node] = [c.Input((widths[0],))]
+    for n, (a, b) in enumerate(itertools.pairwise(widths)):
+        nodes.append(c.Linear((len(nodes) - 1,), array(g, b, a), array(g, b)))
+        if n < len(widths) - 2:
+            nodes.append(kinds[activation]((len(nodes) - 1,)))
+    return build(nodes)
+
+
+def case_of(network: c.PlainNetwork, x: np.ndarray) -> Case:
+    return Case(bounds.prepare(network), None, x.astype(np.float32))
+
+
+def claim_of(case: Case, **kw: object) -> Claim:
+    z = PlainModule(case.robust.network).double()(torch.from_numpy(case.input)[None].double())[0]
+    given: dict = {
+        "norm": "L2", "radius": 0.01, "alpha": 0.9, "temperature": 1.0, "predicted": int(z.argmax()),
+        "class_of": "robust", "domain": None, "semantics": "real", "robust": case.robust.network.sha256,
+        "standard": None, "input": array_sha256(case.input), "smoothing": None,
+    }  # fmt: skip
+    return Claim(**(given | kw))
+
+
+def derived(case: Case, claim: Claim) -> tuple[float, ...]:
+    values = bounds.value_bounds(case.robust, case.ball(claim), None)
+    return tuple(jacobian.difference_constants(values, claim.predicted).tolist())
+
+
+def local(case: Case, claim: Claim, theorem: str = "4a", factor: float = 1.0) -> frozenset[Assumption]:
+    stated = tuple(v * factor for v in derived(case, claim))
+    return local_lipschitz(claim, LocalLipschitz(theorem, stated, None), case)  # type: ignore[arg-type]
+
+
+def passes(check: object, *arguments: object) -> bool:
+    try:
+        check(*arguments)  # type: ignore[operator]
+    except RejectedError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- two classes, linear: the truth is known
+
+
+def two_classes(norm: c.Norm, alpha: float, temperature: float) -> tuple[Case, float]:
+    """A linear network of two classes and the exact radius at which the claim stops being true."""
+    g = np.random.default_rng(3)
+    weight = array(g, 2, 5)
+    network = build([c.Input((5,)), c.Linear((0,), weight, np.array([3.0, 0.0], np.float32))])
+    case = case_of(network, array(g, 5))
+    exact = weight.astype(np.float64)
+    z = exact @ case.input.astype(np.float64) + [3.0, 0.0]
+    gap = abs(z[0] - z[1])
+    mu = (1 - alpha) / alpha
+    slope = np.linalg.norm(exact[0] - exact[1], ord=DUAL[norm])
+    return case, (gap - math.log((1 + mu) / (1 - mu)) / temperature) / slope
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.6, 3.0), (0.9, 1.0), (1.0, 0.5)])
+def test_on_a_linear_network_of_two_classes_the_exact_radius_separates_accepted_from_rejected(
+    norm: c.Norm, alpha: float, temperature: float
+) -> None:
+    case, exact = two_classes(norm, alpha, temperature)
+    assert exact > 0.1
+    inside = claim_of(case, norm=norm, alpha=alpha, temperature=temperature, radius=exact * (1 - 1e-7))
+    outside = replace(inside, radius=exact * (1 + 1e-9))
+    assert local(case, inside) == frozenset()
+    assert relaxed_lipschitz(inside, RelaxedLipschitz(None), case) == frozenset()
+    assert not passes(local, case, outside)
+    assert not passes(relaxed_lipschitz, outside, RelaxedLipschitz(None), case)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_theorem_3_5_is_accepted_up_to_its_formula_and_never_where_4a_is_not(norm: c.Norm) -> None:
+    case, _ = two_classes(norm, 0.7, 1.0)
+    claim = claim_of(case, norm=norm, alpha=0.7)
+    z = PlainModule(case.robust.network).double()(torch.from_numpy(case.input)[None].double())[0].tolist()
+    m0 = math.tanh(abs(z[0] - z[1]) / 2)
+    weight = case.robust.network.nodes[1].weight.astype(np.float64)  # type: ignore[union-attr]
+    exact = 2 * (m0 - 0.3 / 0.7) / np.linalg.norm(weight[0] - weight[1], ord=DUAL[norm])
+    assert exact > 0
+    assert passes(local, case, replace(claim, radius=exact * (1 - 1e-7)), "3.5")
+    assert passes(local, case, replace(claim, radius=exact * (1 - 1e-7)), "4a")
+    assert not passes(local, case, replace(claim, radius=exact * (1 + 1e-9)), "3.5")
+
+
+# ---------------------------------------------------------------- forgeries
+
+
+def small_case(seed: int = 0) -> tuple[Case, Claim]:
+    """An MLP at an input with a clear winner, and a radius that is easily certified."""
+    for attempt in range(100):
+        network = mlp(seed + 100 * attempt)
+        case = case_of(network, array(np.random.default_rng(attempt), 4))
+        claim = claim_of(case, radius=1e-3, alpha=0.8)
+        if passes(local, case, claim):
+            return case, claim
+    raise AssertionError("no certifiable case found")
+
+
+def test_constants_stated_below_the_proven_ones_are_rejected_and_larger_ones_cost_radius() -> None:
+    case, claim = small_case()
+    assert local(case, claim) == frozenset()
+    with pytest.raises(RejectedError, match="is below the proven bound"):
+        local(case, claim, factor=1 - 1e-12)
+    with pytest.raises(RejectedError, match="does not reach"):
+        local(case, claim, factor=1e6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v, y: v[:-1], "must have 3 entries"),
+        (lambda v, y: tuple(-x for x in v), "must be >= 0"),
+        (lambda v, y: tuple(x + (j == y) for j, x in enumerate(v)), "predicted class must be 0"),
+    ],
+)
+def test_malformed_constants_are_rejected(change: object, message: str) -> None:
+    case, claim = small_case()
+    stated = change(derived(case, claim), claim.predicted)  # type: ignore[operator]
+    with pytest.raises(RejectedError, match=message):
+        local_lipschitz(claim, LocalLipschitz("4a", stated, None), case)
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"radius": 50.0}, "constants"),
+        ({"alpha": 0.5000001}, "margin"),
+        ({"temperature": 1e-6}, "margin"),
+        ({"semantics": "float32"}, "semantics"),
+        ({"class_of": "mix"}, "class_of"),
+        ({"smoothing": Smoothing(0.5, "soft", 0.01)}, "smoothing"),
+    ],
+)
+def test_a_changed_claim_is_rejected(change: dict, step: str) -> None:
+    case, claim = small_case()
+    evidence = LocalLipschitz("4a", derived(case, claim), None)
+    assert local_lipschitz(claim, evidence, case) == frozenset()
+    with pytest.raises(RejectedError) as error:
+        local_lipschitz(replace(claim, **change), evidence, case)
+    assert error.value.step == step
+
+
+def test_another_class_is_rejected() -> None:
+    case, claim = small_case()
+    other = replace(claim, predicted=(claim.predicted + 1) % 3)
+    with pytest.raises(RejectedError, match="strict argmax"):
+        local_lipschitz(other, LocalLipschitz("4a", derived(case, claim), None), case)
+
+
+def test_engine_bounds_carry_the_assumption_and_forged_ones_are_rejected() -> None:
+    case, claim = small_case()
+    lower, upper = bounds.difference_bounds(case.robust, case.ball(claim), claim.predicted, None)
+    honest = EngineRelaxedLipschitz("any", tuple(lower.tolist()), tuple(upper.tolist()))
+    assert engine_relaxed_lipschitz(claim, honest, case) == frozenset({Assumption.ENGINE_TRUSTED})
+    away = EngineRelaxedLipschitz("any", tuple((lower - 9).tolist()), tuple((upper - 9).tolist()))
+    with pytest.raises(RejectedError, match="entry of the predicted class"):
+        engine_relaxed_lipschitz(claim, away, case)
+    moved = np.where(np.arange(3) == claim.predicted, 0.0, 9.0)
+    bad = EngineRelaxedLipschitz("any", tuple((lower - moved).tolist()), tuple((upper - moved).tolist()))
+    with pytest.raises(RejectedError, match="exclude the input's own"):
+        engine_relaxed_lipschitz(claim, bad, case)
+    loose = EngineRelaxedLipschitz("any", tuple((lower - moved).tolist()), tuple((upper + moved).tolist()))
+    with pytest.raises(RejectedError, match="relaxed constants do not reach"):
+        engine_relaxed_lipschitz(claim, loose, case)
+
+
+# ---------------------------------------------------------------- soundness of what passes
+
+
+def all_layers(seed: int) -> c.PlainNetwork:
+    g = np.random.default_rng(seed)
+    conv = c.Conv2d((0,), array(g, 4, 2, 2, 2), array(g, 4), (1, 1), (1, 0, 0, 1), (1, 1), 1)
+    return build(
+        [
+            c.Input((2, 4, 4)),
+            conv,
+            c.BatchNorm((1,), array(g, 4), array(g, 4), array(g, 4), abs(array(g, 4)), 1e-5),
+            c.Relu((2,)),
+            c.MaxPool2d((3,), (2, 2), (1, 1), (1, 0, 0, 0)),
+            c.Tanh((4,)),
+            c.Add((5, 4)),
+            c.Concat((6, 5)),
+            c.Scale((7,), array(g, 8, 1, 1)),
+            c.Divide((8,), np.float32(1) + abs(array(g, 8, 1, 1))),
+            c.Slice((9,), (0, 0, 0), (8, 4, 3), (1, 1, 1)),
+            c.Pad((10,), (0, 1, 0), (0, 0, 1), 0.5),
+            c.AveragePool2d((11,), (2, 2), (2, 2), (1, 0, 0, 0), False),
+            c.Sigmoid((12,)),
+            c.Flatten((13,)),
+            c.Shift((14,), array(g, 48)),
+            c.Linear((15,), array(g, 3, 48), array(g, 3)),
+        ]
+    )
+
+
+def points_of(ball: bounds.Ball, count: int, seed: int) -> torch.Tensor:
+    g = np.random.default_rng(seed)
+    move = g.normal(size=(count, ball.center.size))
+    move = np.sign(move) if ball.norm == "Linf" else move**5 if ball.norm == "L1" else move
+    share = g.random((count, 1)) ** 0.2 * (1 - 1e-9)
+    move *= ball.radius * share / np.linalg.norm(move, ord=ORDER[ball.norm], axis=1, keepdims=True)
+    return torch.from_numpy(ball.center.astype(np.float64) + move.reshape(count, *ball.center.shape))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", ["relu", "leaky", "sigmoid", "tanh", "layers"])
+def test_no_sampled_gradient_exceeds_the_judges_constants(kind: str, norm: c.Norm) -> None:
+    for seed, radius in itertools.product(range(3), (0.0, 0.05, 0.6)):
+        network = all_layers(seed) if kind == "layers" else mlp(seed, activation=kind)
+        x = np.random.default_rng(seed).random(network.input_shape).astype(np.float32)
+        ball = bounds.Ball(x, radius, norm, None)
+        values = bounds.value_bounds(bounds.prepare(network), ball, None)
+        points = points_of(ball, 150, seed).requires_grad_()
+        z = PlainModule(network).double()(points)
+        for y in range(3):
+            constants = jacobian.difference_constants(values, y)
+            assert constants[y] == 0
+            for j in {0, 1, 2} - {y}:
+                (gradient,) = torch.autograd.grad((z[:, j] - z[:, y]).sum(), points, retain_graph=True)
+                sizes = np.linalg.norm(gradient.reshape(150, -1).numpy(), ord=DUAL[norm], axis=1)
+                # the sampled gradients themselves are rounded
+                assert sizes.max() * (1 - 1e-13) <= constants[j]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(NORMS), st.floats(0.51, 1.0), st.floats(0.2, 4.0))
+def test_no_point_of_an_accepted_ball_breaks_the_required_margin(
+    seed: int, norm: c.Norm, alpha: float, temperature: float
+) -> None:
+    case = case_of(mlp(seed), array(np.random.default_rng(seed), 4))
+    model = PlainModule(case.robust.network).double()
+    for radius in (1.0, 0.3, 0.1, 0.03, 0.01):
+        claim = claim_of(case, norm=norm, alpha=alpha, temperature=temperature, radius=radius)
+        if not (passes(local, case, claim) or passes(relaxed_lipschitz, claim, RelaxedLipschitz(None), case)):
+            continue
+        h = torch.softmax(temperature * model(points_of(case.ball(claim), 300, seed)), dim=1)
+        rival = h.clone()
+        rival[:, claim.predicted] = -1
+        assert bool((alpha * (h[:, claim.predicted] - rival.amax(dim=1)) > 1 - alpha).all())
+        return
+
+
+# ---------------------------------------------------------------- LipSDP
+
+
+def encoded(multipliers: np.ndarray) -> str:
+    return base64.b64encode(multipliers.astype("<f4").tobytes()).decode()
+
+
+def least_proven(network: c.PlainNetwork, multipliers: np.ndarray, start: float) -> float | None:
+    """The least power of 1.02 times `start` that the judge proves for every difference from class 0, if any."""
+    prepared = bounds.prepare(network)
+    for power in range(-200, 500, 2):
+        stated = np.full(network.classes, start * 1.02**power)
+        stated[0] = 0
+        if passes(need_constants, prepared, 0, stated, multipliers):
+            return float(stated[1])
+    return None
+
+
+def largest_gradient(network: c.PlainNetwork, count: int = 4000) -> float:
+    g = torch.Generator().manual_seed(0)
+    points = (torch.randn((count, *network.input_shape), generator=g, dtype=torch.float64) * 3).requires_grad_()
+    z = PlainModule(network).double()(points)
+    sizes = [
+        torch.autograd.grad((z[:, j] - z[:, 0]).sum(), points, retain_graph=True)[0].flatten(1).norm(dim=1).max()
+        for j in range(1, network.classes)
+    ]
+    return float(max(sizes))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["relu", "leaky", "sigmoid", "tanh"]), st.floats(-4, 4))
+def test_whatever_multipliers_are_sent_nothing_below_a_sampled_gradient_is_proven(
+    seed: int, activation: str, scale: float
+) -> None:
+    network = mlp(seed, (3, 4, 3), activation)
+    g = np.random.default_rng(seed)
+    multipliers = np.exp(g.normal(size=(3, 4)) * 2 + scale).astype(np.float32).astype(np.float64)
+    truth = largest_gradient(network)
+    stated = np.array([0.0, truth * 0.999, truth * 0.999])
+    assert not passes(need_constants, bounds.prepare(network), 0, stated, multipliers)
+
+
+def test_good_multipliers_prove_a_constant_and_their_sign_and_count_are_checked() -> None:
+    network = mlp(2, (3, 8, 3))
+    multipliers = np.ones((3, 8)) * 10.0
+    found = least_proven(network, multipliers, largest_gradient(network))
+    assert found is not None
+    assert largest_gradient(network) <= found
+    case = case_of(network, array(np.random.default_rng(0), 3))
+    claim = claim_of(case, radius=1e-9, alpha=1.0)
+    constants = tuple(0.0 if j == claim.predicted else 1e3 for j in range(3))
+    good = np.full((3, 8), 100.0)
+    assert global_lipschitz(claim, GlobalLipschitz("4a", constants, encoded(good)), case) == frozenset()
+    bad = good.copy()
+    bad[(claim.predicted + 1) % 3, 4] = -1e-3
+    for forged, message in [
+        (encoded(bad), "must be >= 0"),
+        (encoded(good[:, 1:]), "must be 96 bytes"),
+        ("?", "base64"),
+    ]:
+        with pytest.raises(RejectedError, match=message):
+            global_lipschitz(claim, GlobalLipschitz("4a", constants, forged), case)
+    bad[(claim.predicted + 1) % 3, 4] = np.nan
+    assert not passes(global_lipschitz, claim, GlobalLipschitz("4a", constants, encoded(bad)), case)
+    small = tuple(v * 1e-4 for v in constants)
+    with pytest.raises(RejectedError, match="is not proven by its multipliers"):
+        global_lipschitz(claim, GlobalLipschitz("4a", small, encoded(good)), case)
+
+
+def test_full_coupling_is_not_accepted_by_any_diagonal() -> None:
+    """Two identical neurons with opposite output weights: the exact constant is 0 only with coupled multipliers."""
+    weight = np.ones((2, 1), np.float32)
+    network = build(
+        [
+            c.Input((1,)),
+            c.Linear((0,), weight, np.zeros(2, np.float32)),
+            c.Relu((1,)),
+            c.Linear((2,), np.array([[1, -1], [0, 0]], np.float32), np.zeros(2, np.float32)),
+        ]
+    )
+    for scale in (0.1, 0.5, 1.0, 2.0, 10.0):
+        stated = np.array([0.0, 0.4])
+        assert not passes(need_constants, bounds.prepare(network), 0, stated, np.full((2, 2), scale))
+
+
+def test_max_pooling_has_no_multipliers() -> None:
+    network = all_layers(0)
+    with pytest.raises(RejectedError, match="MaxPool2d"):
+        need_constants(bounds.prepare(network), 0, np.zeros(3), np.ones((3, 500)))
+
+
+@pytest.mark.parametrize("least", [1e-3, 1e-9, 0.0, -1e-12, -1.0])
+def test_only_proven_positive_definiteness_passes(least: float) -> None:
+    g = np.random.default_rng(0)
+    basis = np.linalg.qr(g.normal(size=(6, 6)))[0]
+    eigenvalues = [arb(least), arb(1), arb(2), arb(3), arb(4), arb(5)]
+    exact = arb_mat(6, 6, [arb(float(v)) for v in basis.ravel()])
+    diagonal = arb_mat(6, 6, [eigenvalues[i] if i == j else arb(0) for i in range(6) for j in range(6)])
+    assert positive_definite(exact * diagonal * exact.transpose()) == (least > 0)
+
+
+def test_an_uncertain_matrix_is_not_called_positive_definite() -> None:
+    wide = arb(1, 2)
+    assert not positive_definite(arb_mat(2, 2, [arb(1), wide, wide, arb(2)]))
+
+
+def test_global_constants_serve_the_other_norms_with_their_factor() -> None:
+    network = mlp(5, (3, 8, 3))
+    inputs = np.random.default_rng(1).normal(size=(200, 3)) * 3
+    z = PlainModule(network).double()(torch.from_numpy(inputs)).sort(dim=1).values
+    case = case_of(network, inputs[int((z[:, -1] - z[:, -2]).argmax())])
+    claim = claim_of(case, alpha=0.9)
+    constants = tuple(0.0 if j == claim.predicted else 60.0 for j in range(3))
+    evidence = GlobalLipschitz("4a", constants, encoded(np.full((3, 8), 30.0)))
+
+    def radius(norm: c.Norm) -> float:
+        low, high = 0.0, 2.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            good = passes(global_lipschitz, replace(claim, norm=norm, radius=middle), evidence, case)
+            low, high = (middle, high) if good else (low, middle)
+        return low
+
+    by_norm = {norm: radius(norm) for norm in NORMS}
+    assert by_norm["L2"] == by_norm["L1"] > 0.01
+    assert by_norm["L2"] / math.sqrt(3) * (1 - 1e-6) <= by_norm["Linf"] <= by_norm["L2"] / math.sqrt(3) * (1 + 1e-6)
