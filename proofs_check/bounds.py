@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,6 @@ from proofs_check.relaxations import (
     hinted_slopes,
     monotone,
     pool_lines,
-    pool_sliding,
     relu_lines,
     relu_slope,
 )
@@ -233,7 +232,8 @@ def _append_nonlinear(values: Values, k: int, node: Any, i: int) -> None:
         lines = relu_lines(lower, upper, slope, _hint(values, k, 0))
     else:
         lines = pool_lines(lower, upper, node) if curve is None else curve_lines(lower, upper, curve)
-    values.append(*monotone(node, lower, upper), None, lines.charged(magnitude, lower.size))
+    cells = max(lower.size, math.prod(values.prepared.shapes[k]))  # pooling may have more cells than its input
+    values.append(*monotone(node, lower, upper), None, lines.charged(magnitude, cells))
 
 
 def _hint(values: Values, k: int, row: int) -> Array | None:
@@ -319,22 +319,21 @@ def _replace(
 
 def _step(values: Values, k: int, rows: Rows, hint_rows: Sequence[int] | None) -> tuple[Sequence[Rows], Array]:
     """Replace node k's value by its inputs': their rows, and what to add to the constant."""
-    mapping, lines, charge = values.prepared.maps[k], values.lines[k], values.charges[k]
+    mapping, lines, charge = values.prepared.maps[k], cast("Lines", values.lines[k]), values.charges[k]
     if mapping is not None:
         cost = np.zeros(len(rows.values))
         if charge is not None:
             cost = dot(rows.values, take(mapping.bias, rows)) + up(dot(np.abs(rows.values), take(charge, rows)))
         return mapping.adjoint(rows), up(cost)
-    if lines is None:
-        raise RejectedError("bounds", f"node {k} has no relaxation")
     positive = np.maximum(rows.values, 0.0)
     negative = rows.values - positive
     cost = dot(positive, take(lines.upper_intercept, rows)) + dot(negative, take(lines.lower_intercept, rows))
     positive *= take(lines.upper_slope, rows)
     negative *= _lower_slopes(values, k, rows, lines, hint_rows)
     result = Rows(positive + negative, rows.corner)  # one of the two is zero: exact
-    if lines.select is not None:
-        result = _spread_selected(values, k, result, lines.select)
+    if lines.selection is not None:
+        (i,) = inputs_of(values.prepared.network.nodes[k])
+        result = lines.selection.spread(result, values.prepared.shapes[i])
     return [result], up(cost)
 
 
@@ -347,17 +346,6 @@ def _lower_slopes(values: Values, k: int, rows: Rows, lines: Lines, hint_rows: S
     start, shape = values.prepared.slope_start[k], values.prepared.shapes[k]
     own = hints.slopes[list(hint_rows), start : start + math.prod(shape)].reshape(-1, *shape)
     return np.moveaxis(hinted_slopes(values.lower[i], values.upper[i], slope, own), 1, -1)  # such rows are whole
-
-
-def _spread_selected(values: Values, k: int, rows: Rows, select: Array) -> Rows:
-    """Coefficients of max-pooled cells -> of the input cell selected in each window."""
-    node = values.prepared.network.nodes[k]
-    if not isinstance(node, c.MaxPool2d):
-        raise RejectedError("bounds", f"node {k} is no pooling")
-    tap = np.arange(math.prod(node.kernel)).reshape(*node.kernel, 1)
-    taken = take(select, rows)[..., None, None, :] == tap
-    taps = rows.values[:, :, :, None, None, :] * taken
-    return pool_sliding(node).spread(rows, taps, values.prepared.shapes[inputs_of(node)[0]])
 
 
 def _reach(values: Values, k: int, rows: Rows) -> Array:

@@ -50,7 +50,7 @@ def take(parameter: Array, rows: Rows) -> Array:
         return last
     h, w = rows.values.shape[1:3]
     before = np.maximum(-rows.corner.min(axis=0), 0)
-    after = np.maximum(rows.corner.max(axis=0) + (h, w) - last.shape[:2], 0)
+    after = np.maximum(rows.corner.max(axis=0) + np.array([h, w]) - last.shape[:2], 0)
     padded = np.pad(last, ((before[0], after[0]), (before[1], after[1]), (0, 0)))
     s0, s1, s2 = padded.strides
     shape = (padded.shape[0] - h + 1, padded.shape[1] - w + 1, h, w, last.shape[2])
@@ -84,9 +84,9 @@ def settle(values: Array, corner: IntArray, whole: bool, shape: Shape) -> Rows:
             members = np.flatnonzero(index.ravel() == k)
             result[members] = _place(values[members], cell, shape)
         return Rows(result, None)
-    y = corner[:, :1] + np.arange(h)
-    x = corner[:, 1:] + np.arange(w)
-    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    y: IntArray = corner[:, :1] + np.arange(h)
+    x: IntArray = corner[:, 1:] + np.arange(w)
+    inside: NDArray[np.bool_] = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     partly = np.flatnonzero(~inside.all(axis=(1, 2)))
     values[partly] *= inside[partly][..., None]
     return Rows(values, corner)

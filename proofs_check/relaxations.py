@@ -6,26 +6,42 @@ lower_slope y + lower_intercept <= f(y) <= upper_slope y + upper_intercept on [l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flint import arb
+from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check.network import Sliding
+from proofs_check.network import Rows, Shape, Sliding, take
 from proofs_check.rounding import Array, down, enclose, sum_error, up
 
 
 @dataclass(frozen=True, eq=False)
+class Selection:
+    """The input cell, by its tap in the window, that stands for each max-pooled one."""
+
+    sliding: Sliding
+    tap: Array
+
+    def spread(self, rows: Rows, shape: Shape) -> Rows:
+        """Coefficients of pooled cells -> of the selected cells of the input, an image of `shape`."""
+        taps = np.arange(math.prod(self.sliding.kernel)).reshape(*self.sliding.kernel, 1)
+        selected = take(self.tap, rows)[..., None, None, :] == taps
+        return self.sliding.spread(rows, rows.values[:, :, :, None, None, :] * selected, shape)
+
+
+@dataclass(frozen=True, eq=False)
 class Lines:
-    """Slopes and intercepts, images; max pooling applies them to the input cell in tap `select` of each window."""
+    """Slopes and intercepts, images; max pooling applies them to the selected input cells."""
 
     upper_slope: Array
     upper_intercept: Array
     lower_slope: Array
     lower_intercept: Array
-    select: Array | None = None
+    selection: Selection | None = None
 
     def charged(self, magnitude: Array, terms: int) -> Lines:
         """The lines moved outward by what a backward pass rounds when it applies them.
@@ -38,7 +54,7 @@ class Lines:
             np.abs(self.upper_intercept) + np.abs(self.upper_slope) * magnitude
         )
         bottom = self.lower_intercept - sum_error(terms) * (np.abs(self.lower_intercept) + slope * magnitude)
-        return Lines(self.upper_slope, up(top), self.lower_slope, down(bottom), self.select)
+        return Lines(self.upper_slope, up(top), self.lower_slope, down(bottom), self.selection)
 
 
 def relu_lines(lower: Array, upper: Array, slope: float, hint: Array | None) -> Lines:
@@ -122,7 +138,7 @@ def _upper_line(lower: Array, upper: Array, curve: Curve) -> tuple[Array, Array]
 
 
 def _touching_point(lower: Array, upper: Array, curve: Curve) -> Array:
-    """Middle of the interval right of 0; where it holds 0, the point whose tangent passes the lower end, by bisection."""
+    """Middle of the interval; where that holds 0, the point whose tangent passes the lower end, by bisection."""
     left, right = np.zeros_like(lower), np.maximum(upper, 0.0)
     for _ in range(60):
         middle = (left + right) / 2
@@ -158,7 +174,7 @@ def pool_lines(lower: Array, upper: Array, node: c.MaxPool2d) -> Lines:
     sliding = pool_sliding(node)
     low, high = (_taps(sliding.windows(v, -np.inf)) for v in (lower, upper))
     select = low.argmax(axis=1)
-    chosen = np.arange(low.shape[1])[:, None, None] == select[:, None]
+    chosen: NDArray[np.bool_] = np.arange(low.shape[1])[:, None, None] == select[:, None]
     rival = np.where(chosen, -np.inf, high).max(axis=1)
     wins = low.max(axis=1) >= rival
     return Lines(
@@ -166,7 +182,7 @@ def pool_lines(lower: Array, upper: Array, node: c.MaxPool2d) -> Lines:
         np.where(wins, 0.0, high.max(axis=1)),
         np.ones_like(rival),
         np.zeros_like(rival),
-        select.astype(np.float64),
+        Selection(sliding, select.astype(np.float64)),
     )
 
 

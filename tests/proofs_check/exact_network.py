@@ -48,7 +48,7 @@ def _by_arb(function: Callable[[arb], arb]) -> Callable[[fmpq], fmpq]:
     def apply(x: fmpq) -> fmpq:
         with ctx.workprec(BITS):
             mantissa, exponent = function(arb(x)).mid().man_exp()
-            return fmpq(mantissa) * fmpq(2) ** int(exponent)
+            return fmpq(mantissa) * fmpq(2) ** max(int(exponent), -5000)  # below every positive double
 
     return apply
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from proofs_check import bounds
 from proofs_check import certificate as c
 from proofs_check.relaxations import relu_slope
-from verifiers.plain import PlainModule
+from verifiers.plain import PlainModule, build
 
 Rng = np.random.Generator
 
@@ -86,6 +86,24 @@ def test_no_exact_point_of_the_ball_violates_any_of_2000_bounds():
 @pytest.mark.slow
 def test_no_exact_point_of_the_ball_violates_any_of_100000_bounds():
     assert run(10_000, 100_000) >= 100_000
+
+
+def test_nodes_that_no_logit_depends_on_are_bounded_and_ignored():
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(3, 3)).astype(np.float32), np.zeros(3, dtype=np.float32)
+    unused = [c.Linear((0,), weight, bias), c.Relu((1,)), c.Sigmoid((1,))]
+    network = build([c.Input((3,)), *unused, c.Linear((0,), weight, bias)])
+    assert check_network(rng, network, bounds.Ball(np.zeros(3, dtype=np.float32), 0.5, "L2", None)) > 0
+
+
+def test_pooling_with_more_windows_than_input_cells_charges_every_window():
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        conv = c.Conv2d((0,), en.weights(rng, 1, 1, 1, 1), en.weights(rng, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1)
+        pool = c.MaxPool2d((1,), (6, 6), (1, 1), (5, 5, 5, 5))
+        flat = c.Linear((3,), en.weights(rng, 2, 36), en.weights(rng, 2))
+        network = build([c.Input((1, 1, 1)), conv, pool, c.Flatten((2,)), flat])
+        check_network(rng, network, en.random_ball(rng, (1, 1, 1)))
 
 
 # ---------------------------------------------------------------- as tight as CROWN in plain float64
