@@ -76,7 +76,7 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         default="margin",
         help="theorem: margin (Lemma 3.2), lipschitz (Theorem 3.5), smoothing (Theorem 3.7)",
     )
-    group.add_argument("--engine", default="auto_lirpa", metavar="NAME", help="bounder: crown (default) or auto_lirpa")
+    group.add_argument("--engine", default="crown", metavar="NAME", help="bounder: crown (default) or auto_lirpa")
     group.add_argument(
         "--evidence",
         choices=("network", "engine"),
@@ -90,10 +90,10 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         help="float32: also cover the networks as executed in IEEE float32",
     )
     group.add_argument("--use-standard", action="store_true", help="bound g too: certifies the mix's class, any alpha")
-    group.add_argument("--optimise", type=int, default=0, metavar="STEPS", help="gradient steps on slopes (default 0)")
+    group.add_argument("--optimise", type=int, default=8, metavar="STEPS", help="gradient steps on slopes (default 8)")
     group.add_argument("--tolerance", type=number, default=1e-3, help="relative, of a largest radius (default 0.001)")
     group.add_argument("--attack-steps", type=int, default=10, metavar="N", help="attack in every ball (default 10)")
-    group.add_argument("--batch-size", type=int, default=64, metavar="N", help="inputs bounded at once (default 64)")
+    group.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs bounded at once (default 32)")
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     group.add_argument("--seed", type=int, default=0, help="of attacks and noise (default 0)")
     noise = parser.add_argument_group("randomised smoothing (--method smoothing)")

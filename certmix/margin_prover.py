@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from certmix.bounders import RULES, Bounder, Finding, make_bounder, make_engine, standard_network
 from certmix.judging import Bench, largest_accepted
 from certmix.lines import certificate_line
-from certmix.margins import box_margin, own_class
 from certmix.outcomes import Certified, Outcome, Reason
 from certmix.problem import Problem
 from certmix.search import largest_passing
-from certmix.settings import Settings, diameter
-from certmix.theorems.margin import critical_alpha, pair_slack, required_margin
-from proofs_check.certificate import ClassOf, PlainNetwork, Rejected
-from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin
-from verifiers import ENGINES
-from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
+from certmix.settings import diameter
+from certmix.theorems.margin import critical_alpha, required_margin
+from proofs_check.certificate import ClassOf, Rejected
+from verifiers.engine import Engine, EngineError
 from verifiers.plain import PlainModule
 
 
@@ -29,15 +26,6 @@ class Points:
 
     predicted: Tensor
     margin: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """What the engine's bounds say about one batch: the slack of every input (N,) > 0 where certified."""
-
-    slack: Tensor
-    robust: LogitBounds
-    standard: LogitBounds | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +45,12 @@ class MarginProver:
             if refusal is not None:
                 outcomes[row] = refusal
         rows = torch.tensor([r for r in range(len(self.problem.inputs)) if r not in outcomes], dtype=torch.int64)
-        try:
-            radii = self._radii(rows, points)
-            outcomes.update(self._judged(rows, radii, points))
-        except EngineError as error:
-            missing = [int(r) for r in rows if int(r) not in outcomes]
-            outcomes.update({r: self._abstained(points, r, Reason.ENGINE_FAILED, str(error)) for r in missing})
+        for batch in rows.split(self.problem.settings.batch_size):
+            try:
+                outcomes.update(self._batch(batch, points))
+            except EngineError as error:
+                failed = {r: self._abstained(points, r, Reason.ENGINE_FAILED, str(error)) for r in batch.tolist()}
+                outcomes.update(failed)
         return [outcomes[r] for r in range(len(self.problem.inputs))]
 
     # -------------------------------------------------------------- at the inputs themselves
@@ -78,22 +66,13 @@ class MarginProver:
         probabilities = torch.softmax(s.temperature * robust, dim=1)
         ranked = robust
         if s.use_standard:
-            standard = torch.softmax(PlainModule(self._standard()).double()(x), dim=1)
+            standard = torch.softmax(PlainModule(standard_network(self.problem)).double()(x), dim=1)
             probabilities = (1 - s.alpha) * standard + s.alpha * probabilities
             ranked = probabilities
         predicted = ranked.argmax(dim=1)
         own = torch.nn.functional.one_hot(predicted, ranked.shape[1]).bool()
         best_rival = probabilities.masked_fill(own, -1.0).max(dim=1).values
         return Points(predicted, probabilities.gather(1, predicted[:, None])[:, 0] - best_rival)
-
-    def _standard(self) -> PlainNetwork:
-        network = self.problem.standard.network
-        if network is None:
-            raise EngineError(
-                f"the standard model ({self.problem.standard.source}) has no plain network to bound: "
-                f"leave out use_standard"
-            )
-        return network
 
     def _refusal(self, points: Points, row: int) -> Outcome | None:
         """Why no theorem can certify this input at any radius, if so."""
@@ -117,26 +96,17 @@ class MarginProver:
     def _abstained(self, points: Points, row: int, reason: Reason, advice: str) -> Outcome:
         return self.problem.abstained(int(points.predicted[row]), reason, advice, self.class_of)
 
-    # -------------------------------------------------------------- the engine proposes
+    # -------------------------------------------------------------- the engine proposes, the judge disposes
 
-    def _propose(self, rows: Tensor, radii: Tensor, points: Points) -> Proposal:
-        s = self.problem.settings
-        predicted = points.predicted[rows]
+    def _batch(self, rows: Tensor, points: Points) -> dict[int, Outcome]:
+        """Outcomes of one batch of inputs that no theorem refuses."""
+        bounder = make_bounder(self.problem, points.predicted, self.engine)
+        radii = self._radii(bounder, rows)
+        found = bounder.find(rows, radii, True)
+        return {row: self._outcome(row, k, float(radii[k]), found, points) for k, row in enumerate(rows.tolist())}
 
-        def ask(network: PlainNetwork) -> LogitBounds:
-            return self.engine.bounds(
-                MarginQuery(network, self.problem.inputs[rows], s.norm, radii, s.domain, predicted)
-            )
-
-        h = ask(self.problem.network)
-        of_h = box_margin(h.lower, h.upper, predicted, s.temperature)
-        g = ask(self._standard()) if s.use_standard else None
-        of_g = torch.full_like(of_h, -1.0) if g is None else box_margin(g.lower, g.upper, predicted, 1.0)
-        slack = pair_slack(of_g, of_h, s.alpha).masked_fill(own_class(predicted, of_h.shape[1]), float("inf"))
-        return Proposal(slack.min(dim=1).values, h, g)
-
-    def _radii(self, rows: Tensor, points: Points) -> Tensor:
-        """(M,) radii to propose for `rows`: the fixed one, or the largest the engine's bounds certify (0: none)."""
+    def _radii(self, bounder: Bounder, rows: Tensor) -> Tensor:
+        """(M,) radii to propose for `rows`: the fixed one, or the largest the bounds certify (0: none)."""
         s = self.problem.settings
         if s.radius is not None:
             return torch.full((len(rows),), s.radius, dtype=torch.float64)
@@ -145,62 +115,34 @@ class MarginProver:
         limit = diameter(s.norm, s.domain, self.problem.inputs[0].numel())
 
         def passes(indices: Tensor, radii: Tensor) -> Tensor:
-            return self._in_batches(rows[indices], radii, points) > 0
+            return bounder.find(rows[indices], radii, False).slack > 0
 
         return largest_passing(passes, len(rows), limit, s.tolerance)
 
-    def _in_batches(self, rows: Tensor, radii: Tensor, points: Points) -> Tensor:
-        size = self.problem.settings.batch_size
-        parts = [
-            self._propose(rows[i : i + size], radii[i : i + size], points).slack for i in range(0, len(rows), size)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
-
-    # -------------------------------------------------------------- the judge disposes
-
-    def _judged(self, rows: Tensor, radii: Tensor, points: Points) -> dict[int, Outcome]:
-        size = self.problem.settings.batch_size
-        outcomes: dict[int, Outcome] = {}
-        for start in range(0, len(rows), size):
-            batch, wanted = rows[start : start + size], radii[start : start + size]
-            proposal = self._propose(batch, wanted, points)
-            for k, row in enumerate(batch.tolist()):
-                outcomes[row] = self._outcome(row, k, float(wanted[k]), proposal, points)
-        return outcomes
-
-    def _outcome(self, row: int, k: int, radius: float, proposal: Proposal, points: Points) -> Outcome:
+    def _outcome(self, row: int, k: int, radius: float, found: Finding, points: Points) -> Outcome:
         s = self.problem.settings
         fixed = s.radius is not None
         if not fixed and radius == 0:
-            advice = "the bounds certify no radius: try another engine, optimise, a larger alpha or temperature"
+            advice = "the bounds certify no radius: optimise the slopes, or raise alpha or the temperature"
             return self._abstained(points, row, Reason.RADIUS_NOT_REACHED, advice)
-        if s.evidence == "engine" and not float(proposal.slack[k]) > 0:
+        if not bool(found.hopeful[k]):
             return self._abstained(points, row, Reason.RADIUS_NOT_REACHED, _short(radius, s.engine))
-        predicted = int(points.predicted[row])
+        predicted, value = int(points.predicted[row]), self.problem.input(row)
+        evidence = found.evidence(k, s)
 
         def write(tried: float) -> bytes:
             claim = self.problem.claim(row, tried, predicted, self.class_of, None)
-            rule, evidence = self._evidence(k, proposal)
             index, label = self.problem.indices[row], self.problem.labels[row]
-            return certificate_line(index, label, "margin", claim, rule, evidence)
+            return certificate_line(index, label, "margin", claim, RULES[type(evidence)], evidence)
 
-        value = self.problem.input(row)
-        found = largest_accepted(radius, fixed, write, lambda line: self.bench.verdict(line, value))
-        if isinstance(found, Rejected):
+        judged = largest_accepted(radius, fixed, write, lambda line: self.bench.verdict(line, value))
+        if isinstance(judged, Rejected):
             reason = Reason.RADIUS_NOT_REACHED if fixed else Reason.JUDGE_REJECTED
-            return self._abstained(points, row, reason, f"{_short(radius, s.engine)} ({found.step}: {found.reason})")
+            return self._abstained(points, row, reason, f"{_short(radius, s.engine)} ({judged.step}: {judged.reason})")
         return Certified(
-            predicted, found[0], s.norm, s.alpha, "margin", self.class_of, found[1],
+            predicted, judged[0], s.norm, s.alpha, "margin", self.class_of, judged[1],
             self.problem.network, self.problem.standard.network, value, radius,
         )  # fmt: skip
-
-    def _evidence(self, k: int, proposal: Proposal) -> tuple[str, object]:
-        if proposal.standard is not None:
-            return "pair_margin", PairMargin(_encoded(proposal.robust, k), _encoded(proposal.standard, k))
-        if self.problem.settings.evidence == "engine":
-            lower, upper = (tuple(b[k].tolist()) for b in (proposal.robust.lower, proposal.robust.upper))
-            return "engine_margin", EngineMargin(self.problem.settings.engine, lower, upper)
-        return "network_margin", NetworkMargin(_encoded(proposal.robust, k))
 
 
 def _short(radius: float, engine: str) -> str:
@@ -210,16 +152,6 @@ def _short(radius: float, engine: str) -> str:
     )
 
 
-def _encoded(bounds: LogitBounds, k: int) -> str | None:
-    data = bounds.witness[k]
-    return None if data is None else base64.b64encode(data).decode()
-
-
 def prove_margin(problem: Problem, bench: Bench) -> list[Outcome]:
     """Margin certificates for every input of `problem`."""
     return MarginProver(problem, bench, make_engine(problem.settings)).prove()
-
-
-def make_engine(settings: Settings) -> Engine:
-    """The engine the settings name."""
-    return ENGINES[settings.engine]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,16 @@ from certmix.settings import Settings
 from proofs_check.certificate import Claim, ClassOf, PlainNetwork, Smoothing
 from proofs_check.parse import array_sha256
 
+# index in the dataset, radius, lower (K,), upper (K,): bounds of h's logit differences some engine found
+Recorder = Callable[[int, float, Tensor, Tensor], None]
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """inputs: (N, *shape) float32 in raw units. indices, labels: (N,) places in the dataset and true classes."""
+    """inputs: (N, *shape) float32 in raw units. indices, labels: (N,) places in the dataset and true classes.
+
+    record: told of every bound of h's logit differences that is found, if anybody wants to know.
+    """
 
     standard: Model
     robust: Model
@@ -27,6 +34,7 @@ class Problem:
     indices: tuple[int, ...]
     labels: tuple[int, ...]
     settings: Settings
+    record: Recorder | None = None
 
     def __post_init__(self) -> None:
         standard, robust = self.standard, self.robust
@@ -34,6 +42,10 @@ class Problem:
             raise UsageError(f"class counts differ: standard has {standard.classes}, robust has {robust.classes}")
         if robust.network is None:
             raise UsageError("the robust model has no plain network, so nothing about it can be certified")
+        if self.settings.use_standard and standard.network is None:
+            raise UsageError(
+                "use_standard needs a standard model with a plain network: leave it out, or export the model"
+            )
         expected = robust.network.input_shape
         if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
             found = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"

@@ -68,14 +68,14 @@ class Settings:
     temperature: float = 1.0
     domain: tuple[float, float] | None = (0.0, 1.0)
     method: Method = "margin"
-    engine: str = "auto_lirpa"
+    engine: str = "crown"
     evidence: str = "network"
     semantics: Semantics = "real"
     use_standard: bool = False
-    optimise: int = 0
+    optimise: int = 8
     tolerance: float = 1e-3
     attack_steps: int = 10
-    batch_size: int = 64
+    batch_size: int = 32
     device: str = "cpu"
     seed: int = 0
     smoothing: SmoothingSettings = SmoothingSettings()

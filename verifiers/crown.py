@@ -112,29 +112,28 @@ class Crown(Engine):
         except RuntimeError as error:
             raise EngineError(f"device {self.device!r} cannot be used: {error}") from error
 
-    def analyse(self, query: MarginQuery, network: CrownNetwork, start: Analysis | None = None) -> Analysis:
-        """Everything `bounds` finds, kept for further questions. start: an earlier analysis of the same inputs,
-        whose slopes are taken and tuned further: at another radius most of them are good already."""
+    def analyse(self, query: MarginQuery, network: CrownNetwork, start: Tensor | None = None) -> Analysis:
+        """Everything `bounds` finds, kept for further questions. start: slopes (N, K, n) of an earlier analysis of the
+        same inputs, to be tuned further: at another radius most of them are good already."""
         with torch.no_grad():
             place = _place(network)
             around = ball(query.inputs.to(**place), query.radius.to(**place), query.norm, query.domain)
             return self._analyse(network, around, query.predicted.to(network.device), start)
 
-    def _analyse(self, network: CrownNetwork, around: Ball, predicted: Tensor, start: Analysis | None) -> Analysis:
+    def _analyse(self, network: CrownNetwork, around: Ball, predicted: Tensor, start: Tensor | None) -> Analysis:
         classes = network.network.classes
         rivals = rivals_of(predicted, classes)
         eye = torch.eye(classes, dtype=network.dtype, device=network.device)
         rows = eye[rivals] - eye[predicted][:, None]
-        shared = start.known.slopes if start is not None and self.shared_steps else None
         if self.shared_steps:
-            known = tune_shared(network, around, rows, shared, Tuning(self.shared_steps))
+            known = tune_shared(network, around, rows, None, Tuning(self.shared_steps))
         else:
             known = value_bounds(network, around, None)
         low = -functional_upper(known, -rows, None)
         slopes = None
         if self.steps and network.slopes:
             pick = rivals[:, :, None].expand(-1, -1, network.slopes)
-            before = None if start is None or start.slopes is None else start.slopes.gather(1, pick)
+            before = None if start is None else start.gather(1, pick)
             high, tuned = tune_rows(known, rows, before, None, Tuning(self.steps))
             slopes = torch.zeros(len(rows), classes, network.slopes, **_place(network)).scatter(1, pick, tuned)
         else:
