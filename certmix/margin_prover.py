@@ -45,7 +45,7 @@ class MarginProver:
             if refusal is not None:
                 outcomes[row] = refusal
         rows = torch.tensor([r for r in range(len(self.problem.inputs)) if r not in outcomes], dtype=torch.int64)
-        for batch in rows.split(self.problem.settings.batch_size):
+        for batch in rows.split(self.problem.settings.batch_size) if len(rows) else ():
             try:
                 outcomes.update(self._batch(batch, points))
             except EngineError as error:

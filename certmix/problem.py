@@ -44,7 +44,7 @@ class Problem:
             raise UsageError("the robust model has no plain network, so nothing about it can be certified")
         if self.settings.use_standard and standard.network is None:
             raise UsageError(
-                "use_standard needs a standard model with a plain network: leave it out, or export the model"
+                "use_standard needs a standard model with a plain network: leave it out"
             )
         expected = robust.network.input_shape
         if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
