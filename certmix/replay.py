@@ -1,6 +1,6 @@
 """Redo a random part of the noisy draws behind an audit's smoothing certificates, and compare the counts.
 
-For each chosen certificate one block of its draws (an eighth) is drawn and run through the stored networks again.
+For each chosen certificate one block of its draws (a quarter) is drawn and run through the stored networks again.
 Two tables of counts cannot show which draws differ; reported is the least number that must. Devices round
 differently, so a small share may differ. Not part of the judge: it believes torch and this machine.
 

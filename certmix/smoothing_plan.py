@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from certmix.theorems import smoothing as theorem
 from verifiers import confidence
@@ -26,9 +26,12 @@ MeanKind = Literal["predicted", "complement"]
 BOUNDS: tuple[Bound, ...] = ("best", "distributional", "direct", "theorem_3_7", "theorem_3_5", "theorem_3_5_paper")
 MIX_BOUNDS: tuple[Bound, ...] = ("best", "distributional", "direct")  # where g is smoothed too
 
-SINGLE_RIVALS = (0, 1, 2)  # the strongest so many rivals are counted singly, the others by their maximum
+SINGLE_RIVALS = (0, 9)  # the strongest so many rivals are counted singly, the others by their maximum
 THRESHOLD_COUNTS = (6, 16, 40)
 MEAN_LEVELS = 48
+SPARED = 0.005  # so much of the expected radius is given up for a shorter certificate
+FEW_STATEMENTS = 12
+EASED = 0.9  # of the share is used where statements are many: their proofs then need no incomplete beta function
 DIGITS = 1e5  # thresholds are rounded down to five decimals
 
 
@@ -79,6 +82,7 @@ class Plan:
 
 def lower_bounds(plan: Plan, counts: Sequence[Counts], draws: int, share: float) -> list[Array]:
     """Per statistic: lower bounds of its tails (k,), or of its mean (1,). share: of each statement."""
+    many = sum(len(s.thresholds) for s in plan.statistics if not s.bets) > FEW_STATEMENTS
     result: list[Array] = []
     for statistic, tail in zip(plan.statistics, counts, strict=True):
         if statistic.bets:
@@ -86,16 +90,19 @@ def lower_bounds(plan: Plan, counts: Sequence[Counts], draws: int, share: float)
             levels = np.concatenate([[0.0], statistic.thresholds])
             result.append(np.array([confidence.betting_lower(levels, cells, statistic.bets, share)]))
         else:
-            result.append(confidence.clopper_pearson_lower(tail, draws, share))
+            result.append(confidence.clopper_pearson_lower(tail, draws, EASED * share if many else share))
     return result
 
 
 def largest_shift(plan: Plan, lower: Sequence[Array], alpha: float, required: float) -> float:
     """The largest radius / σ that the plan's bound certifies from `lower`; -inf (or <= 0) if none."""
     if plan.rule == "smoothed_distribution":
-        pairs = list(zip(plan.statistics, lower, strict=True))
+        steps = np.concatenate([np.diff(s.thresholds, prepend=-1.0) for s in plan.statistics])
+        quantiles = ndtri(np.concatenate(lower))
+        starts = np.cumsum([0, *(len(s.thresholds) for s in plan.statistics[:-1])])
+        # distributional_margin of every group at once
         return theorem.largest_shift(
-            lambda s: min(theorem.distributional_margin(p.thresholds, tails, s) for p, tails in pairs), required
+            lambda s: float(np.add.reduceat(steps * ndtr(quantiles - s), starts).min()) - 1, required
         )
     of_y = float(lower[0][0])
     rest = min((float(b[0]) for b in lower[1:]), default=of_y)
@@ -108,9 +115,12 @@ def largest_shift(plan: Plan, lower: Sequence[Array], alpha: float, required: fl
 
 
 def choose(outputs: Array, bound: Bound, draws: int, budget: float, alpha: float, required: float) -> Plan:
-    """The candidate with the largest radius to be expected. outputs: (n0, K) of the selection draws."""
+    """The shortest candidate within SPARED of the largest radius to be expected. outputs: (n0, K), selection draws."""
     plans = candidates(outputs, bound, draws, budget)
-    return max(plans, key=lambda p: expected_shift(p, outputs, draws, budget, alpha, required))
+    expected = [expected_shift(p, outputs, draws, budget, alpha, required) for p in plans]
+    best = max(expected)
+    enough = best - SPARED * abs(best) if math.isfinite(best) else best
+    return min((p for p, e in zip(plans, expected, strict=True) if e >= enough), key=lambda p: p.statements)
 
 
 def expected_shift(plan: Plan, outputs: Array, draws: int, budget: float, alpha: float, required: float) -> float:

@@ -14,7 +14,7 @@ from proofs_check.rules import smoothing as rule
 Array = NDArray[np.float64]
 Evidence = rule.SmoothedDistribution | rule.SmoothedMeans
 
-BLOCKS = 8  # counts are kept for so many equal runs of draws, so that a replay can redo one of them
+BLOCKS = 4  # counts are kept for so many equal runs of draws, so that a replay can redo one of them
 
 
 @dataclass(frozen=True, eq=False)

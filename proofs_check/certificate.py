@@ -61,6 +61,7 @@ class Assumption(enum.Enum):
 
     ENGINE_TRUSTED = "bounds were taken from an engine and not re-derived"
     SAMPLES_IID = "the certifying draws were independent, distributed as stated, and taken after the plan was fixed"
+    COUNTS_TRUSTED = "the counts are those of the stated draws through the stated networks, and were not recounted"
     REAL_ARITHMETIC_BASE = "the base model's floating-point outputs count as its exact values"
     ALPHA_BOUND_TRUSTED = "the declared lower bound of the input-dependent alpha was not re-derived"
 
