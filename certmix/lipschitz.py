@@ -22,7 +22,6 @@ from certmix.theorems.lipschitz import (
     EstimatedConstants,
     GlobalConstants,
     Point,
-    bisected_radius,
     certified_radius,
     closed_form_radius,
     difference_radius,
@@ -168,10 +167,7 @@ def _radii(
         "global, paper": paper_radius(point, overall_h),
         "global, differences": difference_radius(point, overall),
         "global, closed form": closed_form_radius(point, overall),
-        "global, bisected": torch.maximum(
-            bisected_radius(point, overall, limit, 1e-4),
-            certified_radius(point, GlobalConstants(overall, "differences"), limit),
-        ),
+        "global, bisected": certified_radius(point, GlobalConstants(overall, "differences"), limit),
     }
 
 

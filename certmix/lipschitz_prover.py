@@ -23,7 +23,14 @@ from certmix.outcomes import Certified, Outcome, Reason
 from certmix.problem import Problem
 from certmix.search import largest_passing
 from certmix.settings import diameter
-from certmix.theorems.lipschitz import Point, bisected_radius, least_margin, probability_bounds, reaches
+from certmix.theorems.lipschitz import (
+    Point,
+    bisected_radius,
+    closed_form_radius,
+    least_margin,
+    probability_bounds,
+    reaches,
+)
 from certmix.theorems.margin import certifies, critical_alpha, required_margin
 from proofs_check.bounds import value_bounds
 from proofs_check.certificate import PlainNetwork, Rejected
@@ -38,7 +45,6 @@ from verifiers.linear_maps import LinearMaps
 from verifiers.lipsdp import GlobalBound, LipSDP
 from verifiers.plain import PlainModule
 
-NO_DOMAIN_LIMIT = 1e6
 MAX_NEURONS = 128  # a network with more leaves out global constants: minutes of work for the smallest radii
 SPARE = 1 + 1e-9  # constants are stated a hair larger: the judge's own rounding differs
 Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | EngineRelaxedLipschitz
@@ -130,12 +136,15 @@ class LipschitzProver:
 
     # -------------------------------------------------------------- proposals
 
-    @property
-    def limit(self) -> float:
+    def _limit(self, point: Point, rows: Tensor) -> float:
+        """The largest radius looked for: the domain's diameter; without a domain a multiple of what the gradients
+        at the inputs themselves would certify."""
         s = self.problem.settings
-        if s.radius is not None:
-            return s.radius
-        return NO_DOMAIN_LIMIT if s.domain is None else diameter(s.norm, s.domain, self.problem.inputs[0].numel())
+        if s.domain is not None:
+            return diameter(s.norm, s.domain, self.problem.inputs[0].numel())
+        slopes = self._constants(rows, torch.zeros(len(rows), dtype=torch.float64), point.predicted[rows])
+        reach = closed_form_radius(_rows(point, rows), slopes)
+        return 64 * float(reach[torch.isfinite(reach)].max().clamp(min=1e-30)) if len(rows) else 1.0
 
     def _proposals(self, point: Point, rows: Tensor) -> tuple[list[list[Candidate]], list[str]]:
         """Per kind of evidence a candidate per row, radius 0 where it certifies none; and why kinds were left out."""
@@ -158,7 +167,7 @@ class LipschitzProver:
             proposals.append([Candidate(r, rule) for r in found])
         return proposals, failures
 
-    def _search(self, count: int, test: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _search(self, point: Point, rows: Tensor, test: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The largest radii that pass `test`(indices, radii), or the fixed radius where it passes."""
         s = self.problem.settings
         size = s.batch_size
@@ -168,9 +177,9 @@ class LipschitzProver:
             return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
 
         if s.radius is None:
-            return largest_passing(in_batches, count, self.limit, s.tolerance)
-        fixed = torch.full((count,), s.radius, dtype=torch.float64)
-        return torch.where(in_batches(torch.arange(count), fixed), fixed, -1.0)
+            return largest_passing(in_batches, len(rows), self._limit(point, rows), s.tolerance)
+        fixed = torch.full((len(rows),), s.radius, dtype=torch.float64)
+        return torch.where(in_batches(torch.arange(len(rows)), fixed), fixed, -1.0)
 
     def _global(self, point: Point, rows: Tensor) -> Tensor:
         s = self.problem.settings
@@ -179,7 +188,7 @@ class LipschitzProver:
             return torch.zeros(0, dtype=torch.float64)
         part = _rows(point, rows)
         if s.radius is None:
-            return bisected_radius(part, torch.stack(constants), self.limit, s.tolerance)
+            return bisected_radius(part, torch.stack(constants), s.tolerance).clamp(max=self._limit(point, rows))
         fixed = torch.full((len(rows),), s.radius, dtype=torch.float64)
         return torch.where(reaches(part, torch.stack(constants), fixed), fixed, -1.0)
 
@@ -188,7 +197,7 @@ class LipschitzProver:
             part = _rows(point, rows[index])
             return reaches(part, self._constants(rows[index], radii, part.predicted), radii)
 
-        return self._search(len(rows), test)
+        return self._search(point, rows, test)
 
     def _constants(self, rows: Tensor, radii: Tensor, predicted: Tensor) -> Tensor:
         s = self.problem.settings
@@ -204,7 +213,7 @@ class LipschitzProver:
             # r > eps with relaxed constants of the eps-ball, at its fixed point (MATH.md 4)
             return certifies(least.gather(1, part.predicted[:, None])[:, 0] - rival, part.alpha)
 
-        return self._search(len(rows), test)
+        return self._search(point, rows, test)
 
     def _ask(self, rows: Tensor, radii: Tensor, predicted: Tensor) -> LogitBounds:
         s = self.problem.settings

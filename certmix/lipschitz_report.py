@@ -8,37 +8,41 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+CONSTANTS = ("estimate", "local", "overall")
 RADII = ("estimate", "local, paper", "local, bisected", "global, paper", "global, closed form", "global, bisected")
 
 
 def show(record: dict[str, Any]) -> None:
-    """Print one row per input and the medians."""
-    s = record["settings"]
-    title = f"{s['norm']} balls of radius {s['radius']:g}, alpha {s['alpha']:g}, temperature {s['temperature']:g}"
-    table = Table(title=title, caption="estimates (~) bound the constant from below: they certify nothing")
-    table.add_column("input", justify="right")
-    table.add_column("class", justify="right")
-    for name in ("~ estimate", "certified local", "certified global"):
-        table.add_column(f"L of z_j - z_y\n{name}", justify="right")
-    for name in RADII:
-        table.add_column(f"radius\n{'~ ' if name == 'estimate' else ''}{name}", justify="right")
-    table.add_column("relaxed\nr > eps", justify="right")
-    for row in record["rows"]:
-        constants = [f"{row['logits'][k]:.4g}" for k in ("estimate", "local", "overall")]
-        radii = [_text(row["radius"][name]) for name in RADII]
-        table.add_row(
-            str(row["index"]), str(row["predicted"]), *constants, *radii, "yes" if row["relaxed_holds"] else "no"
-        )
-    medians = [f"{_median([r['logits'][k] for r in record['rows']]):.4g}" for k in ("estimate", "local", "overall")]
-    typical = [_text(_median([_number(r["radius"][name]) for r in record["rows"]])) for name in RADII]
-    share = sum(r["relaxed_holds"] for r in record["rows"]) / len(record["rows"])
-    table.add_section()
-    table.add_row("median", "", *medians, *typical, f"{share:.0%}")
+    """Print constants and radii, one row per input, and their medians."""
+    s, rows = record["settings"], record["rows"]
+    ball = f"{s['norm']} balls of radius {s['radius']:g}"
     console = Console()
-    console.print(table)
+    constants = Table(title=f"Lipschitz constants of z_j - z_y, the largest: {ball}")
+    _columns(constants, ("input", "class", "~ estimate", "certified local", "certified global"))
+    for row in rows:
+        values = [f"{row['logits'][k]:.4g}" for k in CONSTANTS]
+        constants.add_row(str(row["index"]), str(row["predicted"]), *values)
+    constants.add_section()
+    constants.add_row("median", "", *[f"{_median([r['logits'][k] for r in rows]):.4g}" for k in CONSTANTS])
+    console.print(constants)
+    radii = Table(title=f"radii at alpha {s['alpha']:g}, temperature {s['temperature']:g}: {ball}")
+    _columns(radii, ("input", *(f"~ {n}" if n == "estimate" else n for n in RADII), "relaxed holds"))
+    for row in rows:
+        holds = "yes" if row["relaxed_holds"] else "no"
+        radii.add_row(str(row["index"]), *[_text(row["radius"][n]) for n in RADII], holds)
+    share = sum(r["relaxed_holds"] for r in rows) / len(rows)
+    radii.add_section()
+    radii.add_row("median", *[_text(_median([_number(r["radius"][n]) for r in rows])) for n in RADII], f"{share:.0%}")
+    console.print(radii)
+    console.print("~ estimates bound the constant from below: they certify nothing", highlight=False)
     console.print(f"global constants: {record['global']}", highlight=False)
     for note in record["notes"]:
         console.print(note, highlight=False)
+
+
+def _columns(table: Table, names: tuple[str, ...]) -> None:
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
 
 
 def _number(value: float | None) -> float:

@@ -18,6 +18,7 @@ from certmix.margins import box_margin, own_class
 from certmix.search import largest_passing
 from certmix.theorems.margin import certifies, required_margin
 
+LARGEST_GAIN = 2.0**20  # of the bisected radius over the closed form, beyond which nobody looks
 Quantity = Literal["probabilities", "differences"]
 
 
@@ -110,7 +111,8 @@ def difference_radius(point: Point, values: Tensor) -> Tensor:
     """(N,) Theorem 3.5 with Lip(h_y - h_i) <= T max_j L_j / 2, L_j constants of z_j - z_y; 0: no certificate.
 
     |dm/dd_i| + sum_j |dm/dd_j| = h_i (1 + m) + |m| (1 - h_y - h_i) <= (1 - m^2) / 2 for m = h_y - h_i >= 0, as
-    h_i <= (1 - m) / 2; for m < 0 it is at most 1/2 likewise. Never worse than the sum of the two constants.
+    h_i <= (1 - m) / 2; for m < 0 it is at most 1/2 likewise. The sum of two constants may still be smaller for a
+    rival whose own constant is small.
     """
     if point.alpha <= 0.5:
         return torch.zeros(len(point.logits), dtype=torch.float64)
@@ -152,15 +154,20 @@ def reaches(point: Point, values: Tensor, radius: Tensor) -> Tensor:
     return certifies(margin.amin(dim=1), point.alpha)
 
 
-def bisected_radius(point: Point, values: Tensor, limit: float, tolerance: float) -> Tensor:
-    """(N,) the largest radius up to `limit` that `reaches` finds; 0: no certificate."""
+def bisected_radius(point: Point, values: Tensor, tolerance: float) -> Tensor:
+    """(N,) the largest radius that `reaches` finds, looked for upward from the closed form; 0: no certificate."""
     values = values.expand_as(point.logits)
+    start = closed_form_radius(point, values)
 
-    def passes(index: Tensor, radii: Tensor) -> Tensor:
+    def passes(index: Tensor, factors: Tensor) -> Tensor:
         part = Point(point.logits[index], point.predicted[index], point.alpha, point.temperature)
-        return reaches(part, values[index], radii)
+        return reaches(part, values[index], start[index] * factors)
 
-    return largest_passing(passes, len(point.logits), limit, tolerance)
+    rows = torch.nonzero((start > 0) & torch.isfinite(start)).flatten()
+    found = start.clone()
+    if len(rows):
+        found[rows] *= largest_passing(lambda i, f: passes(rows[i], f), len(rows), LARGEST_GAIN, tolerance)
+    return found
 
 
 # ---------------------------------------------------------------- what each kind of constant may claim
@@ -176,7 +183,7 @@ def certified_radius(point: Point, constants: GlobalConstants | AnchoredConstant
     if constants.quantity == "probabilities":
         radius = paper_radius(point, constants.values)
     else:
-        radius = bisected_radius(point, constants.values, limit, 1e-4)
+        radius = bisected_radius(point, constants.values, 1e-4)
         radius = torch.maximum(radius, closed_form_radius(point, constants.values))
     radius = radius.clamp(max=limit)
     return torch.minimum(radius, constants.radius) if isinstance(constants, AnchoredConstants) else radius
@@ -198,7 +205,7 @@ def estimated_radius(point: Point, constants: EstimatedConstants, limit: float) 
         raise TypeError(f"{type(constants).__name__} are no estimates: use certified_radius")
     if constants.quantity == "probabilities":
         return EstimatedRadius(paper_radius(point, constants.values).clamp(max=limit))
-    return EstimatedRadius(bisected_radius(point, constants.values, limit, 1e-4))
+    return EstimatedRadius(bisected_radius(point, constants.values, 1e-4).clamp(max=limit))
 
 
 # ---------------------------------------------------------------- from logits to probabilities
@@ -228,9 +235,9 @@ def relaxed_constants(point: Point, lower: Tensor, upper: Tensor, radius: Tensor
 
 
 def largest_variance(lower: Tensor, upper: Tensor) -> Tensor:
-    """sup of p (1 - p) over lower <= p <= upper."""
+    """sup of p (1 - p) over lower <= p <= upper, a hair above: near 1 the float p has lost 1 - p."""
     nearest = torch.full_like(lower, 0.5).clamp(min=lower, max=upper)
-    return nearest * (1 - nearest)
+    return (nearest * (1 - nearest) * (1 + 2.0**-40) + 2.0**-48).clamp(max=0.25)
 
 
 def probability_constants(pairs: Tensor, variance: Tensor | None, temperature: float) -> Tensor:
