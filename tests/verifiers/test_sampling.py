@@ -164,3 +164,12 @@ def test_inputs_that_float32_cannot_place_on_the_grid_are_refused() -> None:
     centres = sampling.grid_points(np.array([[7e4]], np.float32), 255)
     with pytest.raises(SamplingError, match="too large for the grid"):
         next(sampling.sample(Base(FirstCoordinate()), GridNoise(0.5, 255), centres, [Job(0, 0, 0, 1)], 0, 1, 8))
+
+
+def test_mixed_precision_is_used_where_asked_for() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 3)
+    x = torch.rand(50, 64)
+    exact, mixed = Base(linear).outputs(x), Base(linear, precision="bfloat16").outputs(x)
+    assert not np.array_equal(exact, mixed)
+    assert np.abs(exact - mixed).max() < 0.05
