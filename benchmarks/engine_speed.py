@@ -1,0 +1,121 @@
+"""Inputs bounded and certificates obtained per second: the batched engine beside a plain loop with auto_LiRPA.
+
+    python benchmarks/engine_speed.py [--limit 100] [--alpha 0.75]
+
+Both bound h on the same balls by IBP and CROWN, in one process; a certificate is the box form of MATH.md 3a with
+Lemma 3.2 (floats, not judged). The loop converts the network once, too, and asks auto_LiRPA for one input at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certmix.models import load_model
+from verifiers import auto_lirpa_compat as compat
+from verifiers import lowering
+from verifiers.auto_lirpa import AutoLirpa, LoweredModule, Method
+from verifiers.engine import MarginQuery
+from verifiers.plain import PlainModule
+
+ROOT = Path(__file__).resolve().parent.parent
+CASES = (
+    ("mnist 0.3", "mnist/robust.onnx", "mnist/test_1000.npz", 0.3),
+    ("cifar10 2/255", "cifar10/robust_kw_base.onnx", "cifar10/test_100.npz", 2 / 255),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of bounding: seconds of wall clock for `inputs` inputs, conversion included."""
+
+    case: str
+    way: str
+    inputs: int
+    certified: int
+    seconds: float
+
+
+def query(data: Path, model: str, images: str, radius: float, limit: int) -> MarginQuery:
+    network = load_model(data / model).network
+    if network is None:
+        raise SystemExit(f"{model} has no plain network")
+    pixels = np.load(data / images)["images"][:limit].reshape(-1, *network.input_shape)
+    inputs = torch.from_numpy(pixels.astype(np.float32) / np.float32(255))
+    predicted = PlainModule(network)(inputs).argmax(1)
+    radii = torch.full((len(inputs),), radius, dtype=torch.float64)
+    return MarginQuery(network, inputs, "Linf", radii, (0.0, 1.0), predicted)
+
+
+def loop(q: MarginQuery) -> Tensor:
+    """Upper bounds (N, K) of d_j, input after input: what a user of auto_LiRPA alone would write."""
+    library = compat.load()
+    module = LoweredModule(lowering.lower(q.network)).float().eval()
+    bounded = compat.bounded_module(library)(module, torch.zeros(1, *q.network.input_shape), {})
+    eye, rows = torch.eye(q.network.classes), []
+    for x, radius, y in zip(q.inputs, q.radius.tolist(), q.predicted, strict=True):
+        box = {"x_L": (x - radius).clamp(0, 1)[None], "x_U": (x + radius).clamp(0, 1)[None]}
+        point = library.BoundedTensor(x[None], library.PerturbationLpNorm(norm=np.inf, eps=None, **box))
+        upper = [
+            bounded.compute_bounds(x=(point,), C=(eye - eye[y])[None], method=method)[1] for method in ("IBP", "CROWN")
+        ]
+        rows.append(torch.minimum(*upper)[0])
+    return torch.stack(rows).double()
+
+
+def certified(upper: Tensor, predicted: Tensor, alpha: float) -> int:
+    rivals = upper.scatter(1, predicted[:, None], -torch.inf)
+    margin = -torch.expm1(rivals.amax(1)) / (1 + rivals.exp().sum(1))
+    return int((margin > (1 - alpha) / alpha).sum())
+
+
+def measure(case: str, q: MarginQuery, alpha: float) -> list[Row]:
+    batched: dict[str, tuple[Method, ...]] = {"engine, IBP": ("IBP",), "engine, IBP and CROWN": ("IBP", "CROWN")}
+    ways = {name: lambda methods=methods: AutoLirpa(methods).bounds(q).upper for name, methods in batched.items()}
+    ways["plain loop, IBP and CROWN"] = lambda: loop(q)
+    rows = []
+    for name, way in ways.items():
+        start = time.perf_counter()
+        with torch.no_grad():
+            upper = way()
+        seconds = time.perf_counter() - start
+        rows.append(Row(case, name, len(q.inputs), certified(upper, q.predicted, alpha), seconds))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--alpha", type=float, default=0.75)
+    arguments = parser.parse_args()
+    data = ROOT / os.environ.get("CERTMIX_DATA", "../shared/data")
+    if not data.is_dir():
+        print(f"CERTMIX_DATA is absent: no folder {data}", file=sys.stderr)
+        return 2
+    compat.load()  # the import is nobody's work
+    rows = []
+    print(f"{'case':15}{'way':28}{'inputs':>7}{'certified':>10}{'seconds':>9}{'inputs/s':>10}{'certificates/s':>15}")
+    for case, model, images, radius in CASES:
+        for row in measure(case, query(data, model, images, radius, arguments.limit), arguments.alpha):
+            speed = f"{row.inputs / row.seconds:10.1f}{row.certified / row.seconds:15.1f}"
+            print(f"{row.case:15}{row.way:28}{row.inputs:7}{row.certified:10}{row.seconds:9.2f}{speed}", flush=True)
+            rows.append(row.__dict__)
+    results = ROOT / "benchmarks" / "results" / "engine_speed.json"
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(
+        json.dumps({"alpha": arguments.alpha, "threads": torch.get_num_threads(), "rows": rows}, indent=1)
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
