@@ -13,8 +13,8 @@ from certmix.errors import UsageError
 from proofs_check.certificate import Norm
 
 BISECTIONS = 25
-MULTIPLIER_STEPS = 6
-TINY_RADIUS = 2.0**-500
+MULTIPLIER_STEPS = 4
+TINY_RADIUS = 2.0**-400
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Ball:
         if self.norm == "Linf":
             return clamped
         center = self.center.double()
-        inside = size_up(clamped, self.center, self.norm) <= self.radius
+        inside = (size_up(clamped, self.center, self.norm) <= self.radius) & (self.radius >= TINY_RADIUS)
         if bool(inside.all()):
             return clamped
         offset = self._scaled_down(self._closest(points.double() - center))
@@ -173,13 +173,15 @@ def _with_rounding(offset: Tensor, norm: Norm) -> Tensor:
 
 
 def _size(offset: Tensor, norm: Norm) -> Tensor:
-    """(N,) the norm of each row, relative error below (count + 8) · 2⁻⁵² (Higham §3.1)."""
+    """(N,) the norm of each row, relative error below (count + 8) · 2⁻⁵² (Higham §3.1).
+
+    No square underflows: differences of float32 numbers are 0 or above 2⁻¹⁵⁰. Offsets scaled to a radius below
+    TINY_RADIUS might; there `project` answers the centre.
+    """
     rows = offset.flatten(1)
     if norm == "L1":
         return rows.abs().sum(1)
-    # scaled by the largest entry, so that no square underflows to matter or overflows
-    largest = rows.abs().amax(1).clamp_min(1e-300)
-    return largest * (rows / largest[:, None]).square().sum(1).sqrt()
+    return rows.square().sum(1).sqrt()
 
 
 def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

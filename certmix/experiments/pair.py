@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +127,12 @@ def load_classifier(path: str) -> nn.Module:
         return load_model(path).module
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"{path} is not a program saved by torch.export.save: it is no zip archive")
     try:
-        module = torch.export.load(path).module()
+        return torch.export.load(path).module()
     except (RuntimeError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise UsageError(f"{path} is not a program saved by torch.export.save: {str(error).splitlines()[0]}") from None
-    return module
 
 
 def _classes(model: nn.Module, example: Tensor, path: str) -> int:
