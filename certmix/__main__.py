@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("certmix.audit", "certify every input of a dataset, and keep the evidence"),
     "check": ("certmix.check_command", "judge every certificate of an audit, in a process without torch"),
     "report": ("certmix.report", "tables of an audit: accuracies, certified shares, radii"),
+    "lipschitz": ("certmix.lipschitz", "Lipschitz constants of h and the radii they certify: estimated, local, global"),
     "replay": ("certmix.replay", "repeat a random part of an audit's noise draws and compare the counts"),
     "certify-log": ("certmix.certify_log", "certified accuracy of a mix from a Cohen-style smoothing log"),
     "soundness": ("certmix.testing.command", "try to make a certifier lie: ours, or yours"),

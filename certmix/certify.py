@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.judging import Bench, bench
+from certmix.lipschitz_prover import certify_lipschitz
 from certmix.margin_prover import prove_margin
 from certmix.models import Model, from_module
 from certmix.outcomes import Method, Outcome
@@ -21,6 +22,7 @@ Prover = Callable[[Problem, Bench], list[Outcome]]
 
 PROVERS: dict[Method, Prover] = {
     "margin": prove_margin,
+    "lipschitz": certify_lipschitz,
     "smoothing": prove_smoothing,
 }
 
