@@ -84,9 +84,9 @@ def settle(values: Array, corner: IntArray, whole: bool, shape: Shape) -> Rows:
             members = np.flatnonzero(index.ravel() == k)
             result[members] = _place(values[members], cell, shape)
         return Rows(result, None)
-    y: IntArray = corner[:, :1] + np.arange(h)
-    x: IntArray = corner[:, 1:] + np.arange(w)
-    inside: NDArray[np.bool_] = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    y, x = corner[:, :1] + np.arange(h, dtype=np.int64), corner[:, 1:] + np.arange(w, dtype=np.int64)
+    within = np.logical_and(y >= 0, y < height), np.logical_and(x >= 0, x < width)
+    inside = np.logical_and(within[0][:, :, None], within[1][:, None, :])
     partly = np.flatnonzero(~inside.all(axis=(1, 2)))
     values[partly] *= inside[partly][..., None]
     return Rows(values, corner)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from flint import arb
-from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.network import Rows, Shape, Sliding, take
@@ -174,7 +173,7 @@ def pool_lines(lower: Array, upper: Array, node: c.MaxPool2d) -> Lines:
     sliding = pool_sliding(node)
     low, high = (_taps(sliding.windows(v, -np.inf)) for v in (lower, upper))
     select = low.argmax(axis=1)
-    chosen: NDArray[np.bool_] = np.arange(low.shape[1])[:, None, None] == select[:, None]
+    chosen = np.equal(np.arange(low.shape[1], dtype=np.int64)[:, None, None], select[:, None])
     rival = np.where(chosen, -np.inf, high).max(axis=1)
     wins = low.max(axis=1) >= rival
     return Lines(
