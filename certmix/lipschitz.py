@@ -27,6 +27,7 @@ from certmix.theorems.lipschitz import (
     difference_radius,
     estimated_radius,
     largest_variance,
+    margin_constants,
     paper_radius,
     probability_bounds,
     probability_constants,
@@ -126,10 +127,13 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
     upper = functional_upper(known, len(network.nodes) - 1, torch.cat([rows, -rows], dim=1)).cpu()
     upper, lower = upper[:, :classes].masked_fill(point.own, 0.0), -upper[:, classes:].masked_fill(point.own, 0.0)
     each = torch.arange(count)
-    variance = largest_variance(*probability_bounds(lower, upper, y, request.temperature))
+    least, most = probability_bounds(lower, upper, y, request.temperature)
+    variance = largest_variance(least, most)
     local_h = probability_constants(pairs, variance, request.temperature)
     overall_h = probability_constants(overall.values[None].expand_as(pairs), None, request.temperature)
     estimate_h = probability_gradients(maps, known.balls, found.points, request.temperature).cpu()
+    margins = margin_constants(point, pairs[each, y], least, most)
+    everywhere = Kept(overall.values[y], overall_h, margin_constants(point, overall.values[y], None, None))
     return Measurement(
         predicted=y,
         estimate=found.best.amax(dim=1).cpu(),
@@ -138,36 +142,37 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
         probability_estimate=estimate_h[each, y],
         probability_local=local_h[each, y],
         probability_overall=overall_h[each, y],
-        radii=_radii(point, request, found.best.cpu(), pairs[each, y], local_h, overall.values[y], overall_h),
+        radii=_radii(point, request, found.best.cpu(), Kept(pairs[each, y], local_h, margins), everywhere),
         relaxed=relaxed_holds(point, relaxed_constants(point, lower, upper, radius)),
         source=overall.source,
         notes=overall.notes,
     )
 
 
-def _radii(
-    point: Point,
-    request: Request,
-    estimated: Tensor,
-    local: Tensor,
-    local_h: Tensor,
-    overall: Tensor,
-    overall_h: Tensor,
-) -> dict[str, Tensor]:
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Sound constants of one kind, (N, K) each: of z_j - z_y, of h_i, of h_y - h_i."""
+
+    differences: Tensor
+    probabilities: Tensor
+    margins: Tensor
+
+
+def _radii(point: Point, request: Request, estimated: Tensor, local: Kept, everywhere: Kept) -> dict[str, Tensor]:
     """Every radius in the table; local ones are at most the ball's own."""
-    eps = torch.full((len(local),), request.radius, dtype=torch.float64)
+    eps = torch.full((len(estimated),), request.radius, dtype=torch.float64)
     limit = 1e6 if request.domain is None else diameter(request.norm, request.domain, 2**26)
-    anchored = AnchoredConstants(local, "differences", eps)
+    anchored = AnchoredConstants(local.differences, "differences", eps)
     return {
         "estimate": estimated_radius(point, EstimatedConstants(estimated, "differences", eps), limit).value,
-        "local, paper": certified_radius(point, AnchoredConstants(local_h, "probabilities", eps), limit),
-        "local, differences": torch.minimum(difference_radius(point, local), eps),
-        "local, closed form": torch.minimum(closed_form_radius(point, local), eps),
+        "local, paper": certified_radius(point, AnchoredConstants(local.probabilities, "probabilities", eps), limit),
+        "local, margins": torch.minimum(difference_radius(point, local.margins), eps),
+        "local, closed form": torch.minimum(closed_form_radius(point, local.differences), eps),
         "local, bisected": certified_radius(point, anchored, limit),
-        "global, paper": paper_radius(point, overall_h),
-        "global, differences": difference_radius(point, overall),
-        "global, closed form": closed_form_radius(point, overall),
-        "global, bisected": certified_radius(point, GlobalConstants(overall, "differences"), limit),
+        "global, paper": paper_radius(point, everywhere.probabilities),
+        "global, margins": difference_radius(point, everywhere.margins),
+        "global, closed form": closed_form_radius(point, everywhere.differences),
+        "global, bisected": certified_radius(point, GlobalConstants(everywhere.differences, "differences"), limit),
     }
 
 

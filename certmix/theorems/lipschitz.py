@@ -108,17 +108,13 @@ def paper_radius(point: Point, values: Tensor) -> Tensor:
 
 
 def difference_radius(point: Point, values: Tensor) -> Tensor:
-    """(N,) Theorem 3.5 with Lip(h_y - h_i) <= T max_j L_j / 2, L_j constants of z_j - z_y; 0: no certificate.
-
-    |dm/dd_i| + sum_j |dm/dd_j| = h_i (1 + m) + |m| (1 - h_y - h_i) <= (1 - m^2) / 2 for m = h_y - h_i >= 0, as
-    h_i <= (1 - m) / 2; for m < 0 it is at most 1/2 likewise. The sum of two constants may still be smaller for a
-    rival whose own constant is small.
-    """
+    """(N,) Theorem 3.5 with constants (N, K) of the margins h_y - h_i in place of sums; 0: no certificate."""
     if point.alpha <= 0.5:
         return torch.zeros(len(point.logits), dtype=torch.float64)
-    slack = least_margin(point) - required_margin(point.alpha)
-    largest = point.temperature * values.expand_as(point.logits).amax(dim=1)
-    return torch.where(slack > 0, 2 * slack / largest, 0.0)
+    h = point.probabilities
+    slack = h.gather(1, point.predicted[:, None]) - h - required_margin(point.alpha)
+    radii = torch.where(slack > 0, slack / values, 0.0)
+    return radii.masked_fill(point.own, torch.inf).amin(dim=1)
 
 
 def least_margin(point: Point) -> Tensor:
@@ -238,6 +234,20 @@ def largest_variance(lower: Tensor, upper: Tensor) -> Tensor:
     """sup of p (1 - p) over lower <= p <= upper, a hair above: near 1 the float p has lost 1 - p."""
     nearest = torch.full_like(lower, 0.5).clamp(min=lower, max=upper)
     return (nearest * (1 - nearest) * (1 + 2.0**-40) + 2.0**-48).clamp(max=0.25)
+
+
+def margin_constants(point: Point, values: Tensor, least: Tensor | None, most: Tensor | None) -> Tensor:
+    """(N, K) constants of m_i = h_y - h_i from constants L_j of z_j - z_y: T max_j L_j times a weight; column y 0.
+
+    |dm_i/dd_i| + sum_j |dm_i/dd_j| = h_i (1 + m_i) + |m_i| (1 - h_y - h_i) <= 1/2, and <= h_i + 1 - h_y;
+    least, most: bounds of h on the set where L_j holds, or None. (m >= 0: h_i <= (1 - m) / 2 gives (1 - m^2) / 2.)
+    """
+    largest = point.temperature * values.expand_as(point.logits).amax(dim=1, keepdim=True)
+    if least is None or most is None:
+        return (largest / 2).expand_as(point.logits).masked_fill(point.own, 0.0)
+    weight = most + 1 - least.gather(1, point.predicted[:, None])
+    weight = (weight * (1 + 2.0**-40) + 2.0**-48).clamp(max=0.5)
+    return (largest * weight).masked_fill(point.own, 0.0)
 
 
 def probability_constants(pairs: Tensor, variance: Tensor | None, temperature: float) -> Tensor:

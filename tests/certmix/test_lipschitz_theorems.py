@@ -23,6 +23,7 @@ from certmix.theorems.lipschitz import (
     estimated_radius,
     largest_variance,
     least_margin,
+    margin_constants,
     paper_radius,
     probability_bounds,
     probability_constants,
@@ -54,7 +55,7 @@ def test_the_stronger_forms_never_give_a_smaller_radius(
     point = sure_point(seed, alpha, temperature, classes)
     pairs = pair_table(seed, classes)
     differences = pairs[torch.arange(4), point.predicted]
-    by_difference = difference_radius(point, differences)
+    by_difference = difference_radius(point, margin_constants(point, differences, None, None))
     closed = closed_form_radius(point, differences)
     bisected = bisected_radius(point, differences, 1e-6)
     assert bool((by_difference <= closed * (1 + 1e-9)).all())
@@ -82,13 +83,17 @@ def test_the_closed_form_is_exact_for_two_linear_classes(alpha: float) -> None:
     assert float(bisected_radius(point, values, 1e-9)[0]) == pytest.approx(exact, rel=1e-7)
 
 
+def margin_radius(point: Point, values: torch.Tensor) -> torch.Tensor:
+    return difference_radius(point, margin_constants(point, values, None, None))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.51, 1.0), st.floats(0.2, 3.0))
 def test_no_logits_within_the_constants_break_the_margin(seed: int, alpha: float, temperature: float) -> None:
     point = sure_point(seed, alpha, temperature)
     differences = pair_table(seed, 5)[torch.arange(4), point.predicted]
     generator = torch.Generator().manual_seed(seed + 1)
-    for radius_of in (difference_radius, closed_form_radius, lambda p, v: bisected_radius(p, v, 1e-6)):
+    for radius_of in (margin_radius, closed_form_radius, lambda p, v: bisected_radius(p, v, 1e-6)):
         radius = radius_of(point, differences)
         for _ in range(20):
             share = 2 * torch.rand((4, 5), generator=generator, dtype=torch.float64).round(decimals=1) - 1
@@ -209,3 +214,22 @@ def test_the_paper_formula_holds_on_a_linear_map_where_it_certifies() -> None:
         move = move * (radius / move.norm(dim=1))[:, None]
         near = Point((x + move) @ w.T, point.predicted, 0.9)
         assert bool((0.9 * least_margin(near)[radius > 0] > 0.1 - 1e-12).all())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.1, 4.0))
+def test_margin_constants_bound_the_gradient_of_the_margin(seed: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn((5, 6), generator=generator, dtype=torch.float64)
+    x = torch.randn((50, 6), generator=generator, dtype=torch.float64).requires_grad_()
+    logits = x @ w.T
+    h = torch.softmax(temperature * logits, dim=1)
+    for y in range(5):
+        point = Point(logits.detach(), torch.full((50,), y), 0.9, temperature)
+        values = torch.cdist(w, w)[y].expand(50, -1)
+        pointwise = margin_constants(point, values, h.detach(), h.detach())
+        everywhere = margin_constants(point, values, None, None)
+        for i in range(5):
+            (gradient,) = torch.autograd.grad((h[:, y] - h[:, i]).sum(), x, retain_graph=True)
+            assert bool((gradient.norm(dim=1) <= pointwise[:, i] * (1 + 1e-9)).all())
+            assert bool((gradient.norm(dim=1) <= everywhere[:, i] * (1 + 1e-9)).all())
