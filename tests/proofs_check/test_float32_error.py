@@ -149,8 +149,8 @@ def test_what_float32_cannot_hold_or_nobody_specifies_is_refused():
         float32.float_error(2**20)
 
 
-def test_rearrangements_and_comparisons_cost_nothing():
+def test_rearrangements_and_comparisons_cost_at_most_a_flushed_subnormal():
     nodes = [c.Input((1, 4, 4)), c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0)), c.Relu((1,)), c.Flatten((2,)),
              c.Concat((3, 3)), c.Slice((4,), (0,), (6,), (1,))]  # fmt: skip
     ball = bounds.Ball(np.ones((1, 4, 4), dtype=F32), 0.1, "Linf", None)
-    assert not float32.logit_error(bounds.value_bounds(bounds.prepare(build(nodes)), ball, None)).any()
+    assert (float32.logit_error(bounds.value_bounds(bounds.prepare(build(nodes)), ball, None)) <= 2.0**-120).all()
