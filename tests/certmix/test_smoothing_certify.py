@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
-from certmix import replay, smoothing_plan
+from certmix import replay, smoothing_command, smoothing_plan
 from certmix.arguments import Parser
 from certmix.errors import UsageError
 from certmix.judging import Bench, bench
@@ -382,3 +382,21 @@ def test_differing_counts_whole_draws() -> None:
     assert replay.differing(stated, np.array([9, 6, 1])) == 1
     assert replay.differing(stated, np.array([10, 6, 2])) == 1
     assert replay.differing(stated, np.array([8, 6, 1])) == 2
+
+
+def test_the_comparison_command_shows_every_bound(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = Parser()
+    smoothing_command.add_arguments(parser)
+    given = ["--standard", str(digits / "standard.onnx"), "--robust", str(digits / "smoothed.onnx")]
+    given += ["--data", str(digits / "audit.npz"), "--limit", "2", "--noise-std", "0.5", "--samples", "1000"]
+    given += ["--prediction-samples", "50", "--device", "cpu", "--json", str(tmp_path / "radii.json")]
+    assert smoothing_command.run(parser.parse_args([*given, "--alpha", "0.8"])) == 0
+    shown = capsys.readouterr().out
+    radii = json.loads((tmp_path / "radii.json").read_text())["radii"]
+    for bound in smoothing_plan.BOUNDS:
+        assert bound in shown
+        assert len(radii[bound]) == 2
+    with pytest.raises(UsageError, match="alpha > 1/2"):
+        smoothing_command.run(parser.parse_args([*given, "--alpha", "0.4"]))
