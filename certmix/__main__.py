@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lipschitz": ("certmix.lipschitz", "Lipschitz constants of h and the radii they certify: estimated, local, global"),
     "replay": ("certmix.replay", "repeat a random part of an audit's noise draws and compare the counts"),
     "certify-log": ("certmix.certify_log", "certified accuracy of a mix from a Cohen-style smoothing log"),
+    "experiment": ("certmix.experiments.command", "the paper's experiments on any pair of models"),
     "soundness": ("certmix.testing.command", "try to make a certifier lie: ours, or yours"),
 }
 
