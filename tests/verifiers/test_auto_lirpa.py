@@ -233,6 +233,24 @@ def test_alpha_crown_contains_points_and_is_no_looser_than_crown(norm: Norm, kin
     assert width[1] <= width[0] * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_patches_and_dense_matrices_give_the_same_bounds(seed: int, norm: Norm) -> None:
+    """Two layers with borders and unstable neurons: the second layer's bounds come from concretised coefficients."""
+    draw = Draw(seed, (2, 6, 6))
+    for k in (0, 2):
+        weight = draw.array(3, 2 if k == 0 else 3, 3, 3)
+        draw.nodes += [c.Conv2d((k,), weight, 0.1 * draw.array(3), (1, 1), (1, 1, 1, 1), (1, 1), 1), c.Relu((k + 1,))]
+    q = query(draw.network(), norm, 0.4)
+    engines = [AutoLirpa(("CROWN",), precision="float64") for _ in range(2)]
+    sessions = [e.prepare(q.network, q.inputs.device) for e in engines]
+    sessions[1].patches = False
+    one, two = (e.bounds(q) for e in engines)
+    assert sessions[0].patches
+    torch.testing.assert_close(one.lower, two.lower, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.upper, two.upper, rtol=1e-9, atol=1e-9)
+
+
 @given(seed=SEEDS, norm=st.sampled_from(["L2", "L1"]))
 @settings(max_examples=15)
 def test_the_first_layer_is_exact_at_image_borders(seed: int, norm: Norm) -> None:
