@@ -11,13 +11,14 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 from proofs_check import folder, judge, parse
 from proofs_check.bounds import Prepared, prepare
-from proofs_check.certificate import Accepted, MalformedError, wellformed
+from proofs_check.certificate import Accepted, MalformedError, RejectedError, wellformed
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 
@@ -109,34 +110,44 @@ def results(path: Path, jobs: int) -> Iterator[Result]:
 
 
 def describe(result: Result) -> str:
+    """One line of text: what the file says cannot look like a line of its own."""
     head = f"{result.state:9s} line {result.number}"
     if result.state == "accepted":
         rests = ", ".join(result.assumptions) or "none beyond exact export"
         return f"{head}: radius {result.radius!r} by {result.rule}; assumptions: {rests}"
     where = f"{result.step}: " if result.step else ""
-    return f"{head}: {where}{result.reason}"
+    return f"{head}: {printable(f'{where}{result.reason}')}"
+
+
+def printable(text: str) -> str:
+    return "".join(ch if ch.isprintable() else ascii(ch)[1:-1] for ch in text)
 
 
 def summarise(found: Iterable[Result], as_json: bool) -> int:
     """Print one line per result and a summary; the exit code."""
     states: Counter[str] = Counter()
     rests: Counter[str] = Counter()
-    problem: MalformedError | None = None
+    problem: tuple[str, str, str] | None = None  # state, place, reason
     try:
         for result in found:
             print(folder.text(asdict(result)) if as_json else describe(result))
             states[result.state] += 1
             rests.update(result.assumptions)
     except MalformedError as error:
-        problem = error
-        states["malformed"] += 1
+        problem = "malformed", error.place, error.reason
+    except RejectedError as error:  # a network beyond the judge's range
+        problem = "rejected", error.step, error.reason
+    except (MemoryError, BrokenProcessPool) as error:
+        problem = "rejected", "memory", f"the judge ran out of it: {error}"
+    if problem is not None:
+        states[problem[0]] += 1
     shown = {name: states[name] for name in ("accepted", "rejected", "malformed", "abstained", "falsified")}
     if as_json:
-        place = None if problem is None else {"place": problem.place, "reason": problem.reason}
+        place = None if problem is None else {"place": problem[1], "reason": problem[2]}
         print(folder.text({"summary": shown, "assumptions": dict(rests), "problem": place}))
     else:
         if problem is not None:
-            print(f"malformed {problem.place}: {problem.reason}")
+            print(f"{problem[0]} {printable(f'{problem[1]}: {problem[2]}')}")
         print(
             ", ".join(f"{count} {name}" for name, count in shown.items() if count or name in ("accepted", "rejected"))
         )
@@ -153,6 +164,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs must be >= 1, got {options.jobs}")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # whatever the terminal's encoding
     return summarise(results(options.folder, options.jobs), options.json)
 
 

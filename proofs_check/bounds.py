@@ -37,6 +37,7 @@ __all__ = [
     "functional_upper", "functionals", "prepare", "value_bounds", "witness",
 ]  # fmt: skip
 
+MAX_CLASSES = 2**12
 CHUNK = 2**19  # coefficients travelling together: bounds memory
 
 
@@ -255,7 +256,7 @@ def _refine(values: Values, k: int, everything: bool) -> None:
         return
     shapes = values.prepared.shapes
     size = max(math.prod(s) for s in shapes[: k + 1])
-    for part in np.array_split(np.arange(len(y)), -(-2 * len(y) * size // CHUNK) or 1):
+    for part in np.array_split(np.arange(len(y)), min(len(y), -(-2 * len(y) * size // CHUNK))):
         found = _descend(values, k, _unit_rows(shapes[k], channel[part], y[part], x[part]), None, False)
         at = channel[part], y[part], x[part]
         upper[at] = np.minimum(upper[at], found[: len(part)])
@@ -386,6 +387,7 @@ def functionals(values: Values, coefficients: Array, hint_rows: Sequence[int] | 
 def differences(values: Values, y: int) -> tuple[Array, Array]:
     """(K,), (K,). Ensures: lower_j <= z_j - z_y <= upper_j over the ball; entry y is 0."""
     classes = values.prepared.network.classes
+    need(classes <= MAX_CLASSES, "bounds", f"{classes} classes: at most {MAX_CLASSES} are compared")
     rivals = np.delete(np.arange(classes), y)
     forms = np.eye(classes)[rivals] - np.eye(classes)[y]
     hint_rows = [0 if values.witness is None else values.witness.row(1 + int(j), classes) for j in rivals]

@@ -41,7 +41,7 @@ def logit_error(values: Values) -> Array:
             else:
                 errors.append(_affine(node, mapping, values, errors))
     need_bounded(errors[-1], "float32")
-    return errors[-1].ravel()
+    return up(errors[-1] + SMALLEST).ravel()  # of a last ReLU a subnormal result may be flushed
 
 
 def _affine(node: c.Node, mapping: Map, values: Values, errors: list[Array]) -> Array:
@@ -69,9 +69,9 @@ def _stretch(node: c.Node, mapping: Map, largest: float) -> float:
         return 1.0
     variance = node.variance.astype(np.float64) + node.epsilon
     parts = (np.abs(node.scale), np.abs(node.shift), np.abs(node.mean) + largest, variance, 1 / variance)
-    scale, _, center, _, _ = sizes = [float(p.max()) for p in parts]
+    scale, _, center, _, inverse = sizes = [float(p.max()) for p in parts]
     need(max(sizes) <= 2.0**40, "float32", "batch norm parameters may overflow float32")
-    return (1 + scale) * (1 + center)
+    return (1 + scale) * (1 + center) * (1 + inverse)
 
 
 def _nonlinear(node: c.Node, values: Values, i: int, error: Array) -> Array:

@@ -31,6 +31,8 @@ def check(certificate: parse.Certificate, case: Case) -> Verdict:
         return Accepted(RULES[certificate.rule].check(certificate.claim, certificate.evidence, case))
     except RejectedError as error:
         return Rejected(error.step, error.reason)
+    except MemoryError as error:
+        return Rejected("memory", f"the proof does not fit: {error}")
 
 
 def _tie(certificate: parse.Certificate, case: Case) -> None:
@@ -60,5 +62,8 @@ def check_bytes(line: bytes, robust: PlainNetwork, standard: PlainNetwork | None
     certificate = parse.line(line, EVIDENCE)
     if not isinstance(certificate, parse.Certificate):
         raise MalformedError("certificate.outcome", f"is {certificate.outcome}, there is nothing to judge")
-    case = Case(prepare(robust), None if standard is None else prepare(standard), value)
+    try:
+        case = Case(prepare(robust), None if standard is None else prepare(standard), value)
+    except RejectedError as error:
+        return Rejected(error.step, error.reason)
     return check(certificate, case)

@@ -33,7 +33,10 @@ from proofs_check.shapes import output_shape
 
 T = TypeVar("T")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-MAX_DEPTH = 32
+LONE = re.compile("[\ud800-\udfff]")  # JSON can escape what UTF-8 cannot write
+MAX_AXES = 4
+MAX_CELLS = 2**27  # of all values of a network together
+MAX_NODES = 2**12
 
 
 # ---------------------------------------------------------------- strict JSON
@@ -92,6 +95,8 @@ def _read_scalar(kind: type, value: Any, place: str) -> Any:
         wellformed(abs(value) <= 2**53, place, f"integer {value} is not exactly a double")
         return float(value)
     wellformed(type(value) is kind, place, f"must be {kind.__name__}, got {type(value).__name__}")
+    wellformed(kind is not int or abs(value) < 2**64, place, "does not fit in 64 bits")
+    wellformed(kind is not str or not LONE.search(value), place, "holds half a surrogate pair")
     return value
 
 
@@ -273,6 +278,7 @@ def _tensors(header: dict[str, Any], blob: bytes) -> dict[str, Float32Array]:
         wellformed(found["dtype"] == "F32", place, f"dtype must be F32, got {found['dtype']!r}")
         shape = read(tuple[int, ...], found["shape"], f"{place}.shape")
         start, stop = read(tuple[int, int], found["data_offsets"], f"{place}.data_offsets")
+        wellformed(len(shape) <= MAX_AXES, place, f"has {len(shape)} axes")
         wellformed(all(n > 0 for n in shape), place, f"shape must be positive, got {shape}")
         wellformed(start == end and stop - start == 4 * math.prod(shape), place, "offsets do not fit the shape")
         wellformed(stop <= len(blob), place, "reaches past the end of the file")
@@ -299,7 +305,9 @@ def network(data: bytes, place: str = "network") -> PlainNetwork:
     metadata = fields(header.pop("__metadata__"), ("format", "graph"), f"{place}.__metadata__")
     wellformed(metadata["format"] == NETWORK_FORMAT, f"{place}.format", f"must be {NETWORK_FORMAT!r}")
     graph = strict_json(read(str, metadata["graph"], f"{place}.graph").encode(), f"{place}.graph")
-    wellformed(type(graph) is list and len(graph) >= 2, f"{place}.graph", "must be an array of at least two nodes")
+    wellformed(
+        type(graph) is list and 2 <= len(graph) <= MAX_NODES, f"{place}.graph", f"must be 2 to {MAX_NODES} nodes"
+    )
     tensors = _tensors(header, data[8 + length :])
     nodes: list[Any] = []
     shapes: list[tuple[int, ...]] = []
@@ -310,6 +318,7 @@ def network(data: bytes, place: str = "network") -> PlainNetwork:
         wellformed(all(0 <= i < k for i in inputs), f"{place}.graph[{k}].inputs", f"must name earlier nodes: {inputs}")
         shapes.append(output_shape(node, [shapes[i] for i in inputs], f"{place}.graph[{k}]"))
         nodes.append(node)
+        wellformed(sum(map(math.prod, shapes)) <= MAX_CELLS, place, f"values hold more than {MAX_CELLS} cells")
     wellformed(not tensors, place, f"tensor {next(iter(tensors), '')!r} is not used")
     wellformed(len(shapes[-1]) == 1 and shapes[-1][0] >= 2, place, f"output must be >= 2 logits, got {shapes[-1]}")
     return PlainNetwork(tuple(nodes), tuple(shapes), hashlib.sha256(data).hexdigest(), data)
@@ -317,7 +326,7 @@ def network(data: bytes, place: str = "network") -> PlainNetwork:
 
 def _node(entry: Any, tensors: dict[str, Float32Array], place: str) -> Any:
     wellformed(type(entry) is dict and type(entry.get("op")) is str, place, "must be an object with an op")
-    kind = NODE_TYPES.get(entry["op"])
+    kind = NODE_TYPES.get(cast("str", entry["op"]))
     wellformed(kind is not None, place, f"op {entry['op']!r} is not known")
     hints = _hints(cast("type[Any]", kind))
     found = fields(entry, ("op", *hints), place)

@@ -12,10 +12,14 @@ from proofs_check.certificate import wellformed
 
 Shape = tuple[int, ...]
 MAX_ELEMENTS = 2**26
+MAX_TAPS = 2**27  # cells of all windows together
+MAX_STRIDE = 16  # beyond the length it moves along
 
 
-def windows(size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, place: str) -> Shape:
-    """Number of windows along height and width; padding is (top, left, bottom, right)."""
+def windows(shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, place: str) -> Shape:
+    """Number of windows along height and width of an image (channels, height, width); padding is (top, left, bottom,
+    right). Ensures: the padded image and all windows together are of bounded size."""
+    size = shape[1:]
     result: list[int] = []
     for axis in (0, 1):
         wellformed(
@@ -27,8 +31,18 @@ def windows(size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation:
         wellformed(before >= 0 and after >= 0, place, f"padding must be >= 0, got {padding}")
         span = size[axis] + before + after - dilation[axis] * (kernel[axis] - 1) - 1
         wellformed(span >= 0, place, f"window {kernel} is larger than the padded input {size}")
+        _need_stride(stride[axis], size[axis] + before + after, place)
         result.append(span // stride[axis] + 1)
+    padded = shape[0] * math.prod(size[a] + padding[a] + padding[a + 2] for a in (0, 1))
+    wellformed(padded <= MAX_ELEMENTS, place, f"input {shape} padded by {padding} is too large")
+    taps = shape[0] * math.prod(kernel) * math.prod(result)
+    wellformed(taps <= MAX_TAPS, place, f"windows {kernel} over {shape} hold {taps} cells, more than {MAX_TAPS}")
     return tuple(result)
+
+
+def _need_stride(stride: int, length: int, place: str) -> None:
+    """A stride far beyond the length changes nothing, but the windows of a backward pass may reach that far."""
+    wellformed(stride <= length + MAX_STRIDE, place, f"stride {stride} is too large for {length} cells")
 
 
 def output_shape(node: c.Node, inputs: Sequence[Shape], place: str) -> Shape:
@@ -104,7 +118,7 @@ def _conv_shape(node: c.Conv2d, shape: Shape, place: str) -> Shape:
     wellformed(node.groups >= 1 and out % node.groups == 0, place, f"groups {node.groups} does not divide {out}")
     wellformed(per_group * node.groups == shape[0], place, f"weight {node.weight.shape} does not fit {shape}")
     wellformed(node.bias.shape == (out,), place, f"bias {node.bias.shape} does not fit")
-    return (out, *windows(shape[1:], tuple(kernel), node.stride, node.padding, node.dilation, place))
+    return (out, *windows(shape, tuple(kernel), node.stride, node.padding, node.dilation, place))
 
 
 def _pool_shape(node: c.MaxPool2d | c.AveragePool2d, shape: Shape, place: str) -> Shape:
@@ -112,11 +126,13 @@ def _pool_shape(node: c.MaxPool2d | c.AveragePool2d, shape: Shape, place: str) -
     # every window meets at least one real cell
     fits = all(node.padding[a] < node.kernel[a % 2] for a in range(4))
     wellformed(fits, place, f"padding {node.padding} must be smaller than the kernel {node.kernel}")
-    return (shape[0], *windows(shape[1:], node.kernel, node.stride, node.padding, (1, 1), place))
+    return (shape[0], *windows(shape, node.kernel, node.stride, node.padding, (1, 1), place))
 
 
 def _slice_shape(node: c.Slice, shape: Shape, place: str) -> Shape:
     wellformed(len(node.start) == len(node.stop) == len(node.step) == len(shape), place, "one entry per axis")
     ok = all(0 <= a < b <= n and s >= 1 for a, b, s, n in zip(node.start, node.stop, node.step, shape, strict=True))
     wellformed(ok, place, f"slice {node.start}:{node.stop}:{node.step} does not fit {shape}")
+    for s, n in zip(node.step, shape, strict=True):
+        _need_stride(s, n, place)
     return tuple(len(range(a, b, s)) for a, b, s in zip(node.start, node.stop, node.step, strict=True))

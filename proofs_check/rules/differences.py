@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +44,7 @@ def need_class(case: Case, claim: Claim, on_ball: Vector | None) -> None:
     """Definition 3.1: y is the strict argmax of h(x). on_ball: upper bounds of d over the ball, which holds x."""
     upper = on_ball
     if upper is None or not (np.delete(upper, claim.predicted) < 0).all():
-        _, upper = bounds.difference_bounds(case.robust, case.point(claim), claim.predicted, None)
+        upper = differences(case.robust, None, case, dataclasses.replace(claim, radius=0.0)).upper
     strict = bool((np.delete(upper, claim.predicted) < 0).all())
     need(strict, "class", f"class {claim.predicted} is not proven to be the robust model's strict argmax")
 
