@@ -26,7 +26,7 @@ def radii(options: argparse.Namespace, alpha: float, base: str, both: bool) -> d
     """Per bound: share of inputs certified (%), mean certified radius over all inputs, and the wins of "best"."""
     standard, robust = load_model(DIGITS / "standard.onnx"), load_model(DIGITS / "smoothed.onnx")
     data = load_data(DIGITS / "audit.npz", options.limit)
-    smoothing = SmoothingSettings(noise_std=options.noise_std, samples=options.samples, base=base)
+    smoothing = SmoothingSettings(noise_std=options.noise_std, samples=options.samples, base=base, grid=256)
     settings = Settings(
         alpha, norm="L2", method="smoothing", domain=(0.0, 1.0), use_standard=both, smoothing=smoothing, seed=1
     )

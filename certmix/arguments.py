@@ -103,6 +103,9 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     noise.add_argument("--selection-samples", type=int, default=d.selection_samples, metavar="N")
     noise.add_argument("--failure-probability", type=number, default=d.failure_probability, metavar="P")
     noise.add_argument("--base", choices=("soft", "hard"), default=d.base, help="probabilities or votes")
+    noise.add_argument(
+        "--grid", type=int, default=d.grid, metavar="G", help="noisy inputs are multiples of 1/G (default 255)"
+    )
     noise.add_argument("--bound", default=d.bound, help="which smoothing bound (default best)")
 
 
@@ -132,6 +135,7 @@ def settings(options: argparse.Namespace) -> Settings:
             failure_probability=options.failure_probability,
             base=options.base,
             bound=options.bound,
+            grid=options.grid,
         ),
     )
 

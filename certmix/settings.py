@@ -21,8 +21,9 @@ class SmoothingSettings:
     """Randomised smoothing of h (MATH.md 5). noise_std in raw input units; samples per input.
 
     looks: increasing fractions of `samples` at which sampling may stop once a given radius is reached, the last 1;
-    they share failure_probability. grid: noisy inputs are multiples of 1/grid; None: 255 for images, else 256.
-    draw_batch: noisy inputs run at once. precision: of the base model's arithmetic, float32 or bfloat16.
+    they share failure_probability. grid: noisy inputs are multiples of 1/grid; an input that is not itself loses
+    its distance to the grid. draw_batch: noisy inputs run at once. precision: of the base model's arithmetic,
+    float32 or bfloat16.
     """
 
     noise_std: float = 0.5
@@ -32,7 +33,7 @@ class SmoothingSettings:
     base: str = "soft"
     bound: str = "best"
     looks: tuple[float, ...] = (1.0,)
-    grid: int | None = None
+    grid: int = 255
     draw_batch: int = 512
     precision: str = "float32"
 
@@ -46,7 +47,7 @@ class SmoothingSettings:
         ends = (0.0, *self.looks)
         if len(ends) < 2 or ends[-1] != 1.0 or any(a >= b for a, b in pairwise(ends)):
             raise UsageError(f"looks must be increasing fractions that end in 1, got {self.looks}")
-        if self.grid is not None and not 1 <= self.grid <= 65536:
+        if not 1 <= self.grid <= 65536:
             raise UsageError(f"grid must lie in [1, 65536], got {self.grid}")
         if self.draw_batch < 1:
             raise UsageError(f"draw_batch must be >= 1, got {self.draw_batch}")

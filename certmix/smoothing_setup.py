@@ -42,10 +42,9 @@ def check(problem: Problem) -> None:
 
 
 def noise_of(problem: Problem) -> GridNoise:
-    """The settings' noise, on the settings' grid or the one natural for the inputs."""
+    """The settings' noise, on the settings' grid."""
     s = problem.settings.smoothing
-    grid = s.grid if s.grid is not None else sampling.natural_grid(problem.inputs.numpy())
-    return usable(lambda: GridNoise(s.noise_std, grid))
+    return usable(lambda: GridNoise(s.noise_std, s.grid))
 
 
 def base_of(problem: Problem) -> Base:

@@ -111,12 +111,6 @@ def grid_distance(value: NDArray[np.float32], grid: int) -> float:
     return float(np.linalg.norm(scaled - np.rint(scaled))) / grid * (1 + 1e-9)
 
 
-def natural_grid(inputs: NDArray[np.float32]) -> int:
-    """255 if the inputs are stored images (multiples of 1/255 up to float32 rounding), else 256."""
-    scaled = inputs.astype(np.float64) * 255
-    return 255 if bool((np.abs(scaled - np.rint(scaled)) <= 1e-4).all()) else 256
-
-
 @dataclass(frozen=True, eq=False)
 class Base:
     """The base output v̄: h̄ of `robust`, or (1 − alpha) ḡ + alpha h̄ if `standard` is given.

@@ -205,6 +205,9 @@ def test_the_deployed_mix_agrees_with_certificates_where_there_are_any() -> None
         ({"bound": "theorem_9"}, "bound must be one of"),
         ({"semantics": "float32"}, "real semantics"),
         ({"noise_std": 1e-4}, "choose grid near"),
+        ({"grid": 0}, "grid must lie in"),
+        ({"looks": (0.5,)}, "looks must be"),
+        ({"draw_batch": 0}, "draw_batch"),
         ({"use_standard": True, "bound": "theorem_3_7"}, "both networks"),
     ],
 )

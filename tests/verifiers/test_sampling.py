@@ -148,10 +148,8 @@ def test_noise_that_the_grid_cannot_carry_is_refused(noise_std: float, grid: int
         GridNoise(noise_std, grid)
 
 
-def test_stored_images_keep_their_own_grid() -> None:
+def test_stored_images_lie_on_the_grid_of_their_pixels() -> None:
     images = np.arange(256, dtype=np.uint8).astype(np.float32) / np.float32(255)
-    assert sampling.natural_grid(images) == 255
-    assert sampling.natural_grid(np.array([1 / 3 + 0.001], np.float32)) == 256
     assert np.array_equal(sampling.grid_points(images, 255), np.arange(256))
     assert sampling.grid_distance(images, 255) < 1e-6
 
