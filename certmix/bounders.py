@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import base64
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -195,7 +196,10 @@ def make_bounder(problem: Problem, predicted: Tensor, engine: Engine) -> Bounder
 
 
 def make_engine(settings: Settings) -> Engine:
-    """The engine the settings name."""
-    if settings.engine == "crown":
-        return Crown(steps=settings.optimise, device=settings.device)
-    return ENGINES[settings.engine]()
+    """The engine the settings name; the same one for equal settings, so that networks are converted once."""
+    return _engine(settings.engine, settings.optimise, settings.device)
+
+
+@functools.lru_cache(maxsize=4)
+def _engine(name: str, steps: int, device: str) -> Engine:
+    return Crown(steps=steps, device=device) if name == "crown" else ENGINES[name]()
