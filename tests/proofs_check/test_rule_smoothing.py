@@ -290,6 +290,14 @@ def test_a_mean_is_accepted_exactly_where_the_capital_has_reached_its_goal() -> 
         assert verdict(claim(0.1, smoothing=soft), betting(low - 1e-7, bets)) == "confidence"
 
 
+def test_a_stake_against_the_mean_proves_no_lower_bound() -> None:
+    high, against = 0.985, (-0.5,)
+    assert reached_capital(high, against) > 10 / BETA  # the counts are far below such a mean
+    soft = Smoothing(0.5, "soft", BETA)
+    assert verdict(claim(0.1, smoothing=soft), betting(high, against)) == "confidence"
+    assert verdict(claim(0.1, smoothing=soft), betting(high, (0.4, *against))) == "confidence"
+
+
 def test_a_rivals_own_bound_is_used_and_checked() -> None:
     share = BETA / 3
     of_y, of_0, of_2 = (Mean((1.0,), ((count,),), (), lower(count, share), share) for count in (8000, 9000, 9700))
