@@ -13,7 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from certmix.certify import certify
+    from certmix.certification import certify
+    from certmix.data import Dataset, load_data
+    from certmix.errors import UsageError
     from certmix.judging import check
     from certmix.mixing import MixedClassifier
     from certmix.models import Model, from_module, load_model
@@ -23,31 +25,37 @@ if TYPE_CHECKING:
 __all__ = [
     "Abstained",
     "Certified",
+    "Dataset",
     "Falsified",
     "MixedClassifier",
     "Model",
     "Reason",
     "Settings",
     "SmoothingSettings",
+    "UsageError",
     "certify",
     "check",
     "from_module",
+    "load_data",
     "load_model",
 ]
 
 _HOMES = {
     "Abstained": "outcomes",
     "Certified": "outcomes",
+    "Dataset": "data",
     "Falsified": "outcomes",
     "MixedClassifier": "mixing",
     "Model": "models",
     "Reason": "outcomes",
     "Settings": "settings",
     "SmoothingSettings": "settings",
-    "certify": "certify",
+    "certify": "certification",
     "check": "judging",
     "from_module": "models",
+    "load_data": "data",
     "load_model": "models",
+    "UsageError": "errors",
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certmix.curves import Observation, Passes
 from certmix.exponential import Head, head
 from certmix.margins import box_margin, own_class
 from certmix.problem import Problem
@@ -88,11 +89,31 @@ class Bounder(abc.ABC):
         slack = pair_slack(of_g, of_h, s.alpha).masked_fill(own_class(predicted, of_h.shape[1]), float("inf"))
         return slack.min(dim=1).values
 
-    def record(self, rows: Tensor, radii: Tensor, h: LogitBounds) -> None:
-        """Hand every bound found to whoever collects margin curves."""
-        if self.problem.record is not None:
-            for k, row in enumerate(rows.tolist()):
-                self.problem.record(self.problem.indices[row], float(radii[k]), h.lower[k], h.upper[k])
+    @abc.abstractmethod
+    def observe(self, rows: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
+        """Bounds of h alone, recorded, whatever alpha and temperature are. Raises EngineError."""
+
+    def known_radii(self, rows: Tensor) -> Tensor | None:
+        """(M,) the largest radii certified, 0 for none, where that is known without a search."""
+        del rows
+        return None
+
+    def record(self, rows: Tensor, radii: Tensor, h: LogitBounds, passes: Passes | None = None) -> None:
+        """Hand every bound found to whoever collects margin curves. passes: of inputs numbered as `rows` are."""
+        if self.problem.record is None:
+            return
+        for k, row in enumerate(rows.tolist()):
+            radius, y = float(radii[k]), int(self.predicted[row])
+            own = None if passes is None else _of_input(passes, k)
+            seen = Observation(radius, y, h.lower[k], h.upper[k], own, h.witness[k])
+            self.problem.record(self.problem.indices[row], seen)
+
+
+def _of_input(passes: Passes, k: int) -> Passes | None:
+    at = (passes.inputs == k).nonzero().squeeze(1)
+    if not len(at):
+        return None
+    return Passes(passes.inputs[at], passes.rival[at], passes.coefficients[at], passes.reach[at])
 
 
 class EngineBounder(Bounder):
@@ -103,14 +124,18 @@ class EngineBounder(Bounder):
         self.engine = engine
 
     def find(self, rows: Tensor, radii: Tensor, witness: bool) -> Finding:
-        h = self.engine.bounds(self.query(self.problem.network, rows, radii))
-        self.record(rows, radii, h)
+        h = self.observe(rows, radii, witness)
         g = None
         if self.problem.settings.use_standard:
             g = self.engine.bounds(self.query(standard_network(self.problem), rows, radii))
         slack = self.box_slack(h, g, self.predicted[rows])
         judged = self.problem.settings.evidence == "network"  # by its own bounds, which may be tighter
         return Finding(slack, torch.ones_like(slack, dtype=torch.bool) if judged else slack > 0, h, g)
+
+    def observe(self, rows: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
+        h = self.engine.bounds(self.query(self.problem.network, rows, radii))
+        self.record(rows, radii, h)
+        return h
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +146,9 @@ class Slopes:
     exponential: Tensor
 
 
-def _stacked(rows: Tensor, known: dict[int, Slopes]) -> tuple[Tensor | None, Tensor | None]:
-    """(M, K, n) slopes of the two last passes to start from, if there are some for every input."""
-    found = [known[row] for row in rows.tolist() if row in known]
+def _stacked(rows: Tensor, first: dict[int, Slopes], second: dict[int, Slopes]) -> tuple[Tensor | None, Tensor | None]:
+    """(M, K, n) slopes of the two last passes to start from: those in `first`, else in `second`; None if any lacks."""
+    found = [k for row in rows.tolist() if (k := first.get(row) or second.get(row)) is not None]
     if not found or len(found) < len(rows):
         return None, None
     return torch.stack([k.box for k in found]), torch.stack([k.exponential for k in found])
@@ -144,18 +169,40 @@ class CrownBounder(Bounder):
         s = self.problem.settings
         query = self.query(self.problem.network, rows, radii)
         network = self._network(self.problem.network)
-        first, second = _stacked(rows, self.certified if witness else self.latest)
+        first, second = _stacked(rows, self.certified if witness else self.latest, self.latest)
         analysis = self.engine.analyse(query, network, first)
         found = head(analysis, s.alpha, s.temperature, s.optimise, second) if self._exponential() else None
         h = LogitBounds(
             analysis.lower, analysis.upper, self._witness(analysis, None if found is None else found.second, witness)
         )
-        self.record(rows, radii, h)
+        self._record_analysis(rows, radii, h, analysis, found)
         g = self._standard(rows, radii, witness) if s.use_standard else None
         slack = self.box_slack(h, g, self.predicted[rows])
         slack = slack if found is None else torch.maximum(slack, found.slack)
         self._remember(rows, analysis, found, slack)
         return Finding(slack, slack > (-ROUNDING if s.evidence == "network" else 0.0), h, g)
+
+    def observe(self, rows: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
+        query = self.query(self.problem.network, rows, radii)
+        analysis = self.engine.analyse(
+            query, self._network(self.problem.network), _stacked(rows, self.latest, self.latest)[0]
+        )
+        h = LogitBounds(analysis.lower, analysis.upper, self._witness(analysis, None, witness))
+        self._remember(rows, analysis, None, torch.full((len(rows),), -1.0))
+        self.record(rows, radii, h)
+        return h
+
+    def _record_analysis(
+        self, rows: Tensor, radii: Tensor, h: LogitBounds, analysis: Analysis, found: Head | None
+    ) -> None:
+        if found is None or found.second is None:
+            self.record(rows, radii, h)
+            return
+        hints = h.witness
+        if analysis.slopes is not None and any(w is not None for w in hints):  # rivals no pass was run for: the box's
+            used = found.second.any(2, keepdim=True)
+            hints = analysis.witness(torch.where(used, found.second, analysis.slopes))
+        self.record(rows, radii, LogitBounds(h.lower, h.upper, hints), found.passes)
 
     def _remember(self, rows: Tensor, analysis: Analysis, found: Head | None, slack: Tensor) -> None:
         if analysis.slopes is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from certmix.bounders import RULES, Bounder, Finding, make_bounder, make_engine, standard_network
 from certmix.judging import Bench, largest_accepted
 from certmix.lines import certificate_line
+from certmix.margins import own_class
 from certmix.outcomes import Certified, Outcome, Reason
 from certmix.problem import Problem
 from certmix.search import largest_passing
@@ -18,6 +19,12 @@ from certmix.theorems.margin import critical_alpha, required_margin
 from proofs_check.certificate import ClassOf, Rejected
 from verifiers.engine import Engine, EngineError
 from verifiers.plain import PlainModule
+
+OBSERVED = 0.05  # relative tolerance of a radius that only curves need
+
+
+ROUNDS = 4  # of tuning at a fixed radius
+NEAR = 0.2  # lack of slack beyond which more tuning is not tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,8 @@ class MarginProver:
             refusal = self._refusal(points, row)
             if refusal is not None:
                 outcomes[row] = refusal
+        if self.problem.record is not None:
+            self._observe([row for row in outcomes if float(points.margin[row]) > 0], points)
         rows = torch.tensor([r for r in range(len(self.problem.inputs)) if r not in outcomes], dtype=torch.int64)
         for batch in rows.split(self.problem.settings.batch_size) if len(rows) else ():
             try:
@@ -105,19 +114,56 @@ class MarginProver:
         found = bounder.find(rows, radii, True)
         return {row: self._outcome(row, k, float(radii[k]), found, points) for k, row in enumerate(rows.tolist())}
 
-    def _radii(self, bounder: Bounder, rows: Tensor) -> Tensor:
-        """(M,) radii to propose for `rows`: the fixed one, or the largest the bounds certify (0: none)."""
+    def _observe(self, rows: list[int], points: Points) -> None:
+        """Bounds of inputs that these settings refuse but others may certify: up to the largest radius on which h's
+        class is constant."""
         s = self.problem.settings
-        if s.radius is not None:
-            return torch.full((len(rows),), s.radius, dtype=torch.float64)
+        for batch in torch.tensor(rows, dtype=torch.int64).split(s.batch_size) if rows else ():
+            bounder = make_bounder(self.problem, points.predicted, self.engine)
+
+            def constant(indices: Tensor, radii: Tensor, batch: Tensor = batch, bounder: Bounder = bounder) -> Tensor:
+                own = own_class(points.predicted[batch[indices]], self.problem.network.classes)
+                return (bounder.observe(batch[indices], radii, False).upper.lt(0) | own.to(radii.device)).all(dim=1)
+
+            try:
+                radii = self._fixed(len(batch))
+                if radii is None:
+                    radii = largest_passing(constant, len(batch), self._limit(), OBSERVED)
+                bounder.observe(batch, radii, True)
+            except EngineError:  # what it could not bound is not in the curves
+                continue
+
+    def _fixed(self, count: int) -> Tensor | None:
+        radius = self.problem.settings.radius
+        return None if radius is None else torch.full((count,), radius, dtype=torch.float64)
+
+    def _limit(self) -> float:
+        s = self.problem.settings
         if s.domain is None:
             raise TypeError("excluded by Settings")
-        limit = diameter(s.norm, s.domain, self.problem.inputs[0].numel())
+        return diameter(s.norm, s.domain, self.problem.inputs[0].numel())
+
+    def _radii(self, bounder: Bounder, rows: Tensor) -> Tensor:
+        """(M,) radii to propose for `rows`: the fixed one, or the largest the bounds certify (0: none)."""
+        radii = self._fixed(len(rows))
+        if radii is None:
+            radii = bounder.known_radii(rows)
+        if radii is not None:
+            return radii
 
         def passes(indices: Tensor, radii: Tensor) -> Tensor:
             return bounder.find(rows[indices], radii, False).slack > 0
 
-        return largest_passing(passes, len(rows), limit, s.tolerance)
+        return largest_passing(passes, len(rows), self._limit(), self.problem.settings.tolerance)
+
+    def _tune(self, bounder: Bounder, rows: Tensor, radii: Tensor) -> None:
+        """Let the bounder go on with the inputs that are nearly certified (a search does so anyway)."""
+        for _ in range(ROUNDS if self.problem.settings.optimise else 0):
+            slack = bounder.find(rows, radii, False).slack
+            near = (slack <= 0) & (slack > -NEAR)
+            rows, radii = rows[near], radii[near]
+            if not len(rows):
+                return
 
     def _outcome(self, row: int, k: int, radius: float, found: Finding, points: Points) -> Outcome:
         s = self.problem.settings

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from certmix.certify import certify
+from certmix.certification import certify
 from certmix.outcomes import Certified, Method, Outcome
 from certmix.settings import Settings
 
