@@ -93,6 +93,7 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--optimise", type=int, default=8, metavar="STEPS", help="gradient steps on slopes (default 8)")
     group.add_argument("--tolerance", type=number, default=1e-3, help="relative, of a largest radius (default 0.001)")
     group.add_argument("--attack-steps", type=int, default=10, metavar="N", help="attack in every ball (default 10)")
+    group.add_argument("--no-curves", action="store_true", help="keep no bounds for certmix sweep (saves some time)")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs bounded at once (default 32)")
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     group.add_argument("--seed", type=int, default=0, help="of attacks and noise (default 0)")
@@ -125,6 +126,7 @@ def settings(options: argparse.Namespace) -> Settings:
         optimise=options.optimise,
         tolerance=options.tolerance,
         attack_steps=options.attack_steps,
+        curves=not options.no_curves,
         batch_size=options.batch_size,
         device=device(options.device),
         seed=options.seed,

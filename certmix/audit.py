@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from certmix import arguments
-from certmix.certify import prove
+from certmix.certification import Prover, prove
+from certmix.curves import Collector
 from certmix.data import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.judging import bench
@@ -29,7 +30,7 @@ from certmix.lines import record_line
 from certmix.mixing import MixedClassifier
 from certmix.models import Model, load_model
 from certmix.outcomes import Certified, Falsified, Outcome
-from certmix.problem import Problem
+from certmix.problem import Problem, Recorder
 from certmix.settings import Settings
 from certmix.store import Store, dataset_sha256
 from proofs_check.parse import RunHeader
@@ -58,13 +59,14 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Audit:
-    """One run over a dataset."""
+    """One run over a dataset. prover: what answers for a batch of inputs."""
 
     standard: Model
     robust: Model
     data: Dataset
     settings: Settings
     store: Store
+    prover: Prover = prove
 
     def run(self) -> int:
         """Prove, write, finish; the exit code."""
@@ -100,11 +102,11 @@ class Audit:
             },
         )
 
-    def _problem(self, start: int, stop: int) -> Problem:
+    def _problem(self, start: int, stop: int, record: Recorder | None = None) -> Problem:
         indices = tuple(range(start, min(stop, len(self.data.inputs))))
         labels = tuple(int(self.data.labels[i]) for i in indices)
         inputs = torch.from_numpy(np.ascontiguousarray(self.data.inputs[start:stop], dtype=np.float32))
-        return Problem(self.standard, self.robust, inputs, indices, labels, self.settings)
+        return Problem(self.standard, self.robust, inputs, indices, labels, self.settings, record)
 
     def _certify_from(self, done: int) -> list[tuple[float, float]]:
         """Certify inputs done, done + 1, …; pairs (proposed, judged) of radii."""
@@ -112,15 +114,17 @@ class Audit:
         first = self._problem(done, done + 1) if done < total else None
         judge = None if first is None else bench(first.network, self.standard.network)
         radii: list[tuple[float, float]] = []
+        collector = Collector()
         columns = (TextColumn("certifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("", total=total, completed=done)
             for start in range(done, total, size):
-                problem = self._problem(start, start + size)
+                problem = self._problem(start, start + size, collector if self.settings.curves else None)
                 if judge is None:
                     raise TypeError("excluded: there is an input left")
-                outcomes = prove(problem, judge)
+                outcomes = self.prover(problem, judge)
+                collector.write(self.store.path, start)
                 self.store.append(_line(problem, k, outcome) for k, outcome in enumerate(outcomes))
                 self._report_refuted(problem, outcomes)
                 radii += [(o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certmix.curves import Passes
 from certmix.margins import Chords, box_margin, chords, own_class
 from certmix.theorems.margin import required_margin
 from verifiers.crown import Analysis
@@ -22,12 +23,14 @@ class Head:
     """What one analysis certifies at (alpha, T).
 
     slack: (N,) > 0 where the margin is proven to exceed the required one for every rival; in units of probability.
-    box_slack: the same from the box form alone. second: (N, K, n) slopes of the exponential passes, None if none ran.
+    box_slack: the same from the box form alone. second: (N, K, n) slopes of the exponential passes, and what these
+    passes proved; None if none ran.
     """
 
     slack: Tensor
     box_slack: Tensor
     second: Tensor | None
+    passes: Passes | None
 
 
 def head(analysis: Analysis, alpha: float, temperature: float, steps: int, start: Tensor | None = None) -> Head:
@@ -43,7 +46,7 @@ def head(analysis: Analysis, alpha: float, temperature: float, steps: int, start
     hopeful = (analysis.upper <= 0).all(1) & (box_slack <= 0)
     inputs, rival = ((by_rival <= 0) & hopeful[:, None]).nonzero(as_tuple=True)
     if not len(inputs):
-        return Head(box_slack, box_slack, None)
+        return Head(box_slack, box_slack, None, None)
     mu = torch.full((len(inputs),), required, dtype=torch.float64, device=inputs.device)
     found = chords(analysis.lower[inputs], analysis.upper[inputs], analysis.predicted[inputs], rival, mu, temperature)
     reach, slopes = _reach(analysis, inputs, rival, found, steps, start)
@@ -51,7 +54,8 @@ def head(analysis: Analysis, alpha: float, temperature: float, steps: int, start
     best = by_rival.index_put((inputs, rival), slack).min(1).values
     second = torch.zeros(*analysis.upper.shape, slopes.shape[1], dtype=slopes.dtype, device=slopes.device)
     second[inputs, rival] = slopes
-    return Head(torch.maximum(best, box_slack), box_slack, second)
+    passes = Passes(inputs, rival, found.coefficients, reach)
+    return Head(torch.maximum(best, box_slack), box_slack, second, passes)
 
 
 def _reach(

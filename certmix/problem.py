@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from certmix.curves import Observation
 from certmix.errors import UsageError
 from certmix.models import Model
 from certmix.outcomes import Abstained, Reason
@@ -17,8 +18,8 @@ from certmix.settings import Settings
 from proofs_check.certificate import Claim, ClassOf, PlainNetwork, Smoothing
 from proofs_check.parse import array_sha256
 
-# index in the dataset, radius, lower (K,), upper (K,): bounds of h's logit differences some engine found
-Recorder = Callable[[int, float, Tensor, Tensor], None]
+# index in the dataset, and bounds of h's logit differences that some engine found there
+Recorder = Callable[[int, Observation], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +44,7 @@ class Problem:
         if robust.network is None:
             raise UsageError("the robust model has no plain network, so nothing about it can be certified")
         if self.settings.use_standard and standard.network is None:
-            raise UsageError(
-                "use_standard needs a standard model with a plain network: leave it out"
-            )
+            raise UsageError("use_standard needs a standard model with a plain network: leave it out")
         expected = robust.network.input_shape
         if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
             found = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"

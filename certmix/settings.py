@@ -60,7 +60,8 @@ class Settings:
     evidence "network": the judge re-derives everything; "engine": it takes the engine's bounds (ENGINE_TRUSTED).
     use_standard: also bound g (MATH.md 6), for any alpha; the class certified is then the mix's own.
     optimise: gradient steps spent on relu slopes per query (engine "crown"). tolerance: relative, of a largest
-    radius. attack_steps: PGD steps of the quick attack inside every certified ball, 0 for none.
+    radius. attack_steps: PGD steps of the quick attack inside every certified ball, 0 for none. curves: keep the bounds
+    found (method margin), also of inputs that only another alpha or temperature could certify.
     """
 
     alpha: float
@@ -76,6 +77,7 @@ class Settings:
     optimise: int = 8
     tolerance: float = 1e-3
     attack_steps: int = 10
+    curves: bool = True
     batch_size: int = 32
     device: str = "cpu"
     seed: int = 0

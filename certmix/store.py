@@ -1,7 +1,8 @@
 """The folder of a run: written so that nothing half-finished is taken for a result and nothing finished is lost.
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
-complete; certificates.partial.jsonl until then), audit.json (untrusted: predictions, timing), refuted/.
+complete; certificates.partial.jsonl until then), audit.json (untrusted: predictions, timing), curves/ (untrusted:
+bounds, see curves.py), refuted/.
 """
 
 from __future__ import annotations
