@@ -25,9 +25,13 @@ from proofs_check.rules.lipschitz import (
     RelaxedLipschitz,
     engine_relaxed_lipschitz,
     local_lipschitz,
+    need_fixed_point,
     relaxed_lipschitz,
 )
 from proofs_check.rules.lipsdp import GlobalLipschitz, global_lipschitz, need_constants, positive_definite
+from verifiers.jacobian import unrestricted_slopes
+from verifiers.linear_maps import LinearMaps
+from verifiers.lipsdp import LipSDP, increments, least_rho
 from verifiers.plain import PlainModule, build
 
 NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
@@ -210,6 +214,25 @@ def test_engine_bounds_carry_the_assumption_and_forged_ones_are_rejected() -> No
         engine_relaxed_lipschitz(claim, loose, case)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.2, 3.0))
+def test_relaxed_constants_take_every_class_at_its_worst_end(seed: int, temperature: float) -> None:
+    """The required margin lies a hair above, then below, inf h_y - sup h_i as torch finds it over the corners."""
+    g = np.random.default_rng(seed)
+    lower = np.array([0.0, *(-1 - 3 * g.random(2))])
+    upper = lower + np.array([0.0, *g.random(2)])
+    corners = torch.tensor(list(itertools.product(*zip(lower, upper, strict=True))), dtype=torch.float64)
+    h = torch.softmax(temperature * corners, dim=1)
+    gap = float(h[:, 0].min() - h[:, 1:].max())
+    claim = small_case()[1]
+    if gap < 1e-3:
+        return
+    for factor, expected in ((1 - 1e-9, True), (1 + 1e-9, False)):
+        alpha = 1 / (1 + gap * factor)
+        given = replace(claim, predicted=0, alpha=alpha, temperature=temperature)
+        assert passes(need_fixed_point, given, lower, upper) == expected
+
+
 # ---------------------------------------------------------------- soundness of what passes
 
 
@@ -328,6 +351,26 @@ def test_whatever_multipliers_are_sent_nothing_below_a_sampled_gradient_is_prove
     assert not passes(need_constants, bounds.prepare(network), 0, stated, multipliers)
 
 
+@pytest.mark.parametrize("activation", ["relu", "leaky", "sigmoid", "tanh"])
+def test_the_least_provable_constant_is_that_of_an_independent_computation(activation: str) -> None:
+    """Two hidden layers: couplings between layers and slopes [a, b] with a > 0 all count."""
+    network = mlp(7, (4, 6, 5, 3), activation)
+    maps = LinearMaps(network)
+    rows = np.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
+    found = LipSDP(descent_steps=60).bounds(maps, rows, unrestricted_slopes(maps))
+    system = increments(maps, unrestricted_slopes(maps), 100)
+    multipliers = np.stack([np.zeros(11), *(f.multipliers.astype(np.float64) for f in found)])
+    rho = [least_rho(system, row, f.multipliers.astype(np.float64)) for row, f in zip(rows, found, strict=True)]
+    exact = np.array([0.0, *(math.sqrt(r) for r in rho if r is not None)])
+    prepared = bounds.prepare(network)
+    need_constants(prepared, 0, exact * (1 + 1e-6), multipliers)
+    for j in (1, 2):
+        forged = exact * (1 + 1e-6)
+        forged[j] = exact[j] * (1 - 1e-6)
+        with pytest.raises(RejectedError, match=f"class {j}"):
+            need_constants(prepared, 0, forged, multipliers)
+
+
 def test_good_multipliers_prove_a_constant_and_their_sign_and_count_are_checked() -> None:
     network = mlp(2, (3, 8, 3))
     multipliers = np.ones((3, 8)) * 10.0
@@ -390,6 +433,9 @@ def test_only_proven_positive_definiteness_passes(least: float) -> None:
 def test_an_uncertain_matrix_is_not_called_positive_definite() -> None:
     wide = arb(1, 2)
     assert not positive_definite(arb_mat(2, 2, [arb(1), wide, wide, arb(2)]))
+    off_diagonal = arb(0, 2)  # the middle is the identity
+    assert not positive_definite(arb_mat(2, 2, [arb(1), off_diagonal, off_diagonal, arb(1)]))
+    assert positive_definite(arb_mat(2, 2, [arb(1), arb(0, 0.5), arb(0, 0.5), arb(1)]))
 
 
 def test_global_constants_serve_the_other_norms_with_their_factor() -> None:
