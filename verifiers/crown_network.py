@@ -49,9 +49,10 @@ class CrownNetwork:
 
     @functools.cached_property
     def preactivations(self) -> tuple[int, ...]:
-        """Nodes that feed a nonlinearity, in order: those whose bounds matter."""
+        """Affine nodes that feed a nonlinearity, in order: those whose bounds backward passes tighten."""
+        nonlinear = (k for k, node in enumerate(self.nodes) if isinstance(node, NONLINEAR))
         return tuple(
-            sorted({i for k, node in enumerate(self.nodes) if isinstance(node, NONLINEAR) for i in self.parents(k)})
+            sorted({i for k in nonlinear for i in self.parents(k) if not isinstance(self.nodes[i], NONLINEAR)})
         )
 
     def weight(self, k: int, name: str) -> Tensor:

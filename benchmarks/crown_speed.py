@@ -1,0 +1,102 @@
+"""The native CROWN engine beside auto_LiRPA's CROWN and alpha-CROWN: seconds and tightness, in one process.
+
+    python benchmarks/crown_speed.py [--limit 12] [--case NAME] [--alpha-crown]
+
+Same inputs, balls and classes; the tightness is the mean upper bound of z_j - z_y over inputs and rivals (smaller is
+tighter). Both are asked for one batch as they like it best; the conversion of the network is included in neither.
+Processor seconds stand beside the wall clock, for machines that are shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import need_data, save
+from torch import Tensor
+
+from certmix.models import load_model
+from verifiers.auto_lirpa import AutoLirpa
+from verifiers.crown import Crown
+from verifiers.engine import MarginQuery
+from verifiers.plain import PlainModule
+
+CASES = {
+    "mnist 0.3": ("mnist/robust.onnx", "mnist/test_1000.npz", 0.3),
+    "cifar10 kw 2/255": ("cifar10/robust_kw_base.onnx", "cifar10/test_100.npz", 2 / 255),
+    "cifar10 resnet4b 1/255": ("cifar10/robust_resnet4b.onnx", "cifar10/test_100.npz", 1 / 255),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of bounding one case."""
+
+    case: str
+    way: str
+    inputs: int
+    mean_upper: float
+    seconds: float
+    processor_seconds: float
+
+
+def load_query(data: Path, case: str, limit: int) -> MarginQuery:
+    """The first `limit` images at the network's own classes."""
+    model, images, radius = CASES[case]
+    network = load_model(data / model).network
+    if network is None:
+        raise SystemExit(f"{model} has no plain network")
+    pixels = np.load(data / images)["images"][:limit].reshape(-1, *network.input_shape)
+    inputs = torch.from_numpy(pixels.astype(np.float32) / np.float32(255))
+    predicted = PlainModule(network)(inputs).argmax(1)
+    return MarginQuery(network, inputs, "Linf", torch.full((len(inputs),), radius).double(), (0.0, 1.0), predicted)
+
+
+def timed(case: str, way: str, query: MarginQuery, bound: Callable[[MarginQuery], Tensor]) -> Row:
+    """One run after a warm-up on the first input, which also converts the network."""
+    bound(MarginQuery(query.network, query.inputs[:1], query.norm, query.radius[:1], query.domain, query.predicted[:1]))
+    wall, processor = time.perf_counter(), time.process_time()
+    upper = bound(query)
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    rivals = upper.numel() - len(upper)  # column y is zero
+    return Row(case, way, len(upper), float(upper.sum()) / rivals, wall, processor)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=12)
+    parser.add_argument("--case", choices=tuple(CASES), default=None)
+    parser.add_argument("--alpha-crown", action="store_true", help="also auto_LiRPA's alpha-CROWN (slow)")
+    arguments = parser.parse_args()
+    data = need_data()
+    library = AutoLirpa()
+    ways: dict[str, Callable[[MarginQuery], Tensor]] = {
+        "crown": lambda q: Crown().bounds(q).upper,
+        "crown, 8 steps": lambda q: Crown(steps=8).bounds(q).upper,
+        "auto_LiRPA CROWN": lambda q: library.bounds(q).upper,
+    }
+    if arguments.alpha_crown:
+        tuned = AutoLirpa(("IBP", "alpha-CROWN"))
+        ways["auto_LiRPA alpha-CROWN"] = lambda q: tuned.bounds(q).upper
+    rows: list[Row] = []
+    print(f"{'case':24}{'way':24}{'inputs':>7}{'mean upper':>12}{'seconds':>9}{'processor':>11}")
+    for case in CASES if arguments.case is None else (arguments.case,):
+        query = load_query(data, case, arguments.limit)
+        for way, bound in ways.items():
+            row = timed(case, way, query, bound)
+            print(
+                f"{case:24}{way:24}{row.inputs:7}{row.mean_upper:12.5f}{row.seconds:9.2f}{row.processor_seconds:11.2f}",
+                flush=True,
+            )
+            rows.append(row)
+    save("crown_speed", [asdict(r) for r in rows])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
