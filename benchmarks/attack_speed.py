@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import foolbox
 import torch
+from common import need_data, save
 
 from certmix.attacks import Schedule, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
@@ -27,8 +25,6 @@ from certmix.data import load_data
 from certmix.mixing import MixedClassifier
 from certmix.models import load_model
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("CERTMIX_DATA", ROOT.parent / "shared" / "data"))
 RADII = {"Linf": 2 / 255, "L2": 0.25}
 
 
@@ -59,9 +55,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    cifar = need_data() / "cifar10"
     warnings.filterwarnings("ignore", category=UserWarning, module="foolbox")
-    models = [load_model(DATA / "cifar10" / f"{n}.onnx").module for n in ("standard_resnet20", "robust_resnet4b")]
-    data = load_data(DATA / "cifar10" / "test_100.npz", options.limit)
+    models = [load_model(cifar / f"{n}.onnx").module for n in ("standard_resnet20", "robust_resnet4b")]
+    data = load_data(cifar / "test_100.npz", options.limit)
     x, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
     runs = contenders(MixedClassifier(*models, 0.75).eval(), x, labels, options.steps)
     best = dict.fromkeys(runs, float("inf"))
@@ -74,8 +71,7 @@ def main() -> None:
     for name, value in speed.items():
         print(f"{name:26s} {value:9.1f} input steps/s")
     result = {"inputs": len(x), "steps": options.steps, "input_steps_per_second": speed}
-    (ROOT / "benchmarks" / "results").mkdir(exist_ok=True)
-    (ROOT / "benchmarks" / "results" / "attack_speed.json").write_text(json.dumps(result, indent=1) + "\n")
+    save("attack_speed", result)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,11 @@ Needs the real models in $CERTMIX_DATA (default ../shared/data). Writes benchmar
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import warnings
-from pathlib import Path
 
 import foolbox
 import torch
+from common import need_data, save
 from torch import Tensor, nn
 
 from certmix.attacks import make_ball
@@ -23,8 +21,6 @@ from certmix.data import load_data
 from certmix.mixing import MixedClassifier
 from certmix.models import load_model
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("CERTMIX_DATA", ROOT.parent / "shared" / "data"))
 RADIUS = 2 / 255
 ALPHAS = (0.6, 0.75, 0.9)
 
@@ -42,10 +38,11 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
+    cifar = need_data() / "cifar10"
     warnings.filterwarnings("ignore", category=UserWarning, module="foolbox")
-    standard = load_model(DATA / "cifar10" / "standard_resnet20.onnx").module
-    robust = load_model(DATA / "cifar10" / "robust_resnet4b.onnx").module
-    data = load_data(DATA / "cifar10" / "test_100.npz", options.limit)
+    standard = load_model(cifar / "standard_resnet20.onnx").module
+    robust = load_model(cifar / "robust_resnet4b.onnx").module
+    data = load_data(cifar / "test_100.npz", options.limit)
     x, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
     ball = make_ball(x, RADIUS, "Linf", (0.0, 1.0))
     rows = []
@@ -61,8 +58,7 @@ def main() -> None:
         rows.append(row)
         print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
     result = {"inputs": len(x), "radius": RADIUS, "steps": options.steps, "survivors": rows}
-    (ROOT / "benchmarks" / "results").mkdir(exist_ok=True)
-    (ROOT / "benchmarks" / "results" / "attack_strength.json").write_text(json.dumps(result, indent=1) + "\n")
+    save("attack_strength", result)
 
 
 if __name__ == "__main__":

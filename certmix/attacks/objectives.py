@@ -37,6 +37,12 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     return margins(logits, labels) / (top[:, 0] - top[:, -1] + 1e-12)
 
 
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) log((1 − p_y) / p_y): a smooth largest margin, never flat."""
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return torch.logsumexp(others, 1) - logits.gather(1, labels[:, None]).squeeze(1)
+
+
 LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": cross_entropy,
     "margin": margins,
@@ -97,8 +103,9 @@ class FloorObjective(Objective):
 
     The mix loses y to i as soon as (1−α)(g_i − g_y) + α(h_i − h_y) > 0. g's summand is at its floor, 1 − α,
     once g is sure of i; then nothing more is to be had from g. The mix's own gradient is nearly blind to g before
-    (g sure of y: softmax is flat). So both logit margins, g's and h's, are climbed with normalised
-    gradients, and g's is dropped where g_i − g_y exceeds `sure`. Iterates are compared by the mix's log-margin.
+    (g sure of y: softmax is flat). So g and h are both climbed, with normalised gradients of functions that never
+    flatten: the logit difference z_t − z_y where a target is set, else the log-odds against y. g's part is dropped
+    where its lead g_i − g_y exceeds `sure`. Iterates are compared by the mix's log-margin.
     """
 
     mix: MixedClassifier
@@ -110,11 +117,10 @@ class FloorObjective(Objective):
         with torch.no_grad():
             mixed = self.mix.mix(standard, robust)
             probabilities = torch.softmax(standard, 1)
-            rivals = torch.where(targets >= 0, targets, _runner_up(robust, labels))
-            vote = _difference(probabilities, rivals, labels)
+            vote = _targeted(probabilities, labels, targets, margins(probabilities, labels))
             score = _targeted(mixed, labels, targets, margins(mixed, labels))
-        (of_standard,) = torch.autograd.grad(_difference(standard, rivals, labels).sum(), points)
-        (of_robust,) = torch.autograd.grad(_difference(robust, rivals, labels).sum(), points)
+        climbed = [_targeted(z, labels, targets, log_odds(z, labels)) for z in (standard, robust)]
+        of_standard, of_robust = (torch.autograd.grad(f.sum(), points)[0] for f in climbed)
         needed = (vote <= self.sure).to(points.dtype) * (self.mix.alpha < 1)
         used = float(self.mix.alpha > 0)
         gradient = _unit(of_standard) * _column(needed, points) + _unit(of_robust) * used
@@ -132,10 +138,6 @@ def _targeted(logits: Tensor, labels: Tensor, targets: Tensor, untargeted: Tenso
 
 def _difference(values: Tensor, rivals: Tensor, labels: Tensor) -> Tensor:
     return (values.gather(1, rivals[:, None]) - values.gather(1, labels[:, None])).squeeze(1)
-
-
-def _runner_up(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.scatter(1, labels[:, None], -torch.inf).argmax(1)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from certmix.attacks.objectives import Objective
 from certmix.errors import UsageError
 
 MOMENTUM = 0.75
+DECAY = 0.0115
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Schedule:
     """Budget and steps. One step is one gradient; each restart spends `steps`.
 
     step: "fixed" repeats steps of relative_step · radius (0: 2.5 / steps) and ends at the last iterate;
+    "decay" starts at 2 · radius and shrinks geometrically, to about 1 % of it at the end;
     "adaptive" is APGD (Croce & Hein 2020): from 2 · radius, halved where progress stops, ends at the best iterate.
     random_start: restarts begin at random points, else the first begins at the centre. keep_going: spend the whole
     budget on inputs that are broken already (a transfer attack wants the strongest point, not the first).
@@ -38,7 +40,7 @@ class Schedule:
 
     steps: int = 20
     restarts: int = 1
-    step: Literal["fixed", "adaptive"] = "adaptive"
+    step: Literal["fixed", "decay", "adaptive"] = "adaptive"
     relative_step: float = 0.0
     random_start: bool = True
     keep_going: bool = False
@@ -79,7 +81,7 @@ def pgd(
             break
         aims = any_class if targets is None else targets[:, restart]
         begin = points if restart == 0 else ball.random(generator)
-        climb = _fixed if schedule.step == "fixed" else _adaptive
+        climb = _adaptive if schedule.step == "adaptive" else _fixed
         result = climb(objective, ball.subset(left), labels[left], aims[left], begin[left], schedule)
         better = result.found | ~found[left]
         points[left[better]] = result.points[better]
@@ -93,7 +95,8 @@ def _fixed(
     points, result = begin.clone(), begin.clone()
     rows = torch.arange(len(ball), device=points.device)
     found = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
-    size = ball.radius * (schedule.relative_step or 2.5 / schedule.steps)
+    decay = schedule.step == "decay"
+    size = ball.radius * (2.0 if decay else schedule.relative_step or 2.5 / schedule.steps)
     for _ in range(schedule.steps):
         ascent = objective.ascent(points, labels, targets)
         if not schedule.keep_going and bool(ascent.broken.any()):
@@ -104,6 +107,7 @@ def _fixed(
             if len(rows) == 0:
                 return Candidates(result, found)
         points = ball.step(points, ascent.gradient, size)
+        size = size * DECAY ** (1 / schedule.steps) if decay else size
     result[rows], found[rows] = points, objective.broken(points, labels)
     return Candidates(result, found)
 

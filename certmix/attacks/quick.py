@@ -28,7 +28,9 @@ def quick_attack(
     restarts: int = 1,
     seed: int = 0,
 ) -> Candidates:
-    """Adaptive PGD against the mix: its margin first, then, for what survives, Lemma 3.2's floor.
+    """PGD with decaying steps: cross-entropy of the mix first, then, for what survives, Lemma 3.2's floor.
+
+    Each of the two spends `steps` gradients per restart.
 
     inputs: (N, …) float32 in the domain; predicted (N,): the class to leave; radius (N,) float64, raw units.
     Ensures: points (N, …) float32 lie exactly in ball and box; `found` says where the mix, as the modules compute
@@ -36,12 +38,12 @@ def quick_attack(
     """
     mix = MixedClassifier(standard, robust, alpha, temperature)
     ball = make_ball(inputs, radius, norm, domain)
-    schedule = Schedule(steps=steps, restarts=restarts, random_start=False, seed=seed)
-    first = pgd(ClassifierObjective(mix, "margin"), ball, predicted, schedule)
+    schedule = Schedule(steps, restarts, "decay", random_start=False, seed=seed)
+    first = pgd(ClassifierObjective(mix, "cross_entropy"), ball, predicted, schedule)
     left = (~first.found).nonzero().squeeze(1)
     if len(left) == 0:
         return first
-    schedule = replace(schedule, random_start=True, seed=seed + 1)
+    schedule = replace(schedule, seed=seed + 1)
     second = pgd(FloorObjective(mix), ball.subset(left), predicted[left], schedule)
     points, found = first.points.clone(), first.found.clone()
     points[left[second.found]] = second.points[second.found]

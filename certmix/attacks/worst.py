@@ -66,8 +66,8 @@ def dlr_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget)
 
 
 def floor_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget) -> Candidates:
-    """Adaptive PGD on Lemma 3.2's floor: g turned against the class, h's margin driven below (1 − α)/α."""
-    schedule = Schedule(budget.steps, budget.restarts, random_start=False, seed=budget.seed)
+    """PGD with decaying steps on Lemma 3.2's floor: g turned against the class, h's margin driven below (1 − α)/α."""
+    schedule = Schedule(budget.steps, budget.restarts, "decay", random_start=False, seed=budget.seed)
     return pgd(FloorObjective(mix), ball, labels, schedule)
 
 
