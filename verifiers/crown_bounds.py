@@ -123,10 +123,18 @@ def concretise(rows: Rows, ball: Ball, sample: Tensor) -> Tensor:
 
 
 def backward(known: Bounds, pending: dict[int, Rows], sample: Tensor, lines: dict[int, Lines], cuts: bool) -> Tensor:
-    """Upper bounds (R,) of sums of rows of several nodes.
+    """Upper bounds (R,) of sums of rows of several nodes: the least of `cut_bounds`."""
+    return cut_bounds(known, pending, sample, lines, cuts, None).amin(0)
 
-    sample: (R,) the input of each row. lines: of every ReLU-like node, one per input. cuts: the least of the bounds
-    met on the way, over the boxes of the pending nodes' values at the start and before every nonlinearity.
+
+def cut_bounds(
+    known: Bounds, pending: dict[int, Rows], sample: Tensor, lines: dict[int, Lines], cuts: bool, last: int | None
+) -> Tensor:
+    """Upper bounds (M, R) of sums of rows of several nodes, each convex in the slopes above it.
+
+    sample: (R,) the input of each row. lines: of every ReLU-like node, one per input. cuts: also the bounds met on
+    the way, over the boxes of the pending nodes' values at the start and before every nonlinearity; else only the
+    one at the input. last: stop at this one of them.
     """
     net, start = known.net, max(pending)
     pending = dict(pending)
@@ -136,6 +144,8 @@ def backward(known: Bounds, pending: dict[int, Rows], sample: Tensor, lines: dic
         node = net.nodes[k]
         if cuts and (k == start or isinstance(node, NONLINEAR)):
             met.append(_reach(known, pending, constant, sample))
+            if last is not None and len(met) > last:
+                return torch.stack(torch.broadcast_tensors(*met))
         rows = pending.pop(k)
         if isinstance(node, SLOPED):
             pulled, extra = _through_lines(rows, lines[k], sample)
@@ -150,7 +160,7 @@ def backward(known: Bounds, pending: dict[int, Rows], sample: Tensor, lines: dic
         for i, part in zip(net.parents(k), parts, strict=False):
             pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
     met.append(_reach(known, pending, constant, sample))
-    return torch.stack(torch.broadcast_tensors(*met)).amin(0) if len(met) > 1 else met[0]
+    return torch.stack(torch.broadcast_tensors(*met))
 
 
 def _reach(known: Bounds, pending: dict[int, Rows], constant: Tensor, sample: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown_bounds import Ball, Bounds, Lines, backward, functional_upper, value_bounds
+from verifiers.crown_bounds import Ball, Bounds, Lines, backward, cut_bounds, functional_upper, value_bounds
 from verifiers.crown_network import CrownNetwork
 from verifiers.crown_rows import Rows
 
 ROWS = 2**19  # coefficients of the widest layer tuned at once
+CUTS = 4  # bounds tuned per row
 LEVELS = 255  # a slope travels as a byte
 
 
@@ -61,16 +62,35 @@ def tune_rows(
     open_rows = (best >= left).nonzero().flatten()
     size = max(1, ROWS // max(math.prod(s) for s in known.net.network.shapes))
     for rows in open_rows.split(size):
-        own = known.pick(sample[rows])
-        found, better = _tune(own, flat[rows], slopes[rows], best[rows], left[rows], tuning)
-        best[rows], slopes[rows] = found, better
+        for cut in _cuts(known.pick(sample[rows]), flat[rows], slopes[rows]):
+            rows = rows[best[rows] >= left[rows]]
+            if not len(rows):
+                break
+            own = known.pick(sample[rows])
+            best[rows], slopes[rows] = _tune(own, flat[rows], slopes[rows], best[rows], left[rows], tuning, cut)
     return best.view(n, j), slopes.view(n, j, -1)
 
 
+def _cuts(own: Bounds, coefficients: Tensor, slopes: Tensor) -> list[int]:
+    """Which of the bounds met on the way to tune: the one at the input, then those that are smallest as it stands.
+
+    The least of all is what counts, but its gradient sees only the slopes above the cut that is least just now; a cut
+    is convex in its slopes, so each is tuned by itself.
+    """
+    rows = torch.arange(len(coefficients), device=coefficients.device)
+    last = len(own.net.nodes) - 1
+    met = cut_bounds(own, {last: Rows(coefficients)}, rows, own.lines(slopes), True, None).mean(1)
+    order = met[1:-1].argsort().tolist()
+    return [len(met) - 1, *(1 + m for m in order)][:CUTS]
+
+
 def _tune(
-    own: Bounds, coefficients: Tensor, slopes: Tensor, best: Tensor, goal: Tensor, tuning: Tuning
+    own: Bounds, coefficients: Tensor, slopes: Tensor, best: Tensor, goal: Tensor, tuning: Tuning, cut: int
 ) -> tuple[Tensor, Tensor]:
-    """Descent on slopes (R, n) of rows (R, K), one row per ball of `own`, all intervals fixed; quantised at the end."""
+    """Descent on slopes (R, n) of rows (R, K), one row per ball of `own`, all intervals fixed; quantised at the end.
+
+    cut: the bound whose gradient is followed.
+    """
     net = own.net
     last = len(net.nodes) - 1
     rows = torch.arange(len(coefficients), device=coefficients.device)
@@ -82,10 +102,13 @@ def _tune(
         leaves = {k: m.value.detach().requires_grad_() for k, m in movers.items()}
         lines = {k: Lines(line.upper_slope, line.upper_intercept, leaves[k]) for k, line in fixed.items()}
         with torch.enable_grad():
-            found = backward(own, {last: Rows(coefficients)}, rows, lines, True)
-            gradients = torch.autograd.grad(found.sum(), list(leaves.values()), allow_unused=True)
-        better = found.detach() < lowest
-        lowest = torch.where(better, found.detach(), lowest)
+            met = cut_bounds(own, {last: Rows(coefficients)}, rows, lines, True, cut)
+            if not met[cut].requires_grad:  # no slope above this cut
+                return best, slopes
+            gradients = torch.autograd.grad(met[cut].sum(), list(leaves.values()), allow_unused=True)
+        found = met.detach().amin(0)
+        better = found < lowest
+        lowest = torch.where(better, found, lowest)
         kept = {k: torch.where(_like(better, m.value), m.value, kept[k]) for k, m in movers.items()}
         if bool((lowest < goal).all()):
             break
