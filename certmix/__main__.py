@@ -14,8 +14,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("certmix.audit", "certify every input of a dataset, and keep the evidence"),
     "check": ("certmix.check_command", "judge every certificate of an audit, in a process without torch"),
     "report": ("certmix.report", "tables of an audit: accuracies, certified shares, radii"),
+    "sweep": ("certmix.sweep", "every alpha and temperature from one audit, with no new verification"),
     "lipschitz": ("certmix.lipschitz", "Lipschitz constants of h and the radii they certify: estimated, local, global"),
     "replay": ("certmix.replay", "repeat a random part of an audit's noise draws and compare the counts"),
+    "smoothing-bounds": ("certmix.smoothing_command", "every smoothing bound side by side, on the same draws"),
     "certify-log": ("certmix.certify_log", "certified accuracy of a mix from a Cohen-style smoothing log"),
     "experiment": ("certmix.experiments.command", "the paper's experiments on any pair of models"),
     "soundness": ("certmix.testing.command", "try to make a certifier lie: ours, or yours"),
@@ -23,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:12s} {text}" for name, (_, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:17s} {text}" for name, (_, text) in COMMANDS.items())
     return f"usage: certmix COMMAND [options]\n\n{rows}\n\ncertmix COMMAND --help says more."
 
 
