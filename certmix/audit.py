@@ -32,8 +32,12 @@ from certmix.models import Model, load_model
 from certmix.outcomes import Certified, Falsified, Outcome
 from certmix.problem import Problem, Recorder
 from certmix.settings import Settings
+from certmix.smoothing_evaluation import mix_predictions
 from certmix.store import Store, dataset_sha256
 from proofs_check.parse import RunHeader
+
+SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
+EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +114,7 @@ class Audit:
 
     def _certify_from(self, done: int) -> list[tuple[float, float]]:
         """Certify inputs done, done + 1, …; pairs (proposed, judged) of radii."""
-        total, size = len(self.data.inputs), self.settings.batch_size
+        total, size = len(self.data.inputs), self._batch_size()
         first = self._problem(done, done + 1) if done < total else None
         judge = None if first is None else bench(first.network, self.standard.network)
         radii: list[tuple[float, float]] = []
@@ -131,6 +135,10 @@ class Audit:
                 progress.update(task, completed=min(start + size, total))
         return radii
 
+    def _batch_size(self) -> int:
+        size = self.settings.batch_size
+        return min(size, SMOOTHING_BATCH) if self.settings.method == "smoothing" else size
+
     def _report_refuted(self, problem: Problem, outcomes: list[Outcome]) -> None:
         """Everything needed to reproduce a refuted certificate, beside the run and on the terminal."""
         for k, outcome in enumerate(outcomes):
@@ -145,11 +153,16 @@ class Audit:
         x = torch.from_numpy(np.ascontiguousarray(self.data.inputs, dtype=np.float32))
         mix = MixedClassifier(self.standard.module, self.robust.module, self.settings.alpha, self.settings.temperature)
         models = {"standard": self.standard.module, "robust": self.robust.module, "mix": mix}
+        found = {name: predictions(model, x) for name, model in models.items()}
+        if self.settings.method == "smoothing":  # h is the smoothed one: the deployable mix estimates it by draws
+            found["robust, not smoothed"], found["mix, not smoothed"] = found.pop("robust"), found.pop("mix")
+            whole = self._problem(0, len(self.data.inputs))
+            found["mix"] = mix_predictions(whole, EVALUATION_DRAWS).tolist()
         return {
             "seconds": seconds,
             "resumed_at": done,
             "largest_relative_cost_of_judging": _cost(radii),
-            "predictions": {name: predictions(model, x) for name, model in models.items()},
+            "predictions": found,
         }
 
     def _summary(self, radii: list[tuple[float, float]]) -> None:
