@@ -22,6 +22,8 @@ from proofs_check.certificate import Accepted, MalformedError, RejectedError, we
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 
+MAX_SHOWN = 2000  # characters of a reason
+
 
 @dataclass(frozen=True)
 class Result:
@@ -120,7 +122,7 @@ def describe(result: Result) -> str:
 
 
 def printable(text: str) -> str:
-    return "".join(ch if ch.isprintable() else ascii(ch)[1:-1] for ch in text)
+    return "".join(ch if ch.isprintable() else ascii(ch)[1:-1] for ch in text[:MAX_SHOWN])
 
 
 def summarise(found: Iterable[Result], as_json: bool) -> int:

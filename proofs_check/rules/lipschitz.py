@@ -80,8 +80,8 @@ def need_theorem(claim: Claim, theorem: Theorem, at_x: Array, constants: Array) 
 def _difference_form(claim: Claim, at_x: Array, constants: Array, rival: int) -> bool:
     """Thm 3.5 with Lip(h_y - h_i) in place of the sum: alpha (m_i(x) - r Lip) > 1 - alpha.
 
-    Lip(m_i) <= T max_j L_j / 2: |dm_i/dd_i| = h_i (1 + m_i), |dm_i/dd_j| = h_j |m_i|, and their sum is at most
-    (1 - m_i^2) / 2 because h_y + h_i <= 1 (MATH.md 4).
+    Lip(m_i) <= T max_j L_j / 2: |dm_i/dd_i| = h_i (1 + m_i), |dm_i/dd_j| = h_j |m_i|. Because h_y + h_i <= 1 their sum
+    is at most (1 - m_i^2) / 2 if m_i >= -1/3, else 2 |m_i| (1 - |m_i|): never more than 1/2 (MATH.md 4).
     """
     e = exponentials(at_x, claim.temperature, claim.predicted)
     alpha = arb(claim.alpha)
