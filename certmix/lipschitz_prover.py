@@ -79,7 +79,7 @@ class GlobalTable:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One proposed radius of one input and how to write its evidence for any smaller one."""
+    """One proposed radius of one input, and the rule that is to prove it; <= 0 where the rule proposes nothing."""
 
     radius: float
     rule: str
@@ -295,7 +295,11 @@ def global_table(network: PlainNetwork, device: str, max_neurons: int) -> Global
 
 
 def certify_lipschitz(problem: Problem, bench: Bench) -> list[Outcome]:
-    """Lipschitz certificates for every input of `problem`."""
-    table = global_table(problem.network, problem.settings.device, MAX_NEURONS)
+    """Lipschitz certificates for every input of `problem`; a network without a Lipschitz bound is an outcome."""
+    try:
+        table = global_table(problem.network, problem.settings.device, MAX_NEURONS)
+    except EngineError as error:
+        predicted = PlainModule(problem.network)(problem.inputs).argmax(dim=1).tolist()
+        return [problem.abstained(y, Reason.ENGINE_FAILED, str(error)) for y in predicted]
     engine = ENGINES[problem.settings.engine]()
     return LipschitzProver(problem, bench, engine, table.maps, table).prove()

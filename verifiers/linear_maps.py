@@ -80,7 +80,8 @@ class LinearMaps:
         top, left, bottom, right = node.padding
         channels, height, width = shape
         padded = (len(rows), channels, height + top + bottom, width + left + right)
-        full = conv2d_input(padded, weight, rows, node.stride, 0, node.dilation, node.groups)
+        stride, dilation = node.stride, node.dilation
+        full = conv2d_input(padded, weight, rows, stride, 0, dilation, node.groups)  # type: ignore[arg-type]
         return full[:, :, top : top + height, left : left + width]
 
     def adjoint_step(self, k: int, centre: Tensor, radius: Tensor) -> tuple[list[Tensor], list[Tensor]]:

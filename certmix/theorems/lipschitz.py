@@ -135,8 +135,9 @@ def closed_form_radius(point: Point, values: Tensor) -> Tensor:
         return torch.zeros(len(point.logits), dtype=torch.float64)
     m0 = least_margin(point)
     largest = point.temperature * values.expand_as(point.logits).amax(dim=1)
-    # 2 artanh(m0) with 1 - m0 from the rival's and the others' mass: no cancellation near 1
-    rest = 1 - m0
+    # 2 artanh(m0), 1 - m0 as the others' mass plus the strongest rival's: no cancellation near m0 = 1
+    others = point.probabilities.masked_fill(point.own, 0.0)
+    rest = others.sum(dim=1) + others.amax(dim=1)
     gained = torch.log1p(m0) - torch.log(rest.clamp(min=1e-300))
     spare = gained + torch.log(torch.tensor(2 * point.alpha - 1, dtype=torch.float64))
     return torch.where((spare > 0) & (m0 > 0), spare / largest, 0.0)

@@ -23,6 +23,7 @@ from certmix.problem import Problem
 from certmix.settings import Settings
 from proofs_check import certificate as c
 from proofs_check.certificate import Accepted, Assumption
+from verifiers.engine import EngineError
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipschitz_estimate import Search
 from verifiers.plain import PlainModule
@@ -177,6 +178,27 @@ def test_what_no_theorem_covers_is_an_outcome_with_its_reason(change: dict, reas
         assert isinstance(outcome, Abstained)
         assert outcome.reason == reason
         assert outcome.advice
+
+
+def test_an_engine_that_knows_no_bound_is_an_outcome_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise EngineError("node 3 (Attention) has no known Lipschitz bound")
+
+    monkeypatch.setattr("certmix.lipschitz_prover.LinearMaps", unknown)
+    for outcome in prove(problem(model_of(mlp(5)), images(2, 1))):
+        assert isinstance(outcome, Abstained)
+        assert (outcome.reason, "Attention" in outcome.advice) == (Reason.ENGINE_FAILED, True)
+
+
+def test_solvers_that_fail_leave_the_other_kinds_of_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("the SDP solver failed")
+
+    monkeypatch.setattr("verifiers.lipsdp.LipSDP.bounds", fail)
+    outcomes = prove(problem(model_of(mlp(6, scale=20.0)), images(6, 1)))
+    rules = {json.loads(o.line)["evidence"]["rule"] for o in outcomes if isinstance(o, Certified)}
+    assert rules
+    assert "lipschitz_global" not in rules
 
 
 def test_global_constants_alone_certify_and_are_accepted() -> None:

@@ -73,11 +73,12 @@ def test_the_paper_formula_term_by_term() -> None:
     assert float(paper_radius(Point(logits, torch.tensor([0]), 0.5), torch.zeros(1, 3))[0]) == 0.0
 
 
+@pytest.mark.parametrize("gap", [4.0, 30.0, 200.0])
 @pytest.mark.parametrize("alpha", [0.55, 0.75, 0.99])
-def test_the_closed_form_is_exact_for_two_linear_classes(alpha: float) -> None:
-    logits = torch.tensor([[4.0, 0.0]], dtype=torch.float64)
+def test_the_closed_form_is_exact_for_two_linear_classes(alpha: float, gap: float) -> None:
+    logits = torch.tensor([[gap, 0.0]], dtype=torch.float64)
     point = Point(logits, torch.tensor([0]), alpha)
-    exact = (4.0 + math.log(2 * alpha - 1)) / 2.5
+    exact = (gap + math.log(2 * alpha - 1)) / 2.5
     values = torch.tensor([[0.0, 2.5]], dtype=torch.float64)
     assert float(closed_form_radius(point, values)[0]) == pytest.approx(exact, rel=1e-12)
     assert float(bisected_radius(point, values, 1e-9)[0]) == pytest.approx(exact, rel=1e-7)
