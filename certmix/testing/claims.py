@@ -125,7 +125,8 @@ class LogitTable(Claims):
         for i, z in enumerate(exact.logits(self.problem.robust, point)):
             for bound, side in ((self.lower[row, i], 1), (self.upper[row, i], -1)):
                 if math.isfinite(bound) and side * (z - Fraction(float(bound))) < 0:
-                    return f"logit {i} is {float(z)!r}, bounded by [{float(self.lower[row, i])!r}, {float(self.upper[row, i])!r}]"
+                    ends = float(self.lower[row, i]), float(self.upper[row, i])
+                    return f"logit {i} is {float(z)!r}, bounded by [{ends[0]!r}, {ends[1]!r}]"
         return None
 
 
@@ -154,7 +155,8 @@ class ProbabilityTable(Claims):
                 sign = exact.decide_sign(lambda i=i, b=bound: exact.softmax(z)[i] - flint.arb(b))
                 if sign is not None and side * sign < 0:
                     value = float(exact.softmax(z)[i].mid())
-                    return f"probability {i} is {value!r}, bounded by [{float(self.lower[row, i])!r}, {float(self.upper[row, i])!r}]"
+                    ends = float(self.lower[row, i]), float(self.upper[row, i])
+                    return f"probability {i} is {value!r}, bounded by [{ends[0]!r}, {ends[1]!r}]"
         return None
 
 

@@ -15,7 +15,8 @@ from certmix.testing.laws import LAWS
 from certmix.testing.laws.quality import contains
 from certmix.testing.protocol import PROTOCOLS, load
 from certmix.testing.reproduce import script
-from certmix.testing.runner import LawResult, Report, run as run_suite, run_law
+from certmix.testing.runner import LawResult, Report, run_law
+from certmix.testing.runner import run as run_suite
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
@@ -24,10 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's arguments."""
     parser.add_argument("--certifier", required=False, help="module:function, called by the protocol's signature")
     protocols = "; ".join(f"{name}: {text}" for name, text in PROTOCOLS.items())
-    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), help=f"what the function answers ({protocols})".replace("%", "%%"))
+    parser.add_argument(
+        "--protocol", choices=sorted(PROTOCOLS), help=f"what the function answers ({protocols})".replace("%", "%%")
+    )
     parser.add_argument("--budget", default="5m", help="time in all, as 90, 90s, 5m or 1h (default 5m)")
     parser.add_argument("--norms", help="comma-separated, of Linf, L1, L2, L3, … (default: the certifier's)")
-    parser.add_argument("--tolerance", type=float, default=0.0, help="weaken answers by this relative amount (default 0)")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.0, help="weaken answers by this relative amount (default 0)"
+    )
     parser.add_argument("--laws", help="comma-separated names of laws to try (default: all of the protocol)")
     parser.add_argument("--looser", help="module:function of a looser certifier, whose radii must be contained")
     parser.add_argument("--out", help="folder for one runnable script per broken law")

@@ -112,7 +112,9 @@ def _pool(
     for ch, i, j in np.ndindex(*shape):
         rows = range(i * node.stride[0] - top, i * node.stride[0] - top + node.kernel[0])
         columns = range(j * node.stride[1] - left, j * node.stride[1] - left + node.kernel[1])
-        out[ch, i, j] = reduce([x[ch, a, b] for a in rows if 0 <= a < x.shape[1] for b in columns if 0 <= b < x.shape[2]])
+        out[ch, i, j] = reduce(
+            [x[ch, a, b] for a in rows if 0 <= a < x.shape[1] for b in columns if 0 <= b < x.shape[2]]
+        )
     return out
 
 

@@ -64,7 +64,7 @@ def blind_network(size: int, base: NDArray[np.float32], rival: int, power: int) 
 
 
 def blind_jump_network(size: int, base: NDArray[np.float32], rival: int, power: int) -> c.PlainNetwork:
-    """The rival's logit is base + 2^power (relu(s + 2^-power) - relu(s)), s = 1 + sum x: a lead of 1 that float32 loses.
+    """The rival's logit is base + 2^power (relu(s + 2^-power) - relu(s)), s = 1 + sum x: a lead that floats lose.
 
     Multiplied by 8, so that the rival wins everywhere in real arithmetic while rounding shows `base` alone.
     """

@@ -239,6 +239,7 @@ def local_constants_beyond(r: float, epsilon: float) -> float:
     """Constants that hold on the epsilon-ball certify a radius outside it."""
     return r
 
+
 def wrong_sign(box: ref.Box, matrix: Array, offset: Array) -> ref.Box:
     """The ends of every interval are exchanged."""
     low, high = ref.affine_box(box, matrix, offset)

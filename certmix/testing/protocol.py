@@ -92,7 +92,7 @@ def load(
         raise UsageError(f"--certifier must be module:function, got {spec!r}")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001  whatever the foreign module raises, the answer is "cannot run"
+    except Exception as error:
         raise UsageError(f"cannot import {module_name!r}: {type(error).__name__}: {error}") from error
     for part in path.split("."):
         if not hasattr(found, part):
@@ -143,7 +143,9 @@ def _sequence(answer: Any, count: int, what: str) -> list[Any]:
     if isinstance(answer, (str, bytes)) or not hasattr(answer, "__len__") or not hasattr(answer, "__getitem__"):
         raise ProtocolError(f"the certifier must return {what}, got {type(answer).__name__}")
     if len(answer) != count:
-        raise ProtocolError(f"the certifier was given {count} inputs and must return as many answers, got {len(answer)}")
+        raise ProtocolError(
+            f"the certifier was given {count} inputs and must return as many answers, got {len(answer)}"
+        )
     return list(answer)
 
 

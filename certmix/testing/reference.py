@@ -240,7 +240,13 @@ class MarginSteps:
         return boxes[-1]
 
     def _through_ball(
-        self, x: Array, radii: Array, matrix: Array, known: tuple[Array, Array], before: tuple[Array, Array], dual: float
+        self,
+        x: Array,
+        radii: Array,
+        matrix: Array,
+        known: tuple[Array, Array],
+        before: tuple[Array, Array],
+        dual: float,
     ) -> Box:
         """Bounds of an affine function of the input over the ball; composing the matrices is charged to the bounds."""
         low, high = affine_ball(x, radii, *known, dual)

@@ -21,12 +21,12 @@ from verifiers.plain import PlainModule
 UP = 1 + 1e-12
 
 
-def slopes(network: c.PlainNetwork, k: int, boxes: Sequence[tuple[Array, Array]] | None) -> Array | float:
-    """Largest slope of each ReLU of node k: 1, or 0 for units that a box proves dead."""
+def slopes(network: c.PlainNetwork, k: int, boxes: Sequence[tuple[Array, Array]] | None) -> Array:
+    """Largest slope of each ReLU of node k: 1, or 0 (leaky: its slope) for units that a box proves dead."""
     node = network.nodes[k]
     low_slope = node.slope if isinstance(node, c.LeakyRelu) else 0.0
     if boxes is None:
-        return 1.0
+        return np.ones(math.prod(network.shapes[k]))
     return np.where(boxes[node.inputs[0]][1][0] > 0, 1.0, low_slope)  # type: ignore[union-attr]
 
 
@@ -49,10 +49,10 @@ def absolute_jacobian(network: c.PlainNetwork, boxes: Sequence[tuple[Array, Arra
             signed.append(None if before is None else matrix @ before)
             bound.append(np.abs(matrix) @ bound[first])
         elif isinstance(node, (c.Relu, c.LeakyRelu)):
-            known = bound[first] if signed[first] is None else np.minimum(bound[first], np.abs(signed[first]) * UP)
-            factor = slopes(network, k, boxes)
+            before = signed[first]
+            known = bound[first] if before is None else np.minimum(bound[first], np.abs(before) * UP)
             signed.append(None)
-            bound.append(known * (factor if np.isscalar(factor) else np.asarray(factor)[:, None]))
+            bound.append(known * slopes(network, k, boxes)[:, None])
         elif isinstance(node, c.MaxPool2d):
             signed.append(None)
             bound.append(pool_windows(network, k).astype(float) @ bound[first])
@@ -141,8 +141,6 @@ class LocalSteps:
     """MATH 4, local form: anchored constants on an epsilon-ball certify min(r, epsilon); the best of a grid."""
 
     cap: Callable[[float, float], float] = min
-    steps: LipschitzSteps = LipschitzSteps()
-    margin: MarginSteps = MarginSteps()
 
     def __call__(
         self, standard: nn.Module, robust: nn.Module, x: Tensor, alpha: float, norm: str = "Linf"
@@ -168,7 +166,7 @@ class LocalSteps:
         boxes = []
         for k in range(len(network.nodes)):
             head = c.PlainNetwork(network.nodes[: k + 1], network.shapes[: k + 1], "", b"")
-            boxes.append(self.margin.bounds(head, x[None], np.array([epsilon]), "Linf", None, -1))
+            boxes.append(MarginSteps().bounds(head, x[None], np.array([epsilon]), "Linf", None, -1))
         return boxes
 
 

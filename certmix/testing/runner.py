@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import hypothesis
@@ -15,6 +15,7 @@ from certmix.testing.laws.law import Counterexample, Law
 from certmix.testing.protocol import Certifier, ProtocolError
 
 Status = Literal["held", "broken", "warning", "no claims", "could not run"]
+HEALTH: list[HealthCheck] = list(HealthCheck)  # type: ignore[arg-type]
 ROUND = 25  # examples per Hypothesis run: the clock is read in between
 
 
@@ -75,17 +76,19 @@ class _Progress:
     crashes: int = 0
     crash: str = ""
     broken: Counterexample | None = None
-    stop_at: float = field(default=0.0)
+    stop_at: float = 0.0
+    malformed: ProtocolError | None = None
 
     def try_example(self, example: Any) -> None:
-        """One trial; keeps the smallest counterexample; raises _BrokenError on one, ProtocolError as it is."""
-        if time.monotonic() > self.stop_at:
+        """One trial; keeps the smallest counterexample and raises _BrokenError on one; keeps a malformed answer."""
+        if time.monotonic() > self.stop_at or self.malformed is not None:
             return
         self.examples += 1
         try:
             trial = self.law.check(self.certifier, example, self.seed + self.examples)
-        except ProtocolError:
-            raise
+        except ProtocolError as error:
+            self.malformed = error
+            return
         except NotImplementedError:
             return
         except Exception as error:  # noqa: BLE001  foreign code: any exception is "no answer", and is counted
@@ -128,7 +131,7 @@ def _one_round(progress: _Progress, strategy: Any, seed: int, shrink_seconds: fl
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=ROUND, deadline=None, database=None, phases=phases, suppress_health_check=list(HealthCheck),
+        max_examples=ROUND, deadline=None, database=None, phases=phases, suppress_health_check=HEALTH,
         report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
     )  # fmt: skip
     @hypothesis.given(strategy)
@@ -143,12 +146,12 @@ def _one_round(progress: _Progress, strategy: Any, seed: int, shrink_seconds: fl
 
     try:
         trial()
-    except ProtocolError:
-        raise
     except Exception as error:
         # Hypothesis ends a round with _BrokenError, or with Flaky when the shrinking clock ran out.
         if progress.broken is None:
             raise RuntimeError(f"law {progress.law.name} failed to run: {error}") from error
+    if progress.malformed is not None:
+        raise progress.malformed
 
 
 def _result(progress: _Progress, seconds: float) -> LawResult:

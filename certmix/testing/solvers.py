@@ -196,7 +196,7 @@ class _Program:
         for x, t, c0 in zip(self.slices[0], gaps, self.center, strict=True):
             self.rows.append(({x: 1.0, t: -1.0}, -math.inf, float(c0)))
             self.rows.append(({x: 1.0, t: 1.0}, float(c0), math.inf))
-        self.rows.append(({t: 1.0 for t in gaps}, -math.inf, self.radius))
+        self.rows.append((dict.fromkeys(gaps, 1.0), -math.inf, self.radius))
 
     def _node(self, k: int, module: PlainModule) -> None:
         node = self.network.nodes[k]
@@ -239,8 +239,9 @@ class _Program:
         entries = [(r, v, w) for r, (row, _, _) in enumerate(self.rows) for v, w in row.items()]
         r, v, w = (np.array(part) for part in zip(*entries, strict=True))
         matrix = scipy.sparse.csr_array((w, (r, v)), shape=(len(self.rows), len(self.low)))
-        limits = scipy.optimize.LinearConstraint(matrix, [row[1] for row in self.rows], [row[2] for row in self.rows])
-        bounds = scipy.optimize.Bounds(np.array(self.low), np.array(self.high))
+        ends = np.array([row[1:] for row in self.rows]).T
+        limits = scipy.optimize.LinearConstraint(matrix, ends[0], ends[1])  # type: ignore[arg-type]
+        bounds = scipy.optimize.Bounds(np.array(self.low), np.array(self.high))  # type: ignore[arg-type]
         found = scipy.optimize.milp(
             cost, integrality=np.array(self.integral), bounds=bounds, constraints=limits, options={"time_limit": 1.0}
         )

@@ -18,7 +18,7 @@ VOTES = 1000
 
 def _smoothing_class() -> Any:
     try:
-        from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+        from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing  # type: ignore
     except ImportError as error:
         raise UsageError(f"ART is not installed ({error}): pip install adversarial-robustness-toolbox") from error
     return PyTorchRandomizedSmoothing

@@ -39,7 +39,9 @@ def _differ(first: float, second: float) -> bool:
 def check_deterministic(certifier: Certifier, problem: Problem, seed: int) -> str | None:
     """The same question twice, and each input alone."""
     first, again = _answers(certifier, problem), _answers(certifier, problem)
-    alone = [_answers(certifier, dataclasses.replace(problem, inputs=problem.inputs[[k]]))[0] for k in range(len(first))]
+    alone = [
+        _answers(certifier, dataclasses.replace(problem, inputs=problem.inputs[[k]]))[0] for k in range(len(first))
+    ]
     for k, (a, b, s) in enumerate(zip(first, again, alone, strict=True)):
         if _differ(a, b):
             return f"input {k}: radius {a!r} at the first call, {b!r} at the second"
@@ -60,6 +62,7 @@ def check_alpha(certifier: Certifier, problem: Problem, seed: int) -> str | None
 
 def check_radius(certifier: Certifier, problem: Problem, seed: int) -> str | None:
     """What is certified at a radius is certified at half of it."""
+
     def certified(radius: float) -> np.ndarray:
         demanding = dataclasses.replace(certifier, demands=certifier.demands | {"radius"})
         return np.asarray(_answers(demanding, dataclasses.replace(problem, radius=radius))) > 0
@@ -121,7 +124,7 @@ def _compare(certifier: Certifier, first: Problem, second: Problem, factor: floa
 
 
 def check_abstention(certifier: Certifier, problem: Problem, seed: int) -> str | None:
-    """No theorem applies below alpha 1/2 beside an unknown g, nor at a tie: the answer is None there, never a number."""
+    """No theorem applies at a tie: the answer is None there, never a number."""
     tied = build([c.Input((1,)), c.Linear((0,), np.ones((2, 1), np.float32), np.zeros(2, np.float32))])
     worst = build([c.Input((1,)), c.Linear((0,), np.zeros((2, 1), np.float32), np.array([64, 0], np.float32))])
     x = torch.zeros(1, 1)
@@ -161,8 +164,14 @@ def _law(
 
 LAWS: tuple[Law, ...] = (
     _law("answers_repeat_and_ignore_the_batch", "determinism", "same question, same answer", check_deterministic),
-    _law("larger_alpha_is_never_harder", "Lemma 3.2", "monotone in alpha", check_alpha, frozenset({"mix"}),
-         dataclasses.replace(FLAT, alphas=("plain",))),
+    _law(
+        "larger_alpha_is_never_harder",
+        "Lemma 3.2",
+        "monotone in alpha",
+        check_alpha,
+        frozenset({"mix"}),
+        dataclasses.replace(FLAT, alphas=("plain",)),
+    ),
     _law("class_names_do_not_matter", "symmetry", "invariant to class permutation", check_permutation),
     _law("translation_does_not_matter", "symmetry", "h(x - t) at x + t has the same radius", check_translation),
     _law("scaling_scales_the_radius", "symmetry", "h(x / s) at s x has s times the radius", check_scaling),

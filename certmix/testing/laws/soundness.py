@@ -37,9 +37,7 @@ def refuted(claims: Claims, row: int, point: NDArray, law: str) -> Counterexampl
     return None if evidence is None else Counterexample(law, evidence, problem, row, point, radius, exact=True)
 
 
-def pointwise_check(
-    law: str, finders: tuple[Finder, ...], certifier: Certifier, problem: Problem, seed: int
-) -> Trial:
+def pointwise_check(law: str, finders: tuple[Finder, ...], certifier: Certifier, problem: Problem, seed: int) -> Trial:
     """Ask, let every finder propose points, confirm the most suspicious ones exactly; stop at the first refutation."""
     claims = ask(certifier, problem)
     rows = attack.claimed_rows(claims)
@@ -148,4 +146,3 @@ LAWS: tuple[Law, ...] = (
 def laws_of(protocol: str) -> tuple[Law, ...]:
     """The pointwise soundness laws a protocol has to keep."""
     return tuple(law for law in LAWS if protocol in law.protocols)
-

@@ -71,7 +71,7 @@ def true_radius(probabilities: tuple[float, ...], y: int, alpha: float, noise_st
         high *= 2
         if high > 100:
             return float("inf")
-    return noise_std * float(scipy.optimize.brentq(excess, 0.0, high, xtol=1e-12))
+    return noise_std * float(scipy.optimize.brentq(excess, 0.0, high, xtol=1e-12))  # type: ignore[arg-type]
 
 
 @st.composite
