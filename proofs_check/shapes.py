@@ -31,7 +31,7 @@ def windows(shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation
         wellformed(before >= 0 and after >= 0, place, f"padding must be >= 0, got {padding}")
         span = size[axis] + before + after - dilation[axis] * (kernel[axis] - 1) - 1
         wellformed(span >= 0, place, f"window {kernel} is larger than the padded input {size}")
-        _need_stride(stride[axis], size[axis] + before + after, place)
+        _need_stride(max(stride[axis], dilation[axis]), size[axis] + before + after, place)
         result.append(span // stride[axis] + 1)
     padded = shape[0] * math.prod(size[a] + padding[a] + padding[a + 2] for a in (0, 1))
     wellformed(padded <= MAX_ELEMENTS, place, f"input {shape} padded by {padding} is too large")
@@ -41,8 +41,8 @@ def windows(shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation
 
 
 def _need_stride(stride: int, length: int, place: str) -> None:
-    """A stride far beyond the length changes nothing, but the windows of a backward pass may reach that far."""
-    wellformed(stride <= length + MAX_STRIDE, place, f"stride {stride} is too large for {length} cells")
+    """A stride, step or dilation far beyond the length changes nothing, but a backward pass may reach that far."""
+    wellformed(stride <= length + MAX_STRIDE, place, f"stride or dilation {stride} is too large for {length} cells")
 
 
 def output_shape(node: c.Node, inputs: Sequence[Shape], place: str) -> Shape:

@@ -142,8 +142,12 @@ def _nudged(rng: Rng, value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         return NASTY[int(rng.integers(len(NASTY)))]
     if isinstance(value, int):
-        return value + int(rng.integers(-3, 4))
+        whole = [v for v in NASTY if type(v) is int]
+        return value + int(rng.integers(-3, 4)) if rng.integers(3) else whole[int(rng.integers(len(whole)))]
     if isinstance(value, float):
+        numbers = [v for v in NASTY if type(v) is float]
+        if rng.integers(3) == 0:
+            return numbers[int(rng.integers(len(numbers)))]
         return float(value * rng.choice([0.5, 0.9, 1 + 1e-15, 1 - 1e-15, 1.1, 2, -1, 1e3, 1e-3]))
     if isinstance(value, str) and value:
         at = int(rng.integers(len(value)))
@@ -163,12 +167,12 @@ def mutated(rng: Rng, value: Any) -> Any:
         parent = result
         for key in path[:-1]:
             parent = parent[key]
-        kind = int(rng.integers(8))
-        if kind < 3:
+        kind = int(rng.integers(10))
+        if kind < 1:
             parent[path[-1]] = copy.deepcopy(NASTY[int(rng.integers(len(NASTY)))])
-        elif kind < 6:
+        elif kind < 8:
             parent[path[-1]] = _nudged(rng, parent[path[-1]])
-        elif kind == 6:
+        elif kind == 8:
             del parent[path[-1]]
         else:
             other = result

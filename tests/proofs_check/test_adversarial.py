@@ -401,6 +401,28 @@ EXHAUSTING: dict[str, bytes] = {
     "a padding of 2^18": hand_written(pool(kernel=[2**18, 2**18], padding=[2**18 - 1, 2**18 - 1, 0, 0])),
     "a stride of 10^9": hand_written(pool(stride=[10**9, 1])),
     "a stride beyond 64 bits": hand_written(pool(stride=[10**30, 1])),
+    "a dilation of 10^18": ho.network_bytes(
+        [
+            {"op": "input", "shape": [1, 1, 1]},
+            {
+                "op": "conv2d",
+                "inputs": [0],
+                "weight": "w",
+                "bias": "b",
+                "stride": [1, 1],
+                "padding": [0, 0, 0, 0],
+                "dilation": [10**18, 1],
+                "groups": 1,
+            },
+            {"op": "pad", "inputs": [1], "before": [1, 0, 0], "after": [0, 0, 0], "value": 0.0},
+            {"op": "flatten", "inputs": [2]},
+        ],
+        {
+            "w": {"dtype": "F32", "shape": [1, 1, 1, 1], "data_offsets": [0, 4]},
+            "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
+        },
+        bytes(8),
+    ),
     "a step of 10^9": hand_written(
         {"op": "slice", "inputs": [0], "start": [0, 0, 0], "stop": [1, 3, 40], "step": [1, 10**9, 1]}
     ),
