@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from certmix.attacks.ball import make_ball
@@ -49,9 +48,3 @@ def quick_attack(
     points[left[second.found]] = second.points[second.found]
     found[left] = second.found
     return Candidates(points, found)
-
-
-def class_lost(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
-    """(N,) bool: `model` does not give `labels` as its first largest output at `points`."""
-    with torch.no_grad():
-        return model(points).argmax(1) != labels
