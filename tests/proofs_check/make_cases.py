@@ -5,6 +5,7 @@ Run by hand when the format changes: python tests/proofs_check/make_cases.py
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from certmix.audit import Audit
 from certmix.data import Dataset
 from certmix.models import Model
-from certmix.settings import Settings
+from certmix.settings import Settings, SmoothingSettings
 from certmix.store import Store
 from proofs_check import parse
 from proofs_check.certificate import AveragePool2d, Conv2d, Flatten, Input, Linear, PlainNetwork, Relu, Shift
@@ -61,6 +62,7 @@ def run(folder: Path, settings: Settings) -> None:
     (folder / "audit.json").unlink()
 
 
+FEW_DRAWS = SmoothingSettings(noise_std=0.05, samples=2000, selection_samples=200)
 ACCEPTED = {
     "margin_linf": Settings(0.75),
     "margin_l2": Settings(0.75, norm="L2"),
@@ -69,6 +71,12 @@ ACCEPTED = {
     "margin_float32": Settings(0.75, semantics="float32", radius=0.003),
     "engine_trusted": Settings(0.75, evidence="engine", engine="auto_lirpa", radius=0.003),
     "pair": Settings(0.4, use_standard=True),
+    "lipschitz_l2": Settings(0.75, norm="L2", method="lipschitz"),
+    "lipschitz_linf": Settings(0.75, method="lipschitz", radius=0.002),
+    "smoothing_soft": Settings(0.75, norm="L2", method="smoothing", smoothing=FEW_DRAWS),
+    "smoothing_hard": Settings(
+        0.75, norm="L2", method="smoothing", smoothing=dataclasses.replace(FEW_DRAWS, base="hard")
+    ),
 }
 
 
@@ -113,6 +121,8 @@ REJECTED: dict[str, tuple[str, dict[str, Any]]] = {
         {"evidence": {"rule": "engine_margin", "engine": "x", "lower": [-9.0] * 3, "upper": [0.0] * 3}},
     ),
 }
+for _name in ("lipschitz_l2", "lipschitz_linf", "smoothing_soft", "smoothing_hard"):
+    REJECTED |= {f"{_name}_larger_radius": (_name, {"radius": 3.0}), f"{_name}_half_alpha": (_name, {"alpha": 0.5})}
 MALFORMED_LINE: dict[str, dict[str, Any]] = {
     "unknown_field": {"note": "trust me"},
     "negative_radius": {"radius": -0.1},
