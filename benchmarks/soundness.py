@@ -114,10 +114,12 @@ def bugs(examples: int, seed: int) -> dict[str, Any]:
 
 
 def rewrite(table: dict[str, Any]) -> None:
-    """Put the table between its two marks in the documentation."""
+    """Put the table between its two marks in the documentation, the four quickest laws of each bug."""
     rows = ["| planted bug | protocol | what is wrong | killed by (examples needed) |", "|---|---|---|---|"]
     for name, entry in table.items():
-        killers = ", ".join(f"{law} ({count})" for law, count in entry["killed_by"].items())
+        quickest = sorted(entry["killed_by"].items(), key=lambda item: item[1])
+        killers = ", ".join(f"{law} ({count})" for law, count in quickest[:4])
+        killers += f", and {len(quickest) - 4} more" if len(quickest) > 4 else ""
         rows.append(f"| `{name}` | {entry['protocol']} | {entry['what'].replace('|', '&#124;')} | {killers} |")
     text = TABLE.read_text()
     before, after = text[: text.index(START) + len(START)], text[text.index(END) :]
