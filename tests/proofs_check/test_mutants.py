@@ -1,0 +1,631 @@
+"""The documented Ensures of every step of the judge, each alone, in exact arithmetic.
+
+An error term is so small that others hide its absence in a whole bound. Here each step is asked by itself, where
+floats round the wrong way: sums that cancel, ends that meet, points instead of balls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import exact_network as en
+import numpy as np
+import pytest
+from flint import arb, ctx, fmpq
+from numpy.typing import NDArray
+
+from proofs_check import bounds, float32, jacobian, network, rounding
+from proofs_check import certificate as c
+from proofs_check import relaxations as rx
+from verifiers.plain import build
+
+F32 = np.float32
+Rng = np.random.Generator
+Array = NDArray[np.float64]
+NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
+
+
+def at_most(exact: en.Exact, bound: Array) -> bool:
+    return all(v <= en.rational(b) for v, b in zip(np.ravel(exact), np.ravel(bound), strict=True))
+
+
+def at_least(exact: en.Exact, bound: Array) -> bool:
+    return all(v >= en.rational(b) for v, b in zip(np.ravel(exact), np.ravel(bound), strict=True))
+
+
+def wild(rng: Rng, *shape: int) -> Array:
+    """Normal numbers of very different magnitudes."""
+    return rng.normal(size=shape) * 2.0 ** rng.integers(-20, 20, size=shape)
+
+
+# ---------------------------------------------------------------- affine nodes
+
+
+def cancelling(rng: Rng, *shape: int) -> c.Float32Array:
+    """float32 weights whose sum along the last axis nearly cancels."""
+    value = (rng.normal(size=shape) * 2.0 ** rng.integers(0, 12, size=shape)).astype(F32)
+    half = shape[-1] // 2
+    value[..., half : 2 * half] = -value[..., :half] * F32(1 + 2.0**-20)
+    return value
+
+
+def image_net(*nodes: c.Node) -> c.PlainNetwork:
+    """Nodes on a (2, 4, 4) image, then flattened to logits."""
+    return build([c.Input((2, 4, 4)), *nodes, c.Flatten((len(nodes),))])
+
+
+def affine_nets(rng: Rng) -> Iterator[c.PlainNetwork]:
+    """One affine node of each kind (and of each way to write it) on inputs that make it cancel."""
+    zero, two = (0, 0, 0, 0), np.array([0.3, 0.7], dtype=F32)
+    bias = rng.normal(size=3).astype(F32)
+    yield build([c.Input((8,)), c.Linear((0,), cancelling(rng, 3, 8), bias)])
+    yield image_net(c.Conv2d((0,), cancelling(rng, 3, 2, 2, 4), bias, (1, 1), (1, 0, 0, 2), (2, 1), 1))
+    yield image_net(c.Conv2d((0,), cancelling(rng, 4, 1, 3, 2), bias[[0, 1, 2, 0]], (2, 1), zero, (1, 1), 2))
+    yield image_net(c.AveragePool2d((0,), (3, 2), (1, 2), (1, 0, 1, 1), bool(rng.integers(2))))
+    variance, mean = rng.uniform(1e-3, 1, 2).astype(F32), rng.normal(size=2).astype(F32)
+    yield image_net(c.BatchNorm((0,), two * F32(3), (mean * F32(300)).astype(F32), mean * F32(100), variance, 1e-5))
+    yield image_net(c.Shift((0,), -rng.uniform(0.2, 0.9, (2, 4, 4)).astype(F32)))
+    yield image_net(c.Scale((0,), cancelling(rng, 2, 1, 1)))
+    yield image_net(c.Divide((0,), cancelling(rng, 2, 4, 4)))
+    yield image_net(c.Pad((0,), (1, 0, 1), (0, 1, 0), 0.7))
+    yield image_net(c.Slice((0,), (0, 1, 0), (2, 4, 3), (1, 2, 1)))
+    shifted = c.Shift((0,), -rng.uniform(0.2, 0.9, (1, 1, 1)).astype(F32))
+    yield image_net(shifted, c.Add((0, 1)))
+    yield image_net(shifted, c.Concat((0, 1)))
+
+
+def small_ball(rng: Rng, shape: tuple[int, ...], radius: float, norm: c.Norm = "Linf") -> bounds.Ball:
+    return bounds.Ball(rng.uniform(0.1, 1, shape).astype(F32), radius, norm, None)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_interval_bounds_of_an_affine_node_hold_at_the_corners_that_attain_them(seed: int):
+    rng = np.random.default_rng(seed)
+    for net in affine_nets(rng):
+        ball = small_ball(rng, net.input_shape, float(rng.choice([0.0, 2.0**-24, 0.1])))
+        found = bounds.value_bounds(bounds.prepare(net), ball, None)
+        size = 2 * math.prod(net.input_shape)
+        directions = [rng.normal(size=net.input_shape) for _ in range(3)]
+        for point in en.points(rng, ball, directions)[: size if ball.radius else 1]:
+            for k, value in enumerate(en.exact_values(net, point)):
+                assert at_least(value, found[k][0]), net.nodes[k]
+                assert at_most(value, found[k][1]), net.nodes[k]
+
+
+def exact_forms(rows: network.Rows, value: en.Exact) -> list[fmpq]:
+    """Each row's linear form of an image (C, H, W), exactly."""
+    image = np.moveaxis(value, 0, -1)
+    height, width = image.shape[:2]
+    totals: list[fmpq] = []
+    for r, cells in enumerate(rows.values):
+        top, left = (0, 0) if rows.corner is None else rows.corner[r].tolist()
+        total = fmpq(0)
+        for i, j, k in zip(*np.nonzero(cells), strict=True):
+            if 0 <= top + i < height and 0 <= left + j < width:
+                total += en.rational(cells[i, j, k]) * image[top + i, left + j, k]
+        totals.append(total)
+    return totals
+
+
+def windows(rng: Rng, shape: tuple[int, ...], count: int) -> network.Rows:
+    """Rows on whole images, or on windows of random size and corner inside the image."""
+    if rng.integers(2) or shape[1:] == (1, 1):
+        return network.Rows(wild(rng, count, *shape[1:], shape[0]), None)
+    h, w = (int(rng.integers(1, n + 1)) for n in shape[1:])
+    corner = np.stack([rng.integers(0, n - m + 1, count) for n, m in zip(shape[1:], (h, w), strict=True)], axis=1)
+    return network.Rows(wild(rng, count, h, w, shape[0]), corner)
+
+
+def exact_images(values: list[en.Exact], prepared: bounds.Prepared) -> list[en.Exact]:
+    return [v.reshape(s) for v, s in zip(values, prepared.shapes, strict=True)]
+
+
+def holds(values: bounds.Values, k: int, rows: network.Rows, images: list[en.Exact], slack: fmpq) -> None:
+    """rows . v_k <= sum of the parts . inputs + cost at a point, with `slack` to spare."""
+    parts, cost = bounds._step(values, k, network.Rows(rows.values.copy(), rows.corner), None)
+    before = exact_forms(rows, images[k])
+    inputs = bounds.inputs_of(values.prepared.network.nodes[k])
+    for r, form in enumerate(before):
+        total = sum((exact_forms(p, images[i])[r] for p, i in zip(parts, inputs, strict=True)), en.rational(cost[r]))
+        assert form + slack <= total, values.prepared.network.nodes[k]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_backward_step_through_an_affine_node_loses_nothing(seed: int):
+    rng = np.random.default_rng(seed)
+    for net in affine_nets(rng):
+        ball = small_ball(rng, net.input_shape, 0.0)
+        prepared = bounds.prepare(net)
+        values = bounds.value_bounds(prepared, ball, None)
+        images = exact_images(en.exact_values(net, en.exact(ball.center)), prepared)
+        for k in range(1, len(net.nodes)):
+            holds(values, k, windows(rng, prepared.shapes[k], 3), images, fmpq(0))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_charge_covers_the_adjoint_and_the_bias_of_its_channel(seed: int):
+    """charge >= G(terms) size + G(cells) |bias| in every cell, in exact arithmetic (Values)."""
+    rng = np.random.default_rng(seed)
+    for net in affine_nets(rng):
+        prepared = bounds.prepare(net)
+        values = bounds.value_bounds(prepared, small_ball(rng, net.input_shape, 0.01), None)
+        for k, mapping in enumerate(prepared.maps):
+            if mapping is None:
+                continue
+            inputs = bounds.inputs_of(net.nodes[k])
+            size = mapping.apply(*(values.magnitude(i) for i in inputs), absolute=True) + mapping.bias_size
+            bias = np.broadcast_to(np.abs(mapping.bias), size.shape)
+            cells = en.rational((size.size + 8) * 2.0**-52)
+            weights = en.rational((mapping.terms + 8) * 2.0**-52) if mapping.terms else fmpq(0)
+            charge = values.charges[k]
+            paid = np.zeros(size.shape) if charge is None else np.broadcast_to(charge, size.shape)
+            assert at_most(cells * en.exact(bias) + weights * en.exact(size), paid), net.nodes[k]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_terms_count_every_product_of_a_sum(seed: int):
+    rng = np.random.default_rng(seed)
+    for net in affine_nets(rng):
+        prepared = bounds.prepare(net)
+        for k, mapping in enumerate(prepared.maps):
+            if mapping is None or mapping.terms == 0:
+                continue
+            shapes = [prepared.shapes[i] for i in bounds.inputs_of(net.nodes[k])]
+            basis = np.eye(math.prod(shapes[0])).reshape(-1, *shapes[0])
+            matrix = np.array([mapping.apply(b, absolute=True).ravel() for b in basis])
+            products = max((matrix != 0).sum(axis=0).max(), (matrix != 0).sum(axis=1).max())
+            exact = isinstance(net.nodes[k], (c.Linear, c.Conv2d, c.Scale))  # the weights are; plus one for the bias
+            assert mapping.terms >= products + (1 if exact else 2)
+
+
+def test_batch_norm_and_division_know_how_far_their_gains_are_off():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        parts = [rng.normal(size=2).astype(F32) for _ in range(3)]
+        node = c.BatchNorm((0,), *parts, rng.uniform(0, 2, 2).astype(F32), 1e-5)
+        mapping = network.affine_map(node, [(2, 1, 1)])
+        assert isinstance(mapping, network.Diagonal)
+        true = en.exact(node.scale) / en.each(en.root, en.exact(node.variance) + en.rational(1e-5))
+        off = abs(en.exact(mapping.gain.ravel()) - true) / abs(true)
+        assert all(v <= (mapping.terms - 2) * en.rational(2.0**-53) for v in off)
+        moved = en.exact(node.mean) * en.exact(mapping.gain.ravel())
+        assert all(abs(s) + abs(m) <= en.rational(b) * (1 + en.rational(2.0**-50)) for s, m, b in
+                   zip(en.exact(node.shift), moved, mapping.bias_size.ravel(), strict=True))  # fmt: skip
+    constant = np.array([3, 7], dtype=F32)
+    assert network.affine_map(c.Divide((0,), constant), [(2, 1, 1)]).terms >= 3
+    assert network.affine_map(c.Scale((0,), constant), [(2, 1, 1)]).terms >= 2
+
+
+def test_gains_beyond_the_range_are_refused():
+    node = c.BatchNorm((0,), *[np.ones(2, dtype=F32) * F32(2.0**60)] * 3, np.zeros(2, dtype=F32), 2.0**-400)
+    with pytest.raises(c.RejectedError, match=r"2\^200"):
+        network.affine_map(node, [(2, 1, 1)])
+
+
+# ---------------------------------------------------------------- lines
+
+
+def line_errors(lines: rx.Lines, y: en.Exact, f: en.Exact) -> Iterator[bool]:
+    """Whether the lines enclose f at y; arrays (C, 1, 1)."""
+    k, t, w, s = (en.exact(np.broadcast_to(v, y.shape)) for v in
+                  (lines.upper_slope, lines.upper_intercept, lines.lower_slope, lines.lower_intercept))  # fmt: skip
+    yield from (bool(a <= b) for a, b in zip((w * y + s).ravel(), f.ravel(), strict=True))
+    yield from (bool(a <= b) for a, b in zip(f.ravel(), (k * y + t).ravel(), strict=True))
+
+
+def intervals(rng: Rng, count: int) -> tuple[Array, Array]:
+    """(count, 1, 1): ends of every sign, some that meet, some zero."""
+    ends = np.sort(wild(rng, 2, count), axis=0)
+    kind = rng.integers(8, size=count)
+    ends[0] = np.where(kind == 0, ends[1], ends[0])
+    ends[0] = np.where(kind == 1, -abs(ends[1]) * (1 + 2.0**-50), ends[0])
+    ends = np.sort(np.where(kind == 2, np.stack([np.zeros(count), abs(ends[1])]), ends), axis=0)
+    ends = np.sort(np.where(kind == 3, np.stack([np.zeros(count), -abs(ends[1])]), ends), axis=0)
+    return ends[0][:, None, None], ends[1][:, None, None]
+
+
+def leaky(slope: float) -> Callable[[fmpq], fmpq]:
+    return lambda y: max(y, en.rational(slope) * y)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.01, 0.3, 0.7, 1.0])
+def test_relu_lines_enclose_the_kink_and_both_ends(slope: float):
+    rng = np.random.default_rng(int(100 * slope))
+    lower, upper = intervals(rng, 400)
+    for hint in (None, rng.uniform(-0.5, 1.5, lower.shape)):
+        lines = rx.relu_lines(lower, upper, slope, hint)
+        for y in (lower, upper, np.clip(0.0, lower, upper)):
+            assert all(line_errors(lines, en.exact(y), en.each(leaky(slope), en.exact(y))))
+        unstable = (lower < 0) & (upper > 0)
+        chosen = np.where(upper > -lower, 1.0, slope) if hint is None else np.clip(hint, slope, 1.0)
+        assert (lines.lower_slope == np.where(unstable, chosen, np.where(lower >= 0, 1.0, slope))).all()
+        assert (lines.upper_intercept[~unstable] == 0).all(), "stable cells are exact"
+
+
+def test_a_stable_relu_costs_nothing_even_at_zero():
+    lower, upper = np.array([0.0, -1.0, 0.0])[:, None, None], np.array([1.0, 0.0, 0.0])[:, None, None]
+    lines = rx.relu_lines(lower, upper, 0.1, None)
+    assert lines.upper_slope.ravel().tolist() == [1.0, 0.1, 1.0]
+    assert lines.lower_slope.ravel().tolist() == [1.0, 0.1, 1.0]
+    assert not lines.upper_intercept.any()
+
+
+def test_charged_lines_move_by_the_whole_error_term():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        k, t, w, s, m = (wild(rng, 6, 1, 1) for _ in range(5))
+        w, m = np.clip(w, -3, 3), np.abs(m)
+        found = rx.Lines(k, t, w, s).charged(m, 30)
+        error = en.rational((30 + 8) * 2.0**-52)
+        top = en.exact(t) + error * (abs(en.exact(t)) + abs(en.exact(k)) * en.exact(m))
+        steepest = en.exact(np.maximum(np.abs(w), 1.0))
+        bottom = en.exact(s) - error * (abs(en.exact(s)) + steepest * en.exact(m))
+        assert at_most(top, found.upper_intercept)
+        assert at_least(bottom, found.lower_intercept)
+        assert (found.upper_slope == k).all()
+        assert (found.lower_slope == w).all()
+
+
+CURVES = ((rx.SIGMOID, en.SIGMOID), (rx.TANH, en.TANH))
+
+
+@pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
+def test_curve_lines_enclose_the_curve_where_they_touch_it(curve: rx.Curve, exact: Callable[[fmpq], fmpq]):
+    rng = np.random.default_rng(1)
+    lower, upper = (np.clip(v, -20, 20) for v in intervals(rng, 60))
+    lines = rx.curve_lines(lower, upper, curve)
+    touch = rx._touching_point(lower, upper, curve), -rx._touching_point(-upper, -lower, curve)
+    shares = [rng.uniform(size=lower.shape) for _ in range(3)]
+    for y in (lower, upper, *(np.clip(v, lower, upper) for v in (0.0, *touch)),
+              *(np.clip(lower + s * (upper - lower), lower, upper) for s in shares)):  # fmt: skip
+        assert all(line_errors(lines, en.exact(y), en.each(exact, en.exact(y))))
+
+
+@pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
+def test_the_upper_intercept_is_right_for_any_slope_and_any_touching_point(
+    curve: rx.Curve, exact: Callable[[fmpq], fmpq]
+):
+    rng = np.random.default_rng(2)
+    lower, upper = (np.clip(v, -6, 6) for v in intervals(rng, 80))
+    first = np.maximum(lower, 0)
+    touch = np.clip(first + rng.uniform(size=lower.shape) * (upper - first), first, np.maximum(upper, 0))
+    at_touch = rng.integers(3, size=lower.shape)  # the tangent's own slope, or near it, or anything
+    k = np.select([at_touch == 0, at_touch == 1], [curve.near_slope(touch), curve.near_slope(touch) + 1e-3],
+                  rng.uniform(-0.3, 1.3, lower.shape))  # fmt: skip
+    t = en.exact(rx.upper_intercept(lower, upper, k, touch, curve))
+    points = [lower, upper, np.clip(touch, lower, upper), np.clip(0.0, lower, upper)]
+    points += [np.clip(lower + s * (upper - lower), lower, upper) for s in np.linspace(0, 1, 15)]
+    for y in points:
+        assert all((en.each(exact, en.exact(y)) <= en.exact(k) * en.exact(y) + t).ravel())
+
+
+@pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
+def test_curve_lines_are_about_as_good_as_can_be(curve: rx.Curve, exact: Callable[[fmpq], fmpq]):
+    """The chord where the curve is convex, tangents where concave: on average well below what constants would cost."""
+    lower, upper = (np.array(v)[:, None, None] for v in ([-3.0, 1.0, -2.0, -0.5, -4.0], [-1.0, 3.0, 2.0, 3.0, 0.3]))
+    lines = rx.curve_lines(lower, upper, curve)
+    y = lower + np.linspace(0, 1, 201) * (upper - lower)
+    above = lines.upper_slope * y + lines.upper_intercept - curve.near(y)
+    under = curve.near(y) - lines.lower_slope * y - lines.lower_intercept
+    rise = curve.near(upper) - curve.near(lower)
+    assert (above.mean(axis=-1, keepdims=True) <= 0.45 * rise).all()
+    assert (under.mean(axis=-1, keepdims=True) <= 0.45 * rise).all()
+    assert above[0, 0, -1] < 1e-12, "convex: the chord"
+    assert under[1, 0, 0] < 1e-12, "concave: the chord from below"
+    below = lines.upper_slope * lower + lines.upper_intercept - curve.near(lower)
+    assert (below[[0, 2, 3, 4]] < 1e-6).all(), "the line passes the lower end"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pool_lines_and_their_selection_enclose_the_pooled_value(seed: int):
+    rng = np.random.default_rng(seed)
+    for node in (c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0)), c.MaxPool2d((0,), (3, 2), (1, 1), (1, 1, 0, 0))):
+        net = image_net(node)
+        center = rng.uniform(size=(2, 4, 4)).astype(F32)
+        center[0] += 10 * np.arange(16).reshape(4, 4).astype(F32)  # one cell dominates its window
+        ball = bounds.Ball(center, float(rng.choice([0.0, 0.2, 6.0])), "Linf", None)
+        prepared = bounds.prepare(net)
+        values = bounds.value_bounds(prepared, ball, None)
+        for point in en.points(rng, ball, [rng.normal(size=(2, 4, 4)) for _ in range(2)]):
+            images = exact_images(en.exact_values(net, point), prepared)
+            holds(values, 1, windows(rng, prepared.shapes[1], 3), images, fmpq(0))
+            assert at_least(images[1], values.lower[1])
+            assert at_most(images[1], values.upper[1])
+    dominated = bounds.value_bounds(prepared, bounds.Ball(center, 0.2, "Linf", None), None).lines[1]
+    assert dominated is not None
+    assert (dominated.upper_slope[0] == 1).all(), "the dominating cell itself, no constant"
+    assert (np.asarray(dominated.upper_intercept)[0] < 1e-9).all()
+
+
+def test_cells_that_tie_dominate_their_window():
+    lower = upper = np.ones((1, 2, 2))
+    lines = rx.pool_lines(lower, upper, c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0)))
+    assert lines.upper_slope.item() == 1
+    assert lines.upper_intercept.item() == 0
+
+
+@pytest.mark.parametrize("node", [c.Relu((0,)), c.LeakyRelu((0,), 0.3), c.Sigmoid((0,)), c.Tanh((0,))],
+                         ids=["relu", "leaky", "sigmoid", "tanh"])  # fmt: skip
+def test_monotone_bounds_hold_at_the_ends(node: c.Node):
+    rng = np.random.default_rng(0)
+    lower, upper = (np.clip(v, -30, 30) for v in intervals(rng, 150))
+    low, high = rx.monotone(node, lower, upper)
+    function = {c.Sigmoid: en.SIGMOID, c.Tanh: en.TANH}.get(type(node)) or leaky(rx.relu_slope(node) or 0.0)
+    assert at_least(en.each(function, en.exact(lower)), low)
+    assert at_most(en.each(function, en.exact(upper)), high)
+    near = np.array([float(v.p) / float(v.q) for v in en.each(function, en.exact(upper)).ravel()])
+    assert np.allclose(high.ravel(), near, rtol=1e-12, atol=1e-100)
+
+
+@pytest.mark.parametrize("node", [c.Relu((1,)), c.LeakyRelu((1,), 0.3), c.Sigmoid((1,)), c.Tanh((1,))],
+                         ids=["relu", "leaky", "sigmoid", "tanh"])  # fmt: skip
+def test_one_backward_step_through_a_nonlinear_node_loses_nothing(node: c.Node):
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        first = c.Conv2d((0,), cancelling(rng, 2, 2, 1, 4), cancelling(rng, 2), (1, 1), (0, 1, 0, 2), (1, 1), 1)
+        net = build([c.Input((2, 4, 4)), first, node, c.Flatten((2,))])
+        ball = small_ball(rng, (2, 4, 4), float(rng.choice([0.0, 0.1])))
+        prepared = bounds.prepare(net)
+        values = bounds.value_bounds(prepared, ball, None)
+        for point in en.points(rng, ball, [rng.normal(size=(2, 4, 4))]):
+            images = exact_images(en.exact_values(net, point), prepared)
+            holds(values, 2, windows(rng, prepared.shapes[2], 3), images, fmpq(0))
+
+
+# ---------------------------------------------------------------- the ball and what a form reaches on it
+
+
+def test_the_box_holds_the_ball_and_its_domain():
+    rng = np.random.default_rng(0)
+    center = wild(rng, 60).astype(F32)
+    for radius in (0.1, 2.0**-30, 1e10):
+        lower, upper = bounds.Ball(center, radius, "Linf", None).box()
+        assert at_least(en.exact(center) - en.rational(radius), lower)
+        assert at_most(en.exact(center) + en.rational(radius), upper)
+    low, high = bounds.Ball(np.array([0.2, 0.9], dtype=F32), 0.5, "L2", (0.0, 1.0)).box()
+    assert (low.ravel()[0], high.ravel()[1]) == (0.0, 1.0)
+    point = bounds.Ball(np.array([0.5], dtype=F32), 0.0, "Linf", (0.5, 0.5)).box()
+    assert [float(v.item()) for v in point] == [0.5, 0.5]
+
+
+def reached(ball: bounds.Ball, rows: network.Rows, shape: tuple[int, ...]) -> tuple[Array, bounds.Values]:
+    values = bounds.value_bounds(bounds.prepare(image_net()), ball, None)
+    assert values.prepared.shapes[0] == shape
+    return bounds._reach(values, 0, rows), values
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_form_never_reaches_beyond_its_bound(norm: c.Norm, seed: int):
+    """The exact maximum over the ball: centre plus radius times the dual norm (l2: a point a hair inside)."""
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        rows = windows(rng, (2, 4, 4), 4)
+        center = rng.uniform(0.1, 1, (2, 4, 4)).astype(F32)
+        if rng.integers(2):  # the centre cancels: only the error term and the radius are left
+            half = rows.values.shape[-1] // 2
+            rows.values[..., half:] = -rows.values[..., :half]
+            center[1] = center[0]
+        ball = bounds.Ball(center, float(rng.choice([0.0, 2.0**-60, 0.3])), norm, None)
+        found, _ = reached(ball, rows, (2, 4, 4))
+        whole = network.widen(rows, (2, 4, 4)).values
+        for row, bound in zip(whole, found, strict=True):
+            direction = np.moveaxis(row, -1, 0)
+            point = en.exact(center) + en.rational(ball.radius) * en._unit(norm, direction)
+            assert (en.exact(direction) * point).sum() <= en.rational(bound)
+            order = {"Linf": 1, "L2": 2, "L1": np.inf}[norm]
+            best = (direction * center).sum() + ball.radius * np.linalg.norm(direction.ravel(), order)
+            assert bound <= best + 1e-12 * np.abs(direction).sum() + 1e-100
+
+
+def test_the_length_of_a_tiny_form_does_not_underflow():
+    rows = network.Rows(np.full((1, 4, 4, 2), 2.0**-540), None)
+    found, _ = reached(bounds.Ball(np.zeros((2, 4, 4), dtype=F32), 2.0**60, "L2", None), rows, (2, 4, 4))
+    assert found[0] >= 2.0**60 * 2.0**-540 * math.sqrt(32)
+
+
+def test_the_reach_over_a_later_box_counts_rounding():
+    rng = np.random.default_rng(0)
+    for net in affine_nets(rng):
+        ball = small_ball(rng, net.input_shape, 0.0)
+        prepared = bounds.prepare(net)
+        values = bounds.value_bounds(prepared, ball, None)
+        for k, shape in enumerate(prepared.shapes):
+            rows = windows(rng, shape, 3)
+            found = bounds._reach(values, k, rows)
+            ends = [en.exact(v) for v in (values.lower[k], values.upper[k])]
+            middle, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
+            wide = network.Rows(np.abs(rows.values), rows.corner)
+            for form, spread, bound in zip(exact_forms(rows, middle), exact_forms(wide, half), found, strict=True):
+                assert form + spread <= en.rational(bound)
+
+
+def test_adding_rows_that_meet_counts_the_rounding():
+    """A residual sum: rows arriving at a pending node are added, and what that rounds goes to the constant."""
+    rng = np.random.default_rng(0)
+    eye = c.Conv2d((0,), np.eye(2, dtype=F32)[:, :, None, None], np.zeros(2, F32), (1, 1), (0, 0, 0, 0), (1, 1), 1)
+    net = image_net(eye, c.Scale((1,), np.full((1, 1, 1), -1, dtype=F32)), c.Add((2, 1)))
+    prepared = bounds.prepare(net)
+    ball = small_ball(rng, (2, 4, 4), 0.0)
+    values = bounds.value_bounds(prepared, ball, None)
+    images = exact_images(en.exact_values(net, en.exact(ball.center)), prepared)
+    for _ in range(40):
+        rows, other = windows(rng, (2, 4, 4), 3), windows(rng, (2, 4, 4), 3)
+        before = [a + b for a, b in zip(exact_forms(rows, images[2]), exact_forms(other, images[1]), strict=True)]
+        pending = {2: rows, 1: other}
+        constant = bounds._replace(values, 2, pending, np.zeros(3), None)
+        after = exact_forms(pending[1], images[1])
+        for b, a, paid in zip(before, after, constant, strict=True):
+            assert b <= a + en.rational(paid)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("seed", range(4))
+def test_whole_bounds_of_networks_that_cancel_hold_at_points_and_in_balls(norm: c.Norm, seed: int):
+    rng = np.random.default_rng(seed)
+    for first in affine_nets(rng):
+        size = math.prod(first.shapes[-1])
+        middle = len(first.nodes)
+        last = c.Linear((middle,), cancelling(rng, 3, size), rng.normal(size=3).astype(F32))
+        net = build([*first.nodes, c.LeakyRelu((middle - 1,), float(rng.choice([0.0, 0.3, 1.0]))), last])
+        ball = small_ball(rng, net.input_shape, float(rng.choice([0.0, 0.1])), norm)
+        lower, upper = bounds.difference_bounds(bounds.prepare(net), ball, 1, None)
+        for point in en.points(rng, ball, [rng.normal(size=net.input_shape)]):
+            logits = en.exact_values(net, point)[-1]
+            assert at_least(logits - logits[1], lower)
+            assert at_most(logits - logits[1], upper)
+
+
+def test_functionals_take_float_coefficients_as_they_are():
+    net = build([c.Input((2,)), c.Linear((0,), np.eye(2, dtype=F32), np.zeros(2, F32))])
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(np.ones(2, F32), 0.5, "Linf", None), None)
+    assert bounds.functionals(values, np.array([[1.0, -1.0], [2.0, 3.0]]), None) == pytest.approx([1.0, 7.5])
+
+
+# ---------------------------------------------------------------- rounding
+
+
+def test_rounding_helpers_are_outward_by_at_least_two_units():
+    for x in (1.0, 1.5, 2.0**-30, 2.0**100, 0.0):
+        for value in (x, -x):
+            array = np.array([value])
+            step = Fraction(2) * Fraction(1, 2**53) * abs(Fraction(value)) + Fraction(2) ** -501
+            assert Fraction(float(rounding.up(array)[0])) >= Fraction(value) + step
+            assert Fraction(float(rounding.down(array)[0])) <= Fraction(value) - step
+
+
+def test_arb_ends_are_strictly_outside():
+    with ctx.workprec(300):
+        for ball in (arb(1) / 3, arb(2).sqrt(), -arb(2).exp(), arb(0), arb(1, 2.0**-60)):
+            assert arb(rounding.arb_up(ball)) > ball
+            assert arb(rounding.arb_down(ball)) < ball
+            assert rounding.arb_up(ball) - rounding.arb_down(ball) <= 2.0**-50 * 8
+
+
+# ---------------------------------------------------------------- float32
+
+
+def worst_sum(n: int) -> tuple[c.PlainNetwork, c.Float32Array]:
+    """A sum that sequential float32 addition gets wrong by n units: 1 + n times just under half an ulp."""
+    weight = np.full((2, n + 1), 2.0**-24, dtype=F32)
+    weight[:, 0] = 1
+    return build([c.Input((n + 1,)), c.Linear((0,), weight, np.zeros(2, F32))]), np.ones(n + 1, dtype=F32)
+
+
+@pytest.mark.parametrize("n", [1, 4, 63, 400])
+def test_the_float32_error_covers_a_sum_rounded_down_at_every_step(n: int):
+    net, x = worst_sum(n)
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(x, 0.0, "Linf", None), None)
+    total = F32(0)
+    for w in net.nodes[1].weight[0]:
+        total = F32(total + w)
+    assert total == 1
+    assert float32.logit_error(values)[0] >= n * 2.0**-24
+
+
+def test_float_error_is_the_classical_bound():
+    for n in (0, 1, 5, 100, 2**20 - 1):
+        unit = Fraction(1, 2**24)
+        gamma = (n + 2) * unit / (1 - (n + 2) * unit)
+        assert Fraction(float32.float_error(n)) >= gamma / (1 - gamma)
+
+
+def test_errors_of_a_layer_are_carried_on_through_the_next():
+    """Both layers wrong by n units: the second multiplies the first one's error by its weights' sizes."""
+    net, x = worst_sum(64)
+    grown = c.Linear((1,), np.array([[3, -4], [0, 1]], dtype=F32), np.zeros(2, F32))
+    deep = build([*net.nodes, grown])
+    ball = bounds.Ball(x, 0.0, "Linf", None)
+    first = float32.logit_error(bounds.value_bounds(bounds.prepare(net), ball, None))
+    both = float32.logit_error(bounds.value_bounds(bounds.prepare(deep), ball, None))
+    assert both[0] >= 3 * first[0] + 4 * first[1]
+    assert both[1] >= first[1]
+    pair = float32.difference_error(bounds.prepare(deep), ball, 1, None)
+    assert pair[0] >= both[0] + both[1]
+    assert pair[1] == 0
+
+
+# ---------------------------------------------------------------- the Jacobian
+
+
+def test_slope_intervals_hold_every_slope():
+    lower, upper = np.array([-1.0, 0.0, 0.5, -2.0, 0.0]), np.array([1.0, 1.0, 2.0, -1.0, 0.0])
+    least, most = jacobian.slope_interval(c.LeakyRelu((0,), 0.1), lower, upper)
+    assert least.tolist() == [0.1, 0.1, 1.0, 0.1, 0.1]
+    assert most.tolist() == [1.0, 1.0, 1.0, 0.1, 1.0]
+    for node, curve in ((c.Sigmoid((0,)), rx.SIGMOID), (c.Tanh((0,)), rx.TANH)):
+        least, most = jacobian.slope_interval(node, lower, upper)
+        for a, b, s, t in zip(lower, upper, least, most, strict=True):
+            for share in np.linspace(0, 1, 11):
+                slope = curve.exact_slope(arb(float(np.clip(a + share * (b - a), a, b))))
+                assert s <= slope <= t
+    with pytest.raises(c.RejectedError, match="slopes"):
+        jacobian.slope_interval(c.MaxPool2d((0,), (1, 1), (1, 1), (0, 0, 0, 0)), lower, upper)
+
+
+def test_scaled_intervals_hold_every_product():
+    rng = np.random.default_rng(0)
+    centre, radius = wild(rng, 1, 5, 5, 4), np.abs(wild(rng, 1, 5, 5, 4)) * rng.integers(0, 2, (1, 5, 5, 4))
+    least = rng.uniform(0, 1, (5, 5, 4))
+    most = least + rng.uniform(0, 1, (5, 5, 4)) * rng.integers(0, 2, (5, 5, 4))
+    found = jacobian.scaled(jacobian.Interval(centre, radius), least, most)
+    low, high = (en.exact(found.centre) + s * en.exact(found.radius) for s in (-1, 1))
+    for end in (en.exact(centre) - en.exact(radius), en.exact(centre) + en.exact(radius)):
+        for slope in (least, most):
+            product = end * en.exact(slope)
+            assert all((low <= product).ravel())
+            assert all((product <= high).ravel())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_affine_step_of_the_jacobian_holds_the_exact_product(seed: int):
+    rng = np.random.default_rng(seed)
+    for net in affine_nets(rng):
+        prepared = bounds.prepare(net)
+        k, mapping = 1, prepared.maps[1]
+        assert mapping is not None
+        if len(bounds.inputs_of(net.nodes[k])) > 1:
+            continue
+        (shape,) = (prepared.shapes[i] for i in bounds.inputs_of(net.nodes[k]))
+        out = prepared.shapes[k]
+        centre = wild(rng, 2, *out[1:], out[0])
+        if out[0] > 1:
+            centre[..., 1] = -centre[..., 0]
+        radius = np.abs(wild(rng, *centre.shape)) * rng.integers(0, 2)
+        (found,) = jacobian.affine_step(mapping, jacobian.Interval(centre, radius))
+        rows = network.Rows(centre, None)
+        point = rng.normal(size=shape)
+        zero = en._apply(net.nodes[k], [en.exact(np.zeros(shape)).reshape(net.shapes[0])]).reshape(out)
+        moved = en._apply(net.nodes[k], [en.exact(point).reshape(net.shapes[0])]).reshape(out) - zero
+        size = exact_forms(network.Rows(found.radius, None), en.exact(np.abs(point)))
+        for a, b, r in zip(exact_forms(rows, moved), exact_forms(network.Rows(found.centre, None), en.exact(point)),
+                           size, strict=True):  # fmt: skip
+            assert abs(a - b) <= r
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_dual_norms_are_rounded_up(norm: c.Norm):
+    rng = np.random.default_rng(0)
+    rows = np.abs(wild(rng, 60, 5))
+    for row, bound in zip(rows, jacobian.dual_norms_up(rows, norm), strict=True):
+        v, b = en.exact(row), en.rational(bound)
+        exact = {"Linf": v.sum() <= b, "L1": v.max() <= b, "L2": (v * v).sum() <= b * b}
+        assert exact[norm]
+        assert bound <= np.linalg.norm(row, {"Linf": 1, "L2": 2, "L1": np.inf}[norm]) * (1 + 1e-12)
+    assert jacobian.dual_norms_up(np.full((1, 2), 2.0**-600), norm)[0] >= 2.0**-600
+
+
+def test_sums_and_magnitudes_of_intervals_are_rounded_up():
+    rng = np.random.default_rng(0)
+    parts = [jacobian.Interval(wild(rng, 1, 5, 5, 4), np.abs(wild(rng, 1, 5, 5, 4))) for _ in range(2)]
+    total = jacobian.sum_of(*parts, (4, 5, 5))
+    centre, radius = (en.exact(getattr(parts[0], n)) + en.exact(getattr(parts[1], n)) for n in ("centre", "radius"))
+    gap = abs(centre - en.exact(total.centre)) + radius
+    assert at_most(gap, total.radius)
+    assert at_most(abs(en.exact(total.centre)) + en.exact(total.radius), total.magnitude())
+    both = np.sort(wild(rng, 2, 1, 5, 5, 4), axis=0)
+    between = jacobian.Interval.between(both[0], both[1])
+    assert at_least(en.exact(both[0]) - en.exact(between.centre) + en.exact(between.radius), np.zeros((1, 5, 5, 4)))
+    assert at_most(en.exact(both[1]) - en.exact(between.centre) - en.exact(between.radius), np.zeros((1, 5, 5, 4)))
