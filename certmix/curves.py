@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Curves:
     """M observations, by input and radius, one per (input, radius, predicted).
 
     index, predicted: (M,). radius: (M,). lower, upper: (M, K). passes: `inputs` are rows
-    of the M. witness: per input, the hints met last.
+    of the M. witness: per input, hints by the radius they are for.
     """
 
     index: Integers
@@ -69,11 +70,16 @@ class Curves:
     lower: Floats
     upper: Floats
     passes: Passes
-    witness: dict[int, bytes]
+    witness: dict[int, dict[float, bytes]]
 
     def rows(self, index: int) -> Integers:
         """The observations of one input, by radius."""
         return np.flatnonzero(self.index == index)
+
+    def hints(self, index: int, radius: float) -> bytes | None:
+        """Those for the radius nearest to this one."""
+        known = self.witness.get(index, {})
+        return known[min(known, key=lambda r: abs(r - radius))] if known else None
 
     def margins(self, temperature: float) -> Floats:
         """(M,) lower bounds of min_i h_y - h_i on each ball; -1, true of any margin, where some rival may win.
@@ -150,15 +156,15 @@ class Collector:
 
 
 def merged(seen: list[tuple[int, Observation]]) -> Curves:
-    """One row per (index, radius, predicted): the intersection of what was found there, the latest passes, and per
-    input the hints that came last."""
+    """One row per (index, radius, predicted): the intersection of what was found there, the latest passes and
+    hints."""
     rows: dict[tuple[int, float, int], Observation] = {}
-    witness: dict[int, bytes] = {}
+    witness: dict[int, dict[float, bytes]] = {}
     for index, new in seen:
         key = (index, new.radius, new.predicted)
         rows[key] = new if key not in rows else _both(rows[key], new)
         if new.witness is not None:
-            witness[index] = new.witness
+            witness.setdefault(index, {})[new.radius] = new.witness
     keys = sorted(rows)
     found = [rows[k] for k in keys]
     passes = [(n, o.passes) for n, o in enumerate(found) if o.passes is not None]
@@ -185,7 +191,7 @@ def _both(a: Observation, b: Observation) -> Observation:
 
 
 def _arrays(curves: Curves) -> dict[str, NDArray[np.generic]]:
-    names = sorted(curves.witness)
+    hints = [(n, r, data) for n, known in sorted(curves.witness.items()) for r, data in sorted(known.items())]
     return {
         "index": curves.index,
         "radius": curves.radius,
@@ -196,9 +202,10 @@ def _arrays(curves: Curves) -> dict[str, NDArray[np.generic]]:
         "pass_rival": curves.passes.rival.numpy(),
         "pass_coefficients": curves.passes.coefficients.numpy(),
         "pass_reach": curves.passes.reach.numpy(),
-        "witness_index": np.array(names, dtype=np.int64),
-        "witness_length": np.array([len(curves.witness[n]) for n in names], dtype=np.int64),
-        "witness_data": np.frombuffer(b"".join(curves.witness[n] for n in names), dtype=np.uint8),
+        "witness_index": np.array([n for n, _, _ in hints], dtype=np.int64),
+        "witness_radius": np.array([r for _, r, _ in hints], dtype=np.float64),
+        "witness_length": np.array([len(data) for _, _, data in hints], dtype=np.int64),
+        "witness_data": np.frombuffer(b"".join(data for _, _, data in hints), dtype=np.uint8),
     }
 
 
@@ -220,20 +227,21 @@ def read(folder: Path) -> Curves:
     return merged(seen)
 
 
-def _observations(arrays: dict[str, NDArray[np.generic]]) -> list[tuple[int, Observation]]:
+def _observations(arrays: dict[str, NDArray[Any]]) -> list[tuple[int, Observation]]:
     t = {name: torch.from_numpy(value) for name, value in arrays.items() if not name.startswith("witness")}
     ends = np.cumsum(arrays["witness_length"])
     data = arrays["witness_data"].tobytes()
     if len(ends) and int(ends[-1]) != len(data):
         raise ValueError("witness lengths do not fit")
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-    witness = {int(n): data[int(a) : int(b)] for n, a, b in zip(arrays["witness_index"], starts, ends, strict=False)}
+    starts = ends - arrays["witness_length"]
+    keys = zip(arrays["witness_index"].tolist(), arrays["witness_radius"].tolist(), strict=True)
+    witness = {key: data[int(a) : int(b)] for key, a, b in zip(keys, starts, ends, strict=True)}
     result: list[tuple[int, Observation]] = []
     for row, index in enumerate(t["index"].tolist()):
         at = (t["pass_row"] == row).nonzero().squeeze(1)
         own = Passes(t["pass_row"][at], t["pass_rival"][at], t["pass_coefficients"][at], t["pass_reach"][at])
         passes = own if len(at) else None
         radius, predicted = float(t["radius"][row]), int(t["predicted"][row])
-        hint = witness.get(index)
+        hint = witness.get((index, radius))
         result.append((index, Observation(radius, predicted, t["lower"][row], t["upper"][row], passes, hint)))
     return result

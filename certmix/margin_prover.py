@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +18,13 @@ from certmix.search import largest_passing
 from certmix.settings import diameter
 from certmix.theorems.margin import critical_alpha, required_margin
 from proofs_check.certificate import ClassOf, Rejected
-from verifiers.engine import Engine, EngineError
+from verifiers.engine import EngineError
 from verifiers.plain import PlainModule
 
+# what makes the bounder of one batch, given the classes to certify (N,)
+Bounders = Callable[[Problem, Tensor], Bounder]
+
 OBSERVED = 0.05  # relative tolerance of a radius that only curves need
-
-
 ROUNDS = 4  # of tuning at a fixed radius
 NEAR = 0.2  # lack of slack beyond which more tuning is not tried
 
@@ -41,7 +43,7 @@ class MarginProver:
 
     problem: Problem
     bench: Bench
-    engine: Engine
+    bounders: Bounders
 
     def prove(self) -> list[Outcome]:
         """One outcome per input, in order."""
@@ -52,7 +54,8 @@ class MarginProver:
             if refusal is not None:
                 outcomes[row] = refusal
         if self.problem.record is not None:
-            self._observe([row for row in outcomes if float(points.margin[row]) > 0], points)
+            searched = range(len(self.problem.inputs)) if self.problem.settings.radius is None else outcomes
+            self._observe([row for row in searched if float(points.margin[row]) > 0], points)
         rows = torch.tensor([r for r in range(len(self.problem.inputs)) if r not in outcomes], dtype=torch.int64)
         for batch in rows.split(self.problem.settings.batch_size) if len(rows) else ():
             try:
@@ -109,17 +112,17 @@ class MarginProver:
 
     def _batch(self, rows: Tensor, points: Points) -> dict[int, Outcome]:
         """Outcomes of one batch of inputs that no theorem refuses."""
-        bounder = make_bounder(self.problem, points.predicted, self.engine)
+        bounder = self.bounders(self.problem, points.predicted)
         radii = self._radii(bounder, rows)
         found = bounder.find(rows, radii, True)
         return {row: self._outcome(row, k, float(radii[k]), found, points) for k, row in enumerate(rows.tolist())}
 
     def _observe(self, rows: list[int], points: Points) -> None:
-        """Bounds of inputs that these settings refuse but others may certify: up to the largest radius on which h's
-        class is constant."""
+        """Bounds for other alphas and temperatures: at the fixed radius, or up to the largest one on which h's class is
+        constant."""
         s = self.problem.settings
         for batch in torch.tensor(rows, dtype=torch.int64).split(s.batch_size) if rows else ():
-            bounder = make_bounder(self.problem, points.predicted, self.engine)
+            bounder = self.bounders(self.problem, points.predicted)
 
             def constant(indices: Tensor, radii: Tensor, batch: Tensor = batch, bounder: Bounder = bounder) -> Tensor:
                 own = own_class(points.predicted[batch[indices]], self.problem.network.classes)
@@ -145,11 +148,13 @@ class MarginProver:
 
     def _radii(self, bounder: Bounder, rows: Tensor) -> Tensor:
         """(M,) radii to propose for `rows`: the fixed one, or the largest the bounds certify (0: none)."""
-        radii = self._fixed(len(rows))
-        if radii is None:
-            radii = bounder.known_radii(rows)
-        if radii is not None:
-            return radii
+        fixed = self._fixed(len(rows))
+        if fixed is not None:
+            self._tune(bounder, rows, fixed)
+            return fixed
+        known = bounder.known_radii(rows)
+        if known is not None:
+            return known
 
         def passes(indices: Tensor, radii: Tensor) -> Tensor:
             return bounder.find(rows[indices], radii, False).slack > 0
@@ -200,4 +205,5 @@ def _short(radius: float, engine: str) -> str:
 
 def prove_margin(problem: Problem, bench: Bench) -> list[Outcome]:
     """Margin certificates for every input of `problem`."""
-    return MarginProver(problem, bench, make_engine(problem.settings)).prove()
+    engine = make_engine(problem.settings)
+    return MarginProver(problem, bench, lambda own, predicted: make_bounder(own, predicted, engine)).prove()
