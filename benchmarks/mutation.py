@@ -109,7 +109,7 @@ def _child(folder: Path, names: tuple[str, ...], log: Path) -> int:
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(folder)
     sys.path.insert(0, str(folder))
-    quiet = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:certmix", "-p", "no:xdist"]
+    quiet = ["-x", "-q", "--tb=line", "-rfE", "-p", "no:cacheprovider", "-p", "no:certmix", "-p", "no:xdist"]
     for name in names:
         file = f"tests/proofs_check/test_{name}.py"
         code = int(pytest.main([*quiet, file])) if Path(file).exists() else 0
