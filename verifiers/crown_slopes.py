@@ -59,7 +59,7 @@ def tune_rows(
     worse = shared < best
     best, slopes[worse] = torch.minimum(best, shared), quantised(known.slopes[sample][worse])
     left = torch.full_like(best, -torch.inf) if goal is None else goal.reshape(-1)
-    open_rows = (best >= left).nonzero().flatten()
+    open_rows = (best >= left).nonzero().flatten() if tuning.steps else sample[:0]
     size = max(1, ROWS // max(math.prod(s) for s in known.net.network.shapes))
     for rows in open_rows.split(size):
         for cut in _cuts(known.pick(sample[rows]), flat[rows], slopes[rows]):
