@@ -60,6 +60,7 @@ def run(folder: Path, settings: Settings) -> None:
     inputs, labels = inputs[chosen], probabilities[chosen].argmax(axis=1).astype(np.int64)
     Audit(model(network(2)), model(robust), Dataset(inputs, labels, "random"), settings, Store(folder)).run()
     (folder / "audit.json").unlink()
+    shutil.rmtree(folder / "curves", ignore_errors=True)
 
 
 FEW_DRAWS = SmoothingSettings(noise_std=0.05, samples=2000, selection_samples=200)

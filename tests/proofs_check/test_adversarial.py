@@ -18,6 +18,8 @@ import exact_network as en
 import hostile as ho
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
 from certmix.lines import certificate_line
 from proofs_check import __main__ as command
@@ -39,7 +41,7 @@ from proofs_check.rules.smoothing import (
     SmoothedMeans,
     Tail,
 )
-from verifiers.plain import build
+from verifiers.plain import PlainModule, build
 
 F32 = np.float32
 HERE = Path(__file__).resolve().parent
@@ -144,6 +146,43 @@ def corners(claim: Claim) -> list[en.Exact]:
     return en.points(rng, CASE.ball(claim), [rng.normal(size=3) for _ in range(6)])
 
 
+def smoothing_follows(claim: Claim, evidence: SmoothedMeans | SmoothedDistribution) -> bool:
+    """FORMAT 8 once more in scipy's floats: x is on the grid but for float32, so 1e-6 covers its distance."""
+    smoothing, sample = claim.smoothing, evidence.sample
+    assert smoothing is not None
+    look = sample.looks[sample.look]
+    means = isinstance(evidence, SmoothedMeans)
+    parts: list[Any] = [g.complement for g in evidence.groups] if means else [g.tail for g in evidence.groups]
+    parts = [p for p in ([evidence.predicted, *parts] if means else parts) if p is not None]
+    spent = sum(p.share * (1 if means else len(p.thresholds)) for p in parts)
+    total = sum(x.share for x in sample.looks) + sample.sampler_share
+    ok = spent <= look.share * (1 + 1e-9) and total <= smoothing.failure_probability * (1 + 1e-9)
+    for p in parts:
+        counts = np.sum(p.counts, axis=0)
+        if means and p.bets:
+            cells = -np.diff([look.samples, *counts, 0])
+            gains = np.array([0.0, *p.thresholds]) - p.lower
+            capital = [np.exp(cells @ np.log1p(b * gains)) for b in p.bets]
+            ok = ok and np.mean(capital) * p.share >= 1 - 1e-6
+        else:
+            lower = [p.lower] if means else p.lower
+            tails = stats.binom.sf(counts - 1, look.samples, lower)
+            ok = ok and all(t <= p.share * (1 + 1e-6) or v == 0 for t, v in zip(tails, lower, strict=True))
+    shift = claim.radius / smoothing.noise_std
+
+    def sunk(p: Any) -> Any:
+        return stats.norm.cdf(stats.norm.ppf(p) - shift)
+
+    if isinstance(evidence, SmoothedMeans):
+        of_y = sunk(evidence.predicted.lower)
+        margins = [of_y + (of_y if g.complement is None else sunk(g.complement.lower)) - 1 for g in evidence.groups]
+    else:
+        margins = [np.diff([-1, *p.thresholds]) @ sunk(np.array(p.lower)) - 1 for p in parts]
+    required = 0 if smoothing.networks == "both" else (1 - claim.alpha) / claim.alpha
+    named = {i for g in evidence.groups for i in g.classes}
+    return bool(ok) and min(margins) > required - 1e-5 and named == {0, 1, 2} - {claim.predicted}
+
+
 def outcome_of(data: bytes) -> str:
     """malformed, rejected, or accepted and not refuted; anything else fails the test."""
     try:
@@ -155,7 +194,9 @@ def outcome_of(data: bytes) -> str:
     reached = judge.check(found, CASE)
     if isinstance(reached, Rejected):
         return "rejected" if reached.step and reached.reason else "rejected without a reason"
-    if Assumption.ENGINE_TRUSTED not in reached.assumptions and found.claim.smoothing is None:
+    if isinstance(found.evidence, SmoothedMeans | SmoothedDistribution):
+        assert smoothing_follows(found.claim, found.evidence), data
+    elif Assumption.ENGINE_TRUSTED not in reached.assumptions:
         standard = None if found.claim.standard is None else G
         assert not any(ho.refuted(found.claim, H, standard, p) for p in corners(found.claim)), data
     return "accepted"
@@ -214,8 +255,17 @@ def a_forged_network(rng: ho.Rng) -> str:
     if sum(map(np.prod, network.shapes)) > 2**16 or network.classes > 64:
         return "large"  # read, and too slow for a test
     x = rng.uniform(size=network.input_shape).astype(F32)
-    norm = ("Linf", "L2", "L1")[int(rng.integers(3))]
-    return type(verdict(network, x, norm=norm, radius=0.1 * float(rng.uniform()), alpha=1.0)).__name__
+    claim = claim_of(
+        network, x, norm=("Linf", "L2", "L1")[int(rng.integers(3))], radius=0.1 * float(rng.uniform()), alpha=1.0
+    )
+    line = certificate_line(0, 0, "margin", claim, "network_margin", NetworkMargin(None))
+    found = judge.check_bytes(line, network, None, x)
+    curved = any(isinstance(node, c.Sigmoid | c.Tanh) for node in network.nodes)  # exact values may need many digits
+    if isinstance(found, Accepted) and not curved:
+        where = bounds.Ball(x, claim.radius, claim.norm, None)
+        points = en.points(rng, where, [rng.normal(size=x.shape) for _ in range(3)])
+        assert not any(ho.refuted(claim, network, None, p) for p in points)
+    return type(found).__name__
 
 
 def test_forged_networks_are_malformed_or_judged():
@@ -491,6 +541,34 @@ def test_extreme_temperatures_and_radii_end_in_a_verdict(temperature: float, rad
 
 
 # ---------------------------------------------------------------- float32 semantics
+
+
+def evaluated_in_float32(rng: ho.Rng) -> str:
+    """torch's float32 logits at the centre, subnormals kept and flushed, lie within the proven error."""
+    network = ho.hostile_network(rng)
+    where = ho.hostile_ball(rng, network.input_shape)
+    where = dataclasses.replace(where, radius=min(where.radius, 1e-3))
+    try:
+        error = float32.logit_error(bounds.value_bounds(bounds.prepare(network), where, None))
+    except RejectedError:
+        return "refused"
+    logits = en.exact_values(network, en.exact(where.center))[-1]
+    for flush in (False, True):
+        torch.set_flush_denormal(flush)
+        found = PlainModule(network)(torch.from_numpy(where.center.copy())[None])[0].numpy()
+        torch.set_flush_denormal(False)
+        assert np.isfinite(found).all()
+        assert (abs(en.exact(found) - logits) <= en.exact(error)).all(), flush
+    return "held"
+
+
+def test_hostile_networks_in_float32_stay_within_the_proven_error():
+    assert ho.attempts(100, 0, evaluated_in_float32)["held"] > 60
+
+
+@pytest.mark.slow
+def test_5000_hostile_networks_in_float32_stay_within_the_proven_error():
+    assert ho.attempts(5_000, 10_000, evaluated_in_float32)["held"] > 3_000
 
 
 def test_the_robust_class_is_proven_in_the_claims_own_semantics():
