@@ -57,7 +57,7 @@ class Ball:
         inside = (size_up(clamped, self.center, self.norm) <= self.radius) & (self.radius >= TINY_RADIUS)
         if bool(inside.all()):
             return clamped
-        offset = self._scaled_down(self._closest(points.double() - center))
+        offset = self._scaled_down(self._closest(points.float() - self.center).double())
         rounded = _toward(self.center, center, offset)
         rounded = torch.minimum(torch.maximum(rounded, self.lower), self.upper)
         rounded = torch.where(self.column(self.radius >= TINY_RADIUS), rounded, self.center)
@@ -89,19 +89,20 @@ class Ball:
         return offset * self.column(factor)
 
     def _closest(self, offset: Tensor) -> Tensor:
-        """The point of ball and box nearest to `offset`, up to the error of a few iterations.
+        """The point of ball and box nearest to `offset` (float32), up to rounding and the error of a few iterations.
 
         Optimality: clip(t · offset) with t in [0, 1] for L2, clip(soft-threshold of offset at t) for L1, with
         the multiplier t at which the norm equals the radius.
         """
-        low, high = self.lower.double() - self.center.double(), self.upper.double() - self.center.double()
+        low, high = self.lower - self.center, self.upper - self.center
         if self.norm == "L1":
             return self._thresholded(offset, low, high)
         # ‖clip(t · offset)‖ is concave in t and 0 at 0: the iteration rises to the radius from below
-        t = (self.radius / _size(offset, "L2").clamp_min(1e-300)).clamp_max(1)
+        radius = self.radius.float()
+        t = (radius / _size(offset, "L2").clamp_min(1e-30)).clamp_max(1)
         for _ in range(MULTIPLIER_STEPS):
             size = _size(_clip(offset * self.column(t), low, high), "L2")
-            t = (t * (self.radius / size.clamp_min(1e-300))).clamp_max(1)
+            t = (t * (radius / size.clamp_min(1e-30))).clamp_max(1)
         return _clip(offset * self.column(t), low, high)
 
     def _thresholded(self, offset: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class Ball:
         def at(threshold: Tensor) -> Tensor:
             return _clip(sign * (magnitude - self.column(threshold)).clamp_min(0), low, high)
 
-        too_little, enough = torch.zeros_like(self.radius), magnitude.flatten(1).amax(1)
+        too_little, enough = magnitude.new_zeros(len(self)), magnitude.flatten(1).amax(1)
         for _ in range(BISECTIONS):
             middle = (too_little + enough) / 2
             outside = _size(at(middle), "L1") > self.radius

@@ -26,7 +26,7 @@ PAPER = Path(__file__).parents[2] / "examples" / "paper"
 
 
 class Threshold(nn.Module):
-    """Logits (0, scale · (x_k − 1/2)): class 1 where coordinate k exceeds 1/2."""
+    """Logits ∓ scale · (x_k − 1/2) / 2: class 1 where coordinate k exceeds 1/2."""
 
     def __init__(self, coordinate: int, scale: float) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class Threshold(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         lead = self.scale * (x[:, self.coordinate] - 0.5)
-        return torch.stack([torch.zeros_like(lead), lead], 1)
+        return torch.stack([-lead / 2, lead / 2], 1)
 
 
-def pair(inputs: list[list[float]], labels: list[int], radius: float) -> Pair:
+def pair(inputs: list[list[float]], labels: list[int], radius: float, scale: float = 100.0) -> Pair:
     """g reads coordinate 0 and is sure at once; h reads coordinate 1, gently."""
     return Pair(
-        Threshold(0, 100.0), Threshold(1, 8.0), torch.tensor(inputs), torch.tensor(labels), "Linf", radius, (0.0, 1.0),
+        Threshold(0, scale), Threshold(1, 8.0), torch.tensor(inputs), torch.tensor(labels), "Linf", radius, (0.0, 1.0),
         Budget(steps=10), batch_size=2, sources={},
     )  # fmt: skip
 
@@ -91,7 +91,8 @@ def test_confidence_gaps_are_means_and_medians_of_the_two_largest_probabilities(
 
 
 def test_the_tradeoff_runs_from_g_to_h_for_every_variant() -> None:
-    made = pair([[0.55, 0.55], [0.55, 0.9], [0.9, 0.1]], [1, 1, 1], 0.1)
+    # a gentle g: where its gradient underflows, R_i = 0 and even gamma = inf means g
+    made = pair([[0.55, 0.55], [0.55, 0.9], [0.9, 0.1]], [1, 1, 1], 0.1, scale=20.0)
     points = tradeoff.measure(made, (0.0, math.inf))
     third = 100 / 3
     for p in points:
