@@ -22,16 +22,16 @@ from common import need_data, save
 MNIST = ("mnist/standard.onnx", "mnist/robust.onnx", "mnist/test_1000.npz")
 KW = ("cifar10/standard_resnet20.onnx", "cifar10/robust_kw_base.onnx", "cifar10/test_100.npz")
 RESNET = ("cifar10/standard_resnet20.onnx", "cifar10/robust_resnet4b.onnx", "cifar10/test_100.npz")
-# name: (models and data, radius, alpha, temperature)
-RUNS: dict[str, tuple[tuple[str, str, str], str, float, float]] = {
-    "mnist 0.1, alpha .75": (MNIST, "0.1", 0.75, 1.0),
-    "mnist 0.3, alpha .75": (MNIST, "0.3", 0.75, 1.0),
-    "mnist 0.3, alpha .9": (MNIST, "0.3", 0.9, 1.0),
-    "cifar kw 2/255, alpha .75": (KW, "2/255", 0.75, 1.0),
-    "cifar kw 2/255, alpha .9": (KW, "2/255", 0.9, 1.0),
-    "cifar kw 2/255, alpha .55, T 4": (KW, "2/255", 0.55, 4.0),
-    "cifar resnet4b 1/255, alpha .75": (RESNET, "1/255", 0.75, 1.0),
-    "cifar resnet4b 2/255, alpha .75": (RESNET, "2/255", 0.75, 1.0),
+# name: (models and data, radius, alpha, temperature, number of inputs or None for all)
+RUNS: dict[str, tuple[tuple[str, str, str], str, float, float, int | None]] = {
+    "mnist 0.1, alpha .75": (MNIST, "0.1", 0.75, 1.0, None),
+    "mnist 0.3, alpha .75": (MNIST, "0.3", 0.75, 1.0, None),
+    "mnist 0.3, alpha .9": (MNIST, "0.3", 0.9, 1.0, None),
+    "cifar kw 2/255, alpha .75": (KW, "2/255", 0.75, 1.0, None),
+    "cifar kw 2/255, alpha .9": (KW, "2/255", 0.9, 1.0, None),
+    "cifar kw 2/255, alpha .55, T 4": (KW, "2/255", 0.55, 4.0, None),
+    "cifar resnet4b 1/255, alpha .75": (RESNET, "1/255", 0.75, 1.0, 30),
+    "cifar resnet4b 2/255, alpha .75": (RESNET, "2/255", 0.75, 1.0, 30),
 }
 
 
@@ -53,11 +53,11 @@ def timed(command: list[str]) -> tuple[str, float, float]:
 
 
 def measure(name: str, out: Path, extra: list[str]) -> dict[str, Any]:
-    models, radius, alpha, temperature = RUNS[name]
+    models, radius, alpha, temperature, limit = RUNS[name]
     standard, robust, data = (str(need_data() / m) for m in models)
     base = [sys.executable, "-m", "certmix"]
     given = ["--standard", standard, "--robust", robust, "--data", data, "--radius", radius, "--alpha", str(alpha)]
-    given += ["--temperature", str(temperature), *extra]
+    given += ["--temperature", str(temperature), *(["--limit", str(limit)] if limit else []), *extra]
     found: dict[str, Any] = {"run": name}
     for evidence in ("engine", "network"):
         folder = out / f"{evidence}-{name.replace(' ', '_').replace('/', '-')}"
