@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("certmix.check_command", "judge every certificate of an audit, in a process without torch"),
     "report": ("certmix.report", "tables of an audit: accuracies, certified shares, radii"),
     "sweep": ("certmix.sweep", "every alpha and temperature from one audit, with no new verification"),
+    "tune": ("certmix.tune", "choose alpha and temperature on one split, report on another"),
     "lipschitz": ("certmix.lipschitz", "Lipschitz constants of h and the radii they certify: estimated, local, global"),
     "replay": ("certmix.replay", "repeat a random part of an audit's noise draws and compare the counts"),
     "smoothing-bounds": ("certmix.smoothing_command", "every smoothing bound side by side, on the same draws"),

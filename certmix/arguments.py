@@ -209,7 +209,7 @@ def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
 
 
 def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
-    if key in ("standard", "robust", "data", "out"):
+    if key in ("standard", "robust", "data", "audit-data", "out"):
         return os.fspath(path.parent / str(value))
     if action.nargs == 0:
         if not isinstance(value, bool):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmix.__main__ import main
@@ -141,6 +141,7 @@ def test_just_enough_margin_certifies_at_its_alpha_and_not_clearly_below(alpha: 
     assert not bool(certifies(margin, alpha * (1 - 1e-12)))
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 8))
 def test_margins_of_curves_are_never_below_the_box_form_and_hold_at_points_of_the_set(seed: int, temperature: float):
     curves, observations = random_curves(np.random.default_rng(seed))
@@ -151,7 +152,10 @@ def test_margins_of_curves_are_never_below_the_box_form_and_hold_at_points_of_th
         own = torch.nn.functional.one_hot(torch.tensor([y]), 4).bool()
         box = box_margin(seen.lower[None], seen.upper[None], torch.tensor([y]), temperature)
         least = float(box.masked_fill(own, 1.0).min())
-        assert margins[row] >= least or margins[row] == -1.0 > least - 2
+        if bool((seen.upper < 0)[~own[0]].all()):
+            assert margins[row] >= least
+        else:
+            assert margins[row] == -1.0
         d = rng.uniform(seen.lower.numpy(), seen.upper.numpy(), (200, 4))
         if seen.passes is not None:
             within = (d @ seen.passes.coefficients.numpy().T <= seen.passes.reach.numpy()).all(axis=1)
@@ -180,6 +184,7 @@ def random_curves(rng: np.random.Generator) -> tuple[Curves, list[Observation]]:
 # ---------------------------------------------------------------- files
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1))
 def test_curves_survive_the_disk(tmp_path_factory: pytest.TempPathFactory, seed: int):
     curves, observations = random_curves(np.random.default_rng(seed))
