@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import time
 from collections.abc import Callable
 
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ Finder = Callable[[Claims, int], attack.Proposal]
 POINTWISE = frozenset({"mix", "robust", "logits", "probabilities", "lipschitz"})
 CLASS = frozenset({"mix", "robust"})
 MOST_CONFIRMATIONS = 12
+MOST_REPEATS = 64  # of a random finder on one answer
+RANDOM: tuple[Finder, ...] = (attack.by_sampling, attack.by_gradient)
 FLAT = ("linear", "mlp", "residual", "normalised")
 
 
@@ -38,14 +42,21 @@ def refuted(claims: Claims, row: int, point: NDArray, law: str) -> Counterexampl
 
 
 def pointwise_check(law: str, finders: tuple[Finder, ...], certifier: Certifier, problem: Problem, seed: int) -> Trial:
-    """Ask, let every finder propose points, confirm the most suspicious ones exactly; stop at the first refutation."""
+    """Ask, let every finder propose points, confirm the most suspicious ones exactly; stop at the first refutation.
+
+    Random finders go on with new draws for as long as the certifier took to answer: a slow one is attacked harder.
+    """
+    start = time.monotonic()
     claims = ask(certifier, problem)
+    asked = time.monotonic()
     rows = attack.claimed_rows(claims)
     tried = 0
     if len(rows) == 0:
         return Trial(0, 0, None)
-    for finder in finders:
-        proposal = finder(claims, seed)
+    for repeat, finder in itertools.product(range(MOST_REPEATS), finders):
+        if repeat and (finder not in RANDOM or time.monotonic() - asked > asked - start):
+            continue
+        proposal = finder(claims, seed + 1009 * repeat)
         tried += proposal.tried
         for row, point in proposal.points[:MOST_CONFIRMATIONS]:
             broken = refuted(claims, row, point, law)
