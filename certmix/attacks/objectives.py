@@ -104,11 +104,14 @@ class FloorObjective(Objective):
     The mix loses y to i as soon as (1−α)(g_i − g_y) + α(h_i − h_y) > 0. g's summand is at its floor, 1 − α,
     once g is sure of i; then nothing more is to be had from g. The mix's own gradient is nearly blind to g before
     (g sure of y: softmax is flat). So g and h are both climbed, with normalised gradients of functions that never
-    flatten: the logit difference z_t − z_y where a target is set, else the log-odds against y. g's part is dropped
-    where its lead g_i − g_y exceeds `sure`. Iterates are compared by the mix's log-margin.
+    flatten. aim "runner_up": the logit difference z_i − z_y, i the target where one is set, else h's runner-up at the
+    iterate; stronger where g is fragile and h is not sure. aim "all": the log-odds against y; stronger where g
+    resists. g's part is dropped where its lead g_i − g_y (i: any class, for "all") exceeds `sure`. Iterates are
+    compared by the mix's log-margin.
     """
 
     mix: MixedClassifier
+    aim: Literal["runner_up", "all"] = "runner_up"
     sure: float = 0.99
 
     def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
@@ -117,8 +120,10 @@ class FloorObjective(Objective):
         with torch.no_grad():
             mixed = self.mix.mix(standard, robust)
             probabilities = torch.softmax(standard, 1)
-            vote = _targeted(probabilities, labels, targets, margins(probabilities, labels))
             score = _targeted(mixed, labels, targets, margins(mixed, labels))
+            if self.aim == "runner_up":
+                targets = torch.where(targets >= 0, targets, _runner_up(robust, labels))
+            vote = _targeted(probabilities, labels, targets, margins(probabilities, labels))
         climbed = [_targeted(z, labels, targets, log_odds(z, labels)) for z in (standard, robust)]
         of_standard, of_robust = (torch.autograd.grad(f.sum(), points)[0] for f in climbed)
         needed = (vote <= self.sure).to(points.dtype) * (self.mix.alpha < 1)
@@ -138,6 +143,10 @@ def _targeted(logits: Tensor, labels: Tensor, targets: Tensor, untargeted: Tenso
 
 def _difference(values: Tensor, rivals: Tensor, labels: Tensor) -> Tensor:
     return (values.gather(1, rivals[:, None]) - values.gather(1, labels[:, None])).squeeze(1)
+
+
+def _runner_up(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.scatter(1, labels[:, None], -torch.inf).argmax(1)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -147,26 +147,25 @@ def _adaptive(
         2 * ball.radius, torch.zeros(len(ball), device=begin.device),
         torch.zeros(len(ball), dtype=torch.bool, device=begin.device), ascent.score,
     )  # fmt: skip
-    broken = ascent.broken
+    broken, points = ascent.broken, begin
     checkpoints, last = _checkpoints(schedule.steps), 0
     for step in range(1, schedule.steps + 1):
         if not schedule.keep_going and bool(broken.any()):
-            lost, stay = state.subset(broken), ~broken
-            result[lost.row], found[lost.row] = lost.points, True
-            state, ball = state.subset(stay), ball.subset(stay)
+            # the broken iterate itself: a best iterate need not be broken, where score and class disagree
+            result[state.row[broken]], found[state.row[broken]] = points[broken], True
+            state, ball = state.subset(~broken), ball.subset(~broken)
             if len(state.row) == 0:
                 return Candidates(result, found)
+        if step - 1 in checkpoints:
+            state, last = _checked(ball, state, step - 1 - last), step - 1
         points = _moved(ball, state, first=step == 1)
         if step == schedule.steps:
-            # the last iterate needs its score, not its gradient; scores of objectives come with gradients
+            # the last iterate needs no gradient
             broken = objective.broken(points, state.labels)
             break
         ascent = objective.ascent(points, state.labels, state.targets)
         broken = ascent.broken
         state = _advanced(ball, state, points, ascent.score, ascent.gradient)
-        if step in checkpoints:
-            state = _checked(ball, state, step - last)
-            last = step
     ends = torch.where(ball.column(broken), points, state.best)
     result[state.row] = ends
     found[state.row] = broken if not schedule.keep_going else objective.broken(ends, state.labels)

@@ -27,7 +27,7 @@ def quick_attack(
     restarts: int = 1,
     seed: int = 0,
 ) -> Candidates:
-    """PGD with decaying steps: cross-entropy of the mix first, then, for what survives, Lemma 3.2's floor.
+    """PGD: cross-entropy of the mix with decaying steps, then, for what survives, Lemma 3.2's floor, adaptively.
 
     Each of the two spends `steps` gradients per restart.
 
@@ -42,7 +42,7 @@ def quick_attack(
     left = (~first.found).nonzero().squeeze(1)
     if len(left) == 0:
         return first
-    schedule = replace(schedule, seed=seed + 1)
+    schedule = replace(schedule, step="adaptive")
     second = pgd(FloorObjective(mix), ball.subset(left), predicted[left], schedule)
     points, found = first.points.clone(), first.found.clone()
     points[left[second.found]] = second.points[second.found]

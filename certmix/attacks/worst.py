@@ -66,9 +66,15 @@ def dlr_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget)
 
 
 def floor_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget) -> Candidates:
-    """PGD with decaying steps on Lemma 3.2's floor: g turned against the class, h's margin driven below (1 − α)/α."""
-    schedule = Schedule(budget.steps, budget.restarts, "decay", random_start=False, seed=budget.seed)
+    """Adaptive PGD on Lemma 3.2's floor: g turned against the class, h's margin to its runner-up driven down."""
+    schedule = Schedule(budget.steps, budget.restarts, random_start=False, seed=budget.seed)
     return pgd(FloorObjective(mix), ball, labels, schedule)
+
+
+def odds_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget) -> Candidates:
+    """PGD with decaying steps on the log-odds of both models, towards any class."""
+    schedule = Schedule(budget.steps, budget.restarts, "decay", random_start=False, seed=budget.seed)
+    return pgd(FloorObjective(mix, "all"), ball, labels, schedule)
 
 
 def targeted_floor_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget) -> Candidates:
@@ -84,11 +90,12 @@ ATTACKS: dict[str, Attack] = {
     "margin": margin_attack,
     "dlr": dlr_attack,
     "floor": floor_attack,
+    "odds": odds_attack,
     "floor_targeted": targeted_floor_attack,
 }
 
 # cheap and strong first: later members only see the survivors
-WORST = ("std", "floor", "margin", "mix", "rob", "dlr", "floor_targeted")
+WORST = ("std", "floor", "odds", "margin", "mix", "rob", "dlr", "floor_targeted")
 
 
 def worst(

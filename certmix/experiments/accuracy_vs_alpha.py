@@ -45,7 +45,7 @@ def _at(pair: Pair, mix: MixedClassifier, of_g: Tensor, of_h: Tensor) -> Accurac
     mixed = clean & ~pair.gather(lambda ball, labels: mix_attack(mix, ball, labels, pair.budget).found)
 
     def rest(ball: Ball, labels: Tensor) -> Tensor:
-        members = ("floor", "margin", "dlr", "floor_targeted")
+        members = ("floor", "odds", "margin", "dlr", "floor_targeted")
         return ~worst(mix, ball, labels, pair.budget, members).found
 
     survivors = std & rob & mixed & pair.gather(rest)

@@ -143,10 +143,12 @@ def test_the_floor_follows_both_logit_margins_and_leaves_g_alone_once_it_is_sure
     assert torch.allclose(free, unit_gradient(mix.standard) + unit_gradient(mix.robust))
     done = FloorObjective(mix, sure=-1.0).ascent(x, labels, rivals).gradient
     assert torch.allclose(done, unit_gradient(mix.robust))
+    untargeted = FloorObjective(mix, sure=1.0).ascent(x, labels, torch.full_like(labels, -1)).gradient
+    assert torch.allclose(untargeted, free)
     # with two classes the log-odds against y are the difference of the logits
     first = [MixedClassifier(*(nn.Sequential(m, First(2)) for m in (mix.standard, mix.robust)), 0.7)]
     zeros, ones, none = torch.zeros_like(labels), torch.ones_like(labels), torch.full_like(labels, -1)
-    aimed, free = (FloorObjective(first[0], sure=1.0).ascent(x, zeros, t).gradient for t in (ones, none))
+    aimed, free = (FloorObjective(first[0], "all", sure=1.0).ascent(x, zeros, t).gradient for t in (ones, none))
     assert torch.allclose(aimed, free)
 
 
@@ -179,6 +181,17 @@ def test_every_attack_stays_in_the_set_and_reports_only_what_the_mix_computes(
         assert contained(point, center, radius, norm, (0.0, 1.0))
     # float32 sums depend on the size of the batch: near a tie another batch may see the other class
     assert bool(((margins(mix(result.points), labels) > -1e-5) | ~result.found).all())
+
+
+@pytest.mark.parametrize("name", ["floor_targeted", "dlr", "floor"])
+def test_a_point_found_on_the_way_is_kept_though_a_better_score_was_met(name: str) -> None:
+    # targeted scores and losses can prefer an iterate that keeps the class to one that loses it
+    for seed in range(30):
+        mix = random_mix(seed)
+        x = torch.rand(20, 6, generator=torch.Generator().manual_seed(seed))
+        labels = mix(x).argmax(1)
+        result = ATTACKS[name](mix, make_ball(x, 0.5, "Linf", (0.0, 1.0)), labels, Budget(steps=5))
+        assert bool(((margins(mix(result.points), labels) > -1e-5) | ~result.found).all())
 
 
 @settings(max_examples=20, deadline=None)
