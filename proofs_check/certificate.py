@@ -305,6 +305,48 @@ class Smoothing:
 
 
 @dataclass(frozen=True)
+class InputAlpha:
+    """A weight of h that depends on the input: a(x') = low + (high - low) / (1 + exp(s_0(x') - s_1(x'))).
+
+    s: the two logits of the plain network with digest `network`. None: a is any function with values in [low, high].
+    """
+
+    network: str | None
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        ordered = 0 <= self.low <= self.high <= 1
+        wellformed(ordered, "adaptive.alpha", f"must have 0 <= low <= high <= 1, got {self.low}, {self.high}")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """M(z) = max(z + shift, 0)^power where `clamp`, else sign(z + shift) |z + shift|^power; each logit by itself."""
+
+    shift: float
+    power: float
+    clamp: bool
+
+    def __post_init__(self) -> None:
+        wellformed(math.isfinite(self.shift), "adaptive.transform.shift", f"must be finite, got {self.shift}")
+        finite = 0 < self.power < math.inf
+        wellformed(finite, "adaptive.transform.power", f"must be > 0 and finite, got {self.power}")
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Another mix: a(x') in place of alpha, M(h) in place of h, or both; not both None."""
+
+    alpha: InputAlpha | None
+    transform: Transform | None
+
+    def __post_init__(self) -> None:
+        given = self.alpha is not None or self.transform is not None
+        wellformed(given, "adaptive", "changes nothing: leave it null")
+
+
+@dataclass(frozen=True)
 class Claim:
     """For every x' with ‖x' - x‖_norm <= radius (and, if `domain` is given, every coordinate of x' in it)
     the strict argmax of (1 - alpha) softmax(g(x')) + alpha softmax(temperature * h(x')) is `predicted`.
@@ -314,7 +356,8 @@ class Claim:
     argmax of h(x); "mix": it need not be. Every float means exactly the IEEE double it parses to.
     semantics "float32": the claim also holds for the networks' logits as computed in IEEE float32 in any
     summation order. smoothing: softmax(temperature * h) is replaced by its Gaussian smoothing, and softmax(g)
-    too where smoothing.networks is "both".
+    too where smoothing.networks is "both". adaptive: in the mix above, adaptive.transform M replaces h by M(h), and
+    adaptive.alpha replaces alpha by a(x'); then a(x') >= alpha on the whole set is part of the claim.
     """
 
     norm: Norm
@@ -329,6 +372,7 @@ class Claim:
     standard: str | None
     input: str
     smoothing: Smoothing | None
+    adaptive: Adaptive | None = None
 
     def __post_init__(self) -> None:
         wellformed(self.radius >= 0, "radius", f"must be >= 0, got {self.radius}")

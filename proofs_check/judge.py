@@ -8,6 +8,7 @@ from proofs_check import parse
 from proofs_check.bounds import prepare
 from proofs_check.certificate import (
     Accepted,
+    Claim,
     Float32Array,
     MalformedError,
     PlainNetwork,
@@ -28,6 +29,8 @@ def check(certificate: parse.Certificate, case: Case) -> Verdict:
     """
     try:
         _tie(certificate, case)
+        known = certificate.claim.adaptive is None or RULES[certificate.rule].adaptive
+        need(known, "adaptive", f"{certificate.rule} proves nothing about an adaptive mix")
         return Accepted(RULES[certificate.rule].check(certificate.claim, certificate.evidence, case))
     except RejectedError as error:
         return Rejected(error.step, error.reason)
@@ -45,6 +48,7 @@ def _tie(certificate: parse.Certificate, case: Case) -> None:
         need(claim.standard == found, "standard", "the claim speaks of another standard network")
         need(standard is None or standard.network.classes == network.classes, "standard", "class counts differ")
         need(standard is None or standard.network.input_shape == network.input_shape, "standard", "inputs differ")
+    _tie_alpha(claim, case)
     need(case.input.dtype == np.float32, "input", f"must be float32, got {case.input.dtype}")
     need(case.input.shape == network.input_shape, "input", f"has shape {case.input.shape}, not {network.input_shape}")
     need(np.isfinite(case.input).all(), "input", "holds a number that is not finite")
@@ -57,13 +61,33 @@ def _tie(certificate: parse.Certificate, case: Case) -> None:
         need(inside, "domain", f"the input leaves the domain [{low}, {high}]")
 
 
-def check_bytes(line: bytes, robust: PlainNetwork, standard: PlainNetwork | None, value: Float32Array) -> Verdict:
+def _tie_alpha(claim: Claim, case: Case) -> None:
+    """Where the claim names a network of alpha, it is the one at hand, and fits."""
+    named = None if claim.adaptive is None or claim.adaptive.alpha is None else claim.adaptive.alpha.network
+    if named is None:
+        return
+    if case.alpha is None:
+        raise RejectedError("alpha", "the network of the input-dependent alpha is not at hand")
+    own, robust = case.alpha.network, case.robust.network
+    need(own.sha256 == named, "alpha", "the claim speaks of another network of alpha")
+    need(own.classes == 2, "alpha", f"its network must have two logits, has {own.classes}")
+    need(own.input_shape == robust.input_shape, "alpha", "its network takes other inputs")
+
+
+def check_bytes(
+    line: bytes,
+    robust: PlainNetwork,
+    standard: PlainNetwork | None,
+    value: Float32Array,
+    alpha: PlainNetwork | None = None,
+) -> Verdict:
     """Judge the bytes of one certificate line. Raises MalformedError (also for a line that is not certified)."""
     certificate = parse.line(line, EVIDENCE)
     if not isinstance(certificate, parse.Certificate):
         raise MalformedError("certificate.outcome", f"is {certificate.outcome}, there is nothing to judge")
     try:
-        case = Case(prepare(robust), None if standard is None else prepare(standard), value)
+        other = [None if n is None else prepare(n) for n in (standard, alpha)]
+        case = Case(prepare(robust), other[0], value, other[1])
     except RejectedError as error:
         return Rejected(error.step, error.reason)
     return check(certificate, case)

@@ -218,6 +218,8 @@ def line(data: bytes, evidence: Mapping[str, type[Any]], place: str = "certifica
         digest(getattr(claim, name), f"{place}.{name}")
     if claim.standard is not None:
         digest(claim.standard, f"{place}.standard")
+    if claim.adaptive is not None and claim.adaptive.alpha is not None and claim.adaptive.alpha.network is not None:
+        digest(claim.adaptive.alpha.network, f"{place}.adaptive.alpha.network")
     body = found["evidence"]
     wellformed(type(body) is dict, f"{place}.evidence", "must be an object")
     rule = body.pop("rule", None)

@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from proofs_check.certificate import Assumption, Claim
-from proofs_check.rules import lipschitz, lipsdp, margin, smoothing
+from proofs_check.rules import adaptive, lipschitz, lipsdp, margin, smoothing
 from proofs_check.rules.case import Case
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The type of a rule's evidence, and its check."""
+    """The type of a rule's evidence, and its check. adaptive: it knows claims whose `adaptive` is not null."""
 
     evidence: type[Any]
     check: Callable[[Claim, Any, Case], frozenset[Assumption]]
+    adaptive: bool = False
 
 
 RULES: dict[str, Rule] = {
+    "adaptive_margin": Rule(adaptive.AdaptiveMargin, adaptive.adaptive_margin, adaptive=True),
     "engine_lipschitz_relaxed": Rule(lipschitz.EngineRelaxedLipschitz, lipschitz.engine_relaxed_lipschitz),
     "engine_margin": Rule(margin.EngineMargin, margin.engine_margin),
     "lipschitz_global": Rule(lipsdp.GlobalLipschitz, lipsdp.global_lipschitz),

@@ -10,11 +10,12 @@ from proofs_check.certificate import Claim, Float32Array, need
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """robust, standard: prepared networks (standard None: not available). input: (shape) float32."""
+    """robust, standard, alpha: prepared networks (None: not available). input: (shape) float32."""
 
     robust: Prepared
     standard: Prepared | None
     input: Float32Array
+    alpha: Prepared | None = None
 
     def ball(self, claim: Claim) -> Ball:
         """The claimed perturbation set around the input."""
