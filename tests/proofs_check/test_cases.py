@@ -47,3 +47,11 @@ def test_the_judges_process_never_imports_what_it_must_not():
     )
     done = subprocess.run([sys.executable, "-c", code, str(CASES[0])], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", sorted(CODES))
+def test_the_command_with_two_processes_says_what_it_says_with_one(kind: str):
+    folder = next(p for p in CASES if p.parent.name == kind)
+    command = [sys.executable, "-m", "proofs_check", str(folder), "--jobs"]
+    one, two = (subprocess.run([*command, n], capture_output=True, text=True, check=False) for n in ("1", "2"))
+    assert (two.returncode, two.stdout) == (CODES[kind], one.stdout), two.stderr

@@ -1,0 +1,119 @@
+"""A run's certificates judged one by one, here or in several processes. (Not in `__main__`, which spawned processes
+do not import.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from proofs_check import folder, judge, parse
+from proofs_check.bounds import Prepared, prepare
+from proofs_check.certificate import Accepted, Claim, MalformedError, RejectedError, wellformed
+from proofs_check.rules import EVIDENCE
+from proofs_check.rules.case import Case
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of line `number` (from 1): state, and the words for it."""
+
+    number: int
+    index: int | None
+    state: str
+    radius: float | None
+    rule: str | None
+    assumptions: tuple[str, ...]
+    step: str | None
+    reason: str | None
+
+
+class Bench:
+    """One process's judge: the run's networks, prepared once."""
+
+    def __init__(self, path: Path, robust: Prepared, standard: Prepared | None) -> None:
+        self.path = path
+        self.robust = robust
+        self.standard = standard
+        self.alphas: dict[str, Prepared] = {}
+
+    def alpha(self, claim: Claim) -> Prepared | None:
+        """The network of alpha that the claim names, from the run's folder; None if it names none."""
+        named = None if claim.adaptive is None or claim.adaptive.alpha is None else claim.adaptive.alpha.network
+        if named is None:
+            return None
+        if named not in self.alphas:
+            self.alphas[named] = prepare(folder.network(self.path, named))
+        return self.alphas[named]
+
+    def judge(self, number: int, data: bytes, row: folder.Row | None) -> Result:
+        place = f"line {number}"
+        try:
+            found = parse.line(data, EVIDENCE, place)
+            wellformed(row is not None and found.index == number - 1, place, f"index {found.index} is out of order")
+            wellformed(row is None or found.label == row.label, place, f"label {found.label} is not the dataset's")
+            alpha = self.alpha(found.claim) if isinstance(found, parse.Certificate) else None
+        except MalformedError as error:
+            return Result(number, None, "malformed", None, None, (), error.place, error.reason)
+        except RejectedError as error:  # a network of alpha beyond the judge's range
+            return Result(number, number - 1, "rejected", None, None, (), error.step, error.reason)
+        if not isinstance(found, parse.Certificate):
+            return Result(number, found.index, found.outcome, found.radius, None, (), None, found.reason)
+        if row is None:  # excluded above
+            raise TypeError("a certificate without its input")
+        verdict = judge.check(found, Case(self.robust, self.standard, row.value, alpha))
+        radius = found.claim.radius
+        if isinstance(verdict, Accepted):
+            names = tuple(sorted(a.name for a in verdict.assumptions))
+            return Result(number, found.index, "accepted", radius, found.rule, names, None, None)
+        return Result(number, found.index, "rejected", radius, found.rule, (), verdict.step, verdict.reason)
+
+
+_bench: list[Bench] = []  # one per worker process, set by _start
+
+
+def _start(path: Path) -> None:
+    _bench[:] = [bench(path, folder.header(path))]
+
+
+def _work(number: int, data: bytes, row: folder.Row | None) -> Result:
+    return _bench[0].judge(number, data, row)
+
+
+def bench(path: Path, header: parse.RunHeader) -> Bench:
+    robust = prepare(folder.network(path, header.robust))
+    return Bench(path, robust, None if header.standard is None else prepare(folder.network(path, header.standard)))
+
+
+def tasks(path: Path, header: parse.RunHeader) -> Iterator[tuple[int, bytes, folder.Row | None]]:
+    """Line number, line and the input it must speak of; line k is about input k - 1."""
+    found = folder.rows(path)
+    number = 0
+    for number, data in enumerate(folder.lines(path), start=1):
+        yield number, data, next(found, None)
+    wellformed(number >= header.count, "certificates.jsonl", f"has {number} lines, run.json says {header.count}")
+
+
+def results(path: Path, jobs: int) -> Iterator[Result]:
+    """Verdicts in the order of the lines; memory does not grow with their number. Raises MalformedError."""
+    header = folder.header(path)
+    folder.need_dataset(path, header)
+    here = bench(path, header)
+    if jobs == 1:
+        yield from (here.judge(*task) for task in tasks(path, header))
+        return
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # read by the children: parallelism is over certificates
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (path,)) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for task in tasks(path, header):
+            waiting.append(pool.submit(_work, *task))
+            if len(waiting) > 4 * jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
