@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
+import inspect
+import itertools
 import json
 import os
 import re
@@ -21,8 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 from common import RESULTS, ROOT, save
@@ -82,44 +90,134 @@ def preload() -> None:
     hypothesis.settings.load_profile("mutation")
 
 
-def tested(folder: Path, names: tuple[str, ...], log: Path) -> str:
-    """Run the tests in a child process: "passed", "killed by TEST", "killed by signal N", "killed by time"."""
+@dataclass(frozen=True)
+class Test:
+    """One test function: the judge's functions it runs through ("FILE NAME"), and how long it takes."""
+
+    file: str
+    name: str
+    reached: frozenset[str]
+    seconds: float
+
+
+def in_child(folder: Path, log: Path, work: Callable[[], int]) -> str:
+    """Run `work` in a forked process: "passed", "killed by TEST", "killed by signal N", "killed by time"."""
+    log.write_text("")
     child = os.fork()
     if child == 0:
-        os._exit(_child(folder, names, log))
+        try:
+            os._exit(_prepared(folder, log, work))
+        finally:
+            os._exit(2)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         return "killed by time" if number in (signal.SIGXCPU, signal.SIGKILL) else f"killed by signal {number}"
     if os.WEXITSTATUS(status) == 0:
         return "passed"
-    found = re.search(r"^(?:FAILED|ERROR) \S*?(test_\w+)\.py(?:::(\w+))?", log.read_text(errors="replace"), re.M)
-    return f"killed by {found[1]}::{found[2] or ''}" if found else "killed by a crash"
+    found = re.findall(r"^failed (\w+)$", log.read_text(errors="replace"), re.M)
+    return f"killed by {found[-1] if found else 'the import of a test'}"
 
 
-def _child(folder: Path, names: tuple[str, ...], log: Path) -> int:
-    """Files one by one: the first is the quickest, and most mutants go no further."""
-    import pytest
-
+def _prepared(folder: Path, log: Path, work: Callable[[], int]) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))
     with log.open("w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.chdir(folder)
-    os.environ["PYTHONPATH"] = str(folder)
-    sys.path.insert(0, str(folder))
-    quiet = ["-x", "-q", "--tb=line", "-rfE", "-p", "no:cacheprovider", "-p", "no:certmix", "-p", "no:xdist"]
-    for name in names:
-        file = f"tests/proofs_check/test_{name}.py"
-        code = int(pytest.main([*quiet, file])) if Path(file).exists() else 0
-        if code:
-            break
-    sys.stdout.flush()
-    return code
+    sys.path[:0] = [str(folder), str(folder / "tests" / "proofs_check")]
+    warnings.simplefilter("ignore")
+    return work()
 
 
-def judged(folder: Path, mutant: Mutant, names: tuple[str, ...], log: Path) -> str:
+def passes(test: Callable[..., None], name: str) -> bool:
+    try:
+        _call(test)
+    except BaseException:  # noqa: BLE001  # pytest's own failures are no Exceptions
+        traceback.print_exc(limit=-3)
+        print(f"failed {name}", flush=True)
+        return False
+    return True
+
+
+def run_tests(tests: list[Test]) -> int:
+    """Without pytest's start, in this process, until one fails."""
+    for test in tests:
+        module = importlib.import_module(f"test_{test.file}")
+        if not passes(getattr(module, test.name), test.name):
+            return 1
+    return 0
+
+
+def survey(names: Iterable[str], out: Path) -> int:
+    """Run every test on the unmutated judge; leave what each one reaches and how long it takes."""
+    found: list[dict[str, Any]] = []
+    for file in names:
+        module = importlib.import_module(f"test_{file}")
+        for name, test in vars(module).items():
+            if not name.startswith("test_") or not callable(test):
+                continue
+            reached: set[str] = set()
+
+            def note(frame: FrameType, event: str, _: Any, reached: set[str] = reached) -> None:
+                if event == "call" and "/proofs_check/" in frame.f_code.co_filename:
+                    reached.add(_place(frame.f_code))
+
+            started = time.process_time()
+            sys.setprofile(note)
+            fine = passes(test, name)
+            sys.setprofile(None)
+            if not fine:
+                return 1
+            found.append(
+                {"file": file, "name": name, "reached": sorted(reached), "seconds": time.process_time() - started}
+            )
+    out.write_text(json.dumps(found))
+    return 0
+
+
+def _place(code: CodeType) -> str:
+    """FILE FUNCTION as Mutant names them."""
+    path = code.co_filename.rpartition("/repo/")[2]
+    return f"{path} {'.'.join(part for part in code.co_qualname.split('.') if not part.startswith('<'))}"
+
+
+def relevant(tests: list[Test], mutant: Mutant, kills: Counter[str]) -> list[Test]:
+    """Those that reach the mutated function, the likeliest killer first; all for a mutant outside functions."""
+    place = f"{mutant.path} {mutant.function}"
+    outside = not re.match(r"[a-z_]", mutant.function.rpartition(".")[2])
+    names = TESTS[mutant.path.removeprefix("proofs_check/")]
+    found = [t for t in tests if t.file in names and (outside or place in t.reached)]
+    return sorted(found, key=lambda t: (-kills[t.name], t.seconds))
+
+
+def _call(test: Callable[..., None]) -> None:
+    """Every case of one test; slow ones and those that need a fixture are left out."""
+    import pytest
+
+    marks = getattr(test, "pytestmark", [])
+    tables: list[list[dict[str, Any]]] = []
+    for mark in marks:
+        if mark.name == "slow":
+            return
+        if mark.name == "parametrize":
+            names = mark.args[0].replace(" ", "").split(",") if isinstance(mark.args[0], str) else list(mark.args[0])
+            rows = [
+                getattr(row, "values", row) if type(row).__name__ == "ParameterSet" else row for row in mark.args[1]
+            ]
+            single = len(names) == 1
+            tables.append([dict(zip(names, (row,) if single and not isinstance(row, tuple) else row, strict=True))
+                           for row in rows])  # fmt: skip
+    given = {name for table in tables for name in table[0]}
+    if set(inspect.signature(test).parameters) - given:
+        return
+    for rows in itertools.product(*tables):
+        with contextlib.suppress(pytest.skip.Exception):
+            test(**{name: value for row in rows for name, value in row.items()})
+
+
+def judged(folder: Path, mutant: Mutant, tests: list[Test], log: Path) -> str:
     path = folder / mutant.path
     source = path.read_bytes()
     for cached in Path(sys.pycache_prefix or "").rglob(f"{path.stem}.*.pyc"):
@@ -127,7 +225,7 @@ def judged(folder: Path, mutant: Mutant, names: tuple[str, ...], log: Path) -> s
             cached.unlink()
     path.write_bytes(mutant.apply(source))
     try:
-        return tested(folder, names, log)
+        return in_child(folder, log, lambda: run_tests(tests))
     finally:
         path.write_bytes(source)
 
@@ -136,20 +234,23 @@ def worker(number: int, jobs: int, folder: Path, plan: dict[str, list[str] | Non
     """Every `jobs`-th mutant of the planned files; one line of JSON each to folder/results.jsonl."""
     sys.pycache_prefix = str(folder / "cache")
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != ROOT]
-    copy(folder / "repo")
-    log = folder / "log"
+    repo, log = folder / "repo", folder / "log"
+    copy(repo)
     preload()
     every = tuple(dict.fromkeys(n for path in plan for n in names_of(path, depth)))
-    found = tested(folder / "repo", every, log)
+    found = in_child(repo, log, lambda: survey(every, folder / "tests.json"))
     if found != "passed":
         sys.exit(f"the tests fail without any mutation: {found}\n{log.read_text()[-3000:]}")
+    tests = [Test(t["file"], t["name"], frozenset(t["reached"]), t["seconds"]) for t in load(folder / "tests.json")]
     sys.dont_write_bytecode = True
     with (folder / "results.jsonl").open("w") as out:
         for path, wanted in plan.items():
-            chosen = [m for m in mutants(folder / "repo", path) if wanted is None or m.key() in wanted]
+            kills: Counter[str] = Counter()
+            chosen = [m for m in mutants(repo, path) if wanted is None or m.key() in wanted]
             for mutant in chosen[number::jobs]:
                 started = time.monotonic()
-                outcome = judged(folder / "repo", mutant, names_of(path, depth), log)
+                outcome = judged(repo, mutant, relevant(tests, mutant, kills), log)
+                kills[outcome.removeprefix("killed by ")] += 1
                 record = {"path": path, "key": mutant.key(), "operator": mutant.operator, "outcome": outcome,
                           "seconds": round(time.monotonic() - started, 1)}  # fmt: skip
                 out.write(json.dumps(record) + "\n")
@@ -188,7 +289,7 @@ def merged(records: list[dict[str, Any]], old: dict[str, Any] | None) -> dict[st
     """Figures of one file; `old`: the survivors' earlier figures, when only they were run again."""
     survivors = sorted(r["key"] for r in records if r["outcome"] == "passed")
     mutations = len(records) if old is None else old["mutants"]
-    by = Counter(r["outcome"].split("::")[0].removeprefix("killed by ") for r in records if r["outcome"] != "passed")
+    by = Counter(r["outcome"].removeprefix("killed by ") for r in records if r["outcome"] != "passed")
     if old is not None:
         by.update(old["killed_by"])
     return {"mutants": mutations, "killed": mutations - len(survivors), "killed_by": dict(by), "survivors": survivors}

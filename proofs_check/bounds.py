@@ -30,12 +30,7 @@ from proofs_check.relaxations import (
     relu_lines,
     relu_slope,
 )
-from proofs_check.rounding import Array, arb_down, dot_up, down, need_bounded, sum_error, up
-
-__all__ = [
-    "Ball", "Prepared", "Values", "Witness", "arb_down", "difference_bounds", "differences", "dot_up",
-    "functional_upper", "functionals", "prepare", "value_bounds", "witness",
-]  # fmt: skip
+from proofs_check.rounding import Array, down, need_bounded, sum_error, up
 
 MAX_CLASSES = 2**12
 CHUNK = 2**19  # coefficients travelling together: bounds memory
@@ -73,7 +68,6 @@ class Prepared:
     shapes: tuple[Shape, ...]
     box_exact: tuple[bool, ...]
     slope_start: dict[int, int]
-    slope_count: int
 
 
 def prepare(network: PlainNetwork) -> Prepared:
@@ -87,7 +81,7 @@ def prepare(network: PlainNetwork) -> Prepared:
         if relu_slope(node) is not None:
             starts[k] = count
             count += math.prod(shapes[k])
-    return Prepared(network, maps, shapes, _box_exact(network), starts, count)
+    return Prepared(network, maps, shapes, _box_exact(network), starts)
 
 
 def inputs_of(node: c.Node) -> tuple[int, ...]:
@@ -400,13 +394,3 @@ def differences(values: Values, y: int) -> tuple[Array, Array]:
 def difference_bounds(prepared: Prepared, ball: Ball, y: int, hints: Witness | None) -> tuple[Array, Array]:
     """`differences` of freshly computed value bounds."""
     return differences(value_bounds(prepared, ball, hints), y)
-
-
-def functional_upper(
-    prepared: Prepared, ball: Ball, coefficients: Array, hints: Witness | None, classes: Sequence[int], y: int
-) -> Array:
-    """`functionals` of freshly computed value bounds; row r uses the slopes of the second form of classes[r]."""
-    count = prepared.network.classes
-    need(len(classes) == len(coefficients) and 0 <= y < count, "bounds", "one class per form")
-    hint_rows = [0 if hints is None else hints.row(1 + count + j, count) for j in classes]
-    return functionals(value_bounds(prepared, ball, hints), coefficients, hint_rows)

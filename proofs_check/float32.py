@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from proofs_check import certificate as c
-from proofs_check.bounds import Ball, Prepared, Values, Witness, inputs_of, value_bounds
+from proofs_check.bounds import Values, inputs_of
 from proofs_check.certificate import need
 from proofs_check.network import Map
 from proofs_check.relaxations import curve_of, pool_sliding
@@ -82,11 +82,3 @@ def _nonlinear(node: c.Node, values: Values, i: int, error: Array) -> Array:
     if isinstance(node, c.LeakyRelu):
         return up(error + up(2.0**-22 * (values.magnitude(i) + error) + SMALLEST))
     return error
-
-
-def difference_error(prepared: Prepared, ball: Ball, y: int, hints: Witness | None) -> Array:
-    """(K,) >= |float32 z_j - float32 z_y - (z_j - z_y)|, the subtraction exact; entry y is 0."""
-    error = logit_error(value_bounds(prepared, ball, hints))
-    total = up(error + error[y])
-    total[y] = 0.0
-    return total

@@ -73,24 +73,6 @@ def arb_down(value: arb) -> float:
     return -arb_up(-value)
 
 
-def exp_up(x: float) -> float:
-    return arb_up(arb(x).exp())
-
-
-def exp_down(x: float) -> float:
-    return arb_down(arb(x).exp())
-
-
-def log_up(x: float) -> float:
-    """Requires: x > 0 (rejects otherwise)."""
-    return arb_up(arb(x).log())
-
-
-def log_down(x: float) -> float:
-    """Requires: x > 0 (rejects otherwise)."""
-    return arb_down(arb(x).log())
-
-
 def normal_cdf(x: arb) -> arb:
     """Φ(x) = erfc(-x / √2) / 2: no cancellation in either tail."""
     with ctx.workprec(PRECISION):
@@ -101,44 +83,6 @@ def normal_quantile(p: arb) -> arb:
     """Φ⁻¹(p) = -√2 erfc⁻¹(2p). Not finite (hence rejected when rounded) unless 0 < p < 1."""
     with ctx.workprec(PRECISION):
         return -arb(2).sqrt() * (2 * p).erfcinv()
-
-
-def normal_cdf_up(x: float) -> float:
-    return arb_up(normal_cdf(arb(x)))
-
-
-def normal_cdf_down(x: float) -> float:
-    return arb_down(normal_cdf(arb(x)))
-
-
-def normal_quantile_up(p: float) -> float:
-    return arb_up(normal_quantile(arb(p)))
-
-
-def normal_quantile_down(p: float) -> float:
-    return arb_down(normal_quantile(arb(p)))
-
-
-def binomial_at_least_up(successes: int, draws: int, p: float) -> float:
-    """Upper bound of P[Bin(draws, p) >= successes] = I_p(successes, draws - successes + 1).
-
-    Requires: 0 <= successes <= draws, 0 <= p <= 1.
-    """
-    if successes == 0:
-        return 1.0
-    with ctx.workprec(PRECISION):
-        return arb_up(arb(p).beta_lower(successes, draws - successes + 1, 1))
-
-
-def binomial_at_most_up(successes: int, draws: int, p: float) -> float:
-    """Upper bound of P[Bin(draws, p) <= successes] = I_(1-p)(draws - successes, successes + 1).
-
-    Requires: 0 <= successes <= draws, 0 <= p <= 1.
-    """
-    if successes == draws:
-        return 1.0
-    with ctx.workprec(PRECISION):
-        return arb_up((1 - arb(p)).beta_lower(draws - successes, successes + 1, 1))
 
 
 def enclose(function: Callable[[arb], arb], values: Array) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ from flint import arb
 
 from proofs_check import bounds
 from proofs_check.certificate import Claim, need
-from proofs_check.rounding import up
+from proofs_check.rounding import arb_down, dot_up, up
 from proofs_check.rules.differences import Differences, Vector, exponentials
 
 
@@ -59,7 +59,7 @@ def _raised(lower: float, weight: arb, top: arb, slack: arb, temperature: arb) -
     rest = top - slack / weight
     if not rest > 0:
         return lower
-    return max(lower, bounds.arb_down(rest.log() / temperature))
+    return max(lower, arb_down(rest.log() / temperature))
 
 
 def _secant(left: float, right: float, weight: float, temperature: float) -> float:
@@ -92,7 +92,7 @@ def exponential_misses(found: Differences, open_rivals: list[int], claim: Claim)
     hints, k = found.values.witness, len(found.upper)
     hint_rows = [0 if hints is None else hints.row(1 + k + i, k) for i in usable]
     reach = bounds.functionals(found.values, on_logits, hint_rows)
-    reach = up(reach + bounds.dot_up(np.abs(rows), found.error))
+    reach = up(reach + dot_up(np.abs(rows), found.error))
     missed = set(open_rivals) - {
         i for i, r in zip(usable, reach, strict=True) if usable[i].intercept + arb(float(r)) < usable[i].threshold
     }

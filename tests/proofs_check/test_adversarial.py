@@ -602,7 +602,7 @@ def test_underflow_inside_batch_norm_is_charged_in_float32():
     network = build([c.Input((2,)), norm])
     x = np.array([2.0**-107, 0], dtype=F32)
     where = bounds.Ball(x, 0.0, "Linf", None)
-    assert float32.difference_error(bounds.prepare(network), where, 0, None)[1] >= 2.0**-107
+    assert float32.logit_error(bounds.value_bounds(bounds.prepare(network), where, None))[0] >= 2.0**-107
 
 
 # ---------------------------------------------------------------- the command on hostile folders

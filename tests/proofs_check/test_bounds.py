@@ -56,7 +56,9 @@ def check_network(rng: Rng, network: c.PlainNetwork, ball: bounds.Ball) -> int:
     y = int(rng.integers(network.classes))
     lower, upper = bounds.differences(found, y)
     forms = rng.normal(size=(3, network.classes))
-    reach = bounds.functional_upper(prepared, ball, forms, hints, list(rng.integers(network.classes, size=3)), y)
+    classes = rng.integers(network.classes, size=3)
+    hint_rows = [0 if hints is None else hints.row(1 + network.classes + int(j), network.classes) for j in classes]
+    reach = bounds.functionals(found, forms, hint_rows)
     pairs = np.eye(network.classes) - np.eye(network.classes)[y]
     for point in en.points(rng, ball, steepest(network, ball, np.concatenate([forms[:2], pairs, -pairs]))):
         values = en.exact_values(network, point)
