@@ -33,8 +33,8 @@ class FinishedRun:
     certified: tuple[dict[str, Any], ...]
 
 
-def open_run(path: Path) -> FinishedRun:
-    """The finished run in `path`, from nothing but the folder. Raises UsageError."""
+def open_inputs(path: Path) -> tuple[Settings, Model, Model, Dataset]:
+    """Settings, g, h and data of the finished run in `path`, from nothing but the folder. Raises UsageError."""
     if not (path / FINAL).exists():
         raise UsageError(f"{path} holds no finished audit: run certmix audit, again if it was interrupted")
     try:
@@ -48,8 +48,14 @@ def open_run(path: Path) -> FinishedRun:
         raise UsageError(f"{path}: {error}") from error
     inputs = np.stack([r.value for r in rows])
     data = Dataset(inputs, np.array([r.label for r in rows], dtype=np.int64), str(path / "inputs.npz"))
+    return settings, standard, robust, data
+
+
+def open_run(path: Path) -> FinishedRun:
+    """The finished run in `path` with its curves. Raises UsageError."""
+    settings, standard, robust, data = open_inputs(path)
     found = curves.read(path)
-    if len(found.index) and (found.index.max() >= len(rows) or found.upper.shape[1] != robust.classes):
+    if len(found.index) and (found.index.max() >= len(data) or found.upper.shape[1] != robust.classes):
         raise UsageError(f"{path / curves.FOLDER} belongs to another run: audit again")
     lines = tuple(r for r in Store(path).lines() if r["outcome"] == "certified")
     return FinishedRun(path, settings, standard, robust, data, found, lines)

@@ -13,18 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from certmix.errors import UsageError
+from certmix.finished_run import open_inputs
+from certmix.problem import Problem
+from certmix.smoothing_command import show_bounds
 from certmix.store import FINAL, Store
 
+EVALUATION_DRAWS = 1_000
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 CURVE_POINTS = 21
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit")
+    all_bounds = "of a smoothing run: draw again and show every smoothing bound side by side"
+    parser.add_argument("--all-bounds", action="store_true", help=all_bounds)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,7 +39,20 @@ def run(options: argparse.Namespace) -> int:
     summary = summarise(store)
     store.write_json("summary.json", summary)
     show(summary, Console())
+    if options.all_bounds:
+        _show_all_bounds(Path(options.folder))
     return 0
+
+
+def _show_all_bounds(path: Path) -> None:
+    """The run's own draws are repeated: they depend on nothing but its seed."""
+    settings, standard, robust, data = open_inputs(path)
+    if settings.method != "smoothing":
+        raise UsageError(f"{path} is no smoothing run but {settings.method}: leave out --all-bounds")
+    inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
+    labels = tuple(int(v) for v in data.labels)
+    problem = Problem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)
+    show_bounds(problem, EVALUATION_DRAWS)
 
 
 def summarise(store: Store) -> dict[str, Any]:

@@ -51,14 +51,21 @@ def run(options: argparse.Namespace) -> int:
     labels = tuple(int(v) for v in data.labels)
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
     problem = Problem(standard, robust, inputs, tuple(range(len(data))), labels, settings)
-    found = compare(problem, bench(problem.network, standard.network))
-    radii = {bound: np.array([row[bound] for row in found]) for bound in found[0]}
-    correct = mix_predictions(problem, options.prediction_samples) == data.labels
-    _show(radii, correct, options.prediction_samples)
+    radii, correct = show_bounds(problem, options.prediction_samples)
     if options.json:
         record = {bound: values.tolist() for bound, values in radii.items()}
         Path(options.json).write_text(json.dumps({"radii": record, "correct": correct.tolist()}) + "\n")
     return 0
+
+
+def show_bounds(problem: Problem, draws: int) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
+    """Print the table of all bounds on the problem's own draws; the radii (N,) per bound, and where the mix, with h
+    estimated by `draws` draws, is right."""
+    found = compare(problem, bench(problem.network, problem.standard.network))
+    radii: dict[str, NDArray[np.float64]] = {bound: np.array([row[bound] for row in found]) for bound in found[0]}
+    correct = mix_predictions(problem, draws) == np.array(problem.labels)
+    _show(radii, correct, draws)
+    return radii, correct
 
 
 def _show(radii: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_], draws: int) -> None:
