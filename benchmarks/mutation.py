@@ -332,6 +332,7 @@ def main() -> int:
     old = {p: recorded[p] if options.again and p in recorded else None for p in paths}
     started = time.monotonic()
     records = run({p: None if o is None else o["survivors"] for p, o in old.items()}, options.jobs, options.depth)
+    recorded = load(RESULTS / "mutation.json").get("figures", {})
     for path in paths:
         recorded[path] = merged([r for r in records if r["path"] == path], old[path])
         print(f"{path}: {recorded[path]['killed']} of {recorded[path]['mutants']} killed")

@@ -77,7 +77,8 @@ def affine_nets(rng: Rng) -> Iterator[c.PlainNetwork]:
 
 
 def small_ball(rng: Rng, shape: tuple[int, ...], radius: float, norm: c.Norm = "Linf") -> bounds.Ball:
-    return bounds.Ball(rng.uniform(0.1, 1, shape).astype(F32), radius, norm, None)
+    sign = rng.choice([-1, 1])
+    return bounds.Ball((sign * rng.uniform(0.1, 1, shape)).astype(F32), radius, norm, None)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -484,6 +485,99 @@ def test_functionals_take_float_coefficients_as_they_are():
     assert bounds.functionals(values, np.array([[1.0, -1.0], [2.0, 3.0]]), None) == pytest.approx([1.0, 7.5])
 
 
+def test_bounds_speak_of_no_more_classes_than_sums_of_them_are_exact():
+    net = build([c.Input((1,)), c.Linear((0,), np.ones((4097, 1), dtype=F32), np.zeros(4097, F32))])
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(np.ones(1, F32), 0.5, "Linf", None), None)
+    with pytest.raises(c.RejectedError, match="4096"):
+        bounds.differences(values, 0)
+
+
+def test_magnitudes_cover_both_ends():
+    net = build([c.Input((3,)), c.Linear((0,), np.ones((2, 3), dtype=F32), np.zeros(2, F32))])
+    center = np.array([-5, 0.5, 3], dtype=F32)
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(center, 1.0, "Linf", None), None)
+    assert (values.magnitude(0).ravel() >= [6, 1.5, 4]).all()
+
+
+@pytest.mark.parametrize("node", [c.Relu((0,)), c.LeakyRelu((0,), 0.3), c.Sigmoid((0,)), c.Tanh((0,))],
+                         ids=["relu", "leaky", "sigmoid", "tanh"])  # fmt: skip
+def test_every_cell_of_a_line_is_charged_for_its_own_size(node: c.Node):
+    net = build([c.Input((1, 4, 4)), node, c.Flatten((1,))])
+    center = (np.arange(16).reshape(1, 4, 4) - 8).astype(F32)
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(center, 0.5, "Linf", None), None)
+    lower, upper, slope = values.lower[0], values.upper[0], rx.relu_slope(node)
+    curve = rx.curve_of(node)
+    if slope is not None:
+        plain = rx.relu_lines(lower, upper, slope, None)
+    else:
+        assert curve is not None
+        plain = rx.curve_lines(lower, upper, curve)
+    charged, error = values.lines[1], en.rational((16 + 8) * 2.0**-52)
+    assert charged is not None
+    size = en.exact(np.maximum(np.abs(lower), np.abs(upper)))
+    assert at_most(en.exact(plain.upper_intercept) + error * en.exact(np.abs(plain.upper_slope)) * size,
+                   charged.upper_intercept)  # fmt: skip
+    assert at_least(en.exact(np.broadcast_to(plain.lower_intercept, lower.shape)) - error * size,
+                    charged.lower_intercept)  # fmt: skip
+
+
+def test_rows_that_meet_on_cells_of_very_different_size_are_charged_for_the_largest():
+    """Any order of rounding: half a unit of each summed coefficient times the cell's magnitude."""
+    rng = np.random.default_rng(0)
+    scale = c.Scale((0,), (2.0 ** np.arange(0, 64, 2).reshape(2, 4, 4)).astype(F32))
+    net = image_net(scale, c.Scale((1,), np.full((1, 1, 1), -1, dtype=F32)), c.Add((2, 1)))
+    values = bounds.value_bounds(bounds.prepare(net), small_ball(rng, (2, 4, 4), 0.0), None)
+    rows, other = (network.Rows(rng.normal(size=(3, 4, 4, 2)), None) for _ in range(2))
+    pending = {2: rows, 1: other}
+    constant = bounds._replace(values, 2, pending, np.zeros(3), None)
+    size = en.exact(np.moveaxis(values.magnitude(1), 0, -1))
+    for cells, paid in zip(pending[1].values, constant, strict=True):
+        assert (abs(en.exact(cells)) * size).sum() * en.rational(2.0**-53) <= en.rational(paid)
+
+
+def test_the_length_of_a_form_covers_every_order_of_summation():
+    """sqrt of a sum of 32 squares: 17 half units."""
+    rng = np.random.default_rng(0)
+    rows = network.Rows(rng.uniform(1, 2, (20, 4, 4, 2)), None)
+    found, _ = reached(bounds.Ball(np.zeros((2, 4, 4), dtype=F32), 1.0, "L2", None), rows, (2, 4, 4))
+    for cells, bound in zip(rows.values.reshape(20, -1), found, strict=True):
+        length = np.sqrt(np.einsum("x,x->", cells, cells))
+        assert en.rational(length) * (1 + 17 * en.rational(2.0**-53)) <= en.rational(bound)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_form_that_cancels_on_cells_of_different_size_is_charged_for_the_largest(norm: c.Norm):
+    """Any order of summation may lose n half units of the sum of absolute values."""
+    rng = np.random.default_rng(0)
+    center = -(2.0 ** np.arange(0, 32).reshape(2, 4, 4)).astype(F32)
+    rows = network.Rows(rng.normal(size=(5, 4, 4, 2)), None)
+    rows.values[:, 0] = 0.0
+    found, values = reached(bounds.Ball(center, 0.0, norm, None), rows, (2, 4, 4))
+    for cells, bound in zip(rows.values, found, strict=True):
+        image = np.moveaxis(center.astype(float), 0, -1)
+        size = (abs(en.exact(cells)) * abs(en.exact(image))).sum()
+        true = (en.exact(cells) * en.exact(image)).sum()
+        assert true + 31 * en.rational(2.0**-53) * size <= en.rational(bound)
+    assert len(values) > 0
+
+
+def test_what_is_no_number_stops_a_bound():
+    net = build([c.Input((2,)), c.Linear((0,), np.eye(2, dtype=F32), np.zeros(2, F32))])
+    prepared = bounds.prepare(net)
+    for low, high in ((np.nan, 1.0), (0.0, np.nan), (-np.inf, 0.0), (0.0, np.inf)):
+        values = bounds.Values(prepared, bounds.Ball(np.ones(2, F32), 0.5, "Linf", None), None)
+        with pytest.raises(c.RejectedError, match=r"2\^200"):
+            values.append(np.full((2, 1, 1), low), np.full((2, 1, 1), high), None, None)
+    values = bounds.value_bounds(prepared, bounds.Ball(np.full(2, 2.0**100, F32), 0.5, "Linf", None), None)
+    with pytest.raises(c.RejectedError, match=r"2\^200"):
+        bounds.functionals(values, np.full((1, 2), 2.0**150), None)
+
+
+def test_a_ball_that_misses_its_domain_in_one_coordinate_is_empty():
+    with pytest.raises(c.RejectedError, match="domain"):
+        bounds.Ball(np.array([0.5, 3.0], dtype=F32), 0.5, "Linf", (0.0, 1.0)).box()
+
+
 # ---------------------------------------------------------------- rounding
 
 
@@ -542,6 +636,75 @@ def test_errors_of_a_layer_are_carried_on_through_the_next():
     both = float32.logit_error(bounds.value_bounds(bounds.prepare(deep), ball, None))
     assert both[0] >= 3 * first[0] + 4 * first[1]
     assert both[1] >= first[1]
+
+
+def error_of(x: list[float], *nodes: c.Node) -> Array:
+    ball = bounds.Ball(np.array(x, dtype=F32), 0.0, "Linf", None)
+    return float32.logit_error(bounds.value_bounds(bounds.prepare(build([c.Input((len(x),)), *nodes])), ball, None))
+
+
+def vector(*values: float) -> c.Float32Array:
+    return np.array(values, dtype=F32)
+
+
+def test_a_subnormal_operand_or_result_may_count_as_zero():
+    assert error_of([2.0**-127, 0], c.Scale((0,), vector(2.0**100, 1)))[0] >= 2.0**-27
+    assert (error_of([2.0**-127, 0], c.Relu((0,))) >= 2.0**-126).all()
+
+
+def test_a_bias_takes_part_in_the_rounding_of_its_sum():
+    weight = np.array([[2.0**-20], [1]], dtype=F32)
+    assert error_of([1.0], c.Linear((0,), weight, vector(1, -1)))[0] >= 2.0**-24
+    assert error_of([1.0], c.Linear((0,), weight, vector(1, -1)))[1] >= 2.0**-24
+
+
+def test_a_leaky_slope_and_its_product_are_rounded():
+    error = error_of([-8.0, -8.0], c.LeakyRelu((0,), 0.3))
+    exact = abs(Fraction(float(F32(0.3) * F32(-8))) - Fraction(0.3) * -8)
+    assert all(Fraction(float(e)) >= exact + Fraction(8, 2**24) for e in error)
+    carried = error_of([1.0, 1.0], c.Linear((0,), vector(3, 4, 5, 6).reshape(2, 2), vector(0, 0)))
+    grown = error_of([1.0, 1.0], c.Linear((0,), vector(3, 4, 5, 6).reshape(2, 2), vector(0, 0)), c.LeakyRelu((1,), 0.3))
+    assert (grown > carried).all()
+
+
+def test_pooling_carries_the_largest_error_of_its_window():
+    nodes = (c.Scale((0,), np.array([1, 1000], dtype=F32).reshape(1, 2, 1)),
+             c.MaxPool2d((1,), (2, 1), (1, 1), (0, 0, 0, 0)), c.Flatten((2,)))  # fmt: skip
+    ball = bounds.Ball(np.ones((2, 2, 1), dtype=F32), 0.0, "Linf", None)
+    errors = float32.logit_error(bounds.value_bounds(bounds.prepare(build([c.Input((2, 2, 1)), *nodes])), ball, None))
+    assert (errors >= 1000 * 2.0**-24).all()
+
+
+def test_one_value_out_of_range_among_many_is_refused():
+    refused: list[c.Node] = [
+        c.Scale((0,), vector(1, 2.0**127)),
+        c.Divide((0,), vector(1, 2.0**-127)),
+    ]
+    for node in refused:
+        with pytest.raises(c.RejectedError, match="overflow"):
+            error_of([4.0, 4.0], node)
+    assert (error_of([4.0, 4.0], c.Divide((0,), vector(-3, -5))) < 1e-5).all()
+
+
+@pytest.mark.parametrize("part", ["scale", "shift", "mean", "variance", "inverse"])
+def test_batch_norm_parameters_out_of_range_are_refused(part: str):
+    parts = {"scale": vector(-1, 1), "shift": vector(-1, 1), "mean": vector(-1, 1), "variance": vector(1, 1)}
+    large = vector(2.0**-50 if part == "inverse" else 2.0**41 if part == "variance" else -(2.0**41), 1)
+    wrong = {**parts, ("variance" if part == "inverse" else part): large}
+    with pytest.raises(c.RejectedError, match="batch norm"):
+        error_of([1.0, 1.0], c.BatchNorm((0,), **wrong, epsilon=2.0**-60))
+    assert (error_of([1.0, 1.0], c.BatchNorm((0,), **parts, epsilon=2.0**-60)) < 1e-4).all()
+
+
+def test_an_underflow_inside_batch_norm_is_magnified_by_every_later_factor():
+    """(x - mean), / sqrt(variance), * scale in any order: the stretch is at least their product."""
+    for scale, mean, variance in ((-(2.0**30), 0, 1), (1, -(2.0**30), 1), (1, 0, 2.0**-30), (4, 8, 2.0**-10)):
+        node = c.BatchNorm((0,), vector(scale, 0), vector(0, 0), vector(mean, 0), vector(variance, 1), 2.0**-60)
+        mapping = network.affine_map(node, [(2, 1, 1)])
+        assert mapping is not None
+        stretch = float32._stretch(node, mapping, 1.0)
+        assert stretch >= max(abs(scale), 1) * max(abs(mean) + 1, 1) * max(1 / variance, 1) * (1 - 2.0**-20)
+    assert float32._stretch(c.Scale((0,), vector(1, 1)), mapping, 1.0) == 1
 
 
 # ---------------------------------------------------------------- the Jacobian
