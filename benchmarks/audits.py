@@ -38,17 +38,20 @@ RUNS: dict[str, tuple[tuple[str, str, str], str, float, float, int | None]] = {
 def timed(command: list[str]) -> tuple[str, float, float]:
     """Standard output, seconds and peak resident memory in MB of a command that must succeed."""
     started = time.monotonic()
-    process = psutil.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = 0
-    while process.poll() is None:
-        try:
-            peak = max(peak, process.memory_info().rss)
-        except psutil.Error:
-            break
-        time.sleep(0.05)
-    text = process.communicate()[0]
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
+    with tempfile.TemporaryFile("w+") as output:
+        process = psutil.Popen(command, stdout=output)
+        while process.poll() is None:
+            try:
+                peak = max(peak, process.memory_info().rss)
+            except psutil.Error:
+                break
+            time.sleep(0.05)
+        code = process.wait()
+        output.seek(0)
+        text = output.read()
+    if code != 0:
+        sys.exit(f"{' '.join(command)} ended with {code}:\n{text}")
     return text, time.monotonic() - started, peak / 2**20
 
 
