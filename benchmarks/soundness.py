@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from certmix.testing import planted_bugs as planted
-from certmix.testing.adapters import auto_lirpa, certmix_methods
+from certmix.testing.adapters import auto_lirpa, certmix_methods, certmix_smoothing
 from certmix.testing.command import line, seconds
 from certmix.testing.laws import laws_of
 from certmix.testing.protocol import Certifier, certifier
@@ -34,6 +34,9 @@ OWN: dict[str, Callable[..., Any]] = {
     "margin_with_standard": certmix_methods.margin_with_standard,
     "margin_at_radius": certmix_methods.margin_at_radius,
     "lipschitz": certmix_methods.lipschitz,
+    "lipschitz_at_radius": certmix_methods.lipschitz_at_radius,
+    "smoothing": certmix_smoothing.certify,
+    "smoothing_from_votes": certmix_smoothing.from_votes,
 }
 
 AUTO_LIRPA: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {

@@ -10,7 +10,8 @@ from certmix.certification import certify
 from certmix.outcomes import Certified, Method, Outcome
 from certmix.settings import Settings
 
-BOX = 64.0  # side of the domain, in multiples of the batch's reach, that a largest radius is searched in
+BOX = 64.0  # half the side of the domain that a largest radius is searched in, in multiples of the batch's reach
+FAR = 1024.0  # how far a batch lies from the origin counts up to here: far away, radii are no larger
 
 
 def margin(
@@ -65,6 +66,7 @@ def fixed_radius(method: Method = "margin") -> Callable[..., list[float | None]]
 
 
 margin_at_radius = fixed_radius()
+lipschitz_at_radius = fixed_radius("lipschitz")
 
 
 def _ask(
@@ -82,14 +84,15 @@ def _ask(
 
     Attacks are off: the suite attacks, and a falsified input must show as the broken claim it would have been.
     """
-    reach = BOX * (1 + float(x.abs().max()))
-    box = (-reach, reach) if domain is None else domain
+    low, high = float(x.min()), float(x.max())
+    reach = BOX * (1 + high - low + min(max(abs(low), abs(high)), FAR))
+    box = (low - reach, high + reach) if domain is None else domain
     settings = Settings(
         alpha, norm=norm, temperature=temperature, domain=box, method=method, use_standard=use_standard, attack_steps=0  # type: ignore[arg-type]
     )  # fmt: skip
     found = _radii(certify(standard, robust, x, alpha=alpha, settings=settings))
     # a claim speaks of the box only: beyond it the radius says nothing
-    inside = reach - float(x.abs().max())
+    inside = min(low - box[0], box[1] - high) * (1 - 2.0**-40)
     return found if domain is not None else [None if r is None else min(r, inside) for r in found]
 
 
