@@ -21,17 +21,18 @@ SHRINKAGE = (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """The networks of one run, prepared once for the judge."""
+    """The networks of one run, prepared once for the judge. alpha: that of an input-dependent weight."""
 
     robust: Prepared
     standard: Prepared | None
+    alpha: Prepared | None = None
 
     def verdict(self, line: bytes, value: NDArray[np.float32]) -> Verdict:
         """The judge's verdict on one certificate line about `value`. Raises MalformedError."""
         found = parse.line(line, EVIDENCE)
         if not isinstance(found, parse.Certificate):
             return Rejected("outcome", f"is {found.outcome}, there is nothing to judge")
-        return judge.check(found, Case(self.robust, self.standard, value))
+        return judge.check(found, Case(self.robust, self.standard, value, self.alpha))
 
 
 def bench(robust: PlainNetwork, standard: PlainNetwork | None) -> Bench:
@@ -63,4 +64,5 @@ def check(certificate: Certified) -> Verdict:
 
     Returns Accepted(assumptions) or Rejected(step, reason). Raises MalformedError for damaged bytes.
     """
-    return judge.check_bytes(certificate.line, certificate.robust, certificate.standard, certificate.input)
+    c = certificate
+    return judge.check_bytes(c.line, c.robust, c.standard, c.input, c.alpha_network)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
+from proofs_check.certificate import Transform
 
 
 def check_alpha(alpha: float) -> float:
@@ -36,6 +37,23 @@ def log_mixture(log_standard: Tensor, log_robust: Tensor, alpha: float) -> Tenso
     return torch.logaddexp(log_standard + math.log1p(-alpha), log_robust + math.log(alpha))
 
 
+def log_mixture_of(log_standard: Tensor, log_robust: Tensor, alpha: Tensor) -> Tensor:
+    """`log_mixture` with one alpha per input, (N,) in [0, 1]; at 0 and 1 the other summand is below exp(-80)."""
+    least = torch.finfo(alpha.dtype).tiny
+    of_standard, of_robust = (a.clamp_min(least).log()[:, None] for a in (1 - alpha, alpha))
+    return torch.logaddexp(log_standard + of_standard, log_robust + of_robust)
+
+
+def transformed(logits: Tensor, transform: Transform | None) -> Tensor:
+    """M of every logit (proofs_check.certificate.Transform); None: as they are. Source: MATH.md 8 (MixedNUTS)."""
+    if transform is None:
+        return logits
+    moved = logits + transform.shift
+    if transform.clamp:
+        return moved.clamp_min(0) ** transform.power
+    return moved.sign() * moved.abs() ** transform.power
+
+
 class MixedClassifier(nn.Module):
     """h^α(x) = log((1 − α) softmax(g(x)) + α softmax(T h(x))), the mix of g = `standard` and h = `robust`.
 
@@ -46,28 +64,63 @@ class MixedClassifier(nn.Module):
     Shapes: (N, …) -> (N, K). Differentiable (twice, if both modules are); runs on whatever device and
     dtype the modules do. Raises UsageError for alpha outside [0, 1], temperature <= 0, or modules that
     disagree on the number of classes.
+
+    alpha may be a module too, x -> (N,): then alpha_lower must declare a lower bound of it, which the mix enforces
+    (values are clamped to [alpha_lower, 1]), and the attribute `alpha` is that bound. transform: replaces h's logits z
+    by M(z), nondecreasing, before the temperature. Certificates for both: certmix.adaptive. Source: MATH.md 8.
     """
 
-    def __init__(self, standard: nn.Module, robust: nn.Module, alpha: float, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        standard: nn.Module,
+        robust: nn.Module,
+        alpha: float | nn.Module,
+        temperature: float = 1.0,
+        *,
+        alpha_lower: float | None = None,
+        transform: Transform | None = None,
+    ) -> None:
         super().__init__()
         self.standard = standard
         self.robust = robust
-        self.alpha = check_alpha(alpha)
+        self.alpha_network = alpha if isinstance(alpha, nn.Module) else None
+        self.alpha = check_alpha(_lower(alpha, alpha_lower))
         self.temperature = check_temperature(temperature)
+        self.transform = transform
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(self.standard(x), self.robust(x))
+        weight = None if self.alpha_network is None else self.alpha_network(x)
+        return self.mix(self.standard(x), self.robust(x), weight)
 
-    def mix(self, standard_logits: Tensor, robust_logits: Tensor) -> Tensor:
-        """The mix's logits (N, K) from those of g and h, for logits that are at hand already."""
+    def mix(self, standard_logits: Tensor, robust_logits: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The mix's logits (N, K) from those of g and h, for logits that are at hand already.
+
+        weight: (N,) values of the alpha network; needed where there is one.
+        """
         if standard_logits.shape != robust_logits.shape:
             raise UsageError(
                 "standard and robust must give logits of one shape, got "
                 f"{tuple(standard_logits.shape)} and {tuple(robust_logits.shape)}"
             )
         log_standard = torch.log_softmax(standard_logits, dim=-1)
-        log_robust = torch.log_softmax(self.temperature * robust_logits, dim=-1)
-        return log_mixture(log_standard, log_robust, self.alpha)
+        log_robust = torch.log_softmax(self.temperature * transformed(robust_logits, self.transform), dim=-1)
+        if self.alpha_network is None:
+            return log_mixture(log_standard, log_robust, self.alpha)
+        if weight is None or weight.shape != standard_logits.shape[:1]:
+            raise UsageError(f"alpha must give one weight per input, got {None if weight is None else weight.shape}")
+        return log_mixture_of(log_standard, log_robust, weight.clamp(self.alpha, 1.0))
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, temperature={self.temperature}"
+        name = "alpha" if self.alpha_network is None else "alpha_lower"
+        also = "" if self.transform is None else f", transform={self.transform}"
+        return f"{name}={self.alpha}, temperature={self.temperature}{also}"
+
+
+def _lower(alpha: float | nn.Module, declared: float | None) -> float:
+    if isinstance(alpha, nn.Module):
+        if declared is None:
+            raise UsageError("an alpha that depends on the input needs alpha_lower, a lower bound of it")
+        return declared
+    if declared is not None:
+        raise UsageError(f"alpha_lower is for an alpha that depends on the input, got alpha {alpha}")
+    return alpha

@@ -30,9 +30,9 @@ class Reason(enum.Enum):
 class Certified:
     """`predicted` is the mix's class on the whole ball; `line` is the certificate's bytes.
 
-    robust, standard, input: what the judge needs to check `line` (see `certmix.check`). proposed_radius: what
-    was asked of the judge first; the difference is the price of counting every rounding error. float32_only: a point of
-    the ball where the float32 models disagree although rigorous evaluation does not, if the attack met one.
+    robust, standard, input, alpha_network: what the judge needs to check `line` (see `certmix.check`). proposed_radius:
+    what was asked of the judge first; the difference is the price of counting every rounding error. float32_only: a
+    point of the ball where the float32 models disagree although rigorous evaluation does not, if the attack met one.
     """
 
     predicted: int
@@ -47,6 +47,7 @@ class Certified:
     input: NDArray[np.float32]
     proposed_radius: float
     float32_only: NDArray[np.float32] | None = None
+    alpha_network: PlainNetwork | None = None
 
 
 @dataclass(frozen=True)

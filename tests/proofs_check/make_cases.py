@@ -13,20 +13,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import Identity
 
+from certmix.adaptive import AdaptiveMix, SigmoidAlpha, audit_adaptive
 from certmix.audit import Audit
 from certmix.data import Dataset
 from certmix.models import Model
 from certmix.settings import Settings, SmoothingSettings
 from certmix.store import Store
 from proofs_check import parse
-from proofs_check.certificate import AveragePool2d, Conv2d, Flatten, Input, Linear, PlainNetwork, Relu, Shift
+from proofs_check.certificate import (
+    AveragePool2d,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    PlainNetwork,
+    Relu,
+    Shift,
+    Transform,
+)
 from verifiers.plain import PlainModule, build
 
 HERE = Path(__file__).resolve().parent
 
 
-def network(seed: int) -> PlainNetwork:
+def network(seed: int, classes: int = 3) -> PlainNetwork:
     rng = np.random.default_rng(seed)
 
     def f(*shape: int) -> np.ndarray:
@@ -40,7 +52,7 @@ def network(seed: int) -> PlainNetwork:
             Relu((2,)),
             AveragePool2d((3,), (2, 2), (2, 2), (0, 0, 0, 0), True),
             Flatten((4,)),
-            Linear((5,), 20 * f(3, 36), f(3)),
+            Linear((5,), 20 * f(classes, 36), f(classes)),
         ]
     )
 
@@ -49,7 +61,7 @@ def model(net: PlainNetwork) -> Model:
     return Model(PlainModule(net).eval(), net, net.classes, net.input_shape, "made for this test", 0.0)
 
 
-def run(folder: Path, settings: Settings) -> None:
+def run(folder: Path, settings: Settings, mix: AdaptiveMix | None = None) -> None:
     """An audit of the four surest of some random inputs."""
     shutil.rmtree(folder, ignore_errors=True)
     rng = np.random.default_rng(5)
@@ -58,7 +70,11 @@ def run(folder: Path, settings: Settings) -> None:
     probabilities = torch.softmax(PlainModule(robust)(torch.from_numpy(inputs)), 1).numpy()
     chosen = np.argsort(-probabilities.max(axis=1))[:4]
     inputs, labels = inputs[chosen], probabilities[chosen].argmax(axis=1).astype(np.int64)
-    Audit(model(network(2)), model(robust), Dataset(inputs, labels, "random"), settings, Store(folder)).run()
+    data = Dataset(inputs, labels, "random")
+    if mix is None:
+        Audit(model(network(2)), model(robust), data, settings, Store(folder)).run()
+    else:
+        audit_adaptive(model(network(2)), model(robust), data, mix, settings, folder)
     (folder / "audit.json").unlink()
     shutil.rmtree(folder / "curves", ignore_errors=True)
 
@@ -78,6 +94,13 @@ ACCEPTED = {
     "smoothing_hard": Settings(
         0.75, norm="L2", method="smoothing", smoothing=dataclasses.replace(FEW_DRAWS, base="hard")
     ),
+}
+
+ADAPTIVE = {
+    "adaptive_network": AdaptiveMix(SigmoidAlpha(network(3, classes=2), 0.6, 0.95)),
+    "adaptive_declared": AdaptiveMix(Identity(), 0.75),
+    "adaptive_clamp": AdaptiveMix(0.75, transform=Transform(0.5, 2.0, True)),
+    "adaptive_cube": AdaptiveMix(0.75, transform=Transform(0.0, 3.0, False)),
 }
 
 
@@ -124,6 +147,29 @@ REJECTED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 for _name in ("lipschitz_l2", "lipschitz_linf", "smoothing_soft", "smoothing_hard"):
     REJECTED |= {f"{_name}_larger_radius": (_name, {"radius": 3.0}), f"{_name}_half_alpha": (_name, {"alpha": 0.5})}
+REJECTED |= {
+    "adaptive_network_larger_alpha": ("adaptive_network", {"alpha": 0.95}),
+    "adaptive_network_half_alpha": ("adaptive_network", {"alpha": 0.5}),
+    "adaptive_declared_larger_alpha": ("adaptive_declared", {"alpha": 0.76}),
+    "adaptive_declared_too_low": (
+        "adaptive_declared",
+        {"adaptive": {"alpha": {"network": None, "low": 0.7, "high": 1.0}, "transform": None}},
+    ),
+    "adaptive_clamp_larger_radius": ("adaptive_clamp", {"radius": 0.5}),
+    "adaptive_clamp_everything": (
+        "adaptive_clamp",
+        {"adaptive": {"alpha": None, "transform": {"shift": -1e6, "power": 2.0, "clamp": True}}},
+    ),
+    "adaptive_cube_half_alpha": ("adaptive_cube", {"alpha": 0.5}),
+    "adaptive_claim_by_another_rule": (
+        "margin_linf",
+        {"adaptive": {"alpha": None, "transform": {"shift": 0.0, "power": 3.0, "clamp": False}}},
+    ),
+    "adaptive_rule_without_adaptive_claim": (
+        "margin_linf",
+        {"evidence": {"rule": "adaptive_margin", "witness": None, "alpha_witness": None}},
+    ),
+}
 MALFORMED_LINE: dict[str, dict[str, Any]] = {
     "unknown_field": {"note": "trust me"},
     "negative_radius": {"radius": -0.1},
@@ -131,6 +177,7 @@ MALFORMED_LINE: dict[str, dict[str, Any]] = {
     "other_version": {"format": "certmix-certificate/2"},
     "other_label": {"label": 7},
     "other_index": {"index": 3},
+    "adaptive_without_content": {"adaptive": {"alpha": None, "transform": None}},
 }
 
 
@@ -164,6 +211,8 @@ def main() -> None:
         shutil.rmtree(HERE / kind, ignore_errors=True)
     for name, settings in ACCEPTED.items():
         run(HERE / "accepted" / name, settings)
+    for name, mix in ADAPTIVE.items():
+        run(HERE / "accepted" / name, Settings(0.75, attack_steps=0), mix)
     for name, (source, fields) in REJECTED.items():
         edit(source, HERE / "rejected" / name, 0, **fields)
     for name, fields in MALFORMED_LINE.items():
