@@ -230,7 +230,7 @@ def judged(folder: Path, mutant: Mutant, tests: list[Test], log: Path) -> str:
         path.write_bytes(source)
 
 
-def worker(number: int, jobs: int, folder: Path, plan: dict[str, list[str] | None], depth: int) -> None:
+def worker(number: int, jobs: int, folder: Path, plan: dict[str, list[str] | None], depth: int, dearest: float) -> None:
     """Every `jobs`-th mutant of the planned files; one line of JSON each to folder/results.jsonl."""
     sys.pycache_prefix = str(folder / "cache")
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != ROOT]
@@ -242,6 +242,7 @@ def worker(number: int, jobs: int, folder: Path, plan: dict[str, list[str] | Non
     if found != "passed":
         sys.exit(f"the tests fail without any mutation: {found}\n{log.read_text()[-3000:]}")
     tests = [Test(t["file"], t["name"], frozenset(t["reached"]), t["seconds"]) for t in load(folder / "tests.json")]
+    tests = [t for t in tests if t.seconds <= dearest]
     sys.dont_write_bytecode = True
     with (folder / "results.jsonl").open("w") as out:
         for path, wanted in plan.items():
@@ -261,14 +262,15 @@ def names_of(path: str, depth: int) -> tuple[str, ...]:
     return TESTS[path.removeprefix("proofs_check/")][:depth]
 
 
-def run(plan: dict[str, list[str] | None], jobs: int, depth: int) -> list[dict[str, Any]]:
+def run(plan: dict[str, list[str] | None], jobs: int, depth: int, dearest: float) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:
         folders = [Path(name) / str(n) for n in range(jobs)]
         running: list[subprocess.Popen[bytes]] = []
         for n, folder in enumerate(folders):
             folder.mkdir()
             (folder / "plan.json").write_text(json.dumps(plan))
-            arguments = [sys.executable, __file__, "--worker", n, "--jobs", jobs, "--folder", folder, "--depth", depth]
+            arguments = [sys.executable, __file__, "--worker", n, "--jobs", jobs, "--folder", folder, "--depth", depth,
+                         "--dearest", dearest]  # fmt: skip
             threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             running.append(subprocess.Popen([str(a) for a in arguments], cwd=folder, env={**os.environ, **threads}))
         codes = [process.wait() for process in running]
@@ -285,14 +287,14 @@ def load(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def merged(records: list[dict[str, Any]], old: dict[str, Any] | None) -> dict[str, Any]:
-    """Figures of one file; `old`: the survivors' earlier figures, when only they were run again."""
+def merged(path: str, records: list[dict[str, Any]], old: dict[str, Any] | None) -> dict[str, Any]:
+    """Figures of one file; `old`: its earlier figures, when only the survivors were run again."""
     survivors = sorted(r["key"] for r in records if r["outcome"] == "passed")
-    mutations = len(records) if old is None else old["mutants"]
+    count = len(mutants(ROOT, path))
     by = Counter(r["outcome"].removeprefix("killed by ") for r in records if r["outcome"] != "passed")
     if old is not None:
         by.update(old["killed_by"])
-    return {"mutants": mutations, "killed": mutations - len(survivors), "killed_by": dict(by), "survivors": survivors}
+    return {"mutants": count, "killed": count - len(survivors), "killed_by": dict(by), "survivors": survivors}
 
 
 def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
@@ -321,20 +323,30 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="run only the survivors recorded last time")
     parser.add_argument("--depth", type=int, default=99, help="use only the first so many test files")
+    parser.add_argument("--dearest", type=float, default=1.0, help="leave out tests of more seconds (default 1)")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
-        worker(options.worker, options.jobs, options.folder, load(options.folder / "plan.json"), options.depth)
+        worker(
+            options.worker,
+            options.jobs,
+            options.folder,
+            load(options.folder / "plan.json"),
+            options.depth,
+            options.dearest,
+        )
         return 0
     recorded = load(RESULTS / "mutation.json").get("figures", {})
     paths = [f"proofs_check/{name}" for name in options.files or TESTS]
     old = {p: recorded[p] if options.again and p in recorded else None for p in paths}
     started = time.monotonic()
-    records = run({p: None if o is None else o["survivors"] for p, o in old.items()}, options.jobs, options.depth)
+    records = run(
+        {p: None if o is None else o["survivors"] for p, o in old.items()}, options.jobs, options.depth, options.dearest
+    )
     recorded = load(RESULTS / "mutation.json").get("figures", {})
     for path in paths:
-        recorded[path] = merged([r for r in records if r["path"] == path], old[path])
+        recorded[path] = merged(path, [r for r in records if r["path"] == path], old[path])
         print(f"{path}: {recorded[path]['killed']} of {recorded[path]['mutants']} killed")
     save("mutation", recorded)
     reasons = load(REASONS)

@@ -102,7 +102,7 @@ def _output_shape(node: c.Node, inputs: Sequence[Shape], place: str) -> Shape:
         case c.Add():
             wellformed(inputs[0] == inputs[1], place, f"shapes differ: {inputs[0]}, {inputs[1]}")
             return inputs[0]
-        case c.Flatten():
+        case _:  # Flatten
             return (math.prod(inputs[0]),)
 
 

@@ -69,7 +69,8 @@ def stated_constants(claim: Claim, stated: tuple[float, ...], case: Case) -> Arr
 
 def need_theorem(claim: Claim, theorem: Theorem, at_x: Array, constants: Array) -> None:
     """The theorem proves the claim from upper bounds of d_j(x) and proven constants L_j."""
-    reached = up(at_x + up(constants * claim.radius))
+    with np.errstate(over="ignore"):  # a constant may be as large as a double
+        reached = up(at_x + up(constants * claim.radius))
     for i in range(len(at_x)):
         if i == claim.predicted:
             continue
