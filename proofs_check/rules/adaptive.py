@@ -15,7 +15,7 @@ from proofs_check import bounds
 from proofs_check.certificate import Assumption, Claim, RejectedError, Transform, need
 from proofs_check.rounding import Array
 from proofs_check.rules.case import Case, need_unsmoothed
-from proofs_check.rules.differences import differences, need_class, rivals, slopes
+from proofs_check.rules.differences import differences, rivals, slopes
 from proofs_check.rules.margin import NetworkMargin, network_margin
 
 
@@ -43,7 +43,8 @@ def adaptive_margin(claim: Claim, evidence: AdaptiveMargin, case: Case) -> froze
     e = [arb(1) if j == claim.predicted else (temperature * t).exp() for j, t in enumerate(reach)]
     total = sum(e, arb(0))
     for i in rivals(claim, len(e)):
-        proven = alpha * (1 - e[i]) > (1 - alpha) * total  # (3a) times alpha; implies t_i < 0
+        # (3a) times alpha. It implies t_i < 0 at x too, hence z_i < z_y: y is the strict argmax of h(x)
+        proven = alpha * (1 - e[i]) > (1 - alpha) * total
         need(proven, "margin", f"rival {i}: transformed bounds do not exceed the required margin")
     return assumptions
 
@@ -97,7 +98,6 @@ def transformed_upper(claim: Claim, how: Transform, encoded: str | None, case: C
     y, prepared = claim.predicted, case.robust
     values = bounds.value_bounds(prepared, case.ball(claim), slopes(encoded, prepared))
     of_differences = bounds.differences(values, y)[1]
-    need_class(case, claim, of_differences)
     lower, upper = logit_bounds(values)
     own = arb(float(lower[y]))
     at_own = transform(own, how)

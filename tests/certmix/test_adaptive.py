@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from proofs_check.certificate import (
     Accepted,
     Adaptive,
     Assumption,
+    Claim,
     Flatten,
     Input,
     Linear,
@@ -52,6 +54,7 @@ from proofs_check.rules.case import Case
 from verifiers.plain import build
 
 COUNT = 6
+SMOOTHED = {"noise_std": 0.5, "base": "soft", "failure_probability": 0.001, "grid": 255, "networks": "robust"}
 transforms = st.builds(Transform, st.floats(-2, 2), st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0]), st.booleans())
 
 
@@ -211,9 +214,16 @@ def test_differences_do_not_push_through_a_cube():
     assert worst > -0.4 > (-1.0) ** 3
 
 
-def claim(net: PlainNetwork, value: np.ndarray, y: int, radius: float, adaptive: Adaptive | None, alpha: float = 0.75):
-    from proofs_check.certificate import Claim
+def test_differences_do_not_push_through_a_root_either():
+    """z = (t, t - 1), t in [1, 2]: the clamped root is concave, its difference is least at t = 1 and not largest."""
+    net = build([Input((1,)), Linear((0,), np.ones((2, 1), np.float32), np.array([0.0, -1.0], np.float32))])
+    case = Case(prepare(net), None, np.array([1.5], np.float32))
+    how = Transform(0.0, 0.5, True)
+    found = rule.transformed_upper(claim(net, case.input, 0, 0.5, Adaptive(None, how)), how, None, case)[1]
+    assert float(found.upper()) >= math.sqrt(1.0) - math.sqrt(2.0) > math.sqrt(0.0) - math.sqrt(1.0)
 
+
+def claim(net: PlainNetwork, value: np.ndarray, y: int, radius: float, adaptive: Adaptive | None, alpha: float = 0.75):
     return Claim(
         "Linf",
         radius,
@@ -348,6 +358,9 @@ def verdict(outcome: Certified, line: bytes, network: PlainNetwork | None) -> ob
         ("declared", {"radius": 0.9}, "margin"),
         ("clamp", {"alpha": 0.55}, "margin"),
         ("clamp", {"alpha": 0.5}, "margin"),
+        ("clamp", {"class_of": "mix"}, "class_of"),
+        ("clamp", {"smoothing": SMOOTHED}, "smoothing"),
+        ("clamp", {"predicted": 0}, "margin"),
         ("clamp", {"temperature": 0.1}, "margin"),
         ("clamp", {"adaptive": {"transform": {"shift": -50.0, "power": 2.0, "clamp": True}}}, "margin"),
         ("cube", {"radius": 0.9}, "margin"),
