@@ -2,7 +2,9 @@
 PYTHON ?= python3.11
 CERTMIX_DATA ?= ../shared/data
 BIN := .venv/bin
-export CERTMIX_DATA
+# small networks: one thread per process is fastest, and two test processes share two cores
+OMP_NUM_THREADS ?= 1
+export CERTMIX_DATA OMP_NUM_THREADS
 
 .PHONY: demo test test-slow test-upstream lint mutation benchmarks clean
 
