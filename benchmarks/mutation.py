@@ -41,7 +41,7 @@ TABLE = ROOT / "docs" / "mutation.md"
 COPIED = ("proofs_check", "verifiers", "certmix", "tests/proofs_check", "pyproject.toml")
 CPU_SECONDS = 200
 BOUNDS = ("mutants", "network_maps", "bounds", "bounds_attacks", "float32_error", "exponential", "rule_lipschitz")
-RULES = ("mutants", "judge", "exponential", "rule_lipschitz", "rule_smoothing", "float32_error")
+RULES = ("rule_margin", "judge", "exponential", "rule_lipschitz", "rule_smoothing", "float32_error")
 TESTS = {
     "rounding.py": ("mutants", "rounding", "rule_smoothing", "bounds_attacks", "bounds", "exponential"),
     "network.py": BOUNDS,
@@ -49,14 +49,14 @@ TESTS = {
     "bounds.py": (*BOUNDS, "judge"),
     "float32.py": ("mutants", "float32_error", "judge"),
     "jacobian.py": ("mutants", "rule_lipschitz"),
-    "judge.py": ("mutants", "judge", "rule_smoothing"),
+    "judge.py": ("rule_margin", "judge", "rule_smoothing"),
     "rules/case.py": RULES,
     "rules/differences.py": RULES,
     "rules/exponential.py": RULES,
     "rules/margin.py": RULES,
     "rules/lipschitz.py": RULES,
-    "rules/lipsdp.py": ("mutants", "rule_lipschitz", "judge"),
-    "rules/smoothing.py": ("mutants", "rule_smoothing", "judge"),
+    "rules/lipsdp.py": ("branches", "rule_margin", "rule_lipschitz", "judge"),
+    "rules/smoothing.py": ("rule_smoothing", "judge"),
 }
 
 

@@ -1,0 +1,220 @@
+"""Margin rules against exact values: the box's worst corner, the two networks' own margin, ties, wrong hypotheses."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+from flint import arb
+
+from proofs_check import bounds
+from proofs_check.certificate import Accepted, Claim, Input, Linear, PlainNetwork, Rejected, RejectedError, Smoothing
+from proofs_check.judge import _tie, check
+from proofs_check.parse import Certificate, array_sha256
+from proofs_check.rules import RULES
+from proofs_check.rules.case import Case
+from proofs_check.rules.differences import Differences, exponentials, need_class, slopes
+from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz, need_fixed_point
+from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin, box_proves, margin_lower
+from verifiers.plain import build
+
+X = np.array([1.0], dtype=np.float32)
+
+
+def net(*biases: float) -> PlainNetwork:
+    """Constant logits."""
+    return build([Input((1,)), Linear((0,), np.zeros((len(biases), 1), np.float32), np.array(biases, np.float32))])
+
+
+def claim_of(h: PlainNetwork, g: PlainNetwork | None, alpha: float, class_of: str = "mix", predicted: int = 0) -> Claim:
+    standard = None if g is None else g.sha256
+    return Claim("Linf", 0.0, alpha, 1.0, predicted, class_of, None, "real", h.sha256, standard, array_sha256(X), None)
+
+
+def differences_of(lower: list[float], upper: list[float]) -> Differences:
+    values = bounds.value_bounds(bounds.prepare(net(0, 0)), bounds.Ball(X, 0.0, "Linf", None), None)
+    return Differences(np.array(lower), np.array(upper), values, np.zeros(len(lower)))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_margin_over_a_box_is_that_of_its_worst_corner(temperature: float):
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        k, y = int(rng.integers(2, 5)), 0
+        lower, upper = np.sort(rng.normal(size=(2, k)) * 2, axis=0)
+        if rng.integers(3) == 0:
+            upper[1] = max(0.0, lower[1])
+        lower[y] = upper[y] = 0.0
+        for rival in range(1, k):
+            found = margin_lower(differences_of(list(lower), list(upper)), rival, temperature, y)
+            corners = itertools.product(*zip(lower, upper, strict=True))
+            margins = [(1 - e[rival]) / sum(e) for e in ([math.exp(temperature * d) for d in c] for c in corners)]
+            assert found <= min(margins) + 1e-12
+            assert found >= min(margins) - 1e-12
+
+
+def test_the_pair_rule_accepts_exactly_where_the_mix_has_a_positive_margin():
+    rng = np.random.default_rng(1)
+    seen = {True: 0, False: 0}
+    for _ in range(60):
+        h, g = net(*rng.normal(size=2)), net(*rng.normal(size=2))
+        alpha = float(rng.uniform())
+        margins = [math.tanh(-(n.nodes[1].bias[1] - n.nodes[1].bias[0]) / 2) for n in (g, h)]  # type: ignore[union-attr]
+        total = (1 - alpha) * margins[0] + alpha * margins[1]
+        case = Case(bounds.prepare(h), bounds.prepare(g), X)
+        lemma = alpha * margins[1] > 1 - alpha
+        certificate = Certificate(0, 0, "margin", claim_of(h, g, alpha), "pair_margin", PairMargin(None, None))
+        accepted = isinstance(check(certificate, case), Accepted)
+        assert accepted == (total > 0 or lemma)
+        seen[accepted] += 1
+    assert min(seen.values()) > 10
+
+
+def test_a_mix_that_ties_is_not_certified_by_the_pair():
+    tied = net(0, 0)
+    for alpha in (0.0, 0.5, 1.0):
+        case = Case(bounds.prepare(tied), bounds.prepare(tied), X)
+        certificate = Certificate(0, 0, "margin", claim_of(tied, tied, alpha), "pair_margin", PairMargin(None, None))
+        assert isinstance(check(certificate, case), Rejected)
+
+
+def test_equal_logits_do_not_pass_for_a_margin_even_at_alpha_one():
+    claim = claim_of(net(0, 0), None, 1.0, "robust")
+    assert not box_proves(np.array([0.0, 0.0]), 1, claim)
+    assert box_proves(np.array([0.0, -1e-9]), 1, claim)
+    with pytest.raises(RejectedError):
+        need_fixed_point(claim, np.zeros(2), np.zeros(2))
+
+
+def test_bounds_above_zero_prove_nothing_by_the_box():
+    assert not box_proves(np.array([0.0, 1e-300]), 1, claim_of(net(0, 0), None, 1.0, "robust"))
+
+
+def test_the_required_margin_itself_is_not_enough():
+    """alpha = 3/4 asks for a margin above 1/3: e = 1/2 for one rival."""
+    claim = claim_of(net(0, 0), None, 0.75, "robust")
+    half = math.log(0.5)
+    above, below = (half + s * 1e-13 for s in (1, -1))
+    assert not box_proves(np.array([0.0, above]), 1, claim)
+    assert box_proves(np.array([0.0, below]), 1, claim)
+
+
+def test_the_exponential_of_the_own_class_is_one_and_temperature_multiplies():
+    found = exponentials(np.array([0.0, -1.0, 0.5]), 2.0, 0)
+    assert found[0] == 1
+    assert abs(found[1] - arb(-2).exp()) < 1e-12
+    assert abs(found[2] - arb(1).exp()) < 1e-12
+
+
+SMOOTHING = Smoothing(0.5, "hard", 0.001)
+DETERMINISTIC = {
+    "engine_lipschitz_relaxed": EngineRelaxedLipschitz("none", (0.0, -5.0), (0.0, -5.0)),
+    "engine_margin": EngineMargin("none", (0.0, -5.0), (0.0, -5.0)),
+    "lipschitz_local": LocalLipschitz("4a", (0.0, 1e-9), None),
+    "lipschitz_relaxed": RelaxedLipschitz(None),
+    "network_margin": NetworkMargin(None),
+    "pair_margin": PairMargin(None, None),
+}
+
+
+@pytest.mark.parametrize("rule", sorted(DETERMINISTIC))
+def test_a_deterministic_rule_proves_nothing_of_a_smoothed_classifier(rule: str):
+    h = net(5, 0)
+    case = Case(bounds.prepare(h), bounds.prepare(h), X)
+    claim = claim_of(h, h, 0.9, "robust")
+    RULES[rule].check(claim, DETERMINISTIC[rule], case)
+    with pytest.raises(RejectedError, match="smoothed"):
+        RULES[rule].check(dataclasses.replace(claim, smoothing=SMOOTHING), DETERMINISTIC[rule], case)
+
+
+@pytest.mark.parametrize("rule", sorted(set(DETERMINISTIC) - {"network_margin", "pair_margin"}))
+def test_a_rule_without_float32_bounds_proves_nothing_of_float32(rule: str):
+    h = net(5, 0)
+    case = Case(bounds.prepare(h), bounds.prepare(h), X)
+    claim = dataclasses.replace(claim_of(h, h, 0.9, "robust"), semantics="float32")
+    with pytest.raises(RejectedError, match="float32"):
+        RULES[rule].check(claim, DETERMINISTIC[rule], case)
+
+
+@pytest.mark.parametrize("rule", sorted(set(DETERMINISTIC) - {"pair_margin"}))
+def test_a_rule_of_the_robust_class_proves_nothing_of_the_mixs_own(rule: str):
+    h = net(5, 0)
+    case = Case(bounds.prepare(h), bounds.prepare(h), X)
+    with pytest.raises(RejectedError, match="class"):
+        RULES[rule].check(claim_of(h, h, 0.9), DETERMINISTIC[rule], case)
+
+
+def test_the_pair_rule_needs_both_a_named_and_a_present_standard_network():
+    h = net(5, 0)
+    prepared = bounds.prepare(h)
+    for claim, case in ((claim_of(h, None, 0.9), Case(prepared, prepared, X)),
+                        (claim_of(h, h, 0.9), Case(prepared, None, X))):  # fmt: skip
+        with pytest.raises(RejectedError, match="standard model"):
+            RULES["pair_margin"].check(claim, PairMargin(None, None), case)
+
+
+def test_the_pair_rule_asks_for_the_robust_class_only_where_it_is_claimed():
+    h, g = net(0, 1), net(9, 0)  # h predicts class 1, the mix class 0
+    case = Case(bounds.prepare(h), bounds.prepare(g), X)
+    RULES["pair_margin"].check(claim_of(h, g, 0.3), PairMargin(None, None), case)
+    with pytest.raises(RejectedError, match="strict argmax"):
+        RULES["pair_margin"].check(claim_of(h, g, 0.3, "robust"), PairMargin(None, None), case)
+
+
+def test_the_class_is_judged_at_the_input_where_the_ball_is_too_large():
+    weight = np.array([[0], [1]], dtype=np.float32)
+    h = build([Input((1,)), Linear((0,), weight, np.array([1.5, 0], np.float32))])
+    case = Case(bounds.prepare(h), None, X)
+    claim = dataclasses.replace(claim_of(h, None, 0.9, "robust"), radius=1.0)
+    need_class(case, claim, np.array([0.0, 0.5]))  # d = x - 1.5 reaches 1/2 on the ball, and is -1/2 at x
+    need_class(case, claim, None)
+    with pytest.raises(RejectedError, match="strict argmax"):
+        need_class(case, dataclasses.replace(claim, predicted=1), None)
+    tied = bounds.prepare(net(1, 1))
+    with pytest.raises(RejectedError, match="strict argmax"):
+        need_class(Case(tied, None, X), claim_of(net(1, 1), None, 0.9, "robust"), None)
+
+
+def test_slopes_that_are_not_base64_are_rejected():
+    prepared = bounds.prepare(net(1, 0))
+    assert slopes(None, prepared) is None
+    for bad in ("é", "a", "====", "ab\ncd"):
+        with pytest.raises(RejectedError, match="base64"):
+            slopes(bad, prepared)
+
+
+def test_a_claim_is_tied_to_the_networks_and_the_input_at_hand():
+    h, g = net(5, 0), net(4, 0)
+    case = Case(bounds.prepare(h), bounds.prepare(g), X)
+    claim = claim_of(h, g, 0.9)
+
+    def tie(case: Case = case, **changes: object) -> None:
+        _tie(Certificate(0, 0, "margin", dataclasses.replace(claim, **changes), "network_margin", None), case)  # type: ignore[arg-type]
+
+    tie()
+    tie(domain=(1.0, 1.0))
+    three, wide = (
+        net(4, 0, 0),
+        build([Input((2,)), Linear((0,), np.zeros((2, 2), np.float32), np.zeros(2, np.float32))]),
+    )
+    wrong: list[tuple[str, Case, dict[str, object]]] = [
+        ("robust", case, {"robust": g.sha256}),
+        ("standard", case, {"standard": h.sha256}),
+        ("standard", Case(case.robust, None, X), {}),
+        ("standard", Case(case.robust, bounds.prepare(three), X), {"standard": three.sha256}),
+        ("standard", Case(case.robust, bounds.prepare(wide), X), {"standard": wide.sha256}),
+        ("input", Case(case.robust, case.standard, X.astype(np.float64)), {}),  # type: ignore[arg-type]
+        ("input", Case(case.robust, case.standard, np.ones(2, np.float32)), {}),
+        ("input", Case(case.robust, case.standard, X * np.float32(np.nan)), {}),
+        ("input", case, {"input": "0" * 64}),
+        ("predicted", case, {"predicted": 2}),
+        ("domain", case, {"domain": (1.0 + 2.0**-52, 2.0)}),
+        ("domain", case, {"domain": (0.0, 1.0 - 2.0**-53)}),
+    ]
+    for step, at_hand, changes in wrong:
+        with pytest.raises(RejectedError) as caught:
+            tie(at_hand, **changes)
+        assert caught.value.step == step
