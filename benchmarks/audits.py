@@ -23,12 +23,12 @@ KW = ("cifar10/standard_resnet20.onnx", "cifar10/robust_kw_base.onnx", "cifar10/
 RESNET = ("cifar10/standard_resnet20.onnx", "cifar10/robust_resnet4b.onnx", "cifar10/test_100.npz")
 # name: (models and data, radius, alpha, temperature, number of inputs or None for all)
 RUNS: dict[str, tuple[tuple[str, str, str], str, float, float, int | None]] = {
-    "mnist 0.1, alpha .75": (MNIST, "0.1", 0.75, 1.0, None),
-    "mnist 0.3, alpha .75": (MNIST, "0.3", 0.75, 1.0, None),
-    "mnist 0.3, alpha .9": (MNIST, "0.3", 0.9, 1.0, None),
     "cifar kw 2/255, alpha .75": (KW, "2/255", 0.75, 1.0, None),
     "cifar kw 2/255, alpha .9": (KW, "2/255", 0.9, 1.0, None),
     "cifar kw 2/255, alpha .55, T 4": (KW, "2/255", 0.55, 4.0, None),
+    "mnist 0.1, alpha .75": (MNIST, "0.1", 0.75, 1.0, None),
+    "mnist 0.3, alpha .75": (MNIST, "0.3", 0.75, 1.0, None),
+    "mnist 0.3, alpha .9": (MNIST, "0.3", 0.9, 1.0, None),
     "cifar resnet4b 1/255, alpha .75": (RESNET, "1/255", 0.75, 1.0, 30),
     "cifar resnet4b 2/255, alpha .75": (RESNET, "2/255", 0.75, 1.0, 30),
 }
@@ -96,7 +96,7 @@ def main() -> None:
                 f"peak {row['network_peak_mb']:.0f} MB  [{'; '.join(row['network_verdict'])}]",
                 flush=True,
             )
-    save("audits", rows)
+            save("audits", rows)
 
 
 if __name__ == "__main__":
