@@ -6,7 +6,9 @@ floats round the wrong way: sums that cancel, ends that meet, points instead of 
 
 from __future__ import annotations
 
+import itertools
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
@@ -789,3 +791,81 @@ def test_sums_and_magnitudes_of_intervals_are_rounded_up():
     between = jacobian.Interval.between(both[0], both[1])
     assert at_least(en.exact(both[0]) - en.exact(between.centre) + en.exact(between.radius), np.zeros((1, 5, 5, 4)))
     assert at_most(en.exact(both[1]) - en.exact(between.centre) - en.exact(between.radius), np.zeros((1, 5, 5, 4)))
+
+
+# ---------------------------------------------------------------- the witness and what interval arithmetic gets exactly
+
+
+def test_a_witness_byte_is_a_slope_of_so_many_255ths():
+    net = build([c.Input((2,)), c.Relu((0,)), c.Linear((1,), np.eye(2, dtype=F32), np.zeros(2, F32))])
+    found = bounds.witness(zlib.compress(bytes([255, 51])), net)
+    assert found.slopes.tolist() == [[1.0, 0.2]]
+
+
+def test_a_relu_uses_its_own_part_of_each_row():
+    """Two ReLU layers of one cell: the second one's slope stands second."""
+    one, zero = np.ones((1, 1), dtype=F32), np.zeros(1, F32)
+    last = c.Linear((4,), np.array([[-1], [0]], dtype=F32), np.zeros(2, F32))
+    net = build([c.Input((1,)), c.Linear((0,), one, zero), c.Relu((1,)),
+                 c.Linear((2,), one, np.array([-0.5], F32)), c.Relu((3,)), last])  # fmt: skip
+    ball = bounds.Ball(np.zeros(1, F32), 1.0, "Linf", None)
+    values = bounds.value_bounds(bounds.prepare(net), ball, bounds.Witness(np.array([[0.0, 1.0], [0.0, 1.0], [0, 0]])))
+    assert [bounds._hint(values, k, 0).item() for k in (2, 4)] == [0.0, 1.0]  # type: ignore[union-attr]
+    rows = network.Rows(np.full((2, 1, 1, 1), -1.0), None)
+    lines = values.lines[4]
+    assert lines is not None
+    assert bounds._lower_slopes(values, 4, rows, lines, [1, 2]).ravel().tolist() == [1.0, 0.0]
+
+
+def test_a_last_pass_takes_the_row_of_its_class():
+    rng = np.random.default_rng(0)
+    net = build([c.Input((3,)), c.Linear((0,), rng.normal(size=(4, 3)).astype(F32), np.zeros(4, F32)), c.Relu((1,)),
+                 c.Linear((2,), rng.normal(size=(3, 4)).astype(F32), np.zeros(3, F32))])  # fmt: skip
+    slopes = rng.uniform(size=(7, 4))
+    ball = bounds.Ball(np.zeros(3, F32), 1.0, "L2", None)
+    values = bounds.value_bounds(bounds.prepare(net), ball, bounds.Witness(slopes))
+    lower, upper = bounds.differences(values, 1)
+    eye = np.eye(3)
+    for j in (0, 2):
+        assert upper[j] == pytest.approx(bounds.functionals(values, (eye[j] - eye[1])[None], [1 + j])[0])
+        assert lower[j] == pytest.approx(-bounds.functionals(values, (eye[1] - eye[j])[None], [0])[0])
+
+
+def test_a_node_that_joins_exact_and_other_parts_is_not_exact():
+    one, two = np.ones((2, 2), dtype=F32), np.zeros(2, F32)
+    nodes = [c.Input((2,)), c.Linear((0,), one, two), c.Linear((1,), one, two), c.Concat((0, 2)), c.Concat((0, 1)),
+             c.Linear((4,), np.ones((2, 4), F32), two)]  # fmt: skip
+    assert bounds.prepare(build(nodes)).box_exact == (True, True, False, False, True, False)
+
+
+def test_cells_of_unstable_and_other_nodes_are_refined_to_their_backward_bounds():
+    """x - x through two layers: interval arithmetic sees twice the radius, a backward pass nothing."""
+    first = c.Linear((0,), np.array([[1], [1]], dtype=F32), np.zeros(2, F32))
+    second = c.Linear((1,), np.array([[1, -1], [1, 1]], dtype=F32), np.zeros(2, F32))
+    for node in (c.Relu((2,)), c.Tanh((2,))):
+        net = build([c.Input((1,)), first, second, node])
+        values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(np.zeros(1, F32), 1.0, "Linf", None), None)
+        low, high = values[2]
+        assert max(abs(low[0]), abs(high[0])) < 1e-9
+        assert -2.0 - 1e-9 < low[1] <= -2.0
+        assert 2.0 <= high[1] < 2.0 + 1e-9
+
+
+def test_the_best_cut_on_the_way_counts():
+    """Bounds over the box of the last ReLU's own interval can beat the pass to the input, and are taken."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        sizes, nodes = (3, 5, 5, 2), [c.Input((3,))]
+        for n, m in itertools.pairwise(sizes):
+            nodes.append(c.Linear((len(nodes) - 1,), rng.normal(size=(m, n)).astype(F32), np.zeros(m, F32)))
+            if m > 2:
+                nodes.append(c.Relu((len(nodes) - 1,)))
+        net = build(nodes)
+        values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(np.zeros(3, F32), 3.0, "Linf", None), None)
+        form = np.array([[1.0, -1.0]])
+        found = bounds.functionals(values, form, None)[0]
+        relu_low, relu_high = values[4]
+        weight = form @ net.nodes[5].weight.astype(float)
+        over_relu = (np.maximum(weight, 0) @ relu_high + np.minimum(weight, 0) @ relu_low).item()
+        over_logits = values[5][1][0] - values[5][0][1]
+        assert found <= min(over_relu, over_logits) + 1e-9
