@@ -55,8 +55,9 @@ class Bench:
         place = f"line {number}"
         try:
             found = parse.line(data, EVIDENCE, place)
-            wellformed(row is not None and found.index == number - 1, place, f"index {found.index} is out of order")
-            wellformed(row is None or found.label == row.label, place, f"label {found.label} is not the dataset's")
+            if row is None or found.index != number - 1:
+                raise MalformedError(place, f"index {found.index} is out of order")
+            wellformed(found.label == row.label, place, f"label {found.label} is not the dataset's")
             alpha = self.alpha(found.claim) if isinstance(found, parse.Certificate) else None
         except MalformedError as error:
             return Result(number, None, "malformed", None, None, (), error.place, error.reason)
@@ -64,8 +65,6 @@ class Bench:
             return Result(number, number - 1, "rejected", None, None, (), error.step, error.reason)
         if not isinstance(found, parse.Certificate):
             return Result(number, found.index, found.outcome, found.radius, None, (), None, found.reason)
-        if row is None:  # excluded above
-            raise TypeError("a certificate without its input")
         verdict = judge.check(found, Case(self.robust, self.standard, row.value, alpha))
         radius = found.claim.radius
         if isinstance(verdict, Accepted):

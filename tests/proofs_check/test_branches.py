@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from proofs_check import __main__ as command
-from proofs_check import bounds, folder, run, shapes
+from proofs_check import bounds, folder, judge, parse, run, shapes
 from proofs_check import certificate as c
-from proofs_check.rules import lipsdp
+from proofs_check.rules import EVIDENCE, RULES, Rule, lipsdp
+from proofs_check.rules.case import Case
 from verifiers.plain import build
 
 HERE = Path(__file__).resolve().parent
@@ -82,3 +84,83 @@ def test_a_node_that_nothing_uses_adds_nothing_to_the_increments():
     found = lipsdp._increments(prepared, 4, np.eye(2))
     assert found.neurons.centre == pytest.approx(3 * np.eye(2))
     assert (np.abs(found.inputs.centre) <= 1e-12).all(), "the rest of a ReLU's increment is all w"
+
+
+def first_line(path: Path) -> tuple[run.Bench, bytes, folder.Row]:
+    header = folder.header(path)
+    _, line, row = next(iter(run.tasks(path, header)))
+    assert row is not None
+    return run.bench(path, header), line, row
+
+
+def test_a_file_that_is_not_there_is_malformed(tmp_path: Path):
+    with pytest.raises(c.MalformedError, match="cannot be read"):
+        folder.header(tmp_path)
+
+
+def test_two_processes_give_the_verdicts_of_one():
+    assert list(run.results(ACCEPTED, 2)) == list(run.results(ACCEPTED, 1))
+
+
+def test_a_line_without_an_input_or_of_another_label_is_malformed():
+    bench, line, row = first_line(ACCEPTED)
+    assert bench.judge(1, line, row).state == "accepted"
+    assert bench.judge(1, line, None).reason == "index 0 is out of order"
+    assert bench.judge(2, line, row).reason == "index 0 is out of order"
+    other = bench.judge(1, line, folder.Row(row.value, row.label + 1))
+    assert (other.state, other.step) == ("malformed", "line 1")
+
+
+def test_a_network_of_alpha_out_of_range_is_rejected(monkeypatch: pytest.MonkeyPatch):
+    bench, line, row = first_line(HERE / "accepted" / "adaptive_network")
+
+    def out_of_range(_: c.Claim) -> NoReturn:
+        raise c.RejectedError("network", "exceeds 2^200")
+
+    monkeypatch.setattr(bench, "alpha", out_of_range)
+    found = bench.judge(1, line, row)
+    assert (found.state, found.step) == ("rejected", "network")
+
+
+def test_the_network_of_alpha_must_be_at_hand():
+    bench, line, row = first_line(HERE / "accepted" / "adaptive_network")
+    found = parse.line(line, EVIDENCE)
+    assert isinstance(found, parse.Certificate)
+    case = Case(bench.robust, bench.standard, row.value, None)
+    verdict = judge.check(found, case)
+    assert isinstance(verdict, c.Rejected)
+    assert verdict.step == "alpha"
+    with pytest.raises(c.RejectedError, match="not at hand"):
+        RULES[found.rule].check(found.claim, found.evidence, case)
+
+
+def test_a_proof_that_does_not_fit_in_memory_is_rejected(monkeypatch: pytest.MonkeyPatch):
+    bench, line, row = first_line(ACCEPTED)
+    found = parse.line(line, EVIDENCE)
+    assert isinstance(found, parse.Certificate)
+
+    def too_large(*_: object) -> NoReturn:
+        raise MemoryError("1 TiB")
+
+    monkeypatch.setitem(judge.RULES, found.rule, Rule(type(found.evidence), too_large))
+    assert judge.check(found, Case(bench.robust, bench.standard, row.value)) == c.Rejected(
+        "memory", "the proof does not fit: 1 TiB"
+    )
+
+
+def test_there_is_nothing_to_judge_in_a_line_that_certifies_nothing():
+    record = {"format": c.FORMAT, "index": 0, "label": 0, "method": "margin", "outcome": "abstained", "class_of": "mix",
+              "alpha": 0.9, "norm": "Linf", "radius": None, "predicted": 0, "reason": "too weak", "advice": "",
+              "counterexample": None, "confirmed": False}  # fmt: skip
+    line = parse.seal(json.dumps(record)[:-1].encode())
+    net = build([c.Input((2,)), c.Linear((0,), np.eye(2, dtype=F32), np.zeros(2, F32))])
+    with pytest.raises(c.MalformedError, match="nothing to judge"):
+        judge.check_bytes(line, net, None, np.zeros(2, F32))
+
+
+def test_a_network_out_of_range_is_rejected_before_its_line():
+    _, line, _ = first_line(ACCEPTED)
+    norm = c.BatchNorm((0,), np.full(2, 2.0**100, F32), *[np.zeros(2, F32)] * 3, epsilon=5e-324)
+    found = judge.check_bytes(line, build([c.Input((2,)), norm]), None, np.zeros(2, F32))
+    assert isinstance(found, c.Rejected)
+    assert found.step == "network"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from flint import arb
 
-from proofs_check import bounds
+from proofs_check import bounds, float32
 from proofs_check.certificate import Accepted, Claim, Input, Linear, PlainNetwork, Rejected, RejectedError, Smoothing
 from proofs_check.judge import _tie, check
 from proofs_check.parse import Certificate, array_sha256
 from proofs_check.rules import RULES
 from proofs_check.rules.case import Case
-from proofs_check.rules.differences import Differences, exponentials, need_class, slopes
+from proofs_check.rules.differences import Differences, differences, exponentials, need_class, slopes
 from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz, need_fixed_point
 from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin, box_proves, margin_lower
 from verifiers.plain import build
@@ -173,9 +174,34 @@ def test_the_class_is_judged_at_the_input_where_the_ball_is_too_large():
     need_class(case, claim, None)
     with pytest.raises(RejectedError, match="strict argmax"):
         need_class(case, dataclasses.replace(claim, predicted=1), None)
+    three = net(5, 0, -1)
+    here, of_three = Case(bounds.prepare(three), None, X), claim_of(three, None, 0.9, "robust")
+    for on_ball in ([0.0, -1.0, 0.5], [0.0, 0.0, 0.0], [0.0, -1.0, -2.0]):
+        need_class(here, of_three, np.array(on_ball))
+    with pytest.raises(RejectedError, match="strict argmax"):
+        need_class(here, dataclasses.replace(of_three, predicted=1), None)
     tied = bounds.prepare(net(1, 1))
     with pytest.raises(RejectedError, match="strict argmax"):
         need_class(Case(tied, None, X), claim_of(net(1, 1), None, 0.9, "robust"), None)
+
+
+def test_float32_moves_both_ends_outward_by_both_logits_errors():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        weight, bias = rng.normal(size=(4, 1)).astype(np.float32), rng.normal(size=4).astype(np.float32)
+        h = build([Input((1,)), Linear((0,), weight, bias)])
+        case, y = Case(bounds.prepare(h), None, X), int(rng.integers(4))
+        claim = dataclasses.replace(claim_of(h, None, 0.9, "robust", y), radius=0.1)
+        real = differences(case.robust, None, case, claim)
+        single = differences(case.robust, None, case, dataclasses.replace(claim, semantics="float32"))
+        errors = [Fraction(float(e)) for e in float32.logit_error(real.values)]
+        assert not real.error.any()
+        for j in range(4):
+            error = errors[j] + errors[y] if j != y else Fraction(0)
+            assert Fraction(float(single.error[j])) >= error
+            assert Fraction(float(single.lower[j])) <= Fraction(float(real.lower[j])) - error
+            assert Fraction(float(single.upper[j])) >= Fraction(float(real.upper[j])) + error
+        assert single.error[y] == 0
 
 
 def test_slopes_that_are_not_base64_are_rejected():
