@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from proofs_check.bounds import Prepared, prepare
 
 from certmix.outcomes import Certified
 from proofs_check import judge, parse
+from proofs_check.bounds import Prepared, prepare
 from proofs_check.certificate import Accepted, PlainNetwork, Rejected, Verdict
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case

@@ -41,7 +41,8 @@ class MarginQuery:
             raise ValueError(f"inputs must have shape (N, {self.network.input_shape}), got {tuple(self.inputs.shape)}")
         if self.radius.shape != (n,) or self.predicted.shape != (n,):
             raise ValueError(
-                f"radius and predicted must have shape ({n},), got {tuple(self.radius.shape)}, {tuple(self.predicted.shape)}"
+                f"radius and predicted must have shape ({n},), "
+                f"got {tuple(self.radius.shape)}, {tuple(self.predicted.shape)}"
             )
         if not bool((self.radius >= 0).all()):
             raise ValueError(f"radius must be >= 0, got {float(self.radius.min())}")
