@@ -237,12 +237,12 @@ def increments(maps: LinearMaps, slopes: list[Slopes], max_neurons: int) -> Incr
 
 
 def _compressed(system: Increments, rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """A and rows·C in an orthonormal basis of the directions of x they see, and rows·D."""
+    """A and rows·C in an orthonormal basis of the directions of x they see (of one where they see none), and rows·D."""
     a, ell0 = system.a, rows @ system.c
     used = np.concatenate([a[np.abs(a).any(axis=1)], ell0[np.abs(ell0).any(axis=1)]])
     if len(used) >= a.shape[1]:
         return a, ell0, rows @ system.d
-    basis = np.linalg.qr(used.T)[0]
+    basis = np.linalg.qr(used.T)[0] if len(used) else np.eye(a.shape[1], 1)
     return a @ basis, ell0 @ basis, rows @ system.d
 
 
