@@ -32,6 +32,13 @@ LAW_TO_TRY_FIRST = {
     "near_the_origin": "translation_does_not_matter",
 }
 
+# where a right certifier is likeliest to be called wrong
+HARD_LAWS = (
+    "no_counterexample_by_attack", "no_counterexample_near_critical_alpha", "no_counterexample_in_extreme_ranges",
+    "no_counterexample_far_from_the_origin", "cancelling_weights_are_not_certified_away",
+    "false_certificates_of_votes_are_rare", "false_certificates_of_sampling_are_rare",
+)  # fmt: skip
+
 
 def first_broken(subject: Certifier, kind: str) -> str | None:
     """A law of this kind that breaks within 150 examples, the likeliest one first."""
@@ -59,8 +66,8 @@ def test_the_certifiers_that_bugs_are_cut_from_break_nothing(name: str) -> None:
     subject = certifier(SOUND[name], name)
     claims = 0
     for law in laws_of(subject.protocol):
-        if law.kind == "soundness":
-            result = run_law(law, subject, 0.6, 1, 0.0, most_examples=25)
+        if law.name in HARD_LAWS:
+            result = run_law(law, subject, 0.5, 1, 0.0, most_examples=25)
             assert result.broken is None, f"{law.name}: {result.broken}"
             assert result.crashes == 0, result.crash
             claims += result.claims

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import math
 import subprocess
 import sys
@@ -29,6 +30,9 @@ def words(standard, robust, x, alpha): return ["far"] * len(x)
 def short(standard, robust, x, alpha): return [None]
 """
 LAW = "no_counterexample_by_sampling"
+pytest_plugins = ["pytester"]
+# an installed certmix has registered its plugin already; a bare checkout has not
+PLUGIN = () if importlib.metadata.entry_points(group="pytest11", name="certmix") else ("-p", "certmix.testing.plugin")
 
 
 @pytest.fixture
@@ -135,23 +139,29 @@ def test_the_plugin_is_inert_without_its_option_and_imports_no_torch(tmp_path: P
     text = "import sys, certmix.testing.plugin; sys.exit('torch' in sys.modules or 'hypothesis' in sys.modules)"
     assert python(tmp_path, "-c", text).returncode == 0
     (tmp_path / "test_nothing.py").write_text("def test_nothing(): pass\n")
-    done = python(tmp_path, "-m", "pytest", "-p", "certmix.testing.plugin", "test_nothing.py")
+    done = python(tmp_path, "-m", "pytest", *PLUGIN, "test_nothing.py")
     assert done.returncode == 0
     assert "1 passed" in done.stdout
 
 
-def test_pytest_fails_a_lying_certifier_and_passes_a_good_one(subjects: Path) -> None:
-    (subjects / "test_nothing.py").write_text("def test_nothing(): pass\n")
-    base = ("-m", "pytest", "-p", "certmix.testing.plugin", "--certmix-budget", "8s", "test_nothing.py")
-    base = (*base, "--certmix-laws", f"{LAW},ties_are_not_certified")
-    lying = python(subjects, *base, "--certmix-certifier", "subjects:lies")
-    assert lying.returncode == 1, lying.stdout + lying.stderr
-    assert "at least as probable" in lying.stdout
-    good = python(subjects, *base, "--certmix-certifier", "subjects:good")
-    assert good.returncode == 0, good.stdout + good.stderr
-    absent = python(subjects, *base, "--certmix-certifier", "subjects:absent")
-    assert absent.returncode == 4
-    assert "has no 'absent'" in absent.stdout + absent.stderr
+def test_pytest_fails_a_lying_certifier_and_passes_a_good_one(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(subjects=SUBJECTS, test_nothing="def test_nothing(): pass")
+    pytester.syspathinsert()
+    base = (*PLUGIN, "--certmix-budget", "2s", "test_nothing.py", "--certmix-laws", f"{LAW},ties_are_not_certified")
+    lying = pytester.runpytest_inprocess(*base, "--certmix-certifier", "subjects:lies")
+    assert lying.ret == 1
+    lying.stdout.fnmatch_lines(["*at least as probable*"])
+    good = pytester.runpytest_inprocess(*base, "--certmix-certifier", "subjects:good")
+    assert good.ret == 0
+    good.assert_outcomes(passed=3)
+
+
+def test_pytest_names_a_certifier_that_is_not_there(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(subjects=SUBJECTS)
+    pytester.syspathinsert()
+    absent = pytester.runpytest_inprocess(*PLUGIN, "--certmix-certifier", "subjects:absent")
+    assert absent.ret == 4
+    absent.stderr.fnmatch_lines(["*has no 'absent'*"])
 
 
 def test_the_plain_python_api_is_enough() -> None:

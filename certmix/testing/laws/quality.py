@@ -126,9 +126,8 @@ def _compare(certifier: Certifier, first: Problem, second: Problem, factor: floa
 
 
 def check_abstention(certifier: Certifier, problem: Problem, seed: int) -> str | None:
-    """No theorem applies at a tie: the answer is None there, never a number."""
+    """No theorem applies where both classifiers tie: the answer is None there, never a number."""
     tied = build([c.Input((1,)), c.Linear((0,), np.ones((2, 1), np.float32), np.zeros(2, np.float32))])
-    worst = build([c.Input((1,)), c.Linear((0,), np.zeros((2, 1), np.float32), np.array([64, 0], np.float32))])
     x = torch.zeros(1, 1)
     keywords: dict[str, Any] = {"norm": problem.norm} if certifier.takes("norm") else {}
     if "radius" in certifier.demands:
@@ -136,7 +135,7 @@ def check_abstention(certifier: Certifier, problem: Problem, seed: int) -> str |
     if certifier.protocol == "robust":
         answer = certifier.function(PlainModule(tied), x, **keywords)
     else:
-        answer = certifier.function(PlainModule(worst), PlainModule(tied), x, 0.5 + problem.alpha / 4, **keywords)
+        answer = certifier.function(PlainModule(tied), PlainModule(tied), x, 0.5 + problem.alpha / 4, **keywords)
     found = radii(answer, 1)[0]
     if found is None:
         return None
