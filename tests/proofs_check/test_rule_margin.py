@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -18,11 +19,13 @@ from proofs_check.parse import Certificate, array_sha256
 from proofs_check.rules import RULES
 from proofs_check.rules.case import Case
 from proofs_check.rules.differences import Differences, differences, exponentials, need_class, slopes
+from proofs_check.rules.exponential import chord, exact_sums, exponential_misses
 from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz, need_fixed_point
 from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin, box_proves, margin_lower
 from verifiers.plain import build
 
 X = np.array([1.0], dtype=np.float32)
+Rng = np.random.Generator
 
 
 def net(*biases: float) -> PlainNetwork:
@@ -226,7 +229,18 @@ def test_a_claim_is_tied_to_the_networks_and_the_input_at_hand():
         net(4, 0, 0),
         build([Input((2,)), Linear((0,), np.zeros((2, 2), np.float32), np.zeros(2, np.float32))]),
     )
+    two = build([Input((2,)), Linear((0,), np.eye(2, dtype=np.float32), np.zeros(2, np.float32))])
+    here, half = Case(bounds.prepare(two), None, np.array([0.5, 2], np.float32)), np.array([0.5, np.nan], np.float32)
+    of_two = {"robust": two.sha256, "standard": None, "input": array_sha256(here.input)}
+    tie(here, **of_two)
+    tie(here, **of_two, domain=(0.5, 2.0))
+    tie(Case(case.robust, None, X), standard=None)
     wrong: list[tuple[str, Case, dict[str, object]]] = [
+        ("domain", here, {**of_two, "domain": (1.0, 2.0)}),
+        ("domain", here, {**of_two, "domain": (0.0, 1.0)}),
+        ("input", Case(here.robust, None, half), {**of_two, "input": array_sha256(half)}),
+        ("input", case, {"input": "0" * 64}),
+        ("input", Case(case.robust, case.standard, here.input), {"input": array_sha256(here.input)}),
         ("robust", case, {"robust": g.sha256}),
         ("standard", case, {"standard": h.sha256}),
         ("standard", Case(case.robust, None, X), {}),
@@ -244,3 +258,130 @@ def test_a_claim_is_tied_to_the_networks_and_the_input_at_hand():
         with pytest.raises(RejectedError) as caught:
             tie(at_hand, **changes)
         assert caught.value.step == step
+
+
+# ---------------------------------------------------------------- the exponential form
+
+
+def chord_cases(count: int) -> Iterator[tuple[Rng, Differences, int, Claim]]:
+    """Random boxes of d for 2 to 5 classes, y = 0, at random alpha and temperature."""
+    rng = np.random.default_rng(5)
+    for _ in range(count):
+        k = int(rng.integers(2, 6))
+        lower, upper = np.sort(rng.normal(size=(2, k)) * 3 - 1, axis=0)
+        if rng.integers(4) == 0:
+            lower = upper.copy()
+        lower[0] = upper[0] = 0.0
+        claim = dataclasses.replace(
+            claim_of(net(0, 0), None, float(rng.choice([0.51, 0.75, 0.9, 1.0])), "robust"),
+            temperature=float(rng.choice([0.5, 1.0, 3.0])),
+        )
+        yield rng, differences_of(list(lower), list(upper)), int(rng.integers(1, k)), claim
+
+
+def weighted(d: np.ndarray, rival: int, claim: Claim) -> arb:
+    weights = [0.0 if j == 0 else 1.0 if j == rival else 1 - arb(claim.alpha) for j in range(len(d))]
+    return sum((w * (arb(claim.temperature) * arb(float(v))).exp() for w, v in zip(weights, d, strict=True)), arb(0))
+
+
+def test_a_chord_is_above_the_sum_wherever_it_reaches_the_threshold():
+    reached = 0
+    for rng, found, rival, claim in chord_cases(80):
+        line = chord(found, rival, claim)
+        assert line is not None
+        lower, upper = found.lower, found.upper
+        shares = [*rng.uniform(size=(20, len(upper))), *rng.integers(0, 2, (20, len(upper)))]
+        for share in shares:
+            d = np.clip(upper - share * (upper - lower), lower, upper)
+            total = weighted(d, rival, claim)
+            if total > line.threshold:
+                reached += 1
+                forms = zip(line.coefficients, d, strict=True)
+                above = line.intercept + sum((arb(float(a)) * arb(float(v)) for a, v in forms), arb(0))
+                assert not total > above
+        assert abs(line.threshold - (2 * arb(claim.alpha) - 1)) < 1e-12
+    assert reached > 300
+
+
+def test_a_chord_is_the_secant_of_the_violation_region():
+    """Independent floats: left ends raised to where the sum could still reach the threshold, then secants."""
+    for _, found, rival, claim in chord_cases(80):
+        line = chord(found, rival, claim)
+        assert line is not None
+        k, t = len(found.upper), claim.temperature
+        w = np.array([0.0 if j == 0 else 1.0 if j == rival else 1 - claim.alpha for j in range(k)])
+        top = np.exp(t * found.upper)
+        slack = w @ top - (2 * claim.alpha - 1)
+        if slack <= 0:
+            continue  # the box form proves it
+        total = 0.0
+        for j in range(1, k):
+            left, right = found.lower[j], found.upper[j]
+            rest = top[j] - slack / w[j] if w[j] > 1e-300 else 0.0
+            if rest > 0:
+                left = max(left, math.log(rest) / t)
+            ends = [w[j] * math.exp(t * v) for v in (left, right)]
+            gap = right - left
+            slope = (ends[1] - ends[0]) / gap if abs(gap) > 1e-9 else w[j] * t * math.exp(t * right)
+            assert line.coefficients[j] == pytest.approx(slope, rel=1e-5, abs=1e-9)
+            total += max(e - line.coefficients[j] * v for e, v in zip(ends, (left, right), strict=True))
+        assert float(line.intercept.mid()) == pytest.approx(total, rel=1e-7, abs=1e-9)
+        assert line.coefficients[0] == 0
+
+
+def test_a_chord_out_of_the_range_of_floats_is_given_up():
+    claim = dataclasses.replace(claim_of(net(0, 0), None, 0.9, "robust"), temperature=1e300)
+    assert chord(differences_of([0.0, -1.0], [0.0, 1e9]), 1, claim) is None
+
+
+def test_sums_of_rounded_coefficients_are_exact_and_near():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        values = rng.normal(size=40) * 2.0 ** rng.integers(-30, 3, 40)
+        values[0] = -np.abs(values).max() * 1.5
+        found = exact_sums(values)
+        assert sum(map(Fraction, found.tolist()), Fraction(0)) == Fraction(float(found.sum()))
+        assert (np.abs(found - values) <= 2.0**-39 * abs(values[0])).all()
+    assert not exact_sums(np.full(3, 2.0**-901)).any()
+
+
+def test_along_a_line_the_exponential_form_is_the_exact_inequality():
+    """One input: every chord is exact at both ends of the ball, where the convex sum is largest."""
+    rng = np.random.default_rng(2)
+    seen = {True: 0, False: 0}
+    for _ in range(400):
+        weight, bias = rng.normal(size=(4, 1)).astype(np.float32), rng.normal(size=4).astype(np.float32) * 2
+        h, alpha = build([Input((1,)), Linear((0,), weight, bias)]), float(rng.choice([0.6, 0.75, 0.95]))
+        y, radius = int(np.argmax(weight[:, 0] + bias)), float(rng.uniform(0.2, 2))
+        claim = dataclasses.replace(claim_of(h, None, alpha, "robust", y), radius=radius)
+        found = differences(bounds.prepare(h), None, Case(bounds.prepare(h), None, X), claim)
+        rivals = [i for i in range(4) if i != y and not box_proves(found.upper, i, claim)]
+        missed = exponential_misses(found, rivals, claim)
+        logits = [(weight[:, 0].astype(float) * (1 + s * radius) + bias) for s in (-1, 1)]
+        ends = [np.exp(z - z[y]) for z in logits]
+        for i in rivals:
+            total = max(e[i] + (1 - alpha) * sum(e[j] for j in range(4) if j not in (i, y)) for e in ends)
+            assert (i in missed) == (total >= 2 * alpha - 1)
+            seen[i in missed] += 1
+        wider = dataclasses.replace(found, error=np.where(np.arange(4) == y, 0.0, 50.0))
+        assert exponential_misses(wider, rivals, claim) == rivals, "a float32 error of 50 proves nothing"
+    assert min(seen.values()) > 10
+
+
+def test_the_second_form_of_a_class_takes_its_own_witness_row(monkeypatch: pytest.MonkeyPatch):
+    h = net(5, 0, 1)
+    case, claim = Case(bounds.prepare(h), None, X), claim_of(h, None, 0.9, "robust")
+    found = differences(case.robust, None, case, claim)
+    hinted = dataclasses.replace(
+        found, values=dataclasses.replace(found.values, witness=bounds.Witness(np.ones((7, 1))))
+    )
+    asked: list[object] = []
+
+    def record(_: object, forms: np.ndarray, rows: object) -> np.ndarray:
+        asked.append(rows)
+        return np.zeros(len(forms))
+
+    monkeypatch.setattr(bounds, "functionals", record)
+    exponential_misses(hinted, [1, 2], claim)
+    exponential_misses(found, [1, 2], claim)
+    assert asked == [[5, 6], [0, 0]]
