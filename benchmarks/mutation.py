@@ -42,16 +42,16 @@ TABLE = ROOT / "docs" / "mutation.md"
 COPIED = ("proofs_check", "verifiers", "certmix", "tests/proofs_check", "pyproject.toml")
 CPU_SECONDS = 200
 CASES = 6  # of a parametrised test: what only a later one would notice counts as a survivor
-BOUNDS = ("mutants", "network_maps", "bounds", "bounds_attacks", "float32_error", "exponential", "rule_lipschitz")
+BOUNDS = ("mutants", "bounds", "network_maps", "bounds_attacks", "float32_error", "exponential", "rule_lipschitz")
 RULES = ("rule_margin", "judge", "exponential", "rule_lipschitz", "rule_smoothing", "float32_error")
 TESTS = {
     "rounding.py": ("mutants", "rounding", "rule_smoothing", "bounds_attacks", "bounds", "exponential"),
-    "network.py": BOUNDS,
+    "network.py": ("mutants", "network_maps", "bounds", "bounds_attacks", "rule_lipschitz"),
     "relaxations.py": BOUNDS,
     "bounds.py": (*BOUNDS, "judge"),
     "float32.py": ("mutants", "float32_error", "judge"),
     "jacobian.py": ("mutants", "rule_lipschitz"),
-    "judge.py": ("rule_margin", "judge", "rule_smoothing"),
+    "judge.py": ("rule_margin", "branches", "judge", "rule_smoothing"),
     "rules/case.py": RULES,
     "rules/differences.py": RULES,
     "rules/exponential.py": RULES,
@@ -200,7 +200,7 @@ def relevant(tests: list[Test], mutant: Mutant, kills: Counter[str]) -> list[Tes
 
 
 def _call(test: Callable[..., None]) -> None:
-    """Every case of one test; slow ones and those that need a fixture are left out."""
+    """Every case of one test; slow ones and those that need other fixtures are left out."""
     import pytest
 
     marks = getattr(test, "pytestmark", [])
@@ -217,11 +217,18 @@ def _call(test: Callable[..., None]) -> None:
             tables.append([dict(zip(names, (row,) if single and not isinstance(row, tuple) else row, strict=True))
                            for row in rows])  # fmt: skip
     given = {name for table in tables for name in table[0]}
-    if set(inspect.signature(test).parameters) - given:
+    wanted = set(inspect.signature(test).parameters) - given
+    if wanted - {"monkeypatch", "tmp_path"}:
         return
     for rows in _spread(list(itertools.product(*tables))):
-        with contextlib.suppress(pytest.skip.Exception):
-            test(**{name: value for row in rows for name, value in row.items()})
+        with (
+            contextlib.suppress(pytest.skip.Exception),
+            pytest.MonkeyPatch.context() as patch,
+            tempfile.TemporaryDirectory() as name,
+        ):
+            fixtures = {"monkeypatch": patch, "tmp_path": Path(name)}
+            arguments = {key: value for row in rows for key, value in row.items()}
+            test(**arguments, **{key: fixtures[key] for key in wanted})
 
 
 def judged(folder: Path, mutant: Mutant, tests: list[Test], log: Path) -> str:

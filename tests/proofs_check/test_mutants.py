@@ -869,3 +869,25 @@ def test_the_best_cut_on_the_way_counts():
         over_relu = (np.maximum(weight, 0) @ relu_high + np.minimum(weight, 0) @ relu_low).item()
         over_logits = values[5][1][0] - values[5][0][1]
         assert found <= min(over_relu, over_logits) + 1e-9
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_a_first_layer_is_bounded_by_the_dual_norm_of_its_rows(norm: c.Norm):
+    """Interval arithmetic is exact over a box, and far too wide over an l2 or l1 ball."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(4, 30)).astype(F32)
+    net = build([c.Input((30,)), c.Linear((0,), weight, np.zeros(4, F32)), c.Relu((1,))])
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(np.zeros(30, F32), 1.0, norm, None), None)
+    dual = np.linalg.norm(weight.astype(float), 2 if norm == "L2" else np.inf, axis=1)
+    assert values[1][1] == pytest.approx(dual, rel=1e-9)
+    assert values[1][0] == pytest.approx(-dual, rel=1e-9)
+
+
+def test_every_cell_of_a_pool_larger_than_its_input_is_charged():
+    node = c.MaxPool2d((0,), (6, 6), (1, 1), (5, 5, 5, 5))
+    net = build([c.Input((1, 1, 1)), node, c.Flatten((1,))])
+    ball = bounds.Ball(np.full((1, 1, 1), 3, F32), 0.5, "Linf", None)
+    lines = bounds.value_bounds(bounds.prepare(net), ball, None).lines[1]
+    assert lines is not None
+    assert (np.asarray(lines.upper_intercept) >= (36 + 8) * 2.0**-52 * 3.5).all()
+    assert (np.asarray(lines.lower_intercept) <= -(36 + 8) * 2.0**-52 * 3.5).all()

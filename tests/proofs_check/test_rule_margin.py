@@ -343,6 +343,13 @@ def test_sums_of_rounded_coefficients_are_exact_and_near():
         assert sum(map(Fraction, found.tolist()), Fraction(0)) == Fraction(float(found.sum()))
         assert (np.abs(found - values) <= 2.0**-39 * abs(values[0])).all()
     assert not exact_sums(np.full(3, 2.0**-901)).any()
+    assert exact_sums(np.full(3, -0.3)) == pytest.approx(np.full(3, -0.3))
+
+
+def test_more_classes_than_sums_are_exact_for_are_rejected():
+    many = differences_of([0.0] + [-9.0] * 4096, [0.0] + [-8.0] * 4096)
+    with pytest.raises(RejectedError, match="4096"):
+        exponential_misses(many, [1], claim_of(net(0, 0), None, 0.9, "robust"))
 
 
 def test_along_a_line_the_exponential_form_is_the_exact_inequality():
