@@ -97,7 +97,7 @@ def main() -> None:
     raw, full = (float(np.median([r[k] for r in rounds])) for k in (0, 1))
     peaks = [peak_bytes(base, noise, centres, k * options.batch_size, options.batch_size) for k in (2, 8)]
     figures = {
-        "model": str(path),
+        "model": Path(path).name,
         "batch size": options.batch_size,
         "device": options.device,
         "forward passes per second": draws / raw,
