@@ -311,19 +311,26 @@ def merged(path: str, records: list[dict[str, Any]], old: dict[str, Any] | None)
     return {"mutants": count, "killed": count - len(survivors), "killed_by": dict(by), "survivors": survivors}
 
 
-def reason(key: str, reasons: list[list[str]]) -> str | None:
-    """The first of [pattern, reason] whose pattern matches the survivor's key."""
-    return next((text for pattern, text in reasons if re.search(pattern, key)), None)
+def reasons_of(files: dict[str, Any], known: list[list[str]]) -> dict[str, str]:
+    """Survivor -> the first of [pattern, reason] whose pattern is found in "OPERATOR | KEY"."""
+    operators = {m.key(): m.operator for path in files for m in mutants(ROOT, path)}
+    found: dict[str, str] = {}
+    for key in (key for f in files.values() for key in f["survivors"]):
+        label = f"{operators.get(key, 'gone')} | {key}"
+        match = next((text for pattern, text in known if re.search(pattern, label)), None)
+        if match is not None:
+            found[key] = match
+    return found
 
 
-def table(files: dict[str, Any], reasons: list[list[str]]) -> str:
+def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
     rows = ["# Mutation testing of the judge", "", __doc__.split("\n\n")[0].split("\n")[0], "",
             "Operators: error term set to zero, a term or a condition removed, directed rounding removed or swapped,",
             "minimum and maximum swapped, strictness of a comparison changed, a check removed, a constant halved,",
             "a sign flipped. `make mutation` repeats it; figures in `benchmarks/results/mutation.json`.", "",
             "| file | mutants | killed | survivors | of these without a reason |", "|---|---|---|---|---|"]  # fmt: skip
     for path, f in sorted(files.items()):
-        unknown = sum(reason(key, reasons) is None for key in f["survivors"])
+        unknown = sum(key not in reasons for key in f["survivors"])
         rows.append(f"| {path} | {f['mutants']} | {f['killed']} | {len(f['survivors'])} | {unknown} |")
     total, killed = (sum(f[name] for f in files.values()) for name in ("mutants", "killed"))
     rows += [f"| all | {total} | {killed} | {total - killed} | |", "", "## Survivors", ""]
@@ -332,7 +339,7 @@ def table(files: dict[str, Any], reasons: list[list[str]]) -> str:
             place, edit = key.split(": ", 1)
             before, after = edit.split(" => ", 1)
             where = f"{place.removeprefix('proofs_check/')}: `{before}` → `{after}`"
-            rows.append(f"- {where}: {reason(key, reasons) or 'MISSING TEST'}")
+            rows.append(f"- {where}: {reasons.get(key, 'MISSING TEST')}")
     return "\n".join(rows) + "\n"
 
 
@@ -368,9 +375,9 @@ def main() -> int:
         recorded[path] = merged(path, [r for r in records if r["path"] == path], old[path])
         print(f"{path}: {recorded[path]['killed']} of {recorded[path]['mutants']} killed")
     save("mutation", recorded)
-    reasons = load(REASONS) or []
+    reasons = reasons_of(recorded, load(REASONS) or [])
     TABLE.write_text(table(recorded, reasons))
-    left = [key for f in recorded.values() for key in f["survivors"] if reason(key, reasons) is None]
+    left = [key for f in recorded.values() for key in f["survivors"] if key not in reasons]
     print(*left, f"{len(left)} survivors without a reason, {time.monotonic() - started:.0f} s", sep="\n")
     return 1 if left else 0
 

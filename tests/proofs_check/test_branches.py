@@ -187,6 +187,12 @@ def test_only_a_rule_that_knows_adaptive_mixes_judges_one():
         assert verdict.step == "adaptive"
 
 
+@pytest.mark.parametrize("name", ["adaptive_clamp", "adaptive_cube", "adaptive_declared", "adaptive_network"])
+def test_an_adaptive_mix_needs_a_network_of_alpha_only_if_it_names_one(name: str):
+    bench, line, row = first_line(HERE / "accepted" / name)
+    assert bench.judge(1, line, row).state == "accepted"
+
+
 def test_the_network_of_alpha_is_the_one_named_and_fits():
     bench, found, row, alpha = adaptive()
     shape = alpha.network.input_shape

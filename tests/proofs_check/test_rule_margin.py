@@ -392,3 +392,27 @@ def test_the_second_form_of_a_class_takes_its_own_witness_row(monkeypatch: pytes
     exponential_misses(hinted, [1, 2], claim)
     exponential_misses(found, [1, 2], claim)
     assert asked == [[5, 6], [0, 0]]
+
+
+@pytest.mark.parametrize("rule", ["engine_margin", "engine_lipschitz_relaxed"])
+def test_bounds_an_engine_states_must_fit_the_network_and_hold_at_the_input(rule: str):
+    """d = (0, -5, -6) at the input itself."""
+    kind = {"engine_margin": EngineMargin, "engine_lipschitz_relaxed": EngineRelaxedLipschitz}[rule]
+    h = net(5, 0, -1)
+    case, claim = Case(bounds.prepare(h), None, X), claim_of(h, None, 0.9, "robust")
+    RULES[rule].check(claim, kind("none", (0.0, -6.0, -7.0), (0.0, -4.0, -5.0)), case)
+    wrong = [
+        ((0.0, -6.0), (0.0, -4.0)),
+        ((0.0, -6.0, -7.0), (0.0, -4.0)),
+        ((0.0, -6.0, -7.0, -8.0), (0.0, -4.0, -5.0, -6.0)),
+        ((0.0, -4.9, -7.0), (0.0, -4.0, -5.0)),
+        ((0.0, -6.0, -5.9), (0.0, -4.0, -5.0)),
+        ((0.0, -6.0, -7.0), (0.0, -5.1, -5.0)),
+        ((0.0, -6.0, -7.0), (0.0, -4.0, -6.1)),
+        ((-1.0, -6.0, -7.0), (0.0, -4.0, -5.0)),
+        ((0.0, -6.0, -7.0), (1.0, -4.0, -5.0)),
+    ]
+    for lower, upper in wrong:
+        with pytest.raises(RejectedError) as caught:
+            RULES[rule].check(claim, kind("none", lower, upper), case)
+        assert caught.value.step == "bounds"
