@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import runpy
@@ -12,6 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+from flint import arb, arb_mat
 
 from proofs_check import __main__ as command
 from proofs_check import bounds, folder, judge, parse, run, shapes
@@ -217,3 +219,70 @@ def test_the_network_of_alpha_is_the_one_named_and_fits():
         assert isinstance(verdict, c.Rejected)
         assert verdict.step == "alpha"
         assert reason in verdict.reason
+
+
+def leaky_net(rng: np.random.Generator, slope: float) -> tuple[c.PlainNetwork, list[np.ndarray]]:
+    """3 inputs, 4 and 2 LeakyReLU cells, 3 classes; and its weights."""
+    weights = [rng.normal(size=shape).astype(F32) for shape in ((4, 3), (2, 4), (3, 2))]
+    nodes: list[c.Node] = [c.Input((3,))]
+    for k, weight in enumerate(weights):
+        nodes.append(c.Linear((len(nodes) - 1,), weight, np.zeros(len(weight), F32)))
+        if k < 2:
+            nodes.append(c.LeakyRelu((len(nodes) - 1,), slope))
+    return build(nodes), [w.astype(float) for w in weights]
+
+
+def test_the_matrix_inequality_is_the_one_of_the_docstring(monkeypatch: pytest.MonkeyPatch):
+    """N = L^2 [[2T - TB - B'T, D'], [D, 1]] - E E', E = [-TA; C], assembled here from the weights by hand."""
+    a, y = 0.25, 1
+    net, (first, second, third) = leaky_net(np.random.default_rng(0), a)
+    seen: list[np.ndarray] = []
+
+    def record(matrix: arb_mat) -> bool:
+        size = matrix.nrows()
+        seen.append(np.array([float(v.mid()) for v in matrix.entries()]).reshape(size, size))
+        return True
+
+    monkeypatch.setattr(lipsdp, "positive_definite", record)
+    multipliers, constants = np.random.default_rng(1).uniform(0.1, 1, (3, 6)), np.array([3.0, 0.0, 5.0])
+    lipsdp.need_constants(bounds.prepare(net), y, constants, multipliers)
+    inputs = np.concatenate([first, a * second @ first])
+    feed = np.zeros((6, 6))
+    feed[4:, :4] = (1 - a) * second
+    for j, found in zip((0, 2), seen, strict=True):
+        form = third[j] - third[y]
+        t = np.diag(multipliers[j])
+        of_inputs = a * a * form @ second @ first
+        of_cells = np.concatenate([a * (1 - a) * form @ second, (1 - a) * form])
+        top = np.concatenate([2 * t - t @ feed - feed.T @ t, of_cells[:, None]], axis=1)
+        block = np.concatenate([top, np.append(of_cells, 1.0)[None]])
+        e = np.concatenate([-t @ inputs, of_inputs[None]])
+        assert found == pytest.approx(constants[j] ** 2 * block - e @ e.T, abs=1e-12)
+
+
+def test_multipliers_out_of_range_or_for_too_many_cells_are_rejected(monkeypatch: pytest.MonkeyPatch):
+    net, _ = leaky_net(np.random.default_rng(0), 0.5)
+    prepared = bounds.prepare(net)
+
+    def encoded(*values: float) -> str:
+        return base64.b64encode(np.resize(np.array(values, "<f4"), 18).tobytes()).decode()
+
+    assert (lipsdp._multipliers(encoded(0.0, 1.0), prepared) == np.resize([0.0, 1.0], (3, 6))).all()
+    for bad in (np.nan, np.inf, -1.0):
+        with pytest.raises(c.RejectedError, match="multipliers"):
+            lipsdp._multipliers(encoded(1.0, bad), prepared)
+    monkeypatch.setattr(lipsdp, "MAX_NEURONS", 6)
+    lipsdp._multipliers(encoded(1.0), prepared)
+    monkeypatch.setattr(lipsdp, "MAX_NEURONS", 5)
+    with pytest.raises(c.RejectedError, match="activations"):
+        lipsdp._multipliers(encoded(1.0), prepared)
+    linear = build([c.Input((2,)), c.Linear((0,), np.eye(2, dtype=F32), np.zeros(2, F32))])
+    with pytest.raises(c.RejectedError, match="activations"):
+        lipsdp._multipliers("", bounds.prepare(linear))
+
+
+def test_only_surely_positive_definite_matrices_pass():
+    assert lipsdp.positive_definite(arb_mat([[2, 1], [1, 2]]))
+    for entries in ([[1, 2], [2, 1]], [[0, 0], [0, 1]], [[-1, 0], [0, 1]], [[1, 1], [1, 1]]):
+        assert not lipsdp.positive_definite(arb_mat(entries))
+    assert not lipsdp.positive_definite(arb_mat([[arb(2), arb(1, 1.5)], [arb(1, 1.5), arb(2)]])), "may be [[2, 2.5], …"
