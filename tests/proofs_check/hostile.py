@@ -104,14 +104,28 @@ def _shares(logits: en.Exact, temperature: float) -> list[arb]:
     return [v / total for v in e]
 
 
+def _transformed(logits: en.Exact, transform: c.Transform, temperature: float) -> list[arb]:
+    """Probabilities of softmax(temperature * M(logits))."""
+    moved = [arb(z) + arb(transform.shift) for z in logits]
+    if transform.clamp:
+        moved = [v if v > 0 else arb(0) for v in moved]
+    powers = [abs(v) ** arb(transform.power) if v != 0 else arb(0) for v in moved]
+    raised = [p if v >= 0 else -p for v, p in zip(moved, powers, strict=True)]
+    e = [(arb(temperature) * (v - raised[0])).exp() for v in raised]
+    total = sum(e, arb(0))
+    return [v / total for v in e]
+
+
 def refuted(claim: c.Claim, robust: c.PlainNetwork, standard: c.PlainNetwork | None, point: en.Exact) -> bool:
     """Whether the claim is surely false at this point of its ball: some rival gets at least as much from the mix.
 
-    standard None: g is free to give everything to the rival.
+    standard None: g is free to give everything to the rival. An adaptive alpha is taken at its least, claim.alpha.
     """
     y, logits = claim.predicted, en.exact_values(robust, point)[-1]
     with ctx.workprec(400):
-        h = _shares(logits, claim.temperature)
+        transform = None if claim.adaptive is None else claim.adaptive.transform
+        plain = transform is None
+        h = _shares(logits, claim.temperature) if plain else _transformed(logits, transform, claim.temperature)
         g = None if standard is None else _shares(en.exact_values(standard, point)[-1], 1.0)
         alpha = arb(claim.alpha)
         for i in range(len(h)):

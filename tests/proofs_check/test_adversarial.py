@@ -27,6 +27,7 @@ from proofs_check import bounds, float32, folder, jacobian, judge, parse
 from proofs_check import certificate as c
 from proofs_check.certificate import Accepted, Assumption, Claim, MalformedError, Rejected, RejectedError, Smoothing
 from proofs_check.rules import EVIDENCE, RULES
+from proofs_check.rules.adaptive import AdaptiveMargin
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
 from proofs_check.rules.lipsdp import GlobalLipschitz
@@ -108,7 +109,9 @@ def certificates() -> dict[str, tuple[Claim, Any]]:
     soft = Mean((0.5, 0.9), ((500, 495), (500, 490)), (0.5, 1.0), 0.85, 3e-4)
     votes = Mean((1.0,), ((499,), (498,)), (), 0.98, 3e-4)
     tiny = dataclasses.replace(PLAIN, radius=1e-6, norm="L2", domain=None)
+    adaptive = c.Adaptive(c.InputAlpha(None, PLAIN.alpha, 1.0), c.Transform(4.0, 2.0, True))
     return {
+        "adaptive_margin": (dataclasses.replace(PLAIN, adaptive=adaptive), AdaptiveMargin(SLOPES, None)),
         "engine_lipschitz_relaxed": (PLAIN, EngineRelaxedLipschitz("an engine", lower, upper)),
         "engine_margin": (PLAIN, EngineMargin("an engine", lower, upper)),
         "lipschitz_global": (tiny, GlobalLipschitz("4a", wide, multipliers)),
