@@ -891,3 +891,41 @@ def test_every_cell_of_a_pool_larger_than_its_input_is_charged():
     assert lines is not None
     assert (np.asarray(lines.upper_intercept) >= (36 + 8) * 2.0**-52 * 3.5).all()
     assert (np.asarray(lines.lower_intercept) <= -(36 + 8) * 2.0**-52 * 3.5).all()
+
+
+# ---------------------------------------------------------------- float32, continued
+
+
+def test_as_many_products_as_a_sum_has_may_be_flushed():
+    """64 products of 2^-127, all computed as 0, are 2^-121 together."""
+    weight = np.zeros((2, 64), dtype=F32)
+    weight[0] = 2.0**-64
+    assert error_of([2.0**-63] * 64, c.Linear((0,), weight, vector(0, 0)))[0] >= 2.0**-121
+
+
+def test_a_reciprocal_out_of_range_is_refused_though_the_quotient_is_not():
+    for constants in ((2.0**-127, 1), (1, -(2.0**-127))):
+        with pytest.raises(c.RejectedError, match="reciprocal"):
+            error_of([2.0**-100, 2.0**-100], c.Divide((0,), vector(*constants)))
+
+
+def test_a_variance_of_zero_is_covered_by_epsilon():
+    node = c.BatchNorm((0,), vector(1, 1), vector(0, 0), vector(0, 0), vector(0, 0), 2.0**-10)
+    assert (error_of([1.0, 1.0], node) < 1e-3).all()
+
+
+def test_small_batch_norm_factors_do_not_shrink_an_underflow():
+    """A product taken last does not make the earlier underflow of another association smaller."""
+    for scale, mean, variance, largest in ((2.0**-30, 1, 1, 1), (1, 0, 1, 2.0**-30), (1, 1, 2.0**30, 1)):
+        node = c.BatchNorm((0,), vector(scale, 0), vector(0, 0), vector(mean, 0), vector(variance, variance), 2.0**-60)
+        mapping = network.affine_map(node, [(2, 1, 1)])
+        assert mapping is not None
+        assert float32._stretch(node, mapping, largest) >= 1
+
+
+def test_padded_pooling_has_the_error_of_its_real_cells():
+    nodes = (c.Scale((0,), np.full((1, 1, 1), 3, dtype=F32)), c.MaxPool2d((1,), (2, 2), (1, 1), (1, 1, 0, 0)))
+    net = build([c.Input((1, 2, 2)), *nodes, c.Flatten((2,))])
+    ball = bounds.Ball(np.ones((1, 2, 2), dtype=F32), 0.0, "Linf", None)
+    found = float32.logit_error(bounds.value_bounds(bounds.prepare(net), ball, None))
+    assert ((found >= 2.0**-23) & (found < 1e-5)).all()
