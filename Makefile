@@ -28,6 +28,7 @@ test: .venv
 
 test-slow: .venv
 	$(BIN)/python -m pytest -n 2 -m slow
+	$(MAKE) mutation
 
 # engine laws against a checkout of upstream auto_LiRPA: make test-upstream UPSTREAM=DIR
 test-upstream: .venv

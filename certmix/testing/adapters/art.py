@@ -1,4 +1,4 @@
-"""Certifiers of the Adversarial Robustness Toolbox (extra: pip install adversarial-robustness-toolbox).
+"""Certifiers of the Adversarial Robustness Toolbox (extra: pip install certmix[art]).
 
 `smoothing`: its randomised smoothing, protocol "smoothed" (h alone: alpha must be 1).
 """
@@ -20,7 +20,7 @@ def _smoothing_class() -> Any:
     try:
         from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing  # type: ignore
     except ImportError as error:
-        raise UsageError(f"ART is not installed ({error}): pip install adversarial-robustness-toolbox") from error
+        raise UsageError(f"ART is not installed ({error}): pip install certmix[art]") from error
     return PyTorchRandomizedSmoothing
 
 
