@@ -15,13 +15,14 @@ from fractions import Fraction
 import exact_network as en
 import numpy as np
 import pytest
+import torch
 from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
 
 from proofs_check import bounds, float32, jacobian, network, rounding
 from proofs_check import certificate as c
 from proofs_check import relaxations as rx
-from verifiers.plain import build
+from verifiers.plain import PlainModule, build
 
 F32 = np.float32
 Rng = np.random.Generator
@@ -929,3 +930,54 @@ def test_padded_pooling_has_the_error_of_its_real_cells():
     ball = bounds.Ball(np.ones((1, 2, 2), dtype=F32), 0.0, "Linf", None)
     found = float32.logit_error(bounds.value_bounds(bounds.prepare(net), ball, None))
     assert ((found >= 2.0**-23) & (found < 1e-5)).all()
+
+
+# ---------------------------------------------------------------- windows that reach beyond the image
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_settled_windows_are_zero_beyond_the_image(seed: int):
+    """A later adjoint would spread what is left there into the image."""
+    rng = np.random.default_rng(seed)
+    shape = (2, 6, 7)
+    for h, w in ((2, 2), (1, 3), (3, 1), (5, 6)):
+        values = rng.normal(size=(40, h, w, 2))
+        corner = np.stack([rng.integers(-h - 1, 8, 40), rng.integers(-w - 1, 9, 40)], axis=1)
+        rows = network.settle(values.copy(), corner, False, shape)
+        whole = network.widen(rows, shape).values
+        for r in range(40):
+            for i in range(h):
+                for j in range(w):
+                    y, x = corner[r] + (i, j)
+                    inside = 0 <= y < 6 and 0 <= x < 7
+                    if inside:
+                        assert (whole[r, y, x] == values[r, i, j]).all()
+                    elif rows.corner is not None:
+                        assert not rows.values[r, i, j].any()
+        rows_in, columns_in = (
+            (corner[:, axis, None] + np.arange(size) >= 0) & (corner[:, axis, None] + np.arange(size) < length)
+            for axis, size, length in ((0, h, 6), (1, w, 7))
+        )
+        kept = rows_in[:, :, None] & columns_in[:, None, :]
+        assert np.abs(whole).sum() == pytest.approx(np.abs(values * kept[..., None]).sum())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_convolutions_in_a_row_bound_what_windows_at_the_border_reach(seed: int):
+    """Padding on all sides, then another convolution: rows pass the border twice. Exactly linear: a point."""
+    rng = np.random.default_rng(seed)
+    convs = [c.Conv2d((k,), en.weights(rng, 2, 2, 3, 3), en.weights(rng, 2), (1, 1), (2, 1, 1, 2), (1, 1), 1)
+             for k in range(3)]  # fmt: skip
+    net = build([c.Input((2, 7, 7)), *convs, c.Relu((3,)), c.Flatten((4,))])
+    ball = small_ball(rng, (2, 7, 7), 0.3, "L2")
+    prepared = bounds.prepare(net)
+    values = bounds.value_bounds(prepared, ball, None)
+    rows = bounds._unit_rows(prepared.shapes[3], np.array([0, 1, 1, 0]), np.array([0, 8, 0, 4]), np.array([0, 9, 9, 3]))
+    found = bounds._descend(values, 3, rows, None, False)
+    point = ball.center.astype(float)
+    near = PlainModule(net).double().values(torch.tensor(point)[None])[3][0].detach().numpy()
+    cells = np.array([near[0, 0, 0], near[1, 8, 9], near[1, 0, 9], near[0, 4, 3]])
+    slack = 1e-9 * np.abs(near).max()
+    gradient = (found[:4] + found[4:]) / 2  # centre plus and minus radius times the norm of the gradient
+    assert (found[:4] - gradient) == pytest.approx(cells, abs=slack)
+    assert (found[:4] >= cells).all()
