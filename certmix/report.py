@@ -26,6 +26,11 @@ from certmix.store import FINAL, Store
 EVALUATION_DRAWS = 1_000
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 CURVE_POINTS = 21
+RESTS = {
+    "network": "nothing but exact export",
+    "engine": "an engine's bounds taken on trust (ENGINE_TRUSTED)",
+    "smoothing": "counts, independent draws and the base model's float outputs, up to the failure probability",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +119,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
         f"{summary['n']} inputs, {summary['norm']}, {asked}, alpha {summary['alpha']:g}, "
         f"temperature {summary['temperature']:g}, method {summary['method']}"
     )
+    console.print(f"certificates rest on {RESTS[_rests(summary)]}; certmix check says which of them the judge accepts")
     table = Table("share of all inputs", "%", title="accuracy and certificates")
     for name, value in summary["clean_accuracy"].items():
         table.add_row(f"clean accuracy, {name}", f"{value:.1f}")
@@ -125,6 +131,10 @@ def show(summary: dict[str, Any], console: Console) -> None:
     if summary["radius"] is None and summary["radii"]:
         _show_radii(summary, console)
     console.print(f"{summary['seconds']:.1f} s; summary in summary.json")
+
+
+def _rests(summary: dict[str, Any]) -> str:
+    return "smoothing" if summary["method"] == "smoothing" else str(summary["evidence"])
 
 
 def _show_radii(summary: dict[str, Any], console: Console) -> None:
