@@ -58,7 +58,7 @@ TESTS = {
     "rules/margin.py": RULES,
     "rules/lipschitz.py": RULES,
     "rules/lipsdp.py": ("branches", "rule_margin", "rule_lipschitz", "judge"),
-    "rules/smoothing.py": ("rule_smoothing", "judge"),
+    "rules/smoothing.py": ("branches", "rule_smoothing", "judge"),
 }
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import runpy
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pytest
-from flint import arb, arb_mat
+from flint import arb, arb_mat, ctx
 
 from proofs_check import __main__ as command
 from proofs_check import bounds, folder, judge, parse, run, shapes
 from proofs_check import certificate as c
-from proofs_check.rules import EVIDENCE, RULES, Rule, lipsdp
+from proofs_check.rules import EVIDENCE, RULES, Rule, lipsdp, smoothing
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin import NetworkMargin, PairMargin
 from verifiers.plain import build
@@ -286,3 +288,93 @@ def test_only_surely_positive_definite_matrices_pass():
     for entries in ([[1, 2], [2, 1]], [[0, 0], [0, 1]], [[-1, 0], [0, 1]], [[1, 1], [1, 1]]):
         assert not lipsdp.positive_definite(arb_mat(entries))
     assert not lipsdp.positive_definite(arb_mat([[arb(2), arb(1, 1.5)], [arb(1, 1.5), arb(2)]])), "may be [[2, 2.5], …"
+
+
+# ---------------------------------------------------------------- counts and confidence (smoothing)
+
+
+def proves(count: int, draws: int, lower: float, share: float) -> bool:
+    try:
+        smoothing._need_tail(count, draws, lower, share)
+    except c.RejectedError:
+        return False
+    return True
+
+
+def exact_tail(count: int, draws: int, p: float) -> Fraction:
+    q = Fraction(p)
+    return sum((math.comb(draws, k) * q**k * (1 - q) ** (draws - k) for k in range(count, draws + 1)), Fraction(0))
+
+
+def test_a_lower_bound_is_proven_exactly_up_to_clopper_and_pearsons():
+    rng = np.random.default_rng(0)
+    seen = {True: 0, False: 0}
+    for _ in range(300):
+        draws = int(rng.integers(1, 40))
+        count, lower = int(rng.integers(1, draws + 1)), float(rng.uniform())
+        tail = exact_tail(count, draws, lower)
+        for share in (float(tail) * (1 - 1e-9), float(tail) * (1 + 1e-9), 0.01):
+            expected = tail <= Fraction(share)
+            assert proves(count, draws, lower, share) == expected
+            seen[expected] += 1
+    assert min(seen.values()) > 200
+
+
+@pytest.mark.parametrize(
+    ("count", "lower", "fine"),
+    [(0, 0.0, True), (5, 0.0, True), (10, 0.0, True), (0, 0.1, False), (0, 5e-324, False), (10, 1.0, False),
+     (10, 1.5, False), (5, -0.1, False), (10, 0.1, True)],
+)  # fmt: skip
+def test_a_bound_of_a_probability_lies_in_zero_to_one_and_zero_needs_no_draw(count: int, lower: float, fine: bool):
+    assert proves(count, 10, lower, 0.5) == fine
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
+def test_the_cheap_tail_bound_is_above_the_exact_tail(p: float):
+    for count in range(1, 31):
+        with ctx.workprec(128):
+            bound = smoothing._tail_up(count, 30, p)
+            exact = exact_tail(count, 30, p)
+            assert not bound < arb(exact.numerator) / exact.denominator
+
+
+def test_counts_fit_thresholds_and_draws():
+    assert smoothing._totals((0.0, 1.0), ((4, 4), (6, 0)), 10, -1.0) == [10, 4]
+    wrong = [
+        ((), ((),), "thresholds"),
+        ((0.5, 1.5), ((1, 1),), "thresholds"),
+        ((0.5, 0.5), ((1, 1),), "thresholds"),
+        ((-1.0, 0.5), ((1, 1),), "thresholds"),
+        ((0.0, 1.0), (), "counts"),
+        ((0.0, 1.0), ((4, 4), (6,)), "counts"),
+        ((0.0, 1.0), ((4, 5),), "counts"),
+        ((0.0, 1.0), ((4, -1),), "counts"),
+        ((0.0, 1.0), ((4, 4), (7, 0)), "counts"),
+    ]
+    for thresholds, counts, step in wrong:
+        with pytest.raises(c.RejectedError) as caught:
+            smoothing._totals(thresholds, counts, 10, -1.0)
+        assert caught.value.step == step
+
+
+@pytest.mark.parametrize("lower", [0.0, 1.0, -0.5, 1.5])
+def test_a_mean_bet_on_lies_strictly_inside_zero_to_one(lower: float):
+    with pytest.raises(c.RejectedError, match="not inside"):
+        smoothing._need_mean(smoothing.Mean((1.0,), ((10,),), (0.5,), lower, 0.5), 10)
+
+
+def test_a_group_without_classes_covers_nobody():
+    bench, _, row = first_line(ACCEPTED)
+    case = Case(bench.robust, bench.standard, row.value)
+    rivals = tuple(i for i in range(bench.robust.network.classes) if i != 0)
+    claim = dataclasses.replace(parse_claim(), predicted=0)
+    smoothing._need_cover(claim, case, [rivals])
+    for groups in ([], [rivals, ()], [()], [rivals[:-1]], [(0, *rivals)]):
+        with pytest.raises(c.RejectedError, match="rivals"):
+            smoothing._need_cover(claim, case, groups)
+
+
+def parse_claim() -> c.Claim:
+    found = parse.line(first_line(ACCEPTED)[1], EVIDENCE)
+    assert isinstance(found, parse.Certificate)
+    return found.claim

@@ -981,3 +981,77 @@ def test_two_convolutions_in_a_row_bound_what_windows_at_the_border_reach(seed: 
     gradient = (found[:4] + found[4:]) / 2  # centre plus and minus radius times the norm of the gradient
     assert (found[:4] - gradient) == pytest.approx(cells, abs=slack)
     assert (found[:4] >= cells).all()
+
+
+# ---------------------------------------------------------------- the Jacobian, continued
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_pooling_step_holds_the_gradient_of_every_choice_of_cells(seed: int):
+    """Within the bounds any cell may be the largest that reaches the largest lower end; rows go to the chosen ones."""
+    rng = np.random.default_rng(seed)
+    for node in (c.MaxPool2d((0,), (2, 2), (1, 1), (0, 0, 0, 0)), c.MaxPool2d((0,), (3, 2), (2, 1), (1, 1, 0, 0))):
+        shape = (2, 4, 4)
+        lower = rng.normal(size=shape)
+        upper = lower + rng.choice([0.0, 0.1, 1.0], size=shape)
+        sliding = rx.pool_sliding(node)
+        pooled = sliding.windows(lower, -np.inf).max(axis=(1, 2)).shape
+        centre, radius = wild(rng, 2, *pooled[1:], 2), np.abs(wild(rng, 2, *pooled[1:], 2)) * (seed % 2)
+        found = jacobian._pool_step(node, lower, upper, jacobian.Interval(centre, radius), shape)
+        low, high = (en.exact(found.centre) + s * en.exact(found.radius) for s in (-1, 1))
+        for _ in range(4):
+            value = np.where(rng.integers(2, size=shape) == 0, lower, upper)
+            choice = sliding.windows(value, -np.inf)
+            taps = choice.reshape(2, -1, *choice.shape[3:]).argmax(axis=1)
+            rows = en.exact(centre) + en.exact(rng.choice([-1, 0, 1], size=centre.shape)) * en.exact(radius)
+            gradient = en.exact(np.zeros((2, 4, 4, 2)))
+            for ch, i, j in np.ndindex(2, *pooled[1:]):
+                a, b = divmod(int(taps[ch, i, j]), node.kernel[1])
+                y, x = i * node.stride[0] - node.padding[0] + a, j * node.stride[1] - node.padding[1] + b
+                gradient[:, y, x, ch] += rows[:, i, j, ch]
+            assert all((low <= gradient).ravel())
+            assert all((gradient <= high).ravel())
+
+
+def test_a_pooling_step_is_exact_where_one_cell_surely_wins():
+    lower = np.arange(16.0).reshape(1, 4, 4)
+    node = c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0))
+    rows = jacobian.Interval(np.ones((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))
+    found = jacobian._pool_step(node, lower, lower + 0.5, rows, (1, 4, 4))
+    expected = np.zeros((4, 4))
+    expected[1::2, 1::2] = 1.0
+    assert found.centre[0, :, :, 0] == pytest.approx(expected, abs=1e-12)
+    assert (found.radius <= 1e-12).all()
+    tied = jacobian._pool_step(node, np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), rows, (1, 4, 4))
+    assert (tied.centre - tied.radius <= 0).all()
+    assert (tied.centre + tied.radius >= 1).all()
+
+
+@pytest.mark.parametrize(("node", "curve"), [(c.Sigmoid((0,)), rx.SIGMOID), (c.Tanh((0,)), rx.TANH)])
+def test_slope_intervals_of_curves_are_those_of_their_ends(node: c.Node, curve: rx.Curve):
+    lower, upper = np.array([-3.0, 1.0, -2.0, 0.0, -1.0, -5.0]), np.array([-1.0, 2.0, 1.0, 2.0, 0.0, 0.5])
+    far, near = np.array([3.0, 2.0, 2.0, 2.0, 1.0, 5.0]), np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    least, most = jacobian.slope_interval(node, lower, upper)
+    assert least == pytest.approx(curve.near_slope(far), rel=1e-12)
+    assert most == pytest.approx(curve.near_slope(near), rel=1e-12)
+    flat, _ = jacobian.slope_interval(node, np.array([-800.0]), np.array([800.0]))
+    assert 0 <= flat[0] < 1e-200
+
+
+def test_slopes_anywhere_are_the_steepest_of_each_node():
+    nodes = [c.Input((2,)), c.Relu((0,)), c.LeakyRelu((0,), 0.1), c.Sigmoid((0,)), c.Tanh((0,)), c.Flatten((0,))]
+    prepared = bounds.prepare(build([*nodes, c.Linear((1,), np.eye(2, dtype=F32), np.zeros(2, F32))]))
+    assert [jacobian.unrestricted_slopes(prepared, k) for k in (1, 2, 3, 4)] == [(0, 1), (0.1, 1), (0, 0.25), (0, 1)]
+    with pytest.raises(c.RejectedError, match="multipliers"):
+        jacobian.unrestricted_slopes(prepared, 5)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_dual_norms_cover_every_order_of_summation(norm: c.Norm):
+    """A sum of n magnitudes may be n - 1 half units too small, a root of one half as many."""
+    rows = np.random.default_rng(0).uniform(1, 2, (20, 400))
+    for row, bound in zip(rows, jacobian.dual_norms_up(rows, norm), strict=True):
+        computed = row.sum() if norm == "Linf" else np.sqrt(np.einsum("x,x->", row, row))
+        units = 399 if norm == "Linf" else 201
+        assert en.rational(computed) * (1 + units * en.rational(2.0**-53)) <= en.rational(bound)
+    assert jacobian.dual_norms_up(np.full((1, 9), 2.0**-600), norm)[0] >= 3 * 2.0**-600
