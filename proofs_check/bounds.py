@@ -30,7 +30,7 @@ from proofs_check.relaxations import (
     relu_lines,
     relu_slope,
 )
-from proofs_check.rounding import Array, down, need_bounded, sum_error, up
+from proofs_check.rounding import TINY, Array, down, need_bounded, sum_error, up
 
 MAX_CLASSES = 2**12
 CHUNK = 2**19  # coefficients travelling together: bounds memory
@@ -344,7 +344,7 @@ def _lower_slopes(values: Values, k: int, rows: Rows, lines: Lines, hint_rows: S
 
 
 def _reach(values: Values, k: int, rows: Rows) -> Array:
-    """Upper bounds of rows . v_k: over the box of node k's values; at the input also over the ball itself."""
+    """(R,) upper bounds of rows . v_k over the box of node k's value; for the input, also over the ball."""
     lower, upper = values.lower[k], values.upper[k]
     center = (lower + upper) / 2
     radius = up(np.maximum(upper - center, center - lower))
@@ -352,16 +352,41 @@ def _reach(values: Values, k: int, rows: Rows) -> Array:
     sizes = np.abs(rows.values)
     error = 4 * sum_error(lower.size) * dot(sizes, take(size, rows))
     box = up(dot(rows.values, take(center, rows)) + up(dot(sizes, take(radius, rows)) + error))
-    if k > 0 or values.ball.norm == "Linf":
-        return box
-    center = values.ball.center.astype(np.float64).reshape(lower.shape)
-    flat = sizes.reshape(len(sizes), -1)
-    length = flat.max(axis=1)  # the dual norm of L1
-    if values.ball.norm == "L2":
-        length = np.sqrt(np.einsum("rx,rx->r", flat, flat)) * (1 + sum_error(flat.shape[1])) + 2.0**-480  # underflow
+    return box if k > 0 or values.ball.norm == "Linf" else np.minimum(box, _reach_in_ball(values, rows))
+
+
+def _reach_in_ball(values: Values, rows: Rows) -> Array:
+    """(R,) upper bounds of rows . x over the ball where it meets its box: rows . center, and beyond it
+    c . (x - center) <= radius * (dual norm of a) + sum of (|c| - a) way, for any 0 <= a <= |c|; way >= 0: how far
+    the box reaches from the center in the direction of c.
+    """
+    center = values.ball.center.astype(np.float64).reshape(values.lower[0].shape)
+    sizes = np.abs(rows.values)
     size = np.abs(center).max(axis=(1, 2), keepdims=True)
-    error = 2 * sum_error(lower.size) * dot(sizes, take(size, rows))
-    return np.minimum(box, up(dot(rows.values, take(center, rows)) + up(up(up(length) * values.ball.radius) + error)))
+    error = 2 * sum_error(center.size) * dot(sizes, take(size, rows))
+    above, below = (take(np.maximum(up(v), 0.0), rows) for v in (values.upper[0] - center, center - values.lower[0]))
+    flat, way = (v.reshape(len(sizes), -1) for v in (sizes, np.where(rows.values > 0, above, below)))
+    held = _held_by_ball(flat, way, values.ball)
+    length = held.max(axis=1)  # the dual norm of L1
+    growth = 1 + 2 * sum_error(flat.shape[1])
+    if values.ball.norm == "L2":
+        length = np.sqrt(np.einsum("rx,rx->r", held, held)) * growth + 2.0**-480  # underflow
+    rest = up(np.einsum("rx,rx->r", up(flat - held), way) * growth)
+    return up(dot(rows.values, take(center, rows)) + up(up(up(up(length) * values.ball.radius) + rest) + error))
+
+
+def _held_by_ball(sizes: Array, way: Array, ball: Ball) -> Array:
+    """a of `_reach_in_ball`, (R, n): any would do. Best: min(|c|, t) in L1; min(|c|, t way) in L2, t = ‖a‖ / radius."""
+    if ball.norm == "L1":
+        order = np.argsort(-sizes, axis=1)
+        spent = np.cumsum(np.take_along_axis(way, order, 1), axis=1)
+        beyond = np.take_along_axis(sizes, order, 1) * (spent >= ball.radius)
+        return np.minimum(sizes, beyond.max(axis=1, keepdims=True))
+    held = sizes
+    for _ in range(4):
+        share = np.sqrt(np.einsum("rx,rx->r", held, held)) / max(ball.radius, TINY)
+        held = np.minimum(sizes, way * share[:, None])
+    return held
 
 
 # ---------------------------------------------------------------- functionals of the logits
