@@ -1,21 +1,26 @@
 """How strong the attacks are: surviving inputs of CIFAR-10 mixes, beside foolbox's PGD with the same budget.
 
-    .venv/bin/python benchmarks/attack_strength.py [--limit 100] [--steps 20]
+    .venv/bin/python benchmarks/attack_strength.py [--limit 100] [--steps 20] [--alpha 0.6 ...]
 
-Needs the real models in $CERTMIX_DATA (default ../shared/data). Writes benchmarks/results/attack_strength.json.
+A figure counts the inputs of clean right class that survive. Needs the real models in $CERTMIX_DATA (default
+../shared/data). Writes benchmarks/results/attack_strength.json after every alpha; rows of the same inputs and steps
+that the file holds already are kept, so that an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
 import warnings
+from typing import Any
 
 import foolbox
 import torch
-from common import need_data, save
+from common import RESULTS, need_data, save
 from torch import Tensor, nn
 
-from certmix.attacks import make_ball
+from certmix.attacks import Ball, make_ball, quick_attack
 from certmix.attacks.worst import ATTACKS, Budget, worst
 from certmix.data import load_data
 from certmix.mixing import MixedClassifier
@@ -33,32 +38,49 @@ def foolbox_survivors(model: nn.Module, x: Tensor, labels: Tensor, steps: int) -
     return ~found
 
 
+def survivors(mix: MixedClassifier, ball: Ball, labels: Tensor, steps: int) -> dict[str, Any]:
+    """How many of the inputs survive each attack: foolbox's PGD, each of ours alone, the audit's, the worst case."""
+    begin, budget, x = time.perf_counter(), Budget(steps), ball.center
+    with torch.no_grad():
+        clean = mix(x).argmax(1) == labels
+    row: dict[str, Any] = {"alpha": mix.alpha, "clean": int(clean.sum())}
+    row["foolbox_pgd"] = int((clean & foolbox_survivors(mix, x, labels, steps)).sum())
+    row["worst"] = int((~worst(mix, ball, labels, budget).found).sum())
+    quick = quick_attack(mix.standard, mix.robust, mix.alpha, 1.0, x, labels, "Linf", ball.radius, (0.0, 1.0), steps)
+    row["quick"] = int((clean & ~quick.found).sum())
+    for name, attack in ATTACKS.items():
+        row[name] = int((clean & ~attack(mix, ball, labels, budget).found).sum())
+    return row | {"seconds": round(time.perf_counter() - begin)}
+
+
+def kept_rows(inputs: int, steps: int) -> list[dict[str, Any]]:
+    """Rows of an earlier run of the same size."""
+    path = RESULTS / "attack_strength.json"
+    figures = json.loads(path.read_text())["figures"] if path.exists() else {}
+    same = figures.get("inputs") == inputs and figures.get("steps") == steps
+    return figures["survivors"] if same else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--alpha", type=float, nargs="+", default=ALPHAS)
     options = parser.parse_args()
     cifar = need_data() / "cifar10"
     warnings.filterwarnings("ignore", category=UserWarning, module="foolbox")
-    standard = load_model(cifar / "standard_resnet20.onnx").module
-    robust = load_model(cifar / "robust_resnet4b.onnx").module
+    standard, robust = (load_model(cifar / f"{n}.onnx").module for n in ("standard_resnet20", "robust_resnet4b"))
     data = load_data(cifar / "test_100.npz", options.limit)
     x, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
     ball = make_ball(x, RADIUS, "Linf", (0.0, 1.0))
-    rows = []
-    for alpha in ALPHAS:
+    rows = kept_rows(len(x), options.steps)
+    for alpha in options.alpha:
+        if any(row["alpha"] == alpha for row in rows):
+            continue
         mix = MixedClassifier(standard, robust, alpha).eval()
-        with torch.no_grad():
-            clean = mix(x).argmax(1) == labels
-        row = {"alpha": alpha, "clean": int(clean.sum())}
-        row["foolbox_pgd"] = int((clean & foolbox_survivors(mix, x, labels, options.steps)).sum())
-        for name, attack in ATTACKS.items():
-            row[name] = int((clean & ~attack(mix, ball, labels, Budget(options.steps)).found).sum())
-        row["worst"] = int((~worst(mix, ball, labels, Budget(options.steps)).found).sum())
-        rows.append(row)
-        print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    result = {"inputs": len(x), "radius": RADIUS, "steps": options.steps, "survivors": rows}
-    save("attack_strength", result)
+        rows.append(survivors(mix, ball, labels, options.steps))
+        print("  ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+        save("attack_strength", {"inputs": len(x), "radius": RADIUS, "steps": options.steps, "survivors": rows})
 
 
 if __name__ == "__main__":
