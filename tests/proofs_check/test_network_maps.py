@@ -129,3 +129,59 @@ def test_interval_arithmetic_is_called_exact_only_where_it_is():
     assert bounds.prepare(build(twice)).box_exact == (True, True, False)
     added = [c.Input((2,)), c.Add((0, 0))]
     assert bounds.prepare(build(added)).box_exact == (True, False)
+
+
+@pytest.mark.parametrize("second", [(0, 0), (3, 4), (0, 3), (4, 0), (2, 2)])
+@pytest.mark.parametrize("sizes", [((1, 2), (2, 1)), ((2, 2), (1, 1)), ((1, 1), (3, 2))])
+def test_windows_that_lie_anywhere_beside_each_other_are_overlaid(
+    second: tuple[int, int], sizes: tuple[tuple[int, int], tuple[int, int]]
+):
+    rng = np.random.default_rng(0)
+    shape = (2, 8, 9)
+    value = rng.normal(size=shape)
+    corners = np.array([[2, 2]] * 3), np.array([second] * 3)
+    pairs = [network.Rows(rng.normal(size=(3, *s, 2)), corner) for s, corner in zip(sizes, corners, strict=True)]
+    total = network.add(*pairs, shape)
+    assert pair(total, value) == pytest.approx(pair(pairs[0], value) + pair(pairs[1], value), abs=1e-12)
+
+
+def test_windows_whose_corners_have_one_sum_are_not_at_one_distance():
+    rng = np.random.default_rng(0)
+    shape = (1, 9, 9)
+    value = rng.normal(size=shape)
+    first = network.Rows(rng.normal(size=(3, 2, 2, 1)), np.array([[0, 1], [1, 2], [2, 3]]))
+    second = network.Rows(rng.normal(size=(3, 2, 2, 1)), np.array([[4, 4], [3, 3], [2, 2]]))
+    total = network.add(first, second, shape)
+    assert pair(total, value) == pytest.approx(pair(first, value) + pair(second, value), abs=1e-12)
+
+
+def whole_rows(rng: Rng, shape: tuple[int, ...]) -> network.Rows:
+    return network.Rows(rng.normal(size=(2, *shape[1:], shape[0])), None)
+
+
+@pytest.mark.parametrize("before", [(0, 2, 0), (0, 0, 2), (1, 0, 0), (1, 2, 1)])
+@pytest.mark.parametrize("after", [(0, 0, 0), (1, 0, 2)])
+def test_whole_rows_of_a_padded_image_are_cut_on_the_right_side(before: tuple[int, ...], after: tuple[int, ...]):
+    rng = np.random.default_rng(0)
+    prepared = bounds.prepare(
+        build([c.Input((2, 3, 4)), c.Pad((0,), before, after, 0.0), c.Flatten((1,))])  # flattened to logits
+    )
+    mapping = prepared.maps[1]
+    assert mapping is not None
+    value, rows = rng.normal(size=(2, 3, 4)), whole_rows(rng, prepared.shapes[1])
+    assert pair(mapping.adjoint(rows)[0], value) == pytest.approx(pair(rows, mapping.apply(value)))
+
+
+@pytest.mark.parametrize("constant", [(3,), (3, 1), (2, 3), (3, 1, 1), (1, 2, 3), (3, 2, 1), ()])
+def test_constants_broadcast_as_numpy_does(constant: tuple[int, ...]):
+    rng = np.random.default_rng(0)
+    parameter = rng.normal(size=constant).astype(F32)
+    shape = (3, 3, 3) if constant == (3, 1) else (3, 2, 3)  # a vector runs along the width, not along the channels
+    value = rng.normal(size=shape)
+    for node, expected in (
+        (c.Shift((0,), parameter), value + parameter),
+        (c.Scale((0,), parameter), value * parameter),
+    ):
+        mapping = bounds.prepare(build([c.Input(shape), node, c.Flatten((1,))])).maps[1]
+        assert mapping is not None
+        assert mapping.apply(value) + mapping.bias == pytest.approx(expected)
