@@ -55,7 +55,12 @@ def _proven(prepared: Prepared, y: int, constants: tuple[float, ...], multiplier
 
 
 def _activations(prepared: Prepared) -> list[int]:
-    return [k for k, mapping in enumerate(prepared.maps) if mapping is None and k > 0]
+    """Nonlinear nodes, also those that no logit sees. Rejects one that is not elementwise: a row per cell of its input
+    and a multiplier per cell of its value must be as many."""
+    found = [k for k, mapping in enumerate(prepared.maps) if mapping is None and k > 0]
+    for k in found:
+        jacobian.unrestricted_slopes(prepared, k)
+    return found
 
 
 def _multipliers(encoded: str, prepared: Prepared) -> Array:
