@@ -13,7 +13,7 @@ from certmix.errors import UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("certmix.audit", "certify every input of a dataset, and keep the evidence"),
     "check": ("certmix.check_command", "judge every certificate of an audit, in a process without torch"),
-    "report": ("certmix.report", "tables of an audit: accuracies, certified shares, radii"),
+    "report": ("certmix.report", "tables and one page of an audit: accuracies, certified shares, radii"),
     "sweep": ("certmix.sweep", "every alpha and temperature from one audit, with no new verification"),
     "tune": ("certmix.tune", "choose alpha and temperature on one split, report on another"),
     "lipschitz": ("certmix.lipschitz", "Lipschitz constants of h and the radii they certify: estimated, local, global"),

@@ -1,4 +1,5 @@
-"""Tables of an audit: clean accuracies of g, h and the mix, certified shares, radii. Also DIR/summary.json.
+"""Tables of an audit: clean accuracies of g, h and the mix, certified shares, radii. Also DIR/summary.json, and
+DIR/report.html, one page to hand on.
 
 Shares are percentages of all inputs. "certified": a certificate was issued; "certified correct": and its class
 is the label. `certmix check` says whether the judge accepts the certificates; this command does not.
@@ -17,12 +18,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from certmix import lipschitz_report, report_page
 from certmix.errors import UsageError
 from certmix.finished_run import open_inputs
 from certmix.problem import Problem
 from certmix.smoothing_command import show_bounds
 from certmix.store import FINAL, Store
 
+CONSTANTS = "lipschitz.json"
 EVALUATION_DRAWS = 1_000
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 CURVE_POINTS = 21
@@ -34,19 +37,34 @@ RESTS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit")
+    parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit (or lipschitz --out)")
     all_bounds = "of a smoothing run: draw again and show every smoothing bound side by side"
     parser.add_argument("--all-bounds", action="store_true", help=all_bounds)
 
 
 def run(options: argparse.Namespace) -> int:
     store = Store(Path(options.folder))
+    if (store.path / CONSTANTS).exists():
+        _show_constants(store.path)
+        return 0
     summary = summarise(store)
     store.write_json("summary.json", summary)
     show(summary, Console())
+    page = report_page.write(store, summary, RESTS[_rests(summary)])
+    print(f"summary in {store.path / 'summary.json'}, page in {page}")
     if options.all_bounds:
         _show_all_bounds(Path(options.folder))
     return 0
+
+
+def _show_constants(path: Path) -> None:
+    """The table and the plot of `certmix lipschitz --out DIR`."""
+    try:
+        record = json.loads((path / CONSTANTS).read_bytes())
+        lipschitz_report.show(record)
+        lipschitz_report.draw(record, path / "lipschitz.png")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UsageError(f"{path / CONSTANTS} was not written by certmix lipschitz: {error!r}") from None
 
 
 def _show_all_bounds(path: Path) -> None:
@@ -130,7 +148,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
     console.print(table)
     if summary["radius"] is None and summary["radii"]:
         _show_radii(summary, console)
-    console.print(f"{summary['seconds']:.1f} s; summary in summary.json")
+    console.print(f"{summary['seconds']:.1f} s")
 
 
 def _rests(summary: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
 complete; certificates.partial.jsonl until then), audit.json (untrusted: predictions, timing), curves/ (untrusted:
-bounds, see curves.py), refuted/.
+bounds, see curves.py), refuted/; for readers verdict.json (check_command.py), summary.json, report.html (report.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from proofs_check.certificate import MalformedError, PlainNetwork
 
 PARTIAL = "certificates.partial.jsonl"
 FINAL = "certificates.jsonl"
+VERDICT = "verdict.json"
 
 
 def dataset_sha256(inputs: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
