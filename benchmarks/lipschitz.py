@@ -24,7 +24,8 @@ from certmix.models import load_model
 from proofs_check import bounds
 from proofs_check import certificate as c
 from proofs_check.rules.lipsdp import need_constants
-from verifiers.jacobian import difference_rows, unrestricted_slopes
+from verifiers.jacobian import unrestricted_slopes
+from verifiers.jacobian_constants import difference_rows
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipschitz_estimate import Search, estimate
 from verifiers.lipsdp import LipSDP

@@ -36,7 +36,7 @@ from certmix.theorems.lipschitz import (
 )
 from proofs_check.certificate import Norm, PlainNetwork
 from verifiers.engine import EngineError
-from verifiers.jacobian import difference_rows, global_pair_constants, local_bounds, pair_constants
+from verifiers.jacobian_constants import difference_rows, global_pair_constants, local_bounds, pair_constants
 from verifiers.layer_norms import product_constants
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipschitz_estimate import Search, estimate, probability_gradients

@@ -40,7 +40,8 @@ from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz,
 from proofs_check.rules.lipsdp import GlobalLipschitz
 from verifiers import ENGINES
 from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
-from verifiers.jacobian import local_bounds, local_constants, unrestricted_slopes
+from verifiers.jacobian import unrestricted_slopes
+from verifiers.jacobian_constants import local_bounds, local_constants
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipsdp import GlobalBound, LipSDP
 from verifiers.plain import PlainModule

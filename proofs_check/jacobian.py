@@ -1,31 +1,37 @@
-"""Rigorous bounds of gradients of logit functionals over a ball, by the interval form of the chain rule.
+"""Rigorous bounds of gradients of logit functionals over a ball, by the chain rule on intervals.
 
-R rows travel from the logits to the input as intervals centre ± radius; every rounding widens the radius.
-Invariant: each element of Clarke's generalised Jacobian of the functionals at each x in the ball, with respect
-to each pending node, lies in the interval (Clarke 1983, 2.6.6; intervals are convex). The set is convex, so
-the largest dual norm of the gradient is a Lipschitz constant on it (mean value theorem). MATH.md 4.
+R rows travel from the logits to the input; every rounding widens them. Invariant: each element of Clarke's generalised
+Jacobian of the functionals at each x in the ball, with respect to each pending node, lies in the interval (Clarke 1983,
+2.6.6; intervals are convex). The set is convex, so the largest dual norm of the gradient is a Lipschitz constant on it
+(mean value theorem). MATH.md 4.
+
+Two enclosures are intersected at every nonlinear node. `plain`: interval times interval. `middle` and `moved`: with
+slopes M + E, |E| <= R, the chain rule's product telescopes into that of the M alone plus, for each nonlinear node k,
+(row at k) E_k P_k, P_k the product of the M below it; so no coefficient moves by more than sum_k |row at k| R_k |P_k|.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from proofs_check import certificate as c
-from proofs_check.bounds import Prepared, Values, inputs_of
+from proofs_check.bounds import CHUNK, Prepared, Values, inputs_of
 from proofs_check.certificate import Norm, RejectedError, need
-from proofs_check.network import Map, Rows, Shape, add
+from proofs_check.network import IntArray, Map, Rows, Shape, Sliding, add, take, widen
 from proofs_check.relaxations import curve_of, pool_sliding, relu_slope
 from proofs_check.rounding import Array, down, enclose, need_bounded, sum_error, up
 
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """Rows of one node, whole images (R, h, w, C), each coefficient in centre ± radius."""
+    """Rows of one node (R, h, w, C), each coefficient in centre ± radius; corner: their windows, as in `Rows`."""
 
     centre: Array
     radius: Array
+    corner: IntArray | None = None
 
     @staticmethod
     def between(lower: Array, upper: Array) -> Interval:
@@ -53,9 +59,10 @@ def affine_step(mapping: Map, rows: Interval) -> list[Interval]:
     """The rows of each input of an affine node."""
     error = sum_error(mapping.terms)
     spread = up(rows.radius + up(2 * error * np.abs(rows.centre)))
-    centres = mapping.adjoint(Rows(rows.centre, None))
-    radii = mapping.adjoint(Rows(spread, None), absolute=True)
-    return [Interval(m.values, up(up(r.values * (1 + 2 * error)))) for m, r in zip(centres, radii, strict=True)]
+    centres = mapping.adjoint(Rows(rows.centre, rows.corner))
+    radii = mapping.adjoint(Rows(spread, rows.corner), absolute=True)
+    pairs = zip(centres, radii, strict=True)
+    return [Interval(m.values, up(up(r.values * (1 + 2 * error))), m.corner) for m, r in pairs]
 
 
 def scaled(rows: Interval, least: Array, most: Array) -> Interval:
@@ -67,8 +74,78 @@ def scaled(rows: Interval, least: Array, most: Array) -> Interval:
 
 
 def sum_of(first: Interval, second: Interval, shape: Shape) -> Interval:
-    centre = add(Rows(first.centre, None), Rows(second.centre, None), shape).values
-    return Interval(centre, up(up(first.radius + second.radius) + up(sum_error(2) * np.abs(centre))))
+    centre = add(Rows(first.centre, first.corner), Rows(second.centre, second.corner), shape)
+    radius = add(Rows(first.radius, first.corner), Rows(second.radius, second.corner), shape)
+    return Interval(centre.values, up(up(radius.values) + up(sum_error(2) * np.abs(centre.values))), centre.corner)
+
+
+# ---------------------------------------------------------------- nonlinear nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """A nonlinear node as a factor: least <= slope <= most, images. Max pooling (`sliding`): the share of each cell of
+    each window, (oh, ow, kh, kw, C). middle +- radius holds the same slopes; radius 0: the slope is known."""
+
+    least: Array
+    most: Array
+    middle: Array
+    radius: Array
+    sliding: Sliding | None
+    shape: Shape
+
+    @staticmethod
+    def within(least: Array, most: Array, sliding: Sliding | None, shape: Shape) -> Slopes:
+        middle = (least + most) / 2
+        radius = np.where(least == most, 0.0, up(np.maximum(up(most - middle), up(middle - least))))
+        return Slopes(least, most, middle, radius, sliding, shape)
+
+    def times(self, rows: Interval, least: Array, most: Array) -> Interval:
+        """Rows of the node's input: each coefficient times a slope in [least, most], 0 <= least <= most."""
+        if self.sliding is None:
+            low, high = (take(s, Rows(rows.centre, rows.corner)) for s in (least, most))
+            product = scaled(rows, low, high)
+            return Interval(product.centre, product.radius, rows.corner)
+        taps = scaled(Interval(rows.centre[:, :, :, None, None], rows.radius[:, :, :, None, None]), least, most)
+        error = sum_error(taps.centre.shape[3] * taps.centre.shape[4])
+        frame = Rows(rows.centre, None)
+        centre = self.sliding.spread(frame, taps.centre, self.shape).values
+        radius = self.sliding.spread(frame, up(taps.radius + up(2 * error * np.abs(taps.centre))), self.shape).values
+        return Interval(centre, up(radius * (1 + 2 * error)))
+
+    def uncertain(self) -> IntArray:
+        """The cells of the node's input with a slope that is not known, counted in (h, w, C) order."""
+        if self.sliding is None:
+            return np.flatnonzero(np.moveaxis(self.radius, 0, -1))
+        taps = (self.radius > 0).astype(np.float64)[None]
+        return np.flatnonzero(self.sliding.spread(Rows(taps[:, :, :, 0, 0], None), taps, self.shape).values)
+
+
+def _slopes(values: Values, k: int) -> Slopes | None:
+    """Over the ball; None for an affine node."""
+    if k == 0 or values.prepared.maps[k] is not None:
+        return None
+    node = values.prepared.network.nodes[k]
+    (i,) = inputs_of(node)
+    lower, upper, shape = values.lower[i], values.upper[i], values.prepared.shapes[i]
+    if isinstance(node, c.MaxPool2d):
+        return pool_slopes(node, lower, upper, shape)
+    return Slopes.within(*slope_interval(node, lower, upper), None, shape)
+
+
+def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> Slopes:
+    """Max pooling selects: a cell has share 0 if another surely exceeds it, 1 if it exceeds all, else [0, 1]."""
+    sliding = pool_sliding(node)
+    low, high = sliding.windows(lower, -np.inf), sliding.windows(upper, -np.inf)
+    most = high >= low.max(axis=(1, 2), keepdims=True)
+    least = most & (most.sum(axis=(1, 2), keepdims=True) == 1)
+    least, most = (np.transpose(s, (3, 4, 1, 2, 0)).astype(np.float64) for s in (least, most & (high > -np.inf)))
+    return Slopes.within(least, most, sliding, shape)
+
+
+# ---------------------------------------------------------------- the backward pass
+
+Pending = dict[int, Interval]
 
 
 def gradient_bounds(values: Values, coefficients: Array) -> Array:
@@ -76,45 +153,83 @@ def gradient_bounds(values: Values, coefficients: Array) -> Array:
     prepared = values.prepared
     last = len(prepared.maps) - 1
     start = coefficients.reshape(len(coefficients), 1, 1, -1)
-    pending = {last: Interval(start, np.zeros_like(start))}
+    plain, middle = ({last: Interval(start, np.zeros_like(start))} for _ in range(2))
+    moved: dict[int, Array] = {}
     with np.errstate(all="ignore"):
+        slopes = [_slopes(values, k) for k in range(last + 1)]
         for k in range(last, 0, -1):
-            rows = pending.pop(k, None)
-            if rows is None:
+            if k not in plain:
                 continue
-            mapping = prepared.maps[k]
-            parts = affine_step(mapping, rows) if mapping is not None else [_nonlinear_step(values, k, rows)]
-            for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
-                need_bounded(part.magnitude(), "jacobian")
-                pending[i] = sum_of(pending[i], part, prepared.shapes[i]) if i in pending else part
-    return pending[0].magnitude().reshape(len(coefficients), -1)
+            mapping, factor = prepared.maps[k], slopes[k]
+            if mapping is not None:
+                for pending in (plain, middle):
+                    _hand_on(prepared, pending, k, affine_step(mapping, pending.pop(k)))
+            elif factor is not None:
+                rows = _intersection(plain.pop(k), middle[k], moved.get(k))
+                _hand_on(prepared, plain, k, [factor.times(rows, factor.least, factor.most)])
+                _hand_on(prepared, middle, k, [factor.times(middle.pop(k), factor.middle, factor.middle)])
+                exact = Interval(rows.magnitude(), np.zeros_like(rows.radius))
+                sizes = factor.times(exact, factor.radius, factor.radius).magnitude()
+                _spread(prepared, slopes, factor, inputs_of(prepared.network.nodes[k])[0], sizes, moved)
+    return _intersection(plain[0], middle[0], moved.get(0)).magnitude().reshape(len(coefficients), -1)
 
 
-def _nonlinear_step(values: Values, k: int, rows: Interval) -> Interval:
-    node = values.prepared.network.nodes[k]
-    (i,) = inputs_of(node)
-    lower, upper = values.lower[i], values.upper[i]
-    if isinstance(node, c.MaxPool2d):
-        return _pool_step(node, lower, upper, rows, values.prepared.shapes[i])
-    least, most = slope_interval(node, lower, upper)
-    return scaled(rows, np.moveaxis(least, 0, -1), np.moveaxis(most, 0, -1))
+def _hand_on(prepared: Prepared, pending: Pending, k: int, parts: list[Interval]) -> None:
+    for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
+        need_bounded(part.magnitude(), "jacobian")
+        pending[i] = sum_of(pending[i], part, prepared.shapes[i]) if i in pending else part
 
 
-def _pool_step(node: c.MaxPool2d, lower: Array, upper: Array, rows: Interval, shape: Shape) -> Interval:
-    """Max pooling selects: a cell has share 0 if another surely exceeds it, 1 if it exceeds all, else [0, 1]."""
-    sliding = pool_sliding(node)
-    low, high = sliding.windows(lower, -np.inf), sliding.windows(upper, -np.inf)
-    best = low.max(axis=(1, 2), keepdims=True)
-    most = high >= best
-    least = most & (most.sum(axis=(1, 2), keepdims=True) == 1)
-    shares = (np.transpose(s, (3, 4, 1, 2, 0)).astype(np.float64) for s in (least, most & (high > -np.inf)))
-    spread = Interval(*(part[:, :, :, None, None, :] for part in (rows.centre, rows.radius)))
-    taps = scaled(spread, *shares)
-    error = sum_error(taps.centre.shape[3] * taps.centre.shape[4])
-    frame = Rows(rows.centre, None)
-    centre = sliding.spread(frame, taps.centre, shape).values
-    radius = sliding.spread(frame, up(taps.radius + up(2 * error * np.abs(taps.centre))), shape).values
-    return Interval(centre, up(radius * (1 + 2 * error)))
+def _intersection(plain: Interval, middle: Interval, moved: Array | None) -> Interval:
+    radius = middle.radius if moved is None else up(middle.radius + moved)
+    low = np.maximum(down(plain.centre - plain.radius), down(middle.centre - radius))
+    return Interval.between(low, np.minimum(up(plain.centre + plain.radius), up(middle.centre + radius)))
+
+
+def _spread(
+    prepared: Prepared, slopes: list[Slopes | None], above: Slopes, node: int, sizes: Array, moved: dict[int, Array]
+) -> None:
+    """Each uncertain cell of `node` has a coefficient of at most `sizes` (R, h, w, C): charge it to `moved` of the
+    nonlinear nodes below and of the input."""
+    cells, flat = above.uncertain(), sizes.reshape(len(sizes), -1)
+    widest = max(math.prod(s) for s in prepared.shapes[: node + 1])
+    for part in np.array_split(cells, max(1, -(-len(cells) * widest // CHUNK))):
+        pending = {node: _unit_rows(prepared.shapes[node], part)}
+        for k in range(node, -1, -1):
+            rows, factor, mapping = pending.pop(k, None), slopes[k], prepared.maps[k]
+            if rows is None or not len(part):
+                continue
+            if k == 0 or factor is not None:
+                rows = _whole(rows, prepared.shapes[k])
+                found = _weighted(flat[:, part], rows.magnitude())
+                moved[k] = up(moved[k] + found) if k in moved else found
+            if mapping is not None:
+                _hand_on(prepared, pending, k, affine_step(mapping, rows))
+            elif factor is not None:
+                _hand_on(prepared, pending, k, [factor.times(rows, factor.middle, factor.middle)])
+
+
+def _unit_rows(shape: Shape, cells: IntArray) -> Interval:
+    """The form v for each of the cells, counted in (h, w, C) order."""
+    position, channel = cells // shape[0], cells % shape[0]
+    rows = np.zeros((len(cells), 1, 1, shape[0]))
+    rows[np.arange(len(cells)), 0, 0, channel] = 1.0
+    corner = np.stack([position // shape[2], position % shape[2]], axis=1)
+    return Interval(rows, np.zeros_like(rows), None if shape[1:] == (1, 1) else corner)
+
+
+def _whole(rows: Interval, shape: Shape) -> Interval:
+    centre, radius = (widen(Rows(part, rows.corner), shape).values for part in (rows.centre, rows.radius))
+    return Interval(centre, radius)
+
+
+def _weighted(weights: Array, magnitudes: Array) -> Array:
+    """(R, U) weights >= 0 of (U, h, w, C) -> (R, h, w, C), rounded up."""
+    total = weights @ magnitudes.reshape(len(magnitudes), -1)
+    return up(up(total * (1 + 2 * sum_error(len(magnitudes))))).reshape(-1, *magnitudes.shape[1:])
+
+
+# ---------------------------------------------------------------- constants
 
 
 def dual_norms_up(magnitudes: Array, norm: Norm) -> Array:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proofs_check import certificate as c
 from verifiers.linear_maps import AFFINE, LinearMaps, scatter_windows, windows
-from verifiers.value_bounds import Balls, ValueBounds, value_bounds
+from verifiers.value_bounds import ValueBounds
 
 Slopes = tuple[Tensor, Tensor] | None
 
@@ -127,70 +127,35 @@ def _through(
     maps: LinearMaps, k: int, slopes: Slopes, centre: Tensor, radius: Tensor, number: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Rows (N·R, *shape) in centre ± radius through a nonlinear node: interval times interval."""
-    node = maps.network.nodes[k]
-    least, most = slopes  # type: ignore[misc]
-    if isinstance(node, c.MaxPool2d):
-        centre, radius = (t.flatten(2).unsqueeze(2) for t in (centre, radius))
     low, up = centre - radius * (1 + 2.0**-51), centre + radius * (1 + 2.0**-51)
     low, up = low - 2.0**-51 * low.abs(), up + 2.0**-51 * up.abs()
+    return interval_product(maps, k, slopes, low, up, number)
+
+
+def interval_product(
+    maps: LinearMaps, k: int, slopes: Slopes, low: Tensor, up: Tensor, number: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Centre and radius of rows in [low, up] of nonlinear node k times its slopes: rows of its input."""
+    low, up = windowed(maps, k, low), windowed(maps, k, up)
+    least, most = slopes  # type: ignore[misc]
     a, b = (s.repeat_interleave(number, 0) if len(s) > 1 else s for s in (least, most))
     # 0 <= a <= b: the product's ends are low·(a or b), up·(a or b)
     bottom, top = torch.where(low >= 0, low * a, low * b), torch.where(up >= 0, up * b, up * a)
     middle = (bottom + top) / 2
     spread = torch.maximum(top - middle, middle - bottom) + 2.0**-51 * (bottom.abs() + top.abs())
-    if isinstance(node, c.MaxPool2d):
-        shape = maps.network.shapes[node.inputs[0]]
-        cells = node.kernel[0] * node.kernel[1]
-        charged = spread + cells * 2.0**-51 * (middle.abs() + spread)
-        return [scatter_windows(middle, node, shape)], [scatter_windows(charged, node, shape)]
-    return [middle], [spread]
+    return gathered(maps, k, middle, spread)
 
 
-def difference_rows(classes: int, predicted: Tensor) -> Tensor:
-    """(N, K, K): row j of input n is e_j - e_y; row y is 0."""
-    eye = torch.eye(classes, dtype=torch.float64, device=predicted.device)
-    return eye[None] - eye[predicted][:, None]
+def windowed(maps: LinearMaps, k: int, rows: Tensor) -> Tensor:
+    """Rows of a nonlinear node's value so that they broadcast against its slopes."""
+    return rows.flatten(2).unsqueeze(2) if isinstance(maps.network.nodes[k], c.MaxPool2d) else rows
 
 
-def local_constants(known: ValueBounds, predicted: Tensor) -> Tensor:
-    """(N, K) anchored Lipschitz constants of z_j - z_y on each ball, in the ball's own norm; column y is 0.
-
-    Ensures (untrusted): |d_j(a) - d_j(b)| <= constant * ‖a - b‖ for all a, b in the ball.
-    """
-    rows = difference_rows(known.maps.network.classes, predicted)
-    bounds = gradient_bounds(known.maps, slope_intervals(known), rows)
-    return torch.where(rows.any(dim=2), bounds.dual_norm_upper(known.balls.norm), 0.0)
-
-
-def pair_constants(known: ValueBounds) -> Tensor:
-    """(N, K, K) symmetric: Lipschitz constants of z_i - z_k on each ball, zero on the diagonal."""
-    return _pairs(known.maps, slope_intervals(known), known.balls.norm, len(known.balls.center))
-
-
-def global_pair_constants(maps: LinearMaps, norm: c.Norm) -> Tensor:
-    """(K, K): the same on the whole space, from the full slope intervals."""
-    return _pairs(maps, unrestricted_slopes(maps), norm, 1)[0]
-
-
-def _pairs(maps: LinearMaps, slopes: list[Slopes], norm: c.Norm, count: int) -> Tensor:
-    classes = maps.network.classes
-    result = torch.zeros((count, classes, classes), dtype=torch.float64, device=maps.device)
-    eye = torch.eye(classes, dtype=torch.float64, device=maps.device)
-    for i in range(classes - 1):
-        rows = (eye[i] - eye[i + 1 :]).expand(count, -1, -1)
-        bound = gradient_bounds(maps, slopes, rows).dual_norm_upper(norm)
-        result[:, i, i + 1 :], result[:, i + 1 :, i] = bound, bound
-    return result
-
-
-def local_bounds(
-    maps: LinearMaps,
-    inputs: Tensor,
-    radius: Tensor,
-    norm: c.Norm,
-    domain: tuple[float, float] | None,
-    crown: bool = True,
-) -> ValueBounds:
-    """Value bounds on the balls around `inputs` (N, *shape), the start of every local constant."""
-    center = inputs.to(maps.device, torch.float64)
-    return value_bounds(maps, Balls(center, radius.to(maps.device, torch.float64), norm, domain), crown)
+def gathered(maps: LinearMaps, k: int, middle: Tensor, spread: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows of the input of nonlinear node k from those per slope: windows are summed, the rounding charged."""
+    node = maps.network.nodes[k]
+    if not isinstance(node, c.MaxPool2d):
+        return [middle], [spread]
+    shape, cells = maps.network.shapes[node.inputs[0]], node.kernel[0] * node.kernel[1]
+    charged = spread + cells * 2.0**-51 * (middle.abs() + spread)
+    return [scatter_windows(middle, node, shape)], [scatter_windows(charged, node, shape)]

@@ -1054,7 +1054,8 @@ def test_a_pooling_step_holds_the_gradient_of_every_choice_of_cells(seed: int):
         sliding = rx.pool_sliding(node)
         pooled = sliding.windows(lower, -np.inf).max(axis=(1, 2)).shape
         centre, radius = wild(rng, 2, *pooled[1:], 2), np.abs(wild(rng, 2, *pooled[1:], 2)) * (seed % 2)
-        found = jacobian._pool_step(node, lower, upper, jacobian.Interval(centre, radius), shape)
+        slopes = jacobian.pool_slopes(node, lower, upper, shape)
+        found = slopes.times(jacobian.Interval(centre, radius), slopes.least, slopes.most)
         low, high = (en.exact(found.centre) + s * en.exact(found.radius) for s in (-1, 1))
         for _ in range(4):
             value = np.where(rng.integers(2, size=shape) == 0, lower, upper)
@@ -1074,12 +1075,16 @@ def test_a_pooling_step_is_exact_where_one_cell_surely_wins():
     lower = np.arange(16.0).reshape(1, 4, 4)
     node = c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0))
     rows = jacobian.Interval(np.ones((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))
-    found = jacobian._pool_step(node, lower, lower + 0.5, rows, (1, 4, 4))
+    slopes = jacobian.pool_slopes(node, lower, lower + 0.5, (1, 4, 4))
+    found = slopes.times(rows, slopes.least, slopes.most)
+    assert not len(slopes.uncertain())
     expected = np.zeros((4, 4))
     expected[1::2, 1::2] = 1.0
     assert found.centre[0, :, :, 0] == pytest.approx(expected, abs=1e-12)
     assert (found.radius <= 1e-12).all()
-    tied = jacobian._pool_step(node, np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), rows, (1, 4, 4))
+    slopes = jacobian.pool_slopes(node, np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), (1, 4, 4))
+    tied = slopes.times(rows, slopes.least, slopes.most)
+    assert slopes.uncertain().tolist() == list(range(16))
     assert (tied.centre - tied.radius <= 0).all()
     assert (tied.centre + tied.radius >= 1).all()
 

@@ -29,10 +29,12 @@ from proofs_check.rules.lipschitz import (
     relaxed_lipschitz,
 )
 from proofs_check.rules.lipsdp import GlobalLipschitz, global_lipschitz, need_constants, positive_definite
-from verifiers.jacobian import unrestricted_slopes
+from verifiers.jacobian import slope_intervals, unrestricted_slopes
+from verifiers.jacobian_linked import linked_gradient_bounds
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipsdp import LipSDP, increments, least_rho
 from verifiers.plain import PlainModule, build
+from verifiers.value_bounds import Balls, ValueBounds
 
 NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
 ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
@@ -272,10 +274,10 @@ def points_of(ball: bounds.Ball, count: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("kind", ["relu", "leaky", "sigmoid", "tanh", "layers"])
+@pytest.mark.parametrize("kind", ["relu", "leaky", "sigmoid", "tanh", "layers", "residual"])
 def test_no_sampled_gradient_exceeds_the_judges_constants(kind: str, norm: c.Norm) -> None:
     for seed, radius in itertools.product(range(3), (0.0, 0.05, 0.6)):
-        network = all_layers(seed) if kind == "layers" else mlp(seed, activation=kind)
+        network = {"layers": all_layers, "residual": residual}.get(kind, lambda s: mlp(s, activation=kind))(seed)
         x = np.random.default_rng(seed).random(network.input_shape).astype(np.float32)
         ball = bounds.Ball(x, radius, norm, None)
         values = bounds.value_bounds(bounds.prepare(network), ball, None)
@@ -289,6 +291,86 @@ def test_no_sampled_gradient_exceeds_the_judges_constants(kind: str, norm: c.Nor
                 sizes = np.linalg.norm(gradient.reshape(150, -1).numpy(), ord=DUAL[norm], axis=1)
                 # the sampled gradients themselves are rounded
                 assert sizes.max() * (1 - 1e-13) <= constants[j]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["relu", "leaky"]), st.floats(0.01, 1.0))
+def test_the_judges_gradients_hold_every_choice_of_slopes(seed: int, activation: str, radius: float) -> None:
+    network = mlp(seed, (3, 4, 4, 3), activation)
+    prepared = bounds.prepare(network)
+    x = np.random.default_rng(seed).random(3).astype(np.float32)
+    values = bounds.value_bounds(prepared, bounds.Ball(x, radius, "Linf", None), None)
+    found = jacobian.gradient_bounds(values, np.eye(3))
+    matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
+    ends = [jacobian.slope_interval(network.nodes[k], *values[k - 1]) for k in (2, 4)]
+    choices = [itertools.product(*[{a, b} for a, b in zip(*pair, strict=True)]) for pair in ends]
+    for first, second in itertools.product(*map(list, choices)):
+        inner = (np.array(second)[:, None] * matrices[1]) @ (np.array(first)[:, None] * matrices[0])
+        # the products themselves are rounded
+        assert (np.abs(matrices[2] @ inner) <= found + 1e-13).all()
+
+
+@pytest.mark.parametrize("chunk", [2**19, 300])
+@pytest.mark.parametrize("kind", ["relu", "leaky", "tanh", "layers", "residual"])
+def test_the_judges_gradients_are_those_of_an_independent_computation(
+    kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both link the layers, and neither is tighter than the other by more than rounding."""
+    monkeypatch.setattr(jacobian, "CHUNK", chunk)
+    for seed, radius in itertools.product(range(2), (0.02, 0.3)):
+        network = {"layers": all_layers, "residual": residual}.get(kind, lambda s: mlp(s, activation=kind))(seed)
+        x = np.random.default_rng(seed).random(network.input_shape).astype(np.float32)
+        values = bounds.value_bounds(bounds.prepare(network), bounds.Ball(x, radius, "L2", None), None)
+        found = jacobian.gradient_bounds(values, np.eye(3)).reshape(3, -1)
+        maps = LinearMaps(network)
+        given = torch.tensor([radius], dtype=torch.float64)
+        balls = Balls(torch.from_numpy(x)[None].double(), given, "L2", None)
+        lower, upper = ([torch.from_numpy(values[k][s].copy())[None] for k in range(len(values))] for s in (0, 1))
+        slopes = slope_intervals(ValueBounds(maps, balls, tuple(lower), tuple(upper)))
+        other = linked_gradient_bounds(maps, slopes, torch.eye(3, dtype=torch.float64)[None])
+        size = (other.centre.abs() + other.radius)[0].flatten(1).numpy()
+        size = size if x.ndim == 1 else np.moveaxis(size.reshape(3, *x.shape), 1, -1).reshape(3, -1)
+        assert found == pytest.approx(size, rel=1e-9, abs=1e-12)
+
+
+def residual(seed: int) -> c.PlainNetwork:
+    """Two residual blocks with strides; every convolution sees windows that cross the border."""
+    g = np.random.default_rng(seed)
+
+    def conv(source: int, inner: int, stride: int = 1) -> c.Conv2d:
+        return c.Conv2d((source,), array(g, 3, inner, 3, 3), array(g, 3), (stride, stride), (1, 1, 1, 1), (1, 1), 1)
+
+    return build(
+        [
+            c.Input((2, 9, 9)),
+            conv(0, 2, 2),
+            c.Relu((1,)),
+            conv(2, 3),
+            c.LeakyRelu((3,), 0.1),
+            conv(4, 3),
+            c.Add((5, 2)),
+            c.Relu((6,)),
+            conv(7, 3, 2),
+            c.Relu((8,)),
+            c.MaxPool2d((9,), (2, 2), (1, 1), (0, 0, 0, 0)),
+            c.Flatten((10,)),
+            c.Linear((11,), array(g, 3, 12), array(g, 3)),
+        ]
+    )
+
+
+def test_uncertain_slopes_widen_gradients_only_along_what_lies_below_them() -> None:
+    """2 relu(x_0) with x_0 of either sign, 3 relu(x_1 + 9): the partial derivatives lie in [0, 2] and are 3."""
+    network = build(
+        [
+            c.Input((2,)),
+            c.Linear((0,), np.eye(2, dtype=np.float32), np.array([0.0, 9.0], np.float32)),
+            c.Relu((1,)),
+            c.Linear((2,), np.array([[2, 0], [0, 3]], np.float32), np.zeros(2, np.float32)),
+        ]
+    )
+    values = bounds.value_bounds(bounds.prepare(network), bounds.Ball(np.zeros(2, np.float32), 0.5, "Linf", None), None)
+    assert jacobian.gradient_bounds(values, np.eye(2)) == pytest.approx(np.array([[2, 0], [0, 3]]), abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None)

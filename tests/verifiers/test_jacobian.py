@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 
 from proofs_check import certificate as c
 from verifiers.engine import EngineError
-from verifiers.jacobian import (
+from verifiers.jacobian import gradient_bounds, slope_intervals, unrestricted_slopes
+from verifiers.jacobian_constants import (
     difference_rows,
     global_pair_constants,
-    gradient_bounds,
     local_bounds,
     local_constants,
     pair_constants,
-    slope_intervals,
-    unrestricted_slopes,
 )
+from verifiers.jacobian_linked import linked_gradient_bounds
 from verifiers.linear_maps import LinearMaps
 from verifiers.plain import PlainModule, build
 
@@ -85,10 +84,29 @@ def everything(seed: int, pooling: str) -> c.PlainNetwork:
     )
 
 
+def residual(seed: int, blocks: int = 3) -> c.PlainNetwork:
+    """Blocks relu(v + conv(relu(conv(v)))), the last one pooled."""
+    g = np.random.default_rng(seed)
+    nodes: list[c.Node] = [c.Input((2, 3, 3)), conv(g, 0, 3, 2, padding=(1, 1, 0, 0))]
+    for _ in range(blocks):
+        k = len(nodes)
+        nodes += [
+            c.Relu((k - 1,)),
+            conv(g, k, 3, 3, padding=(1, 0, 0, 1)),
+            c.Relu((k + 1,)),
+            conv(g, k + 2, 3, 3, padding=(0, 1, 1, 0)),
+            c.Add((k + 3, k)),
+        ]
+    k = len(nodes)
+    pooled = c.MaxPool2d((k,), (2, 2), (1, 1), (0, 0, 0, 0))
+    return build([*nodes, c.Relu((k - 1,)), pooled, c.Flatten((k + 1,)), linear(g, k + 2, 12, 3)])
+
+
 NETWORKS = {
     **{name: (lambda seed, name=name: mlp(seed, name)) for name in ("relu", "leaky", "sigmoid", "tanh")},
     "max": lambda seed: everything(seed, "max"),
     "average": lambda seed: everything(seed, "average"),
+    "residual": residual,
 }
 
 
@@ -180,6 +198,54 @@ def test_enumerated_activation_patterns_never_exceed_the_bound_and_sometimes_mee
     assert exact * (1 - 1e-14) <= found <= box * (1 + 1e-9) + 1e-200
     if norm == "L1":  # the largest single partial derivative: intervals are exact for one hidden layer
         assert found <= exact * (1 + 1e-9) + 1e-200
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["relu", "leaky"]), st.floats(0.01, 1.0))
+def test_linked_intervals_hold_every_choice_of_slopes_and_lie_within_the_unlinked_ones(
+    seed: int, activation: str, radius: float
+) -> None:
+    network = mlp(seed, activation, (3, 4, 4, 3))
+    maps = LinearMaps(network)
+    x = torch.rand((2, 3), generator=torch.Generator().manual_seed(seed)).float()
+    slopes = slope_intervals(local_bounds(maps, x, torch.tensor([radius, radius / 3]), "Linf", None))
+    rows = difference_rows(3, torch.tensor([0, 2]))
+    linked, plain = linked_gradient_bounds(maps, slopes, rows), gradient_bounds(maps, slopes, rows)
+    matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
+    for n in range(2):
+        ends = [[s[n].tolist() for s in pair] for pair in slopes if pair is not None]
+        choices = [itertools.product(*[{a, b} for a, b in zip(*pair, strict=True)]) for pair in ends]
+        for first, second in itertools.product(*map(list, choices)):
+            inner = (np.array(second)[:, None] * matrices[1]) @ (np.array(first)[:, None] * matrices[0])
+            gradient = torch.from_numpy(rows[n].numpy() @ matrices[2] @ inner)
+            # the products themselves are rounded
+            assert bool(((gradient - linked.centre[n]).abs() <= linked.radius[n] + 1e-13).all())
+        outer = plain.centre[n].abs() + plain.radius[n]
+        assert bool((linked.centre[n].abs() + linked.radius[n] <= outer * (1 + 1e-12) + 1e-290).all())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_linking_the_layers_of_a_residual_network_is_far_tighter(norm: c.Norm) -> None:
+    network = residual(4, 6)
+    maps = LinearMaps(network)
+    x = torch.rand((2, 2, 3, 3), generator=torch.Generator().manual_seed(0)).float()
+    slopes = slope_intervals(local_bounds(maps, x, torch.full((2,), 0.01), norm, None))
+    rows = difference_rows(3, torch.tensor([0, 1]))
+    plain = gradient_bounds(maps, slopes, rows).dual_norm_upper(norm).amax(dim=1)
+    linked = linked_gradient_bounds(maps, slopes, rows).dual_norm_upper(norm).amax(dim=1)
+    assert bool((10 * linked < plain).all())
+
+
+def test_chunks_of_backward_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = everything(2, "max")
+    maps = LinearMaps(network)
+    x = torch.rand((2, 2, 4, 4), generator=torch.Generator().manual_seed(0)).float()
+    slopes = slope_intervals(local_bounds(maps, x, torch.full((2,), 0.1), "Linf", None, crown=False))
+    rows = difference_rows(3, torch.tensor([0, 1]))
+    whole = linked_gradient_bounds(maps, slopes, rows)
+    monkeypatch.setattr("verifiers.jacobian_linked.MAX_ROW_ELEMENTS", 1000)
+    parts = linked_gradient_bounds(maps, slopes, rows)
+    assert torch.allclose(whole.radius, parts.radius, rtol=1e-9, atol=0)
 
 
 def test_gradient_intervals_at_a_point_hold_the_gradient_and_are_tight() -> None:

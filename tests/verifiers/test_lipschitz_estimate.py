@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from proofs_check import certificate as c
-from verifiers.jacobian import difference_rows, local_bounds, local_constants
+from verifiers.jacobian_constants import difference_rows, local_bounds, local_constants
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipschitz_estimate import DUAL_ORDER, ORDER, Search, estimate
 from verifiers.plain import PlainModule, build

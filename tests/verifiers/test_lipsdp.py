@@ -13,7 +13,8 @@ from proofs_check import bounds
 from proofs_check import certificate as c
 from proofs_check.rules.lipsdp import need_constants
 from verifiers.engine import EngineError
-from verifiers.jacobian import global_pair_constants, local_bounds, slope_intervals, unrestricted_slopes
+from verifiers.jacobian import slope_intervals, unrestricted_slopes
+from verifiers.jacobian_constants import global_pair_constants, local_bounds
 from verifiers.layer_norms import operator_norm, product_constants
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipsdp import LipSDP, increments, least_rho
