@@ -92,6 +92,10 @@ class PlainModule(nn.Module):
                 return F.linear(args[0], self._weight(k, "weight"), self._weight(k, "bias"))
             case c.Conv2d():
                 weight, bias = self._weight(k, "weight"), self._weight(k, "bias")
+                top, left, bottom, right = node.padding
+                if (top, left) == (bottom, right):
+                    # the convolution's own padding copies nothing
+                    return F.conv2d(args[0], weight, bias, node.stride, (top, left), node.dilation, node.groups)
                 padded = pad(args[0], node.padding, 0.0)
                 return F.conv2d(padded, weight, bias, node.stride, 0, node.dilation, node.groups)
             case c.BatchNorm():

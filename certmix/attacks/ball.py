@@ -12,8 +12,9 @@ from torch import Tensor
 from certmix.errors import UsageError
 from proofs_check.certificate import Norm
 
-BISECTIONS = 25
+THRESHOLD_STEPS = 12
 MULTIPLIER_STEPS = 4
+CLOSE = 1 - 2.0**-20
 TINY_RADIUS = 2.0**-400
 
 
@@ -46,22 +47,39 @@ class Ball:
     def project(self, points: Tensor) -> Tensor:
         """The Euclidean projection of `points` (N, …) onto the set, as float32.
 
-        Ensures: the result lies in ball and box *exactly*. Linf: the box is the ball. L2, L1: the float64
-        offset is scaled so that its norm, with the rounding errors of its computation counted, is at most the
-        radius; then x + offset is rounded toward x, which enlarges no coordinate of the offset.
+        Ensures: the result lies in ball and box *exactly*. Linf: the box is the ball. L2, L1: a float32 point just
+        inside the sphere, where its norm, with the rounding errors of its computation counted, is at most the radius;
+        `_exactly` otherwise.
         """
-        clamped = torch.minimum(torch.maximum(points.float(), self.lower), self.upper)
+        points = points.float()
+        clamped = torch.minimum(torch.maximum(points, self.lower), self.upper)
         if self.norm == "Linf":
             return clamped
-        center = self.center.double()
-        inside = (size_up(clamped, self.center, self.norm) <= self.radius) & (self.radius >= TINY_RADIUS)
-        if bool(inside.all()):
-            return clamped
-        offset = self._scaled_down(self._closest(points.float() - self.center).double())
-        rounded = _toward(self.center, center, offset)
+        offset, size = points - self.center, _about(clamped - self.center, self.norm)
+        # surely outside, every one: no rigorous size is needed to see it
+        if bool((size > self.radius * 1.001).all()):
+            inside = torch.zeros_like(self.radius, dtype=torch.bool)
+        else:
+            inside = self._holds(clamped)
+            if bool(inside.all()):
+                return clamped
+        offset = self._closest(offset)
+        near = torch.minimum(torch.maximum(self.center + offset * CLOSE, self.lower), self.upper)
+        fits = self._holds(near)
+        if not bool((fits | inside).all()):
+            near = torch.where(self.column(fits), near, self._exactly(offset.double()))
+        return torch.where(self.column(inside), clamped, near) if bool(inside.any()) else near
+
+    def _holds(self, points: Tensor) -> Tensor:
+        """(N,) bool: true only of float32 points (N, …) of the box that lie in the ball exactly."""
+        return (size_up(points, self.center, self.norm) <= self.radius) & (self.radius >= TINY_RADIUS)
+
+    def _exactly(self, offset: Tensor) -> Tensor:
+        """center + offset (float64), pulled into the set: the offset is scaled so that its norm, rounding errors
+        counted, is at most the radius; rounding toward the centre then enlarges no coordinate of it."""
+        rounded = _toward(self.center, self.center.double(), self._scaled_down(offset))
         rounded = torch.minimum(torch.maximum(rounded, self.lower), self.upper)
-        rounded = torch.where(self.column(self.radius >= TINY_RADIUS), rounded, self.center)
-        return torch.where(self.column(inside), clamped, rounded)
+        return torch.where(self.column(self.radius >= TINY_RADIUS), rounded, self.center)
 
     def random(self, generator: torch.Generator) -> Tensor:
         """Points drawn in the set: Linf uniform in the box; L2, L1 uniform in the ball, then projected."""
@@ -95,29 +113,46 @@ class Ball:
         the multiplier t at which the norm equals the radius.
         """
         low, high = self.lower - self.center, self.upper - self.center
-        if self.norm == "L1":
-            return self._thresholded(offset, low, high)
-        # ‖clip(t · offset)‖ is concave in t and 0 at 0: the iteration rises to the radius from below
         radius = self.radius.float()
-        t = (radius / _size(offset, "L2").clamp_min(1e-30)).clamp_max(1)
+        if self.norm == "L1":
+            return _thresholded(offset, low, high, radius)
+        # ‖clip(t · offset)‖ is concave in t and 0 at 0: the iteration rises to the radius from below
+        t = (radius / _about(offset, "L2").clamp_min(1e-30)).clamp_max(1)
         for _ in range(MULTIPLIER_STEPS):
-            size = _size(_clip(offset * self.column(t), low, high), "L2")
+            closest = _clip(offset * self.column(t), low, high)
+            size = _about(closest, "L2")
+            if bool((size >= radius * CLOSE).all()):
+                return closest
             t = (t * (radius / size.clamp_min(1e-30))).clamp_max(1)
         return _clip(offset * self.column(t), low, high)
 
-    def _thresholded(self, offset: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """L1: bisection on the threshold; ends on the side outside the ball, to be scaled to the radius."""
-        magnitude, sign = offset.abs(), torch.sign(offset)
 
-        def at(threshold: Tensor) -> Tensor:
-            return _clip(sign * (magnitude - self.column(threshold)).clamp_min(0), low, high)
+def _thresholded(offset: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
+    """L1: `offset` soft-thresholded and clipped to [low, high], of a norm (N,) close to the radius and not above it.
 
-        too_little, enough = magnitude.new_zeros(len(self)), magnitude.flatten(1).amax(1)
-        for _ in range(BISECTIONS):
-            middle = (too_little + enough) / 2
-            outside = _size(at(middle), "L1") > self.radius
-            too_little, enough = torch.where(outside, middle, too_little), torch.where(outside, enough, middle)
-        return at(too_little)
+    Newton's method on the norm as a function of the threshold (piecewise linear, decreasing), bisection where it
+    leaves the bracket.
+    """
+    column = (-1, *[1] * (offset.ndim - 1))
+    magnitude, room = offset.abs(), torch.where(offset > 0, high, -low)
+    too_little, enough = torch.zeros_like(radius), magnitude.flatten(1).amax(1)
+    threshold = too_little
+    for step in range(THRESHOLD_STEPS + 1):
+        left = magnitude - threshold.reshape(column)
+        kept = torch.minimum(left.clamp_min(0), room)
+        size = kept.flatten(1).sum(1)
+        excess = size - radius
+        done = excess.abs() <= radius * (1 - CLOSE)
+        if step == THRESHOLD_STEPS or bool(done.all()):
+            break
+        too_little = torch.where(excess > 0, threshold, too_little)
+        enough = torch.where(excess > 0, enough, threshold)
+        falling = ((left > 0) & (left < room)).flatten(1).sum(1)
+        newton = threshold + excess / falling.clamp_min(1)
+        held = (newton > too_little) & (newton < enough) & (falling > 0)
+        threshold = torch.where(done, threshold, torch.where(held, newton, (too_little + enough) / 2))
+    shrink = (radius / size.clamp_min(1e-30)).clamp_max(1)
+    return torch.copysign(kept, offset) * shrink.reshape(column)
 
 
 def make_ball(inputs: Tensor, radius: Tensor | float, norm: Norm, domain: tuple[float, float] | None) -> Ball:
@@ -183,6 +218,11 @@ def _size(offset: Tensor, norm: Norm) -> Tensor:
     if norm == "L1":
         return rows.abs().sum(1)
     return rows.square().sum(1).sqrt()
+
+
+def _about(offset: Tensor, norm: Norm) -> Tensor:
+    """(N,) the norm of each float32 row, to guide the search for a projection; nothing rests on it."""
+    return torch.linalg.vector_norm(offset.flatten(1), {"Linf": math.inf, "L2": 2.0, "L1": 1.0}[norm], dim=1)
 
 
 def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

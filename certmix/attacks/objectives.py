@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certmix.mixing import MixedClassifier
+from verifiers.plain import PlainModule
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 
@@ -87,7 +88,7 @@ class ClassifierObjective(Objective):
     loss: Loss
 
     def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
-        points = points.detach().requires_grad_()
+        points = _leaf(points, self.model)
         logits = self.model(points)
         score = _targeted(logits, labels, targets, LOSSES[self.loss](logits, labels))
         (gradient,) = torch.autograd.grad(score.sum(), points)
@@ -115,7 +116,7 @@ class FloorObjective(Objective):
     sure: float = 0.99
 
     def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
-        points = points.detach().requires_grad_()
+        points = _leaf(points, self.mix)
         standard, robust = self.mix.standard(points), self.mix.robust(points)
         with torch.no_grad():
             mixed = self.mix.mix(standard, robust)
@@ -135,8 +136,25 @@ class FloorObjective(Objective):
         return self.mix(points)
 
 
+def _leaf(points: Tensor, model: nn.Module) -> Tensor:
+    """`points` (N, …) to differentiate by. Images that only plain networks read go with channels last on a CPU, where
+    convolutions are faster so; a module of somebody else may ask for the usual layout."""
+    points = points.detach()
+    if points.ndim == 4 and points.device.type == "cpu" and _plain(model):
+        points = points.contiguous(memory_format=torch.channels_last)
+    return points.requires_grad_()
+
+
+def _plain(model: nn.Module) -> bool:
+    if isinstance(model, MixedClassifier):
+        return all(_plain(part) for part in model.children())
+    return isinstance(model, PlainModule)
+
+
 def _targeted(logits: Tensor, labels: Tensor, targets: Tensor, untargeted: Tensor) -> Tensor:
     """z_t − z_y where a target is set, else the untargeted score."""
+    if bool((targets < 0).all()):
+        return untargeted
     towards = _difference(logits, targets.clamp_min(0), labels)
     return torch.where(targets >= 0, towards, untargeted)
 
