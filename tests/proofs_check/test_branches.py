@@ -378,3 +378,33 @@ def parse_claim() -> c.Claim:
     found = parse.line(first_line(ACCEPTED)[1], EVIDENCE)
     assert isinstance(found, parse.Certificate)
     return found.claim
+
+
+@pytest.mark.parametrize(("count", "lower"), [(0, 0.1), (0, 5e-324), (10, 1.0), (10, 1.5), (5, -0.1)])
+def test_what_is_no_bound_of_a_probability_is_called_so(count: int, lower: float):
+    with pytest.raises(c.RejectedError, match="is not a probability below 1, or from no draw"):
+        smoothing._need_tail(count, 10, lower, 0.5)
+
+
+@pytest.mark.parametrize("bets", [(0.0,), (2.0,), (4.0,), (0.5, -0.5), (0.5, 2.0)])
+def test_a_bet_must_be_positive_and_leave_something(bets: tuple[float, ...]):
+    """At lower 1/2 a stake of 2 loses everything on a draw of 0."""
+    with pytest.raises(c.RejectedError, match="risks ruin"):
+        smoothing._need_mean(smoothing.Mean((1.0,), ((10,),), bets, 0.5, 0.5), 10)
+
+
+@pytest.mark.parametrize(("samples", "fine"), [(0, False), (1, True), (2**40, True), (2**40 + 1, False)])
+def test_a_look_has_between_one_and_2_to_the_40_draws(samples: int, fine: bool):
+    asked = c.Smoothing(1.0, "soft", 0.01)
+    sample = smoothing.Sample(0, 0, "float32", (smoothing.Look(samples, 0.01),), 0, 0.0)
+    if fine:
+        assert smoothing._need_split(asked, sample, [Fraction(1, 1000)]) == samples
+        return
+    with pytest.raises(c.RejectedError, match="2\\^40"):
+        smoothing._need_split(asked, sample, [Fraction(1, 1000)])
+
+
+def test_a_probability_of_zero_sinks_to_zero():
+    assert smoothing._sunk(arb(0), arb(1)) == 0
+    assert smoothing._sunk(arb(0.5), arb(0)) < 0.5 + 1e-12
+    assert smoothing._sunk(arb(0.5), arb(1)) < 0.16
