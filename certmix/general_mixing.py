@@ -62,7 +62,9 @@ class GeneralMixedClassifier(nn.Module):
             log_g, log_h = self.standard(point), self.robust(point)
             if self.output == "probabilities":
                 log_g, log_h = torch.log_softmax(log_g, 1), torch.log_softmax(log_h, 1)
-            mixed = self._mix(log_g, log_h, self._scale(point, log_g, log_h, wanted))
+            # at gamma 0 no R_i enters; at infinity only where R_i > 0 does, which has no gradient
+            graph = wanted and (math.isfinite(self.gamma) or not self.normalised)
+            mixed = self._mix(log_g, log_h, self._scale(point, log_g, log_h, graph)) if self.gamma > 0 else log_g
         return mixed if wanted and x.requires_grad else mixed.detach()
 
     def _scale(self, point: Tensor, g: Tensor, h: Tensor, graph: bool) -> Tensor:
@@ -103,8 +105,6 @@ class GeneralMixedClassifier(nn.Module):
             if not self.normalised:
                 return scale.clamp_min(tiny).log() + log_h
             return torch.where(scale > 0, log_h, log_g)
-        if self.gamma == 0:
-            return log_g
         weight = self.gamma * scale
         mixed = torch.logaddexp(log_g, weight.clamp_min(tiny).log() + log_h)
         return mixed - torch.log1p(weight) if self.normalised else mixed

@@ -1,7 +1,7 @@
-"""Figure 3: certified accuracy over the radius, of a mix and of a smoothed baseline, from certification logs.
+"""Figure 3: certified accuracy over the radius, of mixes and smoothed baselines, from smoothing runs or logs.
 
-Radii in a log come from confidence bounds, which the certificates need; the published figure took the empirical
-mean of 10,000 draws as exact.
+Radii in a log come from confidence bounds, which the certificates need, and so do those of an audit; the published
+figure took the empirical mean of 10,000 draws as exact.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from certmix import arguments
-from certmix.certify_log import Log, accuracy, mix_radii, read_log
+from certmix.certify_log import accuracy, mix_radii, read_log
 from certmix.errors import UsageError
 from certmix.experiments.output import Line, plot, write
+from certmix.experiments.smoothing_run import SmoothingRun, of_every_bound, read_run
 from certmix.mixing import check_alpha
 
 NAME = "certified-curves"
@@ -24,30 +27,53 @@ TITLES = {
     "theorem_3_5": "Theorem 3.5, constant 1/(σ√(2π))",
     "theorem_3_7": "Theorem 3.7",
     "direct": "direct margin bound",
+    "distributional": "distributional margin bound",
+    "best": "best bound, chosen beforehand",
 }
 POINTS = 41
+SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
-@dataclass(frozen=True)
-class CertifiedCurve:
-    """accuracy[k] percent of inputs: correct and certified at a radius strictly above radii[k]."""
+@dataclass(frozen=True, eq=False)
+class Radii:
+    """One curve before it is drawn. radius: (N,) certified, of all inputs, ≤ 0 or −∞ where there is no certificate;
+    correct: (N,) the class certified is the label. baseline: a smoothed model alone, drawn dashed."""
 
     name: str
-    radii: tuple[float, ...]
-    accuracy: tuple[float, ...]
+    radius: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    baseline: bool
+
+    def at(self, radii: tuple[float, ...]) -> tuple[float, ...]:
+        """Percent of inputs that are correct and certified at a radius strictly above each of `radii`."""
+        return tuple(accuracy(self.radius, self.correct, r) for r in radii)
 
 
-def measure(log: Log, alpha: float, name: str, radii: tuple[float, ...]) -> list[CertifiedCurve]:
-    """The curve of every theorem. alpha = 1 is the smoothed model alone."""
+def of_log(path: str | Path, noise_std: float, alpha: float) -> list[Radii]:
+    """The radii of every theorem. alpha = 1 is the smoothed model alone."""
+    log = read_log(path, noise_std)
+    who = f"baseline, σ {noise_std:g}" if alpha == 1 else f"mix, alpha {alpha:g}, σ {noise_std:g}"
     return [
-        CertifiedCurve(f"{name}: {TITLES[theorem]}", radii, tuple(accuracy(found, log.correct, r) for r in radii))
+        Radii(f"{who}: {TITLES[theorem]}", found, log.correct, alpha == 1)
         for theorem, found in mix_radii(log, alpha).items()
     ]
 
 
+def of_run(run: SmoothingRun, all_bounds: bool) -> list[Radii]:
+    """The run's certificates; with all_bounds also every bound on the same draws, which are made again."""
+    baseline = run.alpha == 1
+    who = f"baseline, σ {run.noise_std:g}" if baseline else f"mix, alpha {run.alpha:g}, σ {run.noise_std:g}"
+    found = [Radii(f"{who}: certificates of {run.path.name}", run.radius, run.correct, baseline)]
+    if all_bounds:
+        found += [Radii(f"{who}: {TITLES[b]}", *each, baseline) for b, each in of_every_bound(run).items()]
+    return found
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("certified-curves")
+    group = parser.add_argument_group("certified-curves: of runs, of logs, or of both")
     number = arguments.number
+    group.add_argument("--run", nargs="+", metavar="DIR", help="folders of certmix audit --method smoothing")
+    group.add_argument("--all-bounds", action="store_true", help="of the runs: draw again, for every bound's curve")
     group.add_argument("--log", metavar="H.tsv", help="certification log of the smoothed h in the mix")
     group.add_argument("--noise-std", type=number, metavar="S", help="σ of that log")
     group.add_argument("--alpha", type=number, metavar="A", help="weight of h in the mix, > 1/2")
@@ -56,28 +82,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, out: Path) -> None:
-    alpha = check_alpha(arguments.required(options, "alpha"))
-    if alpha <= 0.5:
-        raise UsageError(f"certificates from a log need alpha > 1/2, got {alpha}")
     folder = Path(options.config).parent if options.config else None
-    log = read_log(_path(arguments.required(options, "log"), folder), arguments.required(options, "noise_std"))
-    logs = [(log, alpha, f"mix, alpha {alpha:g}, σ {log.noise_std:g}")]
+    if not (options.run or options.log or options.baseline_log):
+        raise UsageError("nothing to draw: give --run DIR (a smoothing audit), or --log with --noise-std and --alpha")
+    sources: list[dict[str, Any]] = []
+    curves: list[Radii] = []
+    for given in options.run or ():
+        found = read_run(_path(given, folder))
+        curves += of_run(found, options.all_bounds)
+        sources.append(found.settings())
+    for path, noise_std, alpha in _logs(options, folder):
+        curves += of_log(path, noise_std, alpha)
+        sources.append({"log": str(path), "noise_std": noise_std, "alpha": alpha, "inputs": len(curves[-1].radius)})
+    _draw(curves, sources, out)
+
+
+def _logs(options: argparse.Namespace, folder: Path | None) -> list[tuple[Path, float, float]]:
+    """(file, σ, alpha) of the mix's log and of the baseline's."""
+    logs: list[tuple[Path, float, float]] = []
+    if options.log:
+        alpha = check_alpha(arguments.required(options, "alpha"))
+        if alpha <= 0.5:
+            raise UsageError(f"certificates from a log need alpha > 1/2, got {alpha}")
+        logs.append((_path(options.log, folder), arguments.required(options, "noise_std"), alpha))
     if options.baseline_log:
         std = arguments.required(options, "baseline_noise_std")
-        logs.append((read_log(_path(options.baseline_log, folder), std), 1.0, f"baseline, σ {std:g}"))
-    reach = max(float(np.max(np.where(np.isfinite(found.radius), found.radius, 0))) for found, _, _ in logs)
-    radii = tuple(float(r) for r in np.linspace(0, reach, POINTS))
-    curves = [curve for each in logs for curve in measure(*each, radii)]
-    lines = [Line(c.name, c.radii, c.accuracy, "-" if c.name.startswith("mix") else "--") for c in curves]
-    plot(out / f"{NAME}.png", lines, "ℓ2 radius", "certified accuracy (%)", "certified accuracy, any standard model")
-    shown = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-    rows = [[curve.name, *curve.accuracy] for each in logs for curve in measure(*each, shown)]
+        logs.append((_path(options.baseline_log, folder), std, 1.0))
+    return logs
+
+
+def _draw(curves: list[Radii], sources: list[dict[str, Any]], out: Path) -> None:
+    reach = max(float(np.max(c.radius, where=np.isfinite(c.radius), initial=0.0)) for c in curves)
+    grid = tuple(float(r) for r in np.linspace(0, reach, POINTS))
+    lines = [Line(c.name, grid, c.at(grid), "--" if c.baseline else "-") for c in curves]
+    plot(out / f"{NAME}.png", lines, "ℓ2 radius", "certified accuracy (%)", "certified accuracy")
     settings = {
-        "alpha": alpha,
-        "logs": [{"file": f.source, "noise_std": f.noise_std, "inputs": len(f.radius)} for f, _, _ in logs],
-        "curves": [{"name": c.name, "radii": c.radii, "accuracy": c.accuracy} for c in curves],
+        "sources": sources,
+        "curves": [{"name": line.name, "radii": line.x, "accuracy": line.y} for line in lines],
     }
-    write(out, NAME, settings, "certified accuracy in percent at radius", ("curve", *map(str, shown)), rows)
+    rows = [[c.name, *c.at(SHOWN)] for c in curves]
+    write(out, NAME, settings, "certified accuracy in percent at radius", ("curve", *map(str, SHOWN)), rows)
 
 
 def _path(given: str, folder: Path | None) -> Path:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from certmix.__main__ import main as certmix_command
 from certmix.arguments import Parser, parse
 from certmix.attacks import make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
@@ -139,6 +140,63 @@ def test_certified_curves_are_read_from_logs_and_match_the_theorems(tmp_path: Pa
     assert (mixed["0.0"], mixed["1.5"], mixed["2.0"]) == (25.0, 25.0, 0.0)
     assert (alone["0.0"], alone["0.25"], alone["1.5"]) == (50.0, 25.0, 25.0)
     assert (tmp_path / "certified-curves.png").exists()
+
+
+@pytest.fixture(scope="module")
+def smoothing_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished audit of six digits with randomised smoothing, few draws."""
+    out = tmp_path_factory.mktemp("runs") / "smoothed"
+    models = [f"--standard={DIGITS / 'standard.onnx'}", f"--robust={DIGITS / 'smoothed.onnx'}"]
+    drawn = ["--method=smoothing", "--noise-std=0.5", "--samples=2000", "--selection-samples=200"]
+    code = certmix_command(["audit", *models, f"--data={DIGITS / 'audit.npz'}", "--limit=6", "--alpha=0.8", "--norm=L2",
+                            *drawn, "--attack-steps=0", f"--out={out}"])  # fmt: skip
+    assert code == 0
+    return out
+
+
+def curves_of(folder: Path) -> dict[str, dict[str, list[float]]]:
+    found = json.loads((folder / "certified-curves.json").read_text())
+    return {curve["name"].split(": ")[1]: curve for curve in found["settings"]["curves"]}
+
+
+def test_certified_curves_are_read_from_a_smoothing_run(smoothing_run: Path, tmp_path: Path) -> None:
+    assert run(["certified-curves", f"--run={smoothing_run}", f"--out={tmp_path}"]) == 0
+    records = [json.loads(line) for line in (smoothing_run / "certificates.jsonl").read_text().splitlines()]
+    radii = [r["radius"] for r in records if r["outcome"] == "certified" and r["predicted"] == r["label"]]
+    assert len(radii) >= 3, "the run must certify something for this test to mean anything"
+    curve = curves_of(tmp_path)["certificates of smoothed"]
+    for radius, share in zip(curve["radii"], curve["accuracy"], strict=True):
+        assert share == pytest.approx(100 * sum(r > radius for r in radii) / 6)
+    assert curve["radii"][-1] >= max(radii)
+    assert (tmp_path / "certified-curves.png").exists()
+
+
+def test_every_bound_of_a_run_is_drawn_on_the_runs_own_draws(smoothing_run: Path, tmp_path: Path) -> None:
+    log = tmp_path / "b.tsv"
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t2.000\t1\t0\n")
+    also = [f"--baseline-log={log}", "--baseline-noise-std=1"]
+    assert run(["certified-curves", f"--run={smoothing_run}", "--all-bounds", *also, f"--out={tmp_path}"]) == 0
+    found = json.loads((tmp_path / "certified-curves.json").read_text())
+    assert [next(iter(s)) for s in found["settings"]["sources"]] == ["run", "log"]
+    mixed = {row[0].split(": ")[1]: row[1:] for row in found["rows"] if row[0].startswith("mix")}
+    # the chosen bound counts what the audit counted; a smaller constant is never worse
+    audited, best = mixed["certificates of smoothed"], mixed["best bound, chosen beforehand"]
+    assert best == pytest.approx(audited)
+    pairs = zip(mixed["Theorem 3.5, constant 1/(σ√(2π))"], mixed["Theorem 3.5, constant √(2/πσ²)"], strict=True)
+    assert all(tight >= paper for tight, paper in pairs)
+
+
+def test_a_folder_without_a_smoothing_run_is_refused(smoothing_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to draw"):
+        run(["certified-curves", f"--out={tmp_path}"])
+    with pytest.raises(UsageError, match="no run"):
+        run(["certified-curves", f"--run={tmp_path}"])
+    header = json.loads((smoothing_run / "run.json").read_text())
+    for changes, complaint in (({"method": "margin"}, "margin"), ({"radius": 0.25}, "one radius"), ({}, "unfinished")):
+        content = {**header, "settings": {**header["settings"], **changes}}
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        with pytest.raises(UsageError, match=complaint):
+            run(["certified-curves", f"--run={tmp_path}"])
 
 
 def test_a_model_of_any_layers_loads_from_a_saved_program(tmp_path: Path) -> None:
