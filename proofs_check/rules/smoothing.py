@@ -105,6 +105,7 @@ class SmoothedMeans:
 
 
 RESTS_ON = frozenset({Assumption.SAMPLES_IID, Assumption.COUNTS_TRUSTED, Assumption.REAL_ARITHMETIC_BASE})
+MAX_BETS = 2**6  # each costs as many logarithms as there are thresholds
 BITS = 64  # of an incomplete beta function: ten times faster than rounding.PRECISION, and as rigorous
 
 
@@ -165,8 +166,9 @@ def _shift(claim: Claim, smoothing: Smoothing, case: Case) -> arb:
 def _need_cover(claim: Claim, case: Case, groups: list[tuple[int, ...]]) -> None:
     """The groups name every rival of y, and nothing else."""
     named = {i for group in groups for i in group}
-    rivals = set(range(case.robust.network.classes)) - {claim.predicted}
-    need(named == rivals and all(groups), "groups", f"must name exactly the rivals of {claim.predicted}")
+    classes = case.robust.network.classes
+    exact = len(named) == classes - 1 and claim.predicted not in named and all(0 <= i < classes for i in named)
+    need(exact and all(groups), "groups", f"must name exactly the rivals of {claim.predicted}")
 
 
 def _need_split(smoothing: Smoothing, sample: Sample, shares: list[Fraction]) -> int:
@@ -220,6 +222,7 @@ def _need_mean(mean: Mean, draws: int) -> None:
     if not mean.bets:
         need(mean.thresholds == (1.0,), "confidence", "a mean without bets counts value >= 1 only")
         return _need_tail(totals[0], draws, mean.lower, mean.share)
+    need(len(mean.bets) <= MAX_BETS, "confidence", f"at most {MAX_BETS} bets are multiplied out")
     need(0 < mean.lower < 1, "confidence", f"lower bound {mean.lower} is not inside (0, 1)")
     need(all(b > 0 and Fraction(b) * Fraction(mean.lower) < 1 for b in mean.bets), "confidence", "a bet risks ruin")
     draws_at = [a - b for a, b in zip((draws, *totals), (*totals, 0), strict=True)]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from proofs_check import bounds, judge, parse
+from proofs_check import bounds, judge, parse, run
 from proofs_check import certificate as c
+from proofs_check.rules import smoothing
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipsdp import GlobalLipschitz
 from verifiers.plain import build
@@ -19,13 +23,17 @@ def array(values: object) -> c.Float32Array:
     return np.array(values, dtype=F32)
 
 
-def verdict(case: Case, rule: str, evidence: object, **kw: object) -> c.Verdict:
+def claim_of(case: Case, **kw: object) -> c.Claim:
     given: dict = {
         "norm": "L2", "radius": 0.1, "alpha": 0.9, "temperature": 1.0, "predicted": 0, "class_of": "robust",
         "domain": None, "semantics": "real", "robust": case.robust.network.sha256, "standard": None,
         "input": parse.array_sha256(case.input), "smoothing": None,
     }  # fmt: skip
-    return judge.check(parse.Certificate(0, 0, "margin", c.Claim(**(given | kw)), rule, evidence), case)
+    return c.Claim(**(given | kw))
+
+
+def verdict(case: Case, rule: str, evidence: object, **kw: object) -> c.Verdict:
+    return judge.check(parse.Certificate(0, 0, "margin", claim_of(case, **kw), rule, evidence), case)
 
 
 # ---------------------------------------------------------------- LipSDP
@@ -45,3 +53,47 @@ def test_a_max_pool_that_no_logit_sees_does_not_stand_in_for_the_logits():
     multipliers = base64.b64encode(np.ones((2, 1), "<f4").tobytes()).decode()
     found = verdict(case, "lipschitz_global", GlobalLipschitz("4a", (0.0, 1e-5), multipliers), radius=1000.0)
     assert isinstance(found, c.Rejected), "d_1 falls by 1000 within the ball"
+
+
+# ---------------------------------------------------------------- what a small file must not be able to cost
+
+
+def test_bets_are_few_because_each_costs_a_logarithm_per_threshold():
+    levels = tuple((k + 1) / 64 for k in range(64))
+    counts = (tuple(range(1000, 936, -1)),)
+    smoothing._need_mean(smoothing.Mean(levels, counts, (0.5,) * 64, 0.5, 0.01), 1000)
+    with pytest.raises(c.RejectedError, match="at most 64 bets"):
+        smoothing._need_mean(smoothing.Mean(levels, counts, (0.5,) * 65, 0.5, 0.01), 1000)
+
+
+def test_a_network_of_a_million_classes_is_covered_without_counting_them():
+    padded = [c.Input((2,)), c.Pad((0,), (0,), (2**20,), 0.0)]
+    case = Case(bounds.prepare(build(padded)), None, np.zeros(2, F32))
+    tracemalloc.start()
+    with pytest.raises(c.RejectedError, match="rivals of 0"):
+        smoothing._need_cover(claim_of(case), case, [(1,)])
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("named", [(0, 2), (1, 1), (1, 3), (-1, 1), (0, 1, 2), (1, 2, 3), (-1, 1, 2)])
+def test_groups_name_the_rivals_and_nobody_else(named: tuple[int, ...]):
+    case = Case(bounds.prepare(build([c.Input((3,)), c.Flatten((0,))])), None, np.zeros(3, F32))
+    smoothing._need_cover(claim_of(case), case, [(1,), (2,)])
+    with pytest.raises(c.RejectedError, match="rivals of 0"):
+        smoothing._need_cover(claim_of(case), case, [named])
+
+
+def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
+    (tmp_path / "networks").mkdir()
+    networks = [build([c.Input((2,)), c.Linear((0,), k * np.eye(2, dtype=F32), np.zeros(2, F32))]) for k in range(1, 4)]
+    case = Case(bounds.prepare(networks[0]), None, np.zeros(2, F32))
+    bench = run.Bench(tmp_path, case.robust, None)
+    for network in networks:
+        (tmp_path / "networks" / f"{network.sha256}.safetensors").write_bytes(network.data)
+        named = c.Adaptive(c.InputAlpha(network.sha256, 0.5, 1.0), None)
+        found = bench.alpha(claim_of(case, adaptive=named))
+        assert found is not None
+        assert found.network.sha256 == network.sha256
+        assert found is bench.alpha(claim_of(case, adaptive=named)), "read once"
+        assert len(bench.alphas) == 1
