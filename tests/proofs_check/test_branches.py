@@ -108,6 +108,13 @@ def test_two_processes_give_the_verdicts_of_one():
     assert list(run.results(ACCEPTED, 2)) == list(run.results(ACCEPTED, 1))
 
 
+def test_verdicts_come_in_the_order_of_many_lines(monkeypatch: pytest.MonkeyPatch):
+    """More lines than may wait for two processes at a time."""
+    once = list(run.tasks(ACCEPTED, folder.header(ACCEPTED)))
+    monkeypatch.setattr(run, "tasks", lambda *_: iter(once * 6))
+    assert list(run.results(ACCEPTED, 2)) == list(run.results(ACCEPTED, 1))
+
+
 def test_a_line_without_an_input_or_of_another_label_is_malformed():
     bench, line, row = first_line(ACCEPTED)
     assert bench.judge(1, line, row).state == "accepted"
