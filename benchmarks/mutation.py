@@ -210,12 +210,9 @@ def _call(test: Callable[..., None]) -> None:
             return
         if mark.name == "parametrize":
             names = mark.args[0].replace(" ", "").split(",") if isinstance(mark.args[0], str) else list(mark.args[0])
-            rows = [
-                getattr(row, "values", row) if type(row).__name__ == "ParameterSet" else row for row in mark.args[1]
-            ]
-            single = len(names) == 1
-            tables.append([dict(zip(names, (row,) if single and not isinstance(row, tuple) else row, strict=True))
-                           for row in rows])  # fmt: skip
+            rows = [row.values if type(row).__name__ == "ParameterSet" else (row,) if len(names) == 1 else row
+                    for row in mark.args[1]]  # fmt: skip
+            tables.append([dict(zip(names, row, strict=True)) for row in rows])
     given = {name for table in tables for name in table[0]}
     wanted = set(inspect.signature(test).parameters) - given
     if wanted - {"monkeypatch", "tmp_path"}:
