@@ -35,19 +35,23 @@ from certmix.theorems.lipschitz import (
     relaxed_holds,
 )
 from proofs_check.certificate import Norm, PlainNetwork
+from verifiers.auto_lirpa_jacobian import upstream_constants
 from verifiers.engine import EngineError
 from verifiers.jacobian_constants import difference_rows, global_pair_constants, local_bounds, pair_constants
 from verifiers.layer_norms import product_constants
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipschitz_estimate import Search, estimate, probability_gradients
-from verifiers.value_bounds import functional_upper
+from verifiers.value_bounds import ValueBounds, functional_upper
 
 MAX_NEURONS = 256  # beyond, the semidefinite bounds take hours
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured: balls of `radius` in `norm` within `domain`; the mix's alpha (1: h alone) and temperature."""
+    """What is measured: balls of `radius` in `norm` within `domain`; the mix's alpha (1: h alone) and temperature.
+
+    upstream: also take upstream auto_LiRPA's word for local constants, where it is installed and covers the graph.
+    """
 
     norm: Norm
     radius: float
@@ -55,6 +59,7 @@ class Request:
     alpha: float = 1.0
     temperature: float = 1.0
     lipsdp: bool = True
+    upstream: bool = False
     search: Search = field(default_factory=Search)
 
     def __post_init__(self) -> None:
@@ -122,6 +127,7 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
     point = Point(logits.cpu(), logits.argmax(dim=1).cpu(), request.alpha, request.temperature)
     y = point.predicted
     pairs = torch.minimum(pair_constants(known).cpu(), overall.values[None])
+    notes = overall.notes + (_upstream(maps, known, y, pairs) if request.upstream else ())
     rows = difference_rows(classes, y.to(maps.device))
     found = estimate(maps, known.balls, rows, request.search)
     upper = functional_upper(known, len(network.nodes) - 1, torch.cat([rows, -rows], dim=1)).cpu()
@@ -145,8 +151,21 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
         radii=_radii(point, request, found.best.cpu(), Kept(pairs[each, y], local_h, margins), everywhere),
         relaxed=relaxed_holds(point, relaxed_constants(point, lower, upper, radius)),
         source=overall.source,
-        notes=overall.notes,
+        notes=notes,
     )
+
+
+def _upstream(maps: LinearMaps, known: ValueBounds, predicted: Tensor, pairs: Tensor) -> tuple[str, ...]:
+    """Lower the predicted classes' constants in `pairs` (N, K, K) to upstream's where those are less; notes on it."""
+    try:
+        found = upstream_constants(maps.network, known.balls, predicted.to(maps.device))
+    except EngineError as error:
+        return (f"upstream's Jacobian bounds left out: {error}",)
+    each = torch.arange(len(predicted))
+    least = torch.minimum(pairs[each, predicted], found)
+    pairs[each, predicted] = least
+    pairs[each, :, predicted] = least
+    return ("certified local constants also rest on auto_LiRPA's JacobianOP, which does not count its rounding",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +206,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=shared.number, default=1.0, metavar="A", help="of the mix (default 1: h alone)")
     parser.add_argument("--temperature", type=shared.number, default=1.0, metavar="T", help="T > 0 (default 1)")
     parser.add_argument("--no-lipsdp", action="store_true", help="leave out the semidefinite bounds (L2 only)")
+    parser.add_argument(
+        "--upstream-jacobian", action="store_true", help="also use auto_LiRPA's JacobianOP (>= 0.7; its word is taken)"
+    )
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="of each attack (default 20)")
     parser.add_argument("--restarts", type=int, default=5, metavar="N", help="of the attack (default 5)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
@@ -229,7 +251,14 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
     search = Search(options.steps, options.restarts, options.seed)
     domain = (float(options.domain[0]), float(options.domain[1]))
     request = Request(
-        options.norm, options.radius, domain, options.alpha, options.temperature, not options.no_lipsdp, search
+        options.norm,
+        options.radius,
+        domain,
+        options.alpha,
+        options.temperature,
+        not options.no_lipsdp,
+        options.upstream_jacobian,
+        search,
     )
     network = load_model(options.robust).network
     if network is None:
@@ -258,4 +287,5 @@ def as_record(parts: list[Measurement], request: Request) -> dict[str, Any]:
                 }
             )
     settings = {k: getattr(request, k) for k in ("norm", "radius", "domain", "alpha", "temperature")}
-    return {"settings": settings, "global": parts[0].source, "notes": list(parts[0].notes), "rows": rows}
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    return {"settings": settings, "global": parts[0].source, "notes": notes, "rows": rows}

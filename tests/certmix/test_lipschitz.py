@@ -27,6 +27,7 @@ from verifiers.engine import EngineError
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipschitz_estimate import Search
 from verifiers.plain import PlainModule
+from verifiers.value_bounds import Balls
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the ONNX exporter
 NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
@@ -260,6 +261,31 @@ def test_the_command_prints_a_table_and_writes_json_and_a_plot(
         assert radius["local, paper"] <= radius["local, bisected"] <= 0.2
         assert radius["global, closed form"] <= radius["global, bisected"] * (1 + 1e-6)
     assert (out / "lipschitz.png").stat().st_size > 1000
+
+
+def test_upstreams_jacobian_bounds_are_said_to_be_used_or_why_not(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = files
+    words = ("--robust", model, "--data", data, "--norm", "L2", "--radius", "0.2", "--limit", 2, "--no-lipsdp")
+    words = (*words, "--steps", 2, "--restarts", 1, "--upstream-jacobian")
+
+    def missing(*_: object) -> torch.Tensor:
+        raise EngineError("auto_LiRPA 0.3 has no JacobianOP")
+
+    monkeypatch.setattr(lipschitz, "upstream_constants", missing)
+    assert call(*words, "--out", tmp_path / "without") == 0
+    without = json.loads((tmp_path / "without" / "lipschitz.json").read_text())
+    assert without["notes"] == ["upstream's Jacobian bounds left out: auto_LiRPA 0.3 has no JacobianOP"]
+
+    def small(network: c.PlainNetwork, balls: Balls, predicted: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(predicted), network.classes), 1e-3, dtype=torch.float64)
+
+    monkeypatch.setattr(lipschitz, "upstream_constants", small)
+    assert call(*words, "--out", tmp_path / "with") == 0
+    used = json.loads((tmp_path / "with" / "lipschitz.json").read_text())
+    assert "JacobianOP" in used["notes"][0]
+    assert [row["logits"]["local"] for row in used["rows"]] == [1e-3, 1e-3]
 
 
 @pytest.mark.parametrize(
