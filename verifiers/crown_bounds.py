@@ -1,8 +1,8 @@
 """Backward CROWN on a plain network, batched over inputs and rows, in torch. Part of the native CROWN engine.
 
 Every nonlinearity's input is bounded by interval arithmetic and by backward passes, the tighter of the two, as the
-judge does; a ReLU's lower line has any slope in [0, 1], its upper line is the chord. Only rows of elements whose
-interval straddles zero are propagated. Everything is differentiable in the slopes.
+judge does (lines: crown_lines.py). Only rows of elements whose interval straddles zero are propagated. Everything is
+differentiable in the slopes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,36 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.crown_convolution import to_phases
+from verifiers.crown_lines import (
+    Lines,
+    Selection,
+    default_slopes,
+    pool_selection,
+    relu_lines,
+    sigmoid_lines,
+    tanh_lines,
+)
 from verifiers.crown_network import NONLINEAR, SLOPED, CrownNetwork, Interval, interval
-from verifiers.crown_rows import Rows, add, adjoint, dot, gather, unit_rows
+from verifiers.crown_rows import (
+    Owners,
+    Rows,
+    Step,
+    add,
+    adjoint,
+    conv_adjoint,
+    dot,
+    evenly,
+    gather,
+    grouped,
+    unit_rows,
+    whole,
+    within,
+)
 
-CHUNK = 2**18  # coefficients of one dense layer propagated at once: a processor's cache
+CHUNK = 2**19  # coefficients of one layer propagated at once: a processor's cache
 ALONE = 0.25  # share of a portion that the rows of one input must fill to be handled alone
 MIXING = (c.Linear, c.Conv2d, c.AveragePool2d, c.Add)  # nodes whose elements depend on several elements below
-OPAQUE = (c.Sigmoid, c.Tanh, c.MaxPool2d)  # bounded by their interval alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +57,7 @@ class Ball:
     lower: Tensor
     upper: Tensor
 
-    def pick(self, index: Tensor) -> Ball:
+    def pick(self, index: Tensor | slice) -> Ball:
         """The balls of the inputs `index`."""
         return Ball(self.center[index], self.radius[index], self.norm, self.lower[index], self.upper[index])
 
@@ -48,144 +71,183 @@ def ball(center: Tensor, radius: Tensor, norm: c.Norm, domain: tuple[float, floa
     return Ball(center, radius, norm, lower, upper)
 
 
-@dataclass(frozen=True, eq=False)
-class Lines:
-    """Lines over each element's interval: (upper slope, upper intercept, lower slope) of a ReLU-like node, (N, *shape).
-
-    The lower line passes through the origin.
-    """
-
-    upper_slope: Tensor
-    upper_intercept: Tensor
-    lower_slope: Tensor
-
-    def pick(self, index: Tensor) -> Lines:
-        """The inputs `index`."""
-        return Lines(self.upper_slope[index], self.upper_intercept[index], self.lower_slope[index])
-
-
-def default_slopes(lower: Tensor, upper: Tensor) -> Tensor:
-    """1 where the upper end is the larger, else 0: the smaller triangle."""
-    return (upper > -lower).to(lower.dtype)
-
-
-def relu_lines(lower: Tensor, upper: Tensor, slopes: Tensor, leak: float) -> Lines:
-    """Of max(y, leak y): the chord above, below a line of slope in [leak, 1]; exact where the sign is known."""
-    active, known = lower >= 0, (lower >= 0) | (upper <= 0)
-    width = torch.where(known, torch.ones_like(lower), upper - lower)
-    exact = torch.where(active, torch.ones_like(lower), torch.full_like(lower, leak))
-    above = torch.where(known, exact, (upper - leak * lower) / width)
-    intercept = torch.where(known, torch.zeros_like(lower), (leak - 1) * lower * upper / width)
-    return Lines(above, intercept, torch.where(known, exact, slopes.clamp(leak, 1) if leak else slopes))
+Relaxed = Lines | Selection
 
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """values[k]: (lower, upper) of node k, (N, *shape) each, on N balls. slopes: (N, n), row 0 of the witness."""
+    """values[k]: (lower, upper) of node k, (N, *shape) each, on N balls. slopes: (N, n), row 0 of the witness.
+
+    anchors[k]: of an affine node, its values at the balls' centres and at the boxes' middles.
+    """
 
     net: CrownNetwork
     ball: Ball
     values: list[Interval]
+    anchors: dict[int, tuple[Tensor, Tensor]]
     slopes: Tensor
 
-    def pick(self, index: Tensor) -> Bounds:
+    def pick(self, index: Tensor | slice) -> Bounds:
         """The inputs `index` (possibly repeated)."""
         values = [(a[index], b[index]) for a, b in self.values]
-        return Bounds(self.net, self.ball.pick(index), values, self.slopes[index])
+        anchors = {k: (a[index], b[index]) for k, (a, b) in self.anchors.items()}
+        return Bounds(self.net, self.ball.pick(index), values, anchors, self.slopes[index])
 
-    def lines(self, slopes: Tensor) -> dict[int, Lines]:
-        """Lines of every Relu and LeakyRelu node bounded so far, given rows of the witness (one per input)."""
-        found: dict[int, Lines] = {}
-        for k, (start, stop) in self.net.slope_ranges.items():
-            if k < len(self.values):
-                node = self.net.nodes[k]
-                lower, upper = self.values[self.net.parents(k)[0]]
+    def lines(self, slopes: Tensor) -> dict[int, Relaxed]:
+        """Lines of every nonlinear node bounded so far, given rows of the witness (one per input)."""
+        nodes = self.net.nodes[: len(self.values)]
+        return {k: self._lines(k, slopes) for k, node in enumerate(nodes) if isinstance(node, NONLINEAR)}
+
+    def _lines(self, k: int, slopes: Tensor) -> Relaxed:
+        node = self.net.nodes[k]
+        lower, upper = self.values[self.net.parents(k)[0]]
+        match node:
+            case c.Relu() | c.LeakyRelu():
                 leak = node.slope if isinstance(node, c.LeakyRelu) else 0.0
-                found[k] = relu_lines(lower, upper, slopes[:, start:stop].reshape(lower.shape), leak)
-        return found
+                start, stop = self.net.slope_ranges[k]
+                return relu_lines(lower, upper, slopes[:, start:stop].reshape(lower.shape), leak)
+            case c.Sigmoid():
+                return sigmoid_lines(lower, upper)
+            case c.Tanh():
+                return tanh_lines(lower, upper)
+            case c.MaxPool2d():
+                return pool_selection(lower, upper, node)
+            case _:
+                raise TypeError(f"{type(node).__name__} is linear")
 
 
 # ---------------------------------------------------------------- one backward pass
 
 
-def concretise(rows: Rows, ball: Ball, sample: Tensor) -> Tensor:
-    """Upper bound (R,) of each row over its input's ball: over the ball or over the box, whichever is smaller."""
-    middle, reach = (ball.upper + ball.lower) / 2, (ball.upper - ball.lower) / 2
-    at, around = gather((middle, reach), rows, sample)
-    found = dot(rows.coefficients, at) + dot(rows.coefficients.abs(), around)
-    if ball.norm == "Linf":
-        return found
-    flat = rows.coefficients.flatten(1)
-    dual = flat.norm(dim=1) if ball.norm == "L2" else flat.abs().amax(1)
-    radius = ball.radius if len(ball.radius) == 1 else ball.radius[sample]
-    (center,) = gather((ball.center,), rows, sample)
-    return torch.minimum(found, dot(rows.coefficients, center) + radius * dual)
-
-
-def backward(known: Bounds, pending: dict[int, Rows], sample: Tensor, lines: dict[int, Lines], cuts: bool) -> Tensor:
+def backward(known: Bounds, pending: dict[int, Rows], owners: Owners, lines: dict[int, Relaxed], cuts: bool) -> Tensor:
     """Upper bounds (R,) of sums of rows of several nodes: the least of `cut_bounds`."""
-    return cut_bounds(known, pending, sample, lines, cuts, None).amin(0)
+    return cut_bounds(known, pending, owners, lines, cuts, None).amin(0)
 
 
 def cut_bounds(
-    known: Bounds, pending: dict[int, Rows], sample: Tensor, lines: dict[int, Lines], cuts: bool, last: int | None
+    known: Bounds, pending: dict[int, Rows], owners: Owners, lines: dict[int, Relaxed], cuts: bool, last: int | None
 ) -> Tensor:
     """Upper bounds (M, R) of sums of rows of several nodes, each convex in the slopes above it.
 
-    sample: (R,) the input of each row. lines: of every ReLU-like node, one per input. cuts: also the bounds met on
-    the way, over the boxes of the pending nodes' values at the start and before every nonlinearity; else only the
-    one at the input. last: stop at this one of them.
+    lines: of every node that has some, one per input. cuts: also the bounds met on the way, over the boxes of the
+    pending nodes' values at the start and before every nonlinearity; else only the one at the input. last: stop at
+    this one of them.
     """
     net, start = known.net, max(pending)
     pending = dict(pending)
     constant = torch.zeros((), dtype=net.dtype, device=net.device)
     met: list[Tensor] = []
-    while pending and (k := max(pending)) > 0:
+    while not net.affine.issuperset(pending):
+        k = max(pending)
         node = net.nodes[k]
         if cuts and (k == start or isinstance(node, NONLINEAR)):
-            met.append(_reach(known, pending, constant, sample))
+            met.append(constant + _over_boxes(known, pending, owners))
             if last is not None and len(met) > last:
                 return torch.stack(torch.broadcast_tensors(*met))
         rows = pending.pop(k)
-        if isinstance(node, SLOPED):
-            pulled, extra = _through_lines(rows, lines[k], sample)
-            parts: tuple[Rows, ...] = (pulled,)
-        elif isinstance(node, OPAQUE):
-            parts, extra = (), _through_interval(rows, known.values[k], sample)
-        else:
-            step = adjoint(net, k, rows)
-            parts, extra = step.inputs, step.constant
-        if extra is not None:
-            constant = constant + extra
-        for i, part in zip(net.parents(k), parts, strict=False):
+        step = _through_lines(net, k, rows, lines[k], owners) if k in lines else adjoint(net, k, rows)
+        if step.constant is not None:
+            constant = constant + step.constant
+        for i, part in zip(net.parents(k), step.inputs, strict=True):
             pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
-    met.append(_reach(known, pending, constant, sample))
+    met.append(constant + _over_ball(known, pending, owners))
     return torch.stack(torch.broadcast_tensors(*met))
 
 
-def _reach(known: Bounds, pending: dict[int, Rows], constant: Tensor, sample: Tensor) -> Tensor:
-    """Upper bounds from the boxes of the pending nodes' values; of the input, also from the ball."""
-    for k, rows in pending.items():
-        if k:
-            constant = constant + _through_interval(rows, known.values[k], sample)
-        else:
-            constant = constant + concretise(rows, known.ball, sample)
-    return constant
+def _over_boxes(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tensor:
+    """Upper bounds (R,) of the pending rows from the boxes of the nodes' values."""
+    return torch.stack([_through_interval(rows, known.values[k], owners) for k, rows in pending.items()]).sum(0)
 
 
-def _through_lines(rows: Rows, lines: Lines, sample: Tensor) -> tuple[Rows, Tensor]:
+def _through_lines(net: CrownNetwork, k: int, rows: Rows, lines: Relaxed, owners: Owners) -> Step:
     """Positive coefficients take the upper line, negative ones the lower."""
-    excess, below, intercept = gather(
-        (lines.upper_slope - lines.lower_slope, lines.lower_slope, lines.upper_intercept), rows, sample
+    if isinstance(lines, Selection):
+        return _through_selection(net, k, rows, lines, owners)
+    excess, below, intercept = (
+        gather(v, rows, owners)
+        for v in (lines.upper_slope - lines.lower_slope, lines.lower_slope, lines.upper_intercept)
     )
-    positive = rows.coefficients.clamp(min=0)
-    pulled = torch.addcmul(rows.coefficients * below, positive, excess)
-    return Rows(pulled, rows.corner), dot(positive, intercept)
+    own = grouped(rows.coefficients, below)
+    positive = own.clamp(min=0)
+    pulled = torch.addcmul(own * below, positive, excess)
+    constant = dot(positive, intercept)
+    if lines.lower_intercept is not None:
+        constant = constant + dot(own - positive, gather(lines.lower_intercept, rows, owners))
+    return Step((Rows(pulled.reshape(rows.coefficients.shape), rows.at),), constant)
 
 
-def _through_interval(rows: Rows, values: Interval, sample: Tensor) -> Tensor:
-    lower, upper = gather(values, rows, sample)
-    return dot(rows.coefficients.clamp(min=0), upper) + dot(rows.coefficients.clamp(max=0), lower)
+def _through_selection(net: CrownNetwork, k: int, rows: Rows, lines: Selection, owners: Owners) -> Step:
+    """Coefficients of pooled cells, moved to the selected cells; positive ones take a constant where it has rivals."""
+    own_rows = whole(rows, net.network.shapes[k])
+    place, wins, top = (gather(v, own_rows, owners) for v in (lines.place, lines.wins, lines.top))
+    own = grouped(own_rows.coefficients, top)
+    positive = own.clamp(min=0)
+    moved = (own - positive + positive * wins).flatten(3)
+    image = moved.new_zeros(*moved.shape[:3], math.prod(lines.image))
+    spread = image.scatter_add(3, place.flatten(3).expand_as(moved), moved).flatten(0, 1).unflatten(2, lines.image)
+    node = net.nodes[k]
+    if not isinstance(node, c.MaxPool2d):
+        raise TypeError(f"{type(node).__name__} is no max pooling")
+    top_rows, left, _, _ = node.padding
+    _, height, width = net.network.shapes[node.inputs[0]]
+    kept = spread[:, :, top_rows : top_rows + height, left : left + width]
+    return Step((Rows(kept),), dot(positive, top))
+
+
+def _through_interval(rows: Rows, values: Interval, owners: Owners) -> Tensor:
+    lower, upper = (gather(v, rows, owners) for v in values)
+    own = grouped(rows.coefficients, upper)
+    return dot(own.clamp(min=0), upper) + dot(own.clamp(max=0), lower)
+
+
+# ---------------------------------------------------------------- at the input
+
+
+def _over_ball(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tensor:
+    """Upper bounds (R,) of rows of affine nodes: over the balls or over the boxes, whichever is smaller."""
+    in_box = [_at(known.anchors[k][1], rows, owners) for k, rows in pending.items()]
+    rows, reach, scale = _at_root(known, dict(pending), known.ball.norm != "Linf")
+    reach = gather(reach, rows, owners)
+    own = grouped(rows.coefficients, reach)
+    box = torch.stack(in_box).sum(0) + dot(own.abs(), reach)
+    if known.ball.norm == "Linf" or scale is None:
+        return box
+    everyone = Owners(torch.zeros_like(owners.index), None)
+    seen = gather(scale, rows, everyone)
+    flat = (grouped(rows.coefficients, seen) * seen).flatten(2).flatten(0, 1)
+    dual = flat.norm(dim=1) if known.ball.norm == "L2" else flat.abs().amax(1)
+    in_ball = torch.stack([_at(known.anchors[k][0], rows, owners) for k, rows in pending.items()]).sum(0)
+    radius = known.ball.radius if len(known.ball.radius) == 1 else known.ball.radius[owners.index]
+    return torch.minimum(box, in_ball + radius * dual)
+
+
+def _at(values: Tensor, rows: Rows, owners: Owners) -> Tensor:
+    seen = gather(values, rows, owners)
+    return dot(grouped(rows.coefficients, seen), seen)
+
+
+def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Rows, Tensor, Tensor | None]:
+    """Rows of affine nodes as rows of one root (constants are in the anchors), and the root's half widths (N, *shape);
+    if `scaled`, also by what the root multiplies the input (1, *shape). All three may be in phases."""
+    net = known.net
+    while len(pending) > 1 or max(pending) not in net.roots:
+        k = max(pending)
+        node, rows = net.nodes[k], pending.pop(k)
+        root = net.parents(k)[0]
+        if isinstance(node, c.Conv2d) and rows.at is None and root in net.roots and not pending:
+            reach, scale = _root(known, root, scaled)
+            pulled = conv_adjoint(net, k).phases(rows.coefficients, (reach.shape[2], reach.shape[3]))
+            split = None if scale is None else to_phases(scale, node.stride)
+            return Rows(pulled), to_phases(reach, node.stride), split
+        for i, part in zip(net.parents(k), adjoint(net, k, rows).inputs, strict=True):
+            pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
+    ((root, rows),) = pending.items()
+    return rows, *_root(known, root, scaled)
+
+
+def _root(known: Bounds, k: int, scaled: bool) -> tuple[Tensor, Tensor | None]:
+    lower, upper = known.values[k]
+    return (upper - lower) / 2, known.net.root_scale(k) if scaled else None
 
 
 # ---------------------------------------------------------------- all layers
@@ -198,21 +260,27 @@ def value_bounds(net: CrownNetwork, ball: Ball, slopes: Tensor | None) -> Bounds
     """
     n = len(ball.center)
     chosen = torch.zeros(n, net.slopes, dtype=net.dtype, device=net.device) if slopes is None else slopes
-    known = Bounds(net, ball, [(ball.lower, ball.upper)], chosen)
+    anchors = {0: (ball.center, (ball.lower + ball.upper) / 2)}
+    known = Bounds(net, ball, [(ball.lower, ball.upper)], anchors, chosen)
     found = known.values
-    centers: dict[int, Tensor] = {0: ball.center}
     for k in range(1, len(net.nodes)):
         node, parents = net.nodes[k], net.parents(k)
         bounds = interval(net, k, [found[i] for i in parents])
         if k in net.affine:
-            centers[k] = interval(net, k, [(centers[i], centers[i]) for i in parents])[0]
+            at_center, in_middle = ([anchors[i][j] for i in parents] for j in (0, 1))
+            anchors[k] = _anchor(net, k, at_center), _anchor(net, k, in_middle)
         if k in net.preactivations:
-            bounds = _around(net, k, bounds, centers[k], ball) if k in net.affine else _tightened(known, k, bounds)
+            bounds = _around(net, k, bounds, anchors[k][0], ball) if k in net.affine else _tightened(known, k, bounds)
         if slopes is None and isinstance(node, SLOPED):
             start, stop = net.slope_ranges[k]
             chosen[:, start:stop] = default_slopes(*found[node.inputs[0]]).flatten(1)
         found.append(bounds)
     return known
+
+
+def _anchor(net: CrownNetwork, k: int, inputs: list[Tensor]) -> Tensor:
+    """The value of the affine node k at points."""
+    return interval(net, k, [(x, x) for x in inputs])[0]
 
 
 def _around(net: CrownNetwork, k: int, bounds: Interval, center: Tensor, ball: Ball) -> Interval:
@@ -244,7 +312,8 @@ def dual_norms(net: CrownNetwork, k: int, norm: c.Norm) -> Tensor:
     if (k, norm) not in net.memo:
         shape = net.network.shapes[k]
         index = torch.arange(math.prod(shape), device=net.device)
-        parts = [_gradient(net, k, i).coefficients.flatten(1) for i in index.split(_rows_at_once(net, k) * 2)]
+        size = max(1, CHUNK // _footprint(net, k)[0])
+        parts = [_gradient(net, k, i).coefficients.flatten(1) for i in index.split(size)]
         order = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}[norm]
         net.memo[k, norm] = torch.cat([torch.linalg.vector_norm(p, order, dim=1) for p in parts]).view(shape)
     return net.memo[k, norm]
@@ -257,7 +326,7 @@ def _gradient(net: CrownNetwork, k: int, index: Tensor) -> Rows:
         step = adjoint(net, j, pending.pop(j))
         for i, part in zip(net.parents(j), step.inputs, strict=True):
             pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
-    return pending[0]
+    return within(pending[0], net.network.shapes[0])
 
 
 def _tightened(known: Bounds, k: int, bounds: Interval) -> Interval:
@@ -266,44 +335,70 @@ def _tightened(known: Bounds, k: int, bounds: Interval) -> Interval:
     sample, index = _wanted(known.net, k, bounds).flatten(1).nonzero(as_tuple=True)
     if not len(sample):
         return bounds
-    lines = known.lines(known.slopes)
-    parts = [_both_ends(known, lines, k, s, i) for s, i in _portions(known.net, k, sample, index)]
-    flat = sample * lower[0].numel() + index
-    low = lower.flatten().scatter(0, flat, torch.cat([p[0] for p in parts])).view(lower.shape)
-    high = upper.flatten().scatter(0, flat, torch.cat([p[1] for p in parts])).view(upper.shape)
-    return torch.maximum(lower, low), torch.minimum(upper, high)
+    lines, flat = known.lines(known.slopes), sample * lower[0].numel() + index
+    portions = list(_portions(known.net, k, sample))
+    low, high = (
+        torch.cat([_end(known, lines, k, sample[part], index[part], sign) for part in portions]) for sign in (-1, 1)
+    )
+    return (
+        torch.maximum(lower, lower.flatten().scatter(0, flat, -low).view(lower.shape)),
+        torch.minimum(upper, upper.flatten().scatter(0, flat, high).view(upper.shape)),
+    )
 
 
-def _portions(net: CrownNetwork, k: int, sample: Tensor, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows in portions of a bounded size; of one input each where that alone fills a portion (`sample` ascending)."""
-    size = _rows_at_once(net, k)
-    counts = torch.unique_consecutive(sample, return_counts=True)[1]
-    if net.device.type == "cpu" and len(sample) > size * ALONE * len(counts):
-        for s, i in zip(sample.split(counts.tolist()), index.split(counts.tolist()), strict=True):
-            yield from zip(s.split(size), i.split(size), strict=True)
-    else:
-        yield from zip(sample.split(size), index.split(size), strict=True)
+def _portions(net: CrownNetwork, k: int, sample: Tensor) -> Iterator[slice]:
+    """Rows about inputs `sample` (R,), ascending, in portions of a bounded size; of one input each where that alone
+    fills a portion. Windows are looked up row by row anyway: there the rows of several inputs stay together.
+    """
+    widest, windows = _footprint(net, k)
+    size = max(1, CHUNK // widest)
+    counts = torch.unique_consecutive(sample, return_counts=True)[1].tolist()
+    if net.device.type != "cpu" or windows or len(sample) <= size * ALONE * len(counts):
+        counts = [len(sample)]
+    start = 0
+    for count in counts:
+        yield from (slice(i, min(i + size, start + count)) for i in range(start, start + count, size))
+        start += count
 
 
-def _rows_at_once(net: CrownNetwork, k: int) -> int:
-    return max(1, CHUNK // (2 * max(math.prod(shape) for shape in net.network.shapes[:k])))
+def _footprint(net: CrownNetwork, k: int) -> tuple[int, bool]:
+    """Most coefficients of one row of node k on its way to the input, and whether they are windows all the way."""
+    if k not in net.footprints:
+        first = torch.zeros(1, dtype=torch.long, device=net.device)
+        pending = {i: rows for i, (rows, _) in unit_rows(net, k, first).items()}
+        widest, windows = 1, True
+        while pending:
+            j = max(pending)
+            node, rows = net.nodes[j], pending.pop(j)
+            widest, windows = max(widest, rows.coefficients.numel()), windows and rows.at is not None
+            if j in net.roots:
+                continue
+            linear = not isinstance(node, NONLINEAR)
+            parts = adjoint(net, j, rows).inputs if linear else (_through_nonlinearity(net, j, rows),)
+            for i, part in zip(net.parents(j), parts, strict=True):
+                pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
+        net.footprints[k] = widest, windows
+    return net.footprints[k]
 
 
-def _both_ends(known: Bounds, lines: dict[int, Lines], k: int, sample: Tensor, index: Tensor) -> Interval:
-    """Lower and upper bounds (R,) of elements index[r] of node k on ball sample[r]."""
-    if bool((sample == sample[0]).all()):  # one input: nothing to look up per row
-        lines = {i: line.pick(sample[:1]) for i, line in lines.items()}
-        known, sample = known.pick(sample[:1]), torch.zeros_like(sample)
-    summands = unit_rows(known.net, k, index)
-    constant = sum((extra for _, extra in summands.values()), torch.zeros((), dtype=known.net.dtype))
-    pending = {i: _with_negative(rows) for i, (rows, _) in summands.items()}
-    high, low = backward(known, pending, torch.cat([sample, sample]), lines, False).chunk(2)
-    return constant - low, constant + high
+def _through_nonlinearity(net: CrownNetwork, k: int, rows: Rows) -> Rows:
+    """Rows of the shape that those of the nonlinear node k have below it."""
+    if not isinstance(net.nodes[k], c.MaxPool2d):
+        return rows
+    return Rows(rows.coefficients.new_zeros(len(rows.coefficients), *net.network.shapes[net.parents(k)[0]]))
 
 
-def _with_negative(rows: Rows) -> Rows:
-    corner = None if rows.corner is None else torch.cat([rows.corner, rows.corner])
-    return Rows(torch.cat([rows.coefficients, -rows.coefficients]), corner)
+def _end(known: Bounds, lines: dict[int, Relaxed], k: int, sample: Tensor, index: Tensor, sign: int) -> Tensor:
+    """Upper bounds (R,) of sign times element index[r] of node k on ball sample[r], ascending."""
+    present = slice(int(sample[0]), int(sample[-1]) + 1)
+    known, lines = known.pick(present), {i: line.pick(present) for i, line in lines.items()}
+    owners = Owners(sample - present.start, len(sample) if present.stop == present.start + 1 else None)
+    constant = torch.zeros((), dtype=known.net.dtype, device=known.net.device)
+    pending: dict[int, Rows] = {}
+    for i, (rows, extra) in unit_rows(known.net, k, index).items():
+        constant = constant + sign * extra
+        pending[i] = rows if sign > 0 else Rows(-rows.coefficients, rows.at)
+    return constant + backward(known, pending, owners, lines, False)
 
 
 # ---------------------------------------------------------------- functionals of the logits
@@ -318,9 +413,9 @@ def functional_upper(known: Bounds, coefficients: Tensor, slopes: Tensor | None)
     n, j, _ = coefficients.shape
     last = len(known.net.nodes) - 1
     flat = coefficients.flatten(0, 1)
-    sample = torch.arange(n, device=flat.device).repeat_interleave(j)
+    owners = evenly(n, j, flat.device)
     if slopes is None:
-        return backward(known, {last: Rows(flat)}, sample, known.lines(known.slopes), True).view(n, j)
-    own = known.pick(sample)
-    rows = torch.arange(n * j, device=flat.device)
-    return backward(own, {last: Rows(flat)}, rows, own.lines(slopes.reshape(n * j, -1)), True).view(n, j)
+        return backward(known, {last: Rows(flat)}, owners, known.lines(known.slopes), True).view(n, j)
+    own = known.pick(owners.index)
+    lines = own.lines(slopes.reshape(n * j, -1))
+    return backward(own, {last: Rows(flat)}, evenly(n * j, 1, flat.device), lines, True).view(n, j)

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.crown_convolution import Adjoint
 from verifiers.plain import average_pool, pad
 
 NONLINEAR = (c.Relu, c.LeakyRelu, c.Sigmoid, c.Tanh, c.MaxPool2d)
 SLOPED = (c.Relu, c.LeakyRelu)
+ELEMENTWISE = (c.BatchNorm, c.Shift, c.Scale, c.Divide)
 Interval = tuple[Tensor, Tensor]
 
 
@@ -25,6 +27,8 @@ class CrownNetwork:
 
     slope_ranges: for each Relu / LeakyRelu node, its elements' places in a row of the witness (node order).
     affine: nodes that are affine functions of the input. memo: dual norms of their gradients, once computed.
+    adjoints, matrices: of convolutions, once computed; matrices between windows, by (node, height, width).
+    footprints: of rows of a node, once computed (crown_bounds.py).
     """
 
     network: c.PlainNetwork
@@ -34,6 +38,9 @@ class CrownNetwork:
     slope_ranges: dict[int, tuple[int, int]]
     affine: frozenset[int]
     memo: dict[tuple[int, c.Norm], Tensor] = dataclasses.field(default_factory=dict)
+    adjoints: dict[int, Adjoint] = dataclasses.field(default_factory=dict)
+    matrices: dict[tuple[int, int, int], Tensor] = dataclasses.field(default_factory=dict)
+    footprints: dict[int, tuple[int, bool]] = dataclasses.field(default_factory=dict)
 
     @property
     def nodes(self) -> tuple[c.Node, ...]:
@@ -54,6 +61,22 @@ class CrownNetwork:
         return tuple(
             sorted({i for k in nonlinear for i in self.parents(k) if not isinstance(self.nodes[i], NONLINEAR)})
         )
+
+    @functools.cached_property
+    def roots(self) -> frozenset[int]:
+        """The input, and what only scales and shifts its elements."""
+        found = {0}
+        for k, node in enumerate(self.nodes):
+            if isinstance(node, ELEMENTWISE) and node.inputs[0] in found:
+                found.add(k)
+        return frozenset(found)
+
+    def root_scale(self, k: int) -> Tensor:
+        """(1, *input shape): by what node k of `roots` multiplies the input."""
+        scale = torch.ones(1, *self.network.shapes[0], dtype=self.dtype, device=self.device)
+        while k:
+            scale, k = scale * self.element_scale(k)[0], self.parents(k)[0]
+        return scale
 
     def weight(self, k: int, name: str) -> Tensor:
         return self.weights[k, name]

@@ -1,8 +1,8 @@
 """Rows of linear functionals of a node's value, and the adjoint map of every node on them.
 
-A row's coefficients cover the whole value, or, for an image (channels, height, width), a window of it with its
-own top-left corner: the receptive field of one neuron costs its own size and not the image's. Windows may hang
-over the image's border; coefficients out there are zero. Part of the native CROWN engine.
+A row's coefficients cover the whole value, or, for an image (channels, height, width), a window of it: the receptive
+field of one neuron costs its own size and not the image's. Coefficients of window cells outside the image mean
+nothing; whoever reads them looks at values that are zero there. Part of the native CROWN engine.
 """
 
 from __future__ import annotations
@@ -14,17 +14,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.crown_convolution import Adjoint, Pair, adjoint_of
 from verifiers.crown_network import CrownNetwork
+from verifiers.crown_windows import Windows
 
 DENSE_SHARE = 0.3  # a window larger than this share of the image is stored as a whole image
+MATRIX = 2**20  # entries of a map between windows that is kept as one matrix
+WASTE = 16  # times as many products as needed that are as fast in one matrix product
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """coefficients: (R, *shape) of a node's value, or (R, C, h, w) windows whose first cell is `corner` (R, 2)."""
+    """coefficients: (R, *shape) of a node's value, or (R, C, h, w) of the windows `at` of it."""
 
     coefficients: Tensor
-    corner: Tensor | None = None
+    at: Windows | None = None
+
+    @property
+    def size(self) -> Pair:
+        """Height and width of the coefficients."""
+        return self.coefficients.shape[2], self.coefficients.shape[3]
+
+
+@dataclass(frozen=True, eq=False)
+class Owners:
+    """index: (R,) the input each row is about. each: rows of every input, if they stand input after input."""
+
+    index: Tensor
+    each: int | None
+
+
+def evenly(inputs: int, each: int, device: torch.device) -> Owners:
+    """`each` rows for every input, input after input."""
+    return Owners(torch.arange(inputs, device=device).repeat_interleave(each), each)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,86 +57,77 @@ class Step:
     constant: Tensor | None = None
 
 
-def total(coefficients: Tensor) -> Tensor:
-    """Sum over all axes but the first."""
-    return coefficients.flatten(1).sum(1)
+# ---------------------------------------------------------------- rows and values
 
 
-# ---------------------------------------------------------------- windows
+def gather(value: Tensor, rows: Rows, owners: Owners) -> Tensor:
+    """`value` (N, *shape) as the rows see it: (G, 1, *shape), to stand beside `grouped` rows. N = 1: shared by all.
 
-
-def _cells(corner: Tensor, size: tuple[int, int], image: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Per row, the flat index of each window cell in the image (clamped), (R, h * w), and whether it is inside."""
-    y = corner[:, :1] + torch.arange(size[0], device=corner.device)
-    x = corner[:, 1:] + torch.arange(size[1], device=corner.device)
-    inside = ((y >= 0) & (y < image[0]))[:, :, None] & ((x >= 0) & (x < image[1]))[:, None, :]
-    flat = y.clamp(0, image[0] - 1)[:, :, None] * image[1] + x.clamp(0, image[1] - 1)[:, None, :]
-    return flat.flatten(1), inside.flatten(1)
-
-
-def gather(values: tuple[Tensor, ...], rows: Rows, sample: Tensor) -> tuple[Tensor, ...]:
-    """Each (N, *shape) of `values` at [sample], cut to each row's window: (R, *window), or (1, *shape) if N = 1.
-
-    Cells outside the image repeat its border.
+    Cells outside the image are zero.
     """
-    if rows.corner is None:
-        return values if len(values[0]) == 1 else tuple(v[sample] for v in values)
-    _, channels, height, width = values[0].shape
-    size = (rows.coefficients.shape[2], rows.coefficients.shape[3])
-    flat, _ = _cells(rows.corner, size, (height, width))
-    table = torch.cat([v.permute(0, 2, 3, 1).reshape(-1, channels) for v in values], 1)
-    index = flat if len(values[0]) == 1 else flat + sample[:, None] * (height * width)
-    found = table[index.flatten()].view(len(flat), *size, -1).permute(0, 3, 1, 2)
-    return found.split(channels, 1)
+    if rows.at is not None:
+        return rows.at.seen(value, rows.size, owners.index)[:, None]
+    if owners.each is None and len(value) > 1:
+        value = value.index_select(0, owners.index)
+    return value[:, None]
 
 
-def dot(coefficients: Tensor, values: Tensor) -> Tensor:
-    """Row by row: coefficients (R, *shape) . values (R or 1, *shape) -> (R,)."""
-    if len(values) == 1:
-        return coefficients.flatten(1) @ values.flatten()
-    return total(coefficients * values)
+def grouped(coefficients: Tensor, seen: Tensor) -> Tensor:
+    """Coefficients (R, *shape) as (G, R / G, *shape), the rows that share one of the G `seen` values together."""
+    each = len(coefficients) // max(1, len(seen))
+    return coefficients.reshape(len(seen), each, *coefficients.shape[1:])
 
 
-def _trim(rows: Rows, shape: tuple[int, ...]) -> Rows:
-    """Zero the coefficients outside the image, and store large windows as whole images."""
-    if rows.corner is None:
+def dot(coefficients: Tensor, seen: Tensor) -> Tensor:
+    """(R,): grouped coefficients (G, R / G, *shape) times values (G, 1, *shape), summed."""
+    groups, each = coefficients.shape[:2]
+    if groups == 1:
+        return coefficients.flatten(2)[0] @ seen.flatten()
+    if each == 1:
+        products = (coefficients * seen).flatten(1)
+        return products @ products.new_ones(products.shape[1])
+    return torch.bmm(coefficients.flatten(2), seen.flatten(2).transpose(1, 2)).flatten()
+
+
+def within(rows: Rows, shape: tuple[int, ...]) -> Rows:
+    """The same rows, zero outside the image."""
+    if rows.at is None:
         return rows
-    r, channels, h, w = rows.coefficients.shape
-    flat, inside = _cells(rows.corner, (h, w), (shape[1], shape[2]))
-    coefficients = rows.coefficients * inside.view(r, 1, h, w)
-    if h * w < DENSE_SHARE * shape[1] * shape[2]:
-        return Rows(coefficients, rows.corner)
-    image = coefficients.new_zeros(r, channels, shape[1] * shape[2])
-    spread = flat[:, None, :].expand(r, channels, h * w)
-    return Rows(image.scatter_add(2, spread, coefficients.flatten(2)).view(r, *shape))
+    inside = rows.at.inside(rows.size, (shape[1], shape[2]), rows.coefficients)
+    return Rows(rows.coefficients * inside, rows.at)
 
 
-def _whole(rows: Rows, shape: tuple[int, ...]) -> Rows:
+def whole(rows: Rows, shape: tuple[int, ...]) -> Rows:
     """The rows as whole images."""
-    if rows.corner is None:
+    if rows.at is None:
         return rows
-    r, channels, h, w = rows.coefficients.shape
-    flat, _ = _cells(rows.corner, (h, w), (shape[1], shape[2]))
+    r, channels = rows.coefficients.shape[:2]
+    places = rows.at.places(rows.size, (shape[1], shape[2]))
     image = rows.coefficients.new_zeros(r, channels, shape[1] * shape[2])
-    spread = flat[:, None, :].expand(r, channels, h * w)
-    return Rows(image.scatter_add(2, spread, rows.coefficients.flatten(2)).view(r, *shape))
+    spread = places[:, None, :].expand(r, channels, -1)
+    kept = within(rows, shape).coefficients
+    return Rows(image.scatter_add(2, spread, kept.flatten(2)).view(r, *shape))
+
+
+def settle(rows: Rows, shape: tuple[int, ...]) -> Rows:
+    """Large windows as whole images."""
+    if rows.at is None or rows.size[0] * rows.size[1] < DENSE_SHARE * shape[1] * shape[2]:
+        return rows
+    return whole(rows, shape)
 
 
 def add(a: Rows, b: Rows, shape: tuple[int, ...]) -> Rows:
-    """a + b: windows are aligned; a window and a whole image give a whole image."""
-    if a.corner is None or b.corner is None:
-        return Rows(_whole(a, shape).coefficients + _whole(b, shape).coefficients)
-    offset = b.corner - a.corner
-    if bool((offset != offset[:1]).any()):
-        return Rows(_whole(a, shape).coefficients + _whole(b, shape).coefficients)
-    dy, dx = (int(n) for n in offset[0])
-    ah, aw = a.coefficients.shape[2:]
-    bh, bw = b.coefficients.shape[2:]
+    """a + b: windows on one grid are aligned; all else gives whole images."""
+    if a.at is None or b.at is None or (a.at.grid, a.at.step) != (b.at.grid, b.at.step):
+        return Rows(whole(a, shape).coefficients + whole(b, shape).coefficients)
+    dy, dx = (b.at.offset[i] - a.at.offset[i] for i in (0, 1))
+    (ah, aw), (bh, bw) = a.size, b.size
     top, left = min(0, dy), min(0, dx)
     height, width = max(ah, dy + bh) - top, max(aw, dx + bw) - left
     grown_a = F.pad(a.coefficients, (-left, width + left - aw, -top, height + top - ah))
     grown_b = F.pad(b.coefficients, (dx - left, width - (dx - left) - bw, dy - top, height - (dy - top) - bh))
-    return _trim(Rows(grown_a + grown_b, a.corner + offset.new_tensor([top, left])), shape)
+    offset = (a.at.offset[0] + top, a.at.offset[1] + left)
+    return settle(Rows(grown_a + grown_b, Windows(a.at.cells, a.at.grid, a.at.step, offset)), shape)
 
 
 # ---------------------------------------------------------------- adjoint maps
@@ -129,49 +142,70 @@ def adjoint(net: CrownNetwork, k: int, rows: Rows) -> Step:
             constant = rows.coefficients @ net.weight(k, "bias")
             return Step((Rows(rows.coefficients @ net.weight(k, "weight")),), constant)
         case c.Conv2d():
-            constant = rows.coefficients.sum((2, 3)) @ net.weight(k, "bias")
-            pulled = _conv_adjoint(
-                rows, net.weight(k, "weight"), node.stride, node.padding, node.dilation, node.groups, shapes[0]
-            )
-            return Step((pulled,), constant)
+            return _conv_adjoint(net, k, node, within(rows, net.network.shapes[k]))
         case c.BatchNorm() | c.Shift() | c.Scale() | c.Divide():
-            scale, shift = (t.expand(shapes[0])[None] for t in net.element_scale(k))
-            nobody = torch.zeros(len(rows.coefficients), dtype=torch.long, device=net.device)
-            factor, offset = gather((scale, shift), rows, nobody)
-            return Step((Rows(rows.coefficients * factor, rows.corner),), dot(rows.coefficients, offset))
+            return _scale_adjoint(net, k, rows)
         case c.Add():
             return Step((rows, rows))
         case c.Flatten():
-            return Step((Rows(rows.coefficients.view(-1, *shapes[0])),))
+            return Step((Rows(rows.coefficients.reshape(-1, *shapes[0])),))
         case c.Concat():
             parts = torch.split(rows.coefficients, [s[0] for s in shapes], dim=1)
-            return Step(tuple(Rows(p, rows.corner) for p in parts))
+            return Step(tuple(Rows(p, rows.at) for p in parts))
         case c.AveragePool2d():
-            return Step((_average_adjoint(node, _whole(rows, net.network.shapes[k]), shapes[0]),))
+            return Step((_average_adjoint(node, whole(rows, net.network.shapes[k]), shapes[0]),))
         case c.Pad():
-            return _pad_adjoint(node, _whole(rows, net.network.shapes[k]), shapes[0])
+            return _pad_adjoint(node, whole(rows, net.network.shapes[k]), shapes[0])
         case c.Slice():
-            return Step((_slice_adjoint(node, _whole(rows, net.network.shapes[k]), shapes[0]),))
+            return Step((_slice_adjoint(node, whole(rows, net.network.shapes[k]), shapes[0]),))
         case _:
             raise TypeError(f"{type(node).__name__} is not affine")
 
 
-def _conv_adjoint(
-    rows: Rows,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    shape: tuple[int, ...],
-) -> Rows:
-    pulled = F.conv_transpose2d(rows.coefficients, weight, None, stride, 0, 0, groups, dilation)
-    top, left, _, _ = padding
-    if rows.corner is not None:
-        corner = rows.corner * rows.corner.new_tensor(stride) - rows.corner.new_tensor([top, left])
-        return _trim(Rows(pulled, corner), shape)
-    right, bottom = shape[2] + left - pulled.shape[3], shape[1] + top - pulled.shape[2]
-    return Rows(F.pad(pulled, (-left, right, -top, bottom)))  # negative pads cut
+def _scale_adjoint(net: CrownNetwork, k: int, rows: Rows) -> Step:
+    everyone = Owners(torch.zeros(len(rows.coefficients), dtype=torch.long, device=net.device), None)
+    shape = net.network.shapes[k]
+    factor, offset = (gather(t.expand(shape)[None], rows, everyone) for t in net.element_scale(k))
+    own = grouped(rows.coefficients, factor)
+    return Step((Rows((own * factor).reshape(rows.coefficients.shape), rows.at),), dot(own, offset))
+
+
+def conv_adjoint(net: CrownNetwork, k: int) -> Adjoint:
+    """The adjoint of the convolution k; computed once."""
+    node = net.nodes[k]
+    if not isinstance(node, c.Conv2d):
+        raise TypeError(f"{type(node).__name__} is not a convolution")
+    if k not in net.adjoints:
+        weight = net.weight(k, "weight")
+        net.adjoints[k] = adjoint_of(weight, node.stride, node.padding[:2], node.dilation, node.groups)
+    return net.adjoints[k]
+
+
+def _conv_adjoint(net: CrownNetwork, k: int, node: c.Conv2d, rows: Rows) -> Step:
+    """rows: zero outside the image."""
+    height, width = rows.size
+    bias = net.weight(k, "bias")[:, None].expand(-1, height * width)
+    constant = rows.coefficients.flatten(1) @ bias.flatten()
+    shape = net.network.shapes[node.inputs[0]]
+    if rows.at is None:
+        return Step((Rows(conv_adjoint(net, k).whole(rows.coefficients, (shape[1], shape[2]))),), constant)
+    at = rows.at.through(node.stride, node.padding[:2])
+    return Step((settle(Rows(_window_adjoint(net, k, node, rows.coefficients), at), shape),), constant)
+
+
+def _window_adjoint(net: CrownNetwork, k: int, node: c.Conv2d, rows: Tensor) -> Tensor:
+    """Windows (R, C, h, w) of the output as full windows of the input: one matrix product, where small."""
+    size, weight = rows.shape[2:], net.weight(k, "weight")
+    taps = [node.dilation[a] * (weight.shape[2 + a] - 1) + 1 for a in (0, 1)]
+    full = [(size[a] - 1) * node.stride[a] + taps[a] for a in (0, 1)]
+    entries = rows.shape[1:].numel() * weight.shape[1] * node.groups * full[0] * full[1]
+    if entries > MATRIX or full[0] * full[1] * node.groups > WASTE * weight.shape[2] * weight.shape[3]:
+        return F.conv_transpose2d(rows, weight, None, node.stride, 0, 0, node.groups, node.dilation)
+    if (k, *size) not in net.matrices:
+        units = torch.eye(rows.shape[1:].numel(), dtype=net.dtype, device=net.device).view(-1, *rows.shape[1:])
+        pulled = F.conv_transpose2d(units, weight, None, node.stride, 0, 0, node.groups, node.dilation)
+        net.matrices[k, size[0], size[1]] = pulled.flatten(1)
+    return (rows.flatten(1) @ net.matrices[k, size[0], size[1]]).view(len(rows), -1, *full)
 
 
 def _average_adjoint(node: c.AveragePool2d, rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -183,13 +217,14 @@ def _average_adjoint(node: c.AveragePool2d, rows: Rows, shape: tuple[int, ...]) 
         cells = F.pad(coefficients.new_ones(1, 1, *shape[1:]), (left, right, top, bottom))
         coefficients, share = coefficients / F.conv2d(cells, ones, None, node.stride), 1.0
     kernel = (ones * share).expand(shape[0], 1, *node.kernel)
-    return _conv_adjoint(Rows(coefficients), kernel, node.stride, node.padding, (1, 1), shape[0], shape)
+    spread = adjoint_of(kernel, node.stride, node.padding[:2], (1, 1), shape[0])
+    return Rows(spread.whole(coefficients, (shape[1], shape[2])))
 
 
 def _pad_adjoint(node: c.Pad, rows: Rows, shape: tuple[int, ...]) -> Step:
     inner = tuple(slice(b, b + n) for b, n in zip(node.before, shape, strict=True))
     kept = rows.coefficients[(slice(None), *inner)]
-    return Step((Rows(kept),), node.value * (total(rows.coefficients) - total(kept)))
+    return Step((Rows(kept),), node.value * (rows.coefficients.flatten(1).sum(1) - kept.flatten(1).sum(1)))
 
 
 def _slice_adjoint(node: c.Slice, rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -224,9 +259,9 @@ def unit_rows(net: CrownNetwork, k: int, index: Tensor) -> dict[int, tuple[Rows,
         case c.Conv2d() if node.groups == 1 and node.dilation == (1, 1):
             channel = index // (shape[1] * shape[2])
             cell = index % (shape[1] * shape[2])
-            place = torch.stack([cell // shape[2], cell % shape[2]], 1) * index.new_tensor(node.stride)
-            corner = place - index.new_tensor(node.padding[:2])
-            rows = _trim(Rows(net.weight(k, "weight")[channel], corner), net.network.shapes[node.inputs[0]])
+            offset = (-node.padding[0], -node.padding[1])
+            at = Windows(cell, (shape[1], shape[2]), node.stride, offset)
+            rows = settle(Rows(net.weight(k, "weight")[channel], at), net.network.shapes[node.inputs[0]])
             return {node.inputs[0]: (rows, net.weight(k, "bias")[channel])}
         case _:
             return {k: (_one_hot(shape, index, net), torch.zeros(len(index), dtype=net.dtype, device=net.device))}
@@ -238,5 +273,4 @@ def _one_hot(shape: tuple[int, ...], index: Tensor, net: CrownNetwork) -> Rows:
         return Rows(F.one_hot(index, shape[0]).to(net.dtype))
     area = shape[1] * shape[2]
     channels = F.one_hot(index // area, shape[0]).to(net.dtype)[:, :, None, None]
-    cell = index % area
-    return Rows(channels, torch.stack([cell // shape[2], cell % shape[2]], 1))
+    return Rows(channels, Windows(index % area, (shape[1], shape[2]), (1, 1), (0, 0)))

@@ -7,6 +7,7 @@ of them. Part of the native CROWN engine.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown_bounds import Ball, Bounds, Lines, backward, cut_bounds, functional_upper, value_bounds
+from verifiers.crown_bounds import Ball, Bounds, backward, cut_bounds, functional_upper, value_bounds
+from verifiers.crown_lines import Lines
 from verifiers.crown_network import CrownNetwork
-from verifiers.crown_rows import Rows
+from verifiers.crown_rows import Rows, evenly
 
 ROWS = 2**19  # coefficients of the widest layer tuned at once
 CUTS = 4  # bounds tuned per row
@@ -77,7 +79,7 @@ def _cuts(own: Bounds, coefficients: Tensor, slopes: Tensor) -> list[int]:
     The least of all is what counts, but its gradient sees only the slopes above the cut that is least just now; a cut
     is convex in its slopes, so each is tuned by itself.
     """
-    rows = torch.arange(len(coefficients), device=coefficients.device)
+    rows = evenly(len(coefficients), 1, coefficients.device)
     last = len(own.net.nodes) - 1
     met = cut_bounds(own, {last: Rows(coefficients)}, rows, own.lines(slopes), True, None).mean(1)
     order = met[1:-1].argsort().tolist()
@@ -93,16 +95,17 @@ def _tune(
     """
     net = own.net
     last = len(net.nodes) - 1
-    rows = torch.arange(len(coefficients), device=coefficients.device)
+    rows = evenly(len(coefficients), 1, coefficients.device)
     fixed = own.lines(slopes)
-    movers = {k: Mover(line.lower_slope, _free(own, k), _leak(net.nodes[k])) for k, line in fixed.items()}
+    tuned = {k: line for k, line in fixed.items() if k in net.slope_ranges and isinstance(line, Lines)}
+    movers = {k: Mover(line.lower_slope, _free(own, k), _leak(net.nodes[k])) for k, line in tuned.items()}
     kept = {k: m.value for k, m in movers.items()}
     lowest = best.clone()
     for step in range(tuning.steps):
         leaves = {k: m.value.detach().requires_grad_() for k, m in movers.items()}
-        lines = {k: Lines(line.upper_slope, line.upper_intercept, leaves[k]) for k, line in fixed.items()}
+        moved = {k: dataclasses.replace(line, lower_slope=leaves[k]) for k, line in tuned.items()}
         with torch.enable_grad():
-            met = cut_bounds(own, {last: Rows(coefficients)}, rows, lines, True, cut)
+            met = cut_bounds(own, {last: Rows(coefficients)}, rows, {**fixed, **moved}, True, cut)
             if not met[cut].requires_grad:  # no slope above this cut
                 return best, slopes
             gradients = torch.autograd.grad(met[cut].sum(), list(leaves.values()), allow_unused=True)
