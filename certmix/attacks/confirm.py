@@ -77,14 +77,26 @@ def confirm(
     """
     if not contained(candidate, x, radius, norm, domain):
         return Float32Only(f"the candidate is not in the {norm} ball of radius {radius} intersected with {domain}")
+    return evaluate(candidate, standard, robust, alpha, temperature, predicted)
+
+
+def evaluate(
+    point: Float32Array,
+    standard: PlainNetwork | nn.Module | None,
+    robust: PlainNetwork,
+    alpha: float,
+    temperature: float,
+    predicted: int,
+) -> Confirmed | Float32Only:
+    """`confirm` at `point` itself, wherever it lies."""
     plain = standard if isinstance(standard, PlainNetwork) else None
     needed = plain if alpha < 1 else None
-    quick = _decide(_float64(needed, candidate), _float64(robust, candidate), alpha, temperature, predicted)
+    quick = _decide(_float64(needed, point), _float64(robust, point), alpha, temperature, predicted)
     if quick is not None:
         return quick
     exact = _decide(
-        None if needed is None else logits_in_arb(needed, candidate, PRECISION),
-        logits_in_arb(robust, candidate, PRECISION),
+        None if needed is None else logits_in_arb(needed, point, PRECISION),
+        logits_in_arb(robust, point, PRECISION),
         alpha,
         temperature,
         predicted,

@@ -53,11 +53,17 @@ LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True, eq=False)
 class Ascent:
-    """At N points: score (N,) to compare iterates by, gradient (N, …) to follow, broken (N,) bool."""
+    """At N points: score (N,) to compare iterates by, gradient (N, …) to follow; logits (N, K), labels (N,)."""
 
     score: Tensor
     gradient: Tensor
-    broken: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def broken(self) -> Tensor:
+        """(N,) bool: another class is strictly larger than the label."""
+        return margins(self.logits, self.labels) > 0
 
 
 class Objective(abc.ABC):
@@ -92,7 +98,7 @@ class ClassifierObjective(Objective):
         logits = self.model(points)
         score = _targeted(logits, labels, targets, LOSSES[self.loss](logits, labels))
         (gradient,) = torch.autograd.grad(score.sum(), points)
-        return Ascent(score.detach(), gradient, margins(logits.detach(), labels) > 0)
+        return Ascent(score.detach(), gradient, logits.detach(), labels)
 
     def logits(self, points: Tensor) -> Tensor:
         return self.model(points)
@@ -130,7 +136,7 @@ class FloorObjective(Objective):
         needed = (vote <= self.sure).to(points.dtype) * (self.mix.alpha < 1)
         used = float(self.mix.alpha > 0)
         gradient = _unit(of_standard) * _column(needed, points) + _unit(of_robust) * used
-        return Ascent(score, gradient, margins(mixed, labels) > 0)
+        return Ascent(score, gradient, mixed, labels)
 
     def logits(self, points: Tensor) -> Tensor:
         return self.mix(points)

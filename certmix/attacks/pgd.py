@@ -99,9 +99,10 @@ def _fixed(
     size = ball.radius * (2.0 if decay else schedule.relative_step or 2.5 / schedule.steps)
     for _ in range(schedule.steps):
         ascent = objective.ascent(points, labels, targets)
-        if not schedule.keep_going and bool(ascent.broken.any()):
-            result[rows[ascent.broken]], found[rows[ascent.broken]] = points[ascent.broken], True
-            stay = ~ascent.broken
+        broken = None if schedule.keep_going else ascent.broken
+        if broken is not None and bool(broken.any()):
+            result[rows[broken]], found[rows[broken]] = points[broken], True
+            stay = ~broken
             rows, points, ball, size = rows[stay], points[stay], ball.subset(stay), size[stay]
             labels, targets, ascent = labels[stay], targets[stay], replace(ascent, gradient=ascent.gradient[stay])
             if len(rows) == 0:
