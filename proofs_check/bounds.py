@@ -33,6 +33,7 @@ from proofs_check.relaxations import (
 from proofs_check.rounding import TINY, Array, down, need_bounded, sum_error, up
 
 MAX_CLASSES = 2**12
+MAX_WITNESS = 2**28
 CHUNK = 2**19  # coefficients travelling together: bounds memory
 
 
@@ -130,10 +131,11 @@ def witness(data: bytes, network: PlainNetwork) -> Witness:
     lengths = [n * rows for rows in (1, 1 + network.classes, 1 + 2 * network.classes)]
     stream = zlib.decompressobj()
     try:
-        raw = stream.decompress(data, lengths[-1] + 1)
+        raw = stream.decompress(data, min(lengths[-1], MAX_WITNESS) + 1)
     except zlib.error as error:
         raise RejectedError("witness", f"is not a zlib stream: {error}") from error
-    need(n > 0 and len(raw) in lengths, "witness", f"must hold one of {lengths} bytes, got {len(raw)}")
+    fits = n > 0 and len(raw) in lengths and len(raw) <= MAX_WITNESS
+    need(fits, "witness", f"must hold one of {lengths} bytes and at most {MAX_WITNESS}, got {len(raw)}")
     need(stream.eof and not stream.unused_data, "witness", "stream is cut short or too long")
     return Witness(np.frombuffer(raw, dtype=np.uint8).reshape(-1, n) / 255.0)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import tracemalloc
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +25,8 @@ def array(values: object) -> c.Float32Array:
     return np.array(values, dtype=F32)
 
 
-def claim_of(case: Case, **kw: object) -> c.Claim:
-    given: dict = {
+def claim_of(case: Case, **kw: Any) -> c.Claim:
+    given: dict[str, Any] = {
         "norm": "L2", "radius": 0.1, "alpha": 0.9, "temperature": 1.0, "predicted": 0, "class_of": "robust",
         "domain": None, "semantics": "real", "robust": case.robust.network.sha256, "standard": None,
         "input": parse.array_sha256(case.input), "smoothing": None,
@@ -32,7 +34,7 @@ def claim_of(case: Case, **kw: object) -> c.Claim:
     return c.Claim(**(given | kw))
 
 
-def verdict(case: Case, rule: str, evidence: object, **kw: object) -> c.Verdict:
+def verdict(case: Case, rule: str, evidence: object, **kw: Any) -> c.Verdict:
     return judge.check(parse.Certificate(0, 0, "margin", claim_of(case, **kw), rule, evidence), case)
 
 
@@ -97,3 +99,11 @@ def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
         assert found.network.sha256 == network.sha256
         assert found is bench.alpha(claim_of(case, adaptive=named)), "read once"
         assert len(bench.alphas) == 1
+
+
+def test_a_witness_is_not_unpacked_beyond_a_fixed_size(monkeypatch: pytest.MonkeyPatch):
+    wide = build([c.Input((2,)), c.Pad((0,), (0,), (2**16,), 0.0), c.Relu((1,)), c.Slice((2,), (0,), (200,), (1,))])
+    monkeypatch.setattr(bounds, "MAX_WITNESS", 2**17)
+    assert len(bounds.witness(zlib.compress(bytes(2**16 + 2)), wide).slopes) == 1
+    with pytest.raises(c.RejectedError, match="at most 131072, got 131073"):
+        bounds.witness(zlib.compress(bytes((2**16 + 2) * 201)), wide)
