@@ -50,20 +50,20 @@ class Row:
 
 
 def header(folder: Path) -> parse.RunHeader:
-    return parse.run_header(_bytes(folder / "run.json"))
+    return parse.run_header(_bytes(folder / "run.json", MAX_LINE))
 
 
 def network(folder: Path, sha256: str) -> PlainNetwork:
     """networks/<sha256>.safetensors, whose bytes must have that digest."""
     name = f"networks/{sha256}.safetensors"
-    found = parse.network(_bytes(folder / name), name)
+    found = parse.network(_bytes(folder / name, MAX_FILE), name)
     wellformed(found.sha256 == sha256, name, "content does not have the digest of its name")
     return found
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, largest: int) -> bytes:
     try:
-        need_file(path, MAX_FILE)
+        need_file(path, largest)
         return path.read_bytes()
     except OSError as error:
         raise MalformedError(path.name, f"cannot be read: {error.strerror}") from error

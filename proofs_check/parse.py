@@ -37,6 +37,7 @@ LONE = re.compile("[\ud800-\udfff]")  # JSON can escape what UTF-8 cannot write
 MAX_AXES = 4
 MAX_CELLS = 2**27  # of all values of a network together
 MAX_NODES = 2**12
+MAX_HEADER = 2**26  # bytes of a network's JSON, which takes many times as many in memory
 
 
 # ---------------------------------------------------------------- strict JSON
@@ -302,6 +303,7 @@ def network(data: bytes, place: str = "network") -> PlainNetwork:
     wellformed(len(data) >= 8, place, "is shorter than its header")
     length = int.from_bytes(data[:8], "little")
     wellformed(length <= len(data) - 8, place, "header reaches past the end of the file")
+    wellformed(length <= MAX_HEADER, place, f"header has {length} bytes, more than {MAX_HEADER}")
     header = strict_json(data[8 : 8 + length], place)
     wellformed(type(header) is dict and "__metadata__" in header, place, "has no __metadata__")
     metadata = fields(header.pop("__metadata__"), ("format", "graph"), f"{place}.__metadata__")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proofs_check import bounds, judge, parse, run
+from proofs_check import bounds, folder, judge, parse, run
 from proofs_check import certificate as c
 from proofs_check.rules import smoothing
 from proofs_check.rules.case import Case
@@ -107,3 +107,14 @@ def test_a_witness_is_not_unpacked_beyond_a_fixed_size(monkeypatch: pytest.Monke
     assert len(bounds.witness(zlib.compress(bytes(2**16 + 2)), wide).slopes) == 1
     with pytest.raises(c.RejectedError, match="at most 131072, got 131073"):
         bounds.witness(zlib.compress(bytes((2**16 + 2) * 201)), wide)
+
+
+def test_json_that_would_fill_the_memory_is_malformed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    network = build([c.Input((2,)), c.Flatten((0,))])
+    monkeypatch.setattr(parse, "MAX_HEADER", 100)
+    with pytest.raises(c.MalformedError, match="more than 100"):
+        parse.network(network.data)
+    with (tmp_path / "run.json").open("wb") as stream:
+        stream.truncate(folder.MAX_LINE + 1)
+    with pytest.raises(c.MalformedError, match="larger than 67108864 bytes"):
+        folder.header(tmp_path)
