@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
 from certmix.attacks.ball import make_ball
@@ -27,7 +25,7 @@ def quick_attack(
     restarts: int = 1,
     seed: int = 0,
 ) -> Candidates:
-    """PGD: cross-entropy of the mix with decaying steps, then, for what survives, Lemma 3.2's floor, adaptively.
+    """Adaptive PGD: cross-entropy of the mix, then, for what survives, Lemma 3.2's floor.
 
     Each of the two spends `steps` gradients per restart.
 
@@ -37,12 +35,11 @@ def quick_attack(
     """
     mix = MixedClassifier(standard, robust, alpha, temperature)
     ball = make_ball(inputs, radius, norm, domain)
-    schedule = Schedule(steps, restarts, "decay", random_start=False, seed=seed)
+    schedule = Schedule(steps, restarts, random_start=False, seed=seed)
     first = pgd(ClassifierObjective(mix, "cross_entropy"), ball, predicted, schedule)
     left = (~first.found).nonzero().squeeze(1)
     if len(left) == 0:
         return first
-    schedule = replace(schedule, step="adaptive")
     second = pgd(FloorObjective(mix), ball.subset(left), predicted[left], schedule)
     points, found = first.points.clone(), first.found.clone()
     points[left[second.found]] = second.points[second.found]

@@ -152,6 +152,41 @@ def test_the_floor_follows_both_logit_margins_and_leaves_g_alone_once_it_is_sure
     assert torch.allclose(aimed, free)
 
 
+class Viewing(nn.Module):
+    """A module of somebody else that insists on the usual layout."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.view(len(x), -1).view(x.shape))
+
+
+@pytest.mark.parametrize("objective", ["classifier", "floor"])
+def test_plain_and_foreign_modules_give_one_gradient_whatever_the_layout(objective: str) -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    networks = [
+        build([c.Input((2, 4, 4)), c.Conv2d((0,), draw(3, 2, 3, 3), draw(3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+               c.Relu((1,)), c.Flatten((2,)), c.Linear((3,), draw(3, 48), draw(3))])
+        for _ in range(2)
+    ]  # fmt: skip
+    plain = [PlainModule(n).double() for n in networks]
+    x, labels, none = torch.from_numpy(rng.random((5, 2, 4, 4))), torch.arange(5) % 3, torch.full((5,), -1)
+    found = [
+        (ClassifierObjective(mix, "margin") if objective == "classifier" else FloorObjective(mix)).ascent(
+            x, labels, none
+        )
+        for mix in (MixedClassifier(*plain, 0.7), MixedClassifier(*map(Viewing, plain), 0.7))
+    ]
+    assert torch.allclose(found[0].gradient, found[1].gradient, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(found[0].score, found[1].score, rtol=1e-10, atol=1e-12)
+
+
 class First(nn.Module):
     """The first `count` logits."""
 
@@ -268,20 +303,23 @@ def test_the_attack_radius_says_where_nothing_was_found() -> None:
     assert Fraction(float(result.points[0, 0])) <= Fraction(float(x[0, 0])) + Fraction(0.2)
 
 
+@pytest.mark.parametrize("alpha", [0.6, 0.75, 0.9])
 @pytest.mark.parametrize(("norm", "radius"), [("Linf", 0.1), ("L2", 0.5), ("L1", 2.0)])
-def test_no_more_inputs_survive_than_foolbox_leaves_with_the_same_budget(norm: c.Norm, radius: float) -> None:
+def test_no_more_inputs_survive_than_foolbox_leaves_with_the_same_budget(
+    norm: c.Norm, radius: float, alpha: float
+) -> None:
     foolbox = pytest.importorskip("foolbox")
     digits = Path(__file__).parents[2] / "examples" / "digits"
     standard, robust = (load_model(digits / f"{name}.onnx").module for name in ("standard", "robust"))
     data = load_data(digits / "tune.npz", 200)
     x, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
-    mix = MixedClassifier(standard, robust, 0.6).eval()
+    mix = MixedClassifier(standard, robust, alpha).eval()
     theirs = {"Linf": foolbox.attacks.LinfPGD, "L2": foolbox.attacks.L2PGD, "L1": foolbox.attacks.L1PGD}[norm]
     torch.manual_seed(0)
     wrapped = foolbox.PyTorchModel(mix, bounds=(0, 1))
     _, _, lost = theirs(steps=20, rel_stepsize=2.5 / 20)(wrapped, x, labels, epsilons=radius)
     ball = make_ball(x, radius, norm, (0.0, 1.0))
-    ours = quick_attack(standard, robust, 0.6, 1.0, x, labels, norm, ball.radius, (0.0, 1.0), steps=10)
+    ours = quick_attack(standard, robust, alpha, 1.0, x, labels, norm, ball.radius, (0.0, 1.0), steps=10)
     assert int(ours.found.sum()) >= int(lost.sum())
 
 

@@ -82,6 +82,15 @@ def test_gradients_of_every_variant_agree_with_finite_differences(
 
 
 @pytest.mark.parametrize(("scaling", "output"), [(s, o) for s in SCALINGS for o in OUTPUTS])
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_gradients_of_every_curve_agree_with_finite_differences_in_every_dual_norm(
+    scaling: Scaling, output: Output, norm: Norm
+) -> None:
+    mix = GeneralMixedClassifier(G, H, 1.7, scaling, output, norm)
+    assert torch.autograd.gradcheck(mix, (X.clone().requires_grad_(),), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(("scaling", "output"), [(s, o) for s in SCALINGS for o in OUTPUTS])
 def test_gamma_zero_gives_g_and_gamma_infinity_gives_h(scaling: Scaling, output: Output) -> None:
     probabilities = output == "probabilities"
     g, h = (torch.log_softmax(m(X), 1) if probabilities else m(X) for m in (G, H))
