@@ -1,8 +1,9 @@
 """Lipschitz certificates (`--method lipschitz`): Theorem 3.5 and (4a) from constants the judge re-derives.
 
-Four kinds of evidence compete for each input and the largest radius the judge accepts wins: global constants by
-LipSDP (ℓ2 constants, small networks), anchored constants of the ball by Jacobian bounds, relaxed constants from
-the engine's bounds of the logit differences, and, on request, those bounds themselves, trusted.
+Five kinds of evidence compete for each input and the largest radius the judge accepts wins: global constants by
+LipSDP (ℓ2 constants, small networks) or by layer norms and unrestricted Jacobians (any network), anchored constants of
+the ball by Jacobian bounds, relaxed constants from the engine's bounds of the logit differences, and, on request,
+those bounds themselves, trusted.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from certmix.theorems.lipschitz import (
 )
 from certmix.theorems.margin import certifies, critical_alpha, required_margin
 from proofs_check.bounds import value_bounds
-from proofs_check.certificate import PlainNetwork, Rejected
+from proofs_check.certificate import PlainNetwork, Rejected, RejectedError
 from proofs_check.jacobian import difference_constants
 from proofs_check.rules.case import Case
+from proofs_check.rules.layer_norms import LayerLipschitz, global_constants
 from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
 from proofs_check.rules.lipsdp import GlobalLipschitz
 from verifiers import ENGINES
@@ -48,7 +50,7 @@ from verifiers.plain import PlainModule
 
 MAX_NEURONS = 128  # a network with more leaves out global constants: minutes of work for the smallest radii
 SPARE = 1 + 1e-9  # constants are stated a hair larger: the judge's own rounding differs
-Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | EngineRelaxedLipschitz
+Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | LayerLipschitz | EngineRelaxedLipschitz
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +157,7 @@ class LipschitzProver:
             kinds = {"engine_lipschitz_relaxed": self._relaxed}
         else:
             kinds["lipschitz_local"] = self._local
+            kinds["lipschitz_layers"] = self._layers
             if s.norm == "L2":  # in the other norms sqrt(n) or nothing is gained: local constants are better
                 kinds["lipschitz_global"] = self._global
         proposals: list[list[Candidate]] = []
@@ -183,8 +186,24 @@ class LipschitzProver:
         return torch.where(in_batches(torch.arange(len(rows)), fixed), fixed, -1.0)
 
     def _global(self, point: Point, rows: Tensor) -> Tensor:
+        norm = self.problem.settings.norm
+        return self._everywhere(point, rows, [self.table.constants(int(y), norm) for y in point.predicted[rows]])
+
+    def _layers(self, point: Point, rows: Tensor) -> Tensor:
+        return self._everywhere(
+            point, rows, [torch.tensor(self._stated(int(y)), dtype=torch.float64) for y in point.predicted[rows]]
+        )
+
+    def _stated(self, predicted: int) -> tuple[float, ...]:
+        """What the judge derives from the layers. Raises EngineError where it derives nothing."""
+        try:
+            return global_constants(self.bench.robust, predicted, self.problem.settings.norm)
+        except RejectedError as error:
+            raise EngineError(f"{error.step}: {error.reason}") from error
+
+    def _everywhere(self, point: Point, rows: Tensor, constants: list[Tensor]) -> Tensor:
+        """The radii of global constants, (K,) per row."""
         s = self.problem.settings
-        constants = [self.table.constants(int(y), s.norm) for y in point.predicted[rows]]
         if not constants:
             return torch.zeros(0, dtype=torch.float64)
         part = _rows(point, rows)
@@ -271,6 +290,8 @@ class LipschitzProver:
             stacked = np.stack([np.zeros(width, "<f4") if b is None else b.multipliers.astype("<f4") for b in bounds])
             constants = tuple(0.0 if b is None else b.constant for b in bounds)
             return GlobalLipschitz("4a", constants, base64.b64encode(stacked.tobytes()).decode())
+        if rule == "lipschitz_layers":
+            return LayerLipschitz("4a", tuple(v * SPARE for v in self._stated(predicted)))
         if rule == "lipschitz_local":
             # what the judge will derive, stated a hair larger
             claim = self.problem.claim(row, radius, predicted, "robust", None)

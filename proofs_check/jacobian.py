@@ -121,16 +121,37 @@ class Slopes:
         return np.flatnonzero(self.sliding.spread(Rows(taps[:, :, :, 0, 0], None), taps, self.shape).values)
 
 
-def _slopes(values: Values, k: int) -> Slopes | None:
-    """Over the ball; None for an affine node."""
-    if k == 0 or values.prepared.maps[k] is not None:
-        return None
-    node = values.prepared.network.nodes[k]
-    (i,) = inputs_of(node)
-    lower, upper, shape = values.lower[i], values.upper[i], values.prepared.shapes[i]
-    if isinstance(node, c.MaxPool2d):
-        return pool_slopes(node, lower, upper, shape)
-    return Slopes.within(*slope_interval(node, lower, upper), None, shape)
+def slopes_over(values: Values) -> list[Slopes | None]:
+    """Per node, over the ball; None for an affine node and the input."""
+    nodes = values.prepared.network.nodes
+    found: list[Slopes | None] = []
+    for node, mapping in zip(nodes, values.prepared.maps, strict=True):
+        if isinstance(node, c.Input) or mapping is not None:
+            found.append(None)
+            continue
+        (i,) = inputs_of(node)
+        lower, upper, shape = values.lower[i], values.upper[i], values.prepared.shapes[i]
+        if isinstance(node, c.MaxPool2d):
+            found.append(pool_slopes(node, lower, upper, shape))
+        else:
+            found.append(Slopes.within(*slope_interval(node, lower, upper), None, shape))
+    return found
+
+
+def slopes_everywhere(prepared: Prepared) -> list[Slopes | None]:
+    """Per node, over the whole space; None for an affine node and the input."""
+    found: list[Slopes | None] = []
+    for k, (node, mapping) in enumerate(zip(prepared.network.nodes, prepared.maps, strict=True)):
+        if isinstance(node, c.Input) or mapping is not None:
+            found.append(None)
+            continue
+        shape = prepared.shapes[inputs_of(node)[0]]
+        if isinstance(node, c.MaxPool2d):
+            found.append(pool_slopes(node, np.full(shape, -1.0), np.ones(shape), shape))  # any cell may win
+        else:
+            least, most = unrestricted_slopes(prepared, k)
+            found.append(Slopes.within(np.full(shape, least), np.full(shape, most), None, shape))
+    return found
 
 
 def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> Slopes:
@@ -148,33 +169,32 @@ def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> 
 Pending = dict[int, Interval]
 
 
-def gradient_bounds(values: Values, coefficients: Array) -> Array:
-    """coefficients (R, K), exact -> (R, n): bounds of |partial derivative| over the ball, for each input cell."""
-    prepared = values.prepared
+def gradient_bounds(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array) -> Array:
+    """coefficients (R, K), exact -> (R, n): bounds of |partial derivative| for each input cell, for slopes as given."""
     last = len(prepared.maps) - 1
     start = coefficients.reshape(len(coefficients), 1, 1, -1)
     plain, middle = ({last: Interval(start, np.zeros_like(start))} for _ in range(2))
     moved: dict[int, Array] = {}
     with np.errstate(all="ignore"):
-        slopes = [_slopes(values, k) for k in range(last + 1)]
         for k in range(last, 0, -1):
             if k not in plain:
                 continue
             mapping, factor = prepared.maps[k], slopes[k]
             if mapping is not None:
                 for pending in (plain, middle):
-                    _hand_on(prepared, pending, k, affine_step(mapping, pending.pop(k)))
+                    hand_on(prepared, pending, k, affine_step(mapping, pending.pop(k)))
             elif factor is not None:
                 rows = _intersection(plain.pop(k), middle[k], moved.get(k))
-                _hand_on(prepared, plain, k, [factor.times(rows, factor.least, factor.most)])
-                _hand_on(prepared, middle, k, [factor.times(middle.pop(k), factor.middle, factor.middle)])
+                hand_on(prepared, plain, k, [factor.times(rows, factor.least, factor.most)])
+                hand_on(prepared, middle, k, [factor.times(middle.pop(k), factor.middle, factor.middle)])
                 exact = Interval(rows.magnitude(), np.zeros_like(rows.radius))
                 sizes = factor.times(exact, factor.radius, factor.radius).magnitude()
                 _spread(prepared, slopes, factor, inputs_of(prepared.network.nodes[k])[0], sizes, moved)
     return _intersection(plain[0], middle[0], moved.get(0)).magnitude().reshape(len(coefficients), -1)
 
 
-def _hand_on(prepared: Prepared, pending: Pending, k: int, parts: list[Interval]) -> None:
+def hand_on(prepared: Prepared, pending: Pending, k: int, parts: list[Interval]) -> None:
+    """Add the rows of node k's inputs to what is pending there."""
     for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
         need_bounded(part.magnitude(), "jacobian")
         pending[i] = sum_of(pending[i], part, prepared.shapes[i]) if i in pending else part
@@ -204,9 +224,9 @@ def _spread(
                 found = _weighted(flat[:, part], rows.magnitude())
                 moved[k] = up(moved[k] + found) if k in moved else found
             if mapping is not None:
-                _hand_on(prepared, pending, k, affine_step(mapping, rows))
+                hand_on(prepared, pending, k, affine_step(mapping, rows))
             elif factor is not None:
-                _hand_on(prepared, pending, k, [factor.times(rows, factor.middle, factor.middle)])
+                hand_on(prepared, pending, k, [factor.times(rows, factor.middle, factor.middle)])
 
 
 def _unit_rows(shape: Shape, cells: IntArray) -> Interval:
@@ -250,7 +270,7 @@ def difference_constants(values: Values, y: int) -> Array:
     rivals = np.delete(np.arange(classes), y)
     forms = np.eye(classes)[rivals] - np.eye(classes)[y]
     found = np.zeros(classes)
-    found[rivals] = dual_norms_up(gradient_bounds(values, forms), values.ball.norm)
+    found[rivals] = dual_norms_up(gradient_bounds(values.prepared, slopes_over(values), forms), values.ball.norm)
     need_bounded(found, "jacobian")
     return found
 

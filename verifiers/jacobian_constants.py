@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.jacobian import Slopes, slope_intervals, unrestricted_slopes
+from verifiers.jacobian import GradientBounds, Slopes, gradient_bounds, slope_intervals, unrestricted_slopes
 from verifiers.jacobian_linked import linked_gradient_bounds
 from verifiers.linear_maps import LinearMaps
 from verifiers.value_bounds import Balls, ValueBounds, value_bounds
 
 ROWS_AT_ONCE = 64
+MAX_CELLS = 4096  # nonlinear elements: beyond, linking unrestricted slopes takes too long
 
 
 def difference_rows(classes: int, predicted: Tensor) -> Tensor:
@@ -32,22 +35,31 @@ def local_constants(known: ValueBounds, predicted: Tensor) -> Tensor:
 
 def pair_constants(known: ValueBounds) -> Tensor:
     """(N, K, K) symmetric: Lipschitz constants of z_i - z_k on each ball, zero on the diagonal."""
-    return _pairs(known.maps, slope_intervals(known), known.balls.norm, len(known.balls.center))
+    slopes = slope_intervals(known)
+    return _pairs(known.maps, slopes, known.balls.norm, len(known.balls.center), linked_gradient_bounds)
 
 
 def global_pair_constants(maps: LinearMaps, norm: c.Norm) -> Tensor:
     """(K, K): the same on the whole space, from the full slope intervals."""
-    return _pairs(maps, unrestricted_slopes(maps), norm, 1)[0]
+    slopes = unrestricted_slopes(maps)
+    few = sum(s[0].numel() for s in slopes if s is not None) <= MAX_CELLS
+    return _pairs(maps, slopes, norm, 1, linked_gradient_bounds if few else gradient_bounds)[0]
 
 
-def _pairs(maps: LinearMaps, slopes: list[Slopes], norm: c.Norm, count: int) -> Tensor:
+def _pairs(
+    maps: LinearMaps,
+    slopes: list[Slopes],
+    norm: c.Norm,
+    count: int,
+    bounder: Callable[[LinearMaps, list[Slopes], Tensor], GradientBounds],
+) -> Tensor:
     classes = maps.network.classes
     result = torch.zeros((count, classes, classes), dtype=torch.float64, device=maps.device)
     eye = torch.eye(classes, dtype=torch.float64, device=maps.device)
     first, second = torch.triu_indices(classes, classes, 1, device=maps.device)
     for i, j in zip(first.split(ROWS_AT_ONCE), second.split(ROWS_AT_ONCE), strict=True):
         rows = (eye[i] - eye[j]).expand(count, -1, -1)
-        bound = linked_gradient_bounds(maps, slopes, rows).dual_norm_upper(norm)
+        bound = bounder(maps, slopes, rows).dual_norm_upper(norm)
         result[:, i, j], result[:, j, i] = bound, bound
     return result
 

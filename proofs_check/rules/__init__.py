@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proofs_check.certificate import Assumption, Claim
-from proofs_check.rules import adaptive, lipschitz, lipsdp, margin, smoothing
+from proofs_check.rules import adaptive, layer_norms, lipschitz, lipsdp, margin, smoothing
 from proofs_check.rules.case import Case
 
 
@@ -30,6 +30,7 @@ RULES: dict[str, Rule] = {
     "engine_lipschitz_relaxed": Rule(lipschitz.EngineRelaxedLipschitz, lipschitz.engine_relaxed_lipschitz),
     "engine_margin": Rule(margin.EngineMargin, margin.engine_margin),
     "lipschitz_global": Rule(lipsdp.GlobalLipschitz, lipsdp.global_lipschitz),
+    "lipschitz_layers": Rule(layer_norms.LayerLipschitz, layer_norms.layer_lipschitz),
     "lipschitz_local": Rule(lipschitz.LocalLipschitz, lipschitz.local_lipschitz),
     "lipschitz_relaxed": Rule(lipschitz.RelaxedLipschitz, lipschitz.relaxed_lipschitz),
     "network_margin": Rule(margin.NetworkMargin, margin.network_margin),

@@ -202,25 +202,27 @@ def test_solvers_that_fail_leave_the_other_kinds_of_evidence(monkeypatch: pytest
     assert "lipschitz_global" not in rules
 
 
-def test_global_constants_alone_certify_and_are_accepted() -> None:
+@pytest.mark.parametrize(
+    ("rule", "norm"), [("_global", "L2"), ("_layers", "L2"), ("_layers", "Linf"), ("_layers", "L1")]
+)
+def test_global_constants_alone_certify_and_are_accepted(rule: str, norm: c.Norm) -> None:
     from certmix.lipschitz_prover import LipschitzProver, global_table
     from verifiers import ENGINES
 
-    given = problem(model_of(mlp(3, scale=20.0)), images(6, 1))
+    given = problem(model_of(mlp(3, scale=20.0)), images(6, 1), norm=norm)
     judge = bench(given.network, given.standard.network)
     table = global_table(given.network, "cpu", MAX_NEURONS)
 
-    class OnlyGlobal(LipschitzProver):
-        def _relaxed(self, point, rows):
-            return torch.zeros(len(rows), dtype=torch.float64)
+    def nothing(self, point, rows):
+        return torch.zeros(len(rows), dtype=torch.float64)
 
-        _local = _relaxed
-
-    outcomes = OnlyGlobal(given, judge, ENGINES["auto_lirpa"](), table.maps, table).prove()
+    others = {"_relaxed", "_local", "_global", "_layers"} - {rule}
+    prover = type("OnlyGlobal", (LipschitzProver,), dict.fromkeys(others, nothing))
+    outcomes = prover(given, judge, ENGINES["crown"](), table.maps, table).prove()
     certified = [o for o in outcomes if isinstance(o, Certified)]
     assert certified
     for outcome in certified:
-        assert json.loads(outcome.line)["evidence"]["rule"] == "lipschitz_global"
+        assert json.loads(outcome.line)["evidence"]["rule"] == f"lipschitz{rule}"
         assert check(outcome) == Accepted(frozenset())
 
 

@@ -300,7 +300,7 @@ def test_the_judges_gradients_hold_every_choice_of_slopes(seed: int, activation:
     prepared = bounds.prepare(network)
     x = np.random.default_rng(seed).random(3).astype(np.float32)
     values = bounds.value_bounds(prepared, bounds.Ball(x, radius, "Linf", None), None)
-    found = jacobian.gradient_bounds(values, np.eye(3))
+    found = jacobian.gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3))
     matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
     ends = [jacobian.slope_interval(network.nodes[k], *values[k - 1]) for k in (2, 4)]
     choices = [itertools.product(*[{a, b} for a, b in zip(*pair, strict=True)]) for pair in ends]
@@ -320,8 +320,9 @@ def test_the_judges_gradients_are_those_of_an_independent_computation(
     for seed, radius in itertools.product(range(2), (0.02, 0.3)):
         network = {"layers": all_layers, "residual": residual}.get(kind, lambda s: mlp(s, activation=kind))(seed)
         x = np.random.default_rng(seed).random(network.input_shape).astype(np.float32)
-        values = bounds.value_bounds(bounds.prepare(network), bounds.Ball(x, radius, "L2", None), None)
-        found = jacobian.gradient_bounds(values, np.eye(3)).reshape(3, -1)
+        prepared = bounds.prepare(network)
+        values = bounds.value_bounds(prepared, bounds.Ball(x, radius, "L2", None), None)
+        found = jacobian.gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3)).reshape(3, -1)
         maps = LinearMaps(network)
         given = torch.tensor([radius], dtype=torch.float64)
         balls = Balls(torch.from_numpy(x)[None].double(), given, "L2", None)
@@ -369,8 +370,11 @@ def test_uncertain_slopes_widen_gradients_only_along_what_lies_below_them() -> N
             c.Linear((2,), np.array([[2, 0], [0, 3]], np.float32), np.zeros(2, np.float32)),
         ]
     )
-    values = bounds.value_bounds(bounds.prepare(network), bounds.Ball(np.zeros(2, np.float32), 0.5, "Linf", None), None)
-    assert jacobian.gradient_bounds(values, np.eye(2)) == pytest.approx(np.array([[2, 0], [0, 3]]), abs=1e-12)
+    prepared = bounds.prepare(network)
+    values = bounds.value_bounds(prepared, bounds.Ball(np.zeros(2, np.float32), 0.5, "Linf", None), None)
+    for slopes in (jacobian.slopes_over(values), jacobian.slopes_everywhere(prepared)):
+        found = jacobian.gradient_bounds(prepared, slopes, np.eye(2))
+        assert found == pytest.approx(np.array([[2, 0], [0, 3]]), abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None)

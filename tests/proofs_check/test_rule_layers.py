@@ -1,0 +1,324 @@
+"""The rule of layer norms: exact norms of layers, sampled gradients, networks whose constant is known, forgeries."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proofs_check import bounds, jacobian
+from proofs_check import certificate as c
+from proofs_check.certificate import Claim, RejectedError
+from proofs_check.parse import array_sha256
+from proofs_check.rules import layer_norms
+from proofs_check.rules.case import Case
+from proofs_check.rules.layer_norms import (
+    LayerLipschitz,
+    global_constants,
+    layer_lipschitz,
+    operator_norm,
+    products,
+    spectral_norm,
+)
+from verifiers.layer_norms import product_constants
+from verifiers.linear_maps import LinearMaps
+from verifiers.plain import PlainModule, build
+
+NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
+ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
+DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
+FORMS = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])
+
+
+def array(g: np.random.Generator, *shape: int) -> np.ndarray:
+    return g.normal(size=shape).astype(np.float32)
+
+
+def head(g: np.random.Generator, nodes: list[c.Node], size: int) -> c.PlainNetwork:
+    """`nodes`, flattened, and a linear layer to three logits."""
+    k = len(nodes)
+    return build([*nodes, c.Flatten((k - 1,)), c.Linear((k,), array(g, 3, size), array(g, 3))])
+
+
+def mlp(seed: int, activation: str) -> c.PlainNetwork:
+    g = np.random.default_rng(seed)
+    kind = {"relu": c.Relu, "sigmoid": c.Sigmoid, "tanh": c.Tanh, "leaky": lambda i: c.LeakyRelu(i, 0.3)}[activation]
+    first = c.Linear((0,), array(g, 6, 4), array(g, 6))
+    second = c.Linear((2,), array(g, 5, 6), array(g, 5))
+    last = c.Linear((4,), array(g, 3, 5), array(g, 3))
+    return build([c.Input((4,)), first, kind((1,)), second, kind((3,)), last])
+
+
+def everything(seed: int) -> c.PlainNetwork:
+    g = np.random.default_rng(seed)
+    return head(
+        g,
+        [
+            c.Input((2, 4, 4)),
+            c.Conv2d((0,), array(g, 4, 1, 2, 2), array(g, 4), (1, 1), (1, 0, 0, 1), (1, 1), 2),
+            c.BatchNorm((1,), array(g, 4), array(g, 4), array(g, 4), abs(array(g, 4)), 1e-5),
+            c.Relu((2,)),
+            c.MaxPool2d((3,), (2, 2), (1, 1), (1, 0, 0, 0)),
+            c.Tanh((4,)),
+            c.Add((5, 4)),
+            c.Concat((6, 5)),
+            c.Scale((7,), array(g, 8, 1, 1)),
+            c.Divide((8,), np.float32(1) + abs(array(g, 8, 1, 1))),
+            c.Slice((9,), (0, 0, 0), (8, 4, 3), (1, 1, 1)),
+            c.Pad((10,), (0, 1, 0), (0, 0, 1), 0.5),
+            c.AveragePool2d((11,), (2, 2), (2, 2), (1, 0, 0, 0), False),
+            c.Sigmoid((12,)),
+        ],
+        48,
+    )
+
+
+KINDS = {
+    **{name: (lambda seed, name=name: mlp(seed, name)) for name in ("relu", "leaky", "sigmoid", "tanh")},
+    "everything": everything,
+}
+
+
+def largest_gradients(network: c.PlainNetwork, norm: c.Norm, count: int = 1500) -> np.ndarray:
+    """(R,) the largest dual norms of the gradients of FORMS at random points."""
+    g = torch.Generator().manual_seed(0)
+    points = (torch.randn((count, *network.input_shape), generator=g, dtype=torch.float64) * 2).requires_grad_()
+    z = PlainModule(network).double()(points)
+    found: list[float] = []
+    for form in FORMS:
+        (gradient,) = torch.autograd.grad((z @ torch.from_numpy(form)).sum(), points, retain_graph=True)
+        found.append(float(torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL[norm], dim=1).max()))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_sampled_gradient_exceeds_products_or_unrestricted_jacobians(kind: str, norm: c.Norm) -> None:
+    for seed in range(3):
+        network = KINDS[kind](seed)
+        prepared, sampled = bounds.prepare(network), largest_gradients(network, norm)
+        by_product = products(prepared, FORMS, norm)
+        gradients = jacobian.gradient_bounds(prepared, jacobian.slopes_everywhere(prepared), FORMS)
+        by_gradient = jacobian.dual_norms_up(gradients, norm)
+        # the sampled gradients themselves are rounded
+        assert (sampled * (1 - 1e-13) <= by_product).all()
+        assert (sampled * (1 - 1e-13) <= by_gradient).all()
+        found = global_constants(prepared, 1, norm)
+        assert found[1] == 0
+        assert found[0] == pytest.approx(min(by_product[0], by_gradient[0]), rel=1e-12)
+        assert found[2] == pytest.approx(min(by_product[1], by_gradient[1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_are_those_of_an_independent_computation(kind: str, norm: c.Norm) -> None:
+    """Which knows spectral norms by singular values: the judge may be up to 2 % a layer above it."""
+    network = KINDS[kind](5)
+    other = product_constants(LinearMaps(network), torch.from_numpy(FORMS), norm).numpy()
+    found = products(bounds.prepare(network), FORMS, norm)
+    spare = 1.02**3 if norm == "L2" else 1 + 1e-9
+    assert (other * (1 - 1e-8) <= found).all()
+    assert (found <= other * spare).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_local_constants_never_exceed_global_ones(kind: str, norm: c.Norm) -> None:
+    network = KINDS[kind](2)
+    prepared = bounds.prepare(network)
+    x = np.random.default_rng(0).random(network.input_shape).astype(np.float32)
+    overall = np.array(global_constants(prepared, 0, norm))
+    gradients = jacobian.gradient_bounds(prepared, jacobian.slopes_everywhere(prepared), FORMS)
+    for radius in (0.0, 0.1, 10.0):
+        values = bounds.value_bounds(prepared, bounds.Ball(x, radius, norm, None), None)
+        local = jacobian.gradient_bounds(prepared, jacobian.slopes_over(values), FORMS)
+        assert (local <= gradients * (1 + 1e-9)).all()
+    assert (overall >= 0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_constants_of_networks_known_in_closed_form(norm: c.Norm) -> None:
+    eye = np.eye(2, dtype=np.float32)
+    g = np.random.default_rng(1)
+    weight = array(g, 3, 2)
+    exact = weight.astype(np.float64)
+    linear = build([c.Input((2,)), c.Linear((0,), weight, array(g, 3))])
+    expected = np.linalg.norm(exact[2] - exact[0], ord=DUAL[norm])
+    assert global_constants(bounds.prepare(linear), 0, norm)[2] == pytest.approx(expected, rel=1e-12)
+
+    def twice(join: type[c.Add | c.Concat], size: int) -> float:
+        """d = c . relu((x, x)) or c . relu(x + x): the form's dual norm times the norm of the join."""
+        last = c.Linear((2,), np.ones((2, size), np.float32) * [[1], [0]], np.zeros(2, np.float32))
+        nodes = [c.Input((2,)), join((0, 0)), c.Relu((1,)), replace(last, weight=last.weight.astype(np.float32))]
+        return float(products(bounds.prepare(build(nodes)), np.array([[1.0, -1.0]]), norm)[0])
+
+    wide, narrow = (np.linalg.norm(np.ones(n), ord=DUAL[norm]) for n in (4, 2))
+    joined = {"Linf": 1.0, "L2": math.sqrt(2), "L1": 2.0}[norm]
+    assert twice(c.Concat, 4) == pytest.approx(wide * joined, rel=1e-12)
+    assert twice(c.Concat, 4) >= wide * joined
+    assert twice(c.Add, 2) == pytest.approx(narrow * 2, rel=1e-12)
+    assert twice(c.Add, 2) >= narrow * 2
+    for kind, slope in ((c.Sigmoid, 0.25), (c.Tanh, 1.0), (lambda i: c.LeakyRelu(i, 0.5), 1.0)):
+        chain = build([c.Input((2,)), kind((0,)), c.Linear((1,), eye, np.zeros(2, np.float32))])
+        value = products(bounds.prepare(chain), np.array([[1.0, -1.0]]), norm)[0]
+        assert value == pytest.approx(slope * narrow, rel=1e-12)
+        assert value >= slope * narrow
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_operator_norms_are_never_below_the_unrolled_matrix(
+    norm: c.Norm, stride: tuple[int, int], dilation: tuple[int, int], groups: int
+) -> None:
+    g = np.random.default_rng(0)
+    # a positive kernel makes overlapping windows add up: the bound is nearly attained
+    kernel = np.ones((4, 2 // groups, 3, 2), np.float32) + 0.1 * array(g, 4, 2 // groups, 3, 2)
+    conv = c.Conv2d((0,), kernel, np.zeros(4, np.float32), stride, (4, 3, 4, 3), dilation, groups)
+    size = math.prod(PlainModule(build([c.Input((2, 9, 8)), conv, c.Flatten((1,))]))(torch.zeros(1, 2, 9, 8)).shape)
+    network = head(g, [c.Input((2, 9, 8)), conv], size)
+    basis = torch.eye(2 * 9 * 8, dtype=torch.float64).reshape(-1, 2, 9, 8)
+    matrix = PlainModule(network).double().values(basis)[1].flatten(1).T.numpy()
+    exact = np.linalg.norm(matrix, ord=ORDER[norm])
+    mapping = bounds.prepare(network).maps[1]
+    assert mapping is not None
+    found = operator_norm(mapping, (2, 9, 8), norm)
+    assert exact * (1 - 1e-12) <= found
+    assert found <= exact * (1.3 if norm == "L2" else 1 + 1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_overlapping_pools_count_a_cell_once_per_window(norm: c.Norm) -> None:
+    g = np.random.default_rng(0)
+    pool = c.MaxPool2d((0,), (3, 3), (1, 2), (0, 0, 0, 0))
+    network = head(g, [c.Input((1, 5, 5)), pool], 6)
+    ones = build([*network.nodes[:-1], replace(network.nodes[-1], weight=np.ones((3, 6), np.float32))])  # type: ignore[type-var]
+    # three times two windows hold the centre cell: the gradient there is 6 in one coordinate
+    found = products(bounds.prepare(ones), np.array([[1.0, 0.0, 0.0]]), norm)[0]
+    assert found >= 6
+    assert found == pytest.approx(6.0, rel=1e-9)
+
+
+# ---------------------------------------------------------------- spectral norms
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12), st.sampled_from([1e-30, 1.0, 1e20]))
+def test_spectral_norms_are_never_below_the_singular_value_and_close_to_it(
+    seed: int, rows: int, columns: int, size: float
+) -> None:
+    g = np.random.default_rng(seed)
+    matrix = size * g.normal(size=(rows, columns)) * np.exp(g.normal(size=(rows, 1)))
+    exact = float(np.linalg.norm(matrix, 2))
+    found = spectral_norm(matrix)
+    assert exact * (1 - 1e-14) <= found <= exact * 1.02
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_spectral_norms_known_exactly_are_not_undercut(n: int) -> None:
+    assert n <= spectral_norm(np.ones((n, n))) <= n * (1 + 1e-9)
+    assert 3.0 <= spectral_norm(3 * np.eye(n, n + 1)) <= 3.0 * n ** (1 / 128) * (1 + 1e-9)
+    assert 0 <= spectral_norm(np.zeros((n, 2))) <= 1e-70
+
+
+def test_errors_of_the_products_are_charged() -> None:
+    """Rows whose product cancels: what is lost to rounding is far more than what is left."""
+    big = 2.0**40
+    matrix = np.array([[big, 1.0], [big, -1.0]])
+    found = spectral_norm(np.concatenate([matrix, -matrix[:1]]))
+    exact = math.sqrt(3 * big**2 + 2)  # at least the norm of A applied to the first axis
+    assert found >= math.sqrt(3) * big
+    assert found <= exact * 1.02
+
+
+def test_matrices_too_large_to_square_have_their_frobenius_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_norms, "MAX_SQUARED", 3)
+    matrix = np.random.default_rng(0).normal(size=(5, 4))
+    exact = float(np.linalg.norm(matrix))
+    assert exact <= spectral_norm(matrix) <= exact * (1 + 1e-12)
+    assert spectral_norm(matrix[:3]) < np.linalg.norm(matrix[:3])
+
+
+# ---------------------------------------------------------------- the rule
+
+
+def case_and_claim(norm: c.Norm, **change: object) -> tuple[Case, Claim]:
+    network = mlp(3, "relu")
+    inputs = np.random.default_rng(0).normal(size=(50, 4)) * 3
+    z = PlainModule(network).double()(torch.from_numpy(inputs)).sort(dim=1).values
+    x = inputs[int((z[:, -1] - z[:, -2]).argmax())].astype(np.float32)
+    case = Case(bounds.prepare(network), None, x)
+    predicted = int(PlainModule(network).double()(torch.from_numpy(x)[None].double()).argmax())
+    given: dict = {
+        "norm": norm, "radius": 1e-3, "alpha": 0.9, "temperature": 1.0, "predicted": predicted, "class_of": "robust",
+        "domain": None, "semantics": "real", "robust": network.sha256, "standard": None,
+        "input": array_sha256(x), "smoothing": None,
+    }  # fmt: skip
+    return case, Claim(**(given | change))
+
+
+def evidence(case: Case, claim: Claim, factor: float = 1.0, theorem: str = "4a") -> LayerLipschitz:
+    constants = global_constants(case.robust, claim.predicted, claim.norm)
+    return LayerLipschitz(theorem, tuple(v * factor for v in constants))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("norm", "theorem"), list(itertools.product(NORMS, ("3.5", "4a"))))
+def test_constants_at_least_the_derived_ones_are_accepted_and_smaller_ones_rejected(norm: c.Norm, theorem: str) -> None:
+    case, claim = case_and_claim(norm)
+    assert layer_lipschitz(claim, evidence(case, claim, 1.0, theorem), case) == frozenset()
+    assert layer_lipschitz(claim, evidence(case, claim, 1.01, theorem), case) == frozenset()
+    with pytest.raises(RejectedError, match="is below the proven bound"):
+        layer_lipschitz(claim, evidence(case, claim, 1 - 1e-12, theorem), case)
+    with pytest.raises(RejectedError, match="does not reach"):
+        layer_lipschitz(claim, evidence(case, claim, 1e9, theorem), case)
+
+
+@pytest.mark.parametrize("rival", [0, 1])
+def test_every_rival_of_a_claim_needs_its_constant(rival: int) -> None:
+    case, claim = case_and_claim("L2")
+    j = [i for i in range(3) if i != claim.predicted][rival]
+    good = evidence(case, claim)
+    forged = tuple(v * (1 - 1e-9) if i == j else v for i, v in enumerate(good.constants))
+    with pytest.raises(RejectedError, match=f"class {j}"):
+        layer_lipschitz(claim, replace(good, constants=forged), case)
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"radius": 50.0}, "margin"),
+        ({"alpha": 0.5}, "margin"),
+        ({"temperature": 1e-6}, "margin"),
+        ({"semantics": "float32"}, "semantics"),
+        ({"class_of": "mix"}, "class_of"),
+        ({"norm": "Linf"}, "constants"),
+    ],
+)
+def test_a_changed_claim_is_rejected(change: dict, step: str) -> None:
+    case, claim = case_and_claim("L1")
+    good = evidence(case, claim)
+    assert layer_lipschitz(claim, good, case) == frozenset()
+    with pytest.raises(RejectedError) as error:
+        layer_lipschitz(replace(claim, **change), good, case)
+    assert error.value.step == step
+
+
+def test_networks_of_many_cells_have_products_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = bounds.prepare(everything(4))
+    forms = np.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
+    cells = sum(math.prod(prepared.shapes[k]) for k in (2, 3, 4, 12))  # the inputs of its nonlinear nodes
+    both = np.array(global_constants(prepared, 0, "L1"))[1:]
+    alone = products(prepared, forms, "L1")
+    assert (both < alone).all()
+    for limit, expected in ((cells, both), (cells - 1, alone)):
+        monkeypatch.setattr(layer_norms, "MAX_CELLS", limit)
+        global_constants.cache_clear()
+        assert np.array(global_constants(prepared, 0, "L1"))[1:] == pytest.approx(expected, rel=1e-12)
+    global_constants.cache_clear()
