@@ -75,6 +75,8 @@ def test_a_method_claims_something_under_every_law_that_lets_it(name: str) -> No
     for law in laws_of("mix"):
         if law.kind == "soundness":
             result = run_law(law, subject, 10.0, 5, 0.0)
+            if result.status == "no claims" and law.name not in nothing_to_claim:  # a slow machine
+                result = run_law(law, subject, 120.0, 5, 0.0)
             assert result.status == "held" or law.name in nothing_to_claim, law.name
 
 
