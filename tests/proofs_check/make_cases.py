@@ -22,17 +22,20 @@ from certmix.models import Model
 from certmix.settings import Settings, SmoothingSettings
 from certmix.store import Store
 from proofs_check import parse
+from proofs_check.bounds import prepare
 from proofs_check.certificate import (
     AveragePool2d,
     Conv2d,
     Flatten,
     Input,
     Linear,
+    Norm,
     PlainNetwork,
     Relu,
     Shift,
     Transform,
 )
+from proofs_check.rules.layer_norms import global_constants
 from verifiers.plain import PlainModule, build
 
 HERE = Path(__file__).resolve().parent
@@ -104,6 +107,25 @@ ADAPTIVE = {
 }
 
 
+def layers(folder: Path, norm: Norm) -> None:
+    """The Lipschitz run of this norm with every certificate resting on constants of the whole space."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(HERE / "accepted" / f"lipschitz_{norm.lower()}", folder)
+    path, robust = folder / "certificates.jsonl", prepare(network(1))
+    lines: list[bytes] = []
+    for line in path.read_bytes().splitlines():
+        value = json.loads(line)
+        if value["outcome"] == "certified":
+            constants = global_constants(robust, value["predicted"], norm)
+            value |= {
+                "radius": 0.001,
+                "evidence": {"rule": "lipschitz_layers", "theorem": "4a", "constants": constants},
+            }
+        del value["sha256"]
+        lines.append(parse.seal(json.dumps(value, separators=(",", ":")).encode()[:-1]))
+    path.write_bytes(b"".join(x + b"\n" for x in lines))
+
+
 def edit(source: str, target: Path, line: int, **fields: Any) -> None:
     """A copy of an accepted run with one line changed, its digest recomputed."""
     shutil.copytree(HERE / "accepted" / source, target)
@@ -148,6 +170,16 @@ REJECTED: dict[str, tuple[str, dict[str, Any]]] = {
 for _name in ("lipschitz_l2", "lipschitz_linf", "smoothing_soft", "smoothing_hard"):
     REJECTED |= {f"{_name}_larger_radius": (_name, {"radius": 3.0}), f"{_name}_half_alpha": (_name, {"alpha": 0.5})}
 REJECTED |= {
+    "lipschitz_layers_l2_larger_radius": ("lipschitz_layers_l2", {"radius": 3.0}),
+    "lipschitz_layers_linf_half_alpha": ("lipschitz_layers_linf", {"alpha": 0.5}),
+    "lipschitz_layers_constants_too_small": (
+        "lipschitz_layers_l2",
+        {"evidence": {"rule": "lipschitz_layers", "theorem": "4a", "constants": [1e-6, 0.0, 1e-6]}},
+    ),
+    "lipschitz_layers_too_few_constants": (
+        "lipschitz_layers_l2",
+        {"evidence": {"rule": "lipschitz_layers", "theorem": "4a", "constants": [1e6, 0.0]}},
+    ),
     "adaptive_network_larger_alpha": ("adaptive_network", {"alpha": 0.95}),
     "adaptive_network_half_alpha": ("adaptive_network", {"alpha": 0.5}),
     "adaptive_declared_larger_alpha": ("adaptive_declared", {"alpha": 0.76}),
@@ -177,6 +209,7 @@ MALFORMED_LINE: dict[str, dict[str, Any]] = {
     "other_version": {"format": "certmix-certificate/2"},
     "other_label": {"label": 7},
     "other_index": {"index": 3},
+    "unknown_theorem": {"evidence": {"rule": "lipschitz_layers", "theorem": "3.6", "constants": [1e6, 0.0, 1e6]}},
     "adaptive_without_content": {"adaptive": {"alpha": None, "transform": None}},
 }
 
@@ -211,6 +244,8 @@ def main() -> None:
         shutil.rmtree(HERE / kind, ignore_errors=True)
     for name, settings in ACCEPTED.items():
         run(HERE / "accepted" / name, settings)
+    for norm in ("L2", "Linf"):
+        layers(HERE / "accepted" / f"lipschitz_layers_{norm.lower()}", norm)
     for name, mix in ADAPTIVE.items():
         run(HERE / "accepted" / name, Settings(0.75, attack_steps=0), mix)
     for name, (source, fields) in REJECTED.items():
