@@ -43,6 +43,7 @@ from verifiers.crown_rows import (
 )
 
 CHUNK = 2**19  # coefficients of one layer propagated at once: a processor's cache
+STEPS = 4  # of the fixed point that splits a form between ball and box
 ALONE = 0.25  # share of a portion that the rows of one input must fill to be handled alone
 MIXING = (c.Linear, c.Conv2d, c.AveragePool2d, c.Add)  # nodes whose elements depend on several elements below
 
@@ -204,21 +205,37 @@ def _through_interval(rows: Rows, values: Interval, owners: Owners) -> Tensor:
 
 
 def _over_ball(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tensor:
-    """Upper bounds (R,) of rows of affine nodes: over the balls or over the boxes, whichever is smaller."""
+    """Upper bounds (R,) of rows of affine nodes: over the boxes, or over the balls cut by them if that is smaller."""
     in_box = [_at(known.anchors[k][1], rows, owners) for k, rows in pending.items()]
-    rows, reach, scale = _at_root(known, dict(pending), known.ball.norm != "Linf")
-    reach = gather(reach, rows, owners)
-    own = grouped(rows.coefficients, reach)
-    box = torch.stack(in_box).sum(0) + dot(own.abs(), reach)
+    rows, *ways, scale = _at_root(known, dict(pending), known.ball.norm != "Linf")
+    above, below = (gather(v, rows, owners) for v in ways)
+    own = grouped(rows.coefficients, above)
+    box = torch.stack(in_box).sum(0) + dot(own.abs(), (above + below) / 2)
     if known.ball.norm == "Linf" or scale is None:
         return box
-    everyone = Owners(torch.zeros_like(owners.index), None)
-    seen = gather(scale, rows, everyone)
-    flat = (grouped(rows.coefficients, seen) * seen).flatten(2).flatten(0, 1)
-    dual = flat.norm(dim=1) if known.ball.norm == "L2" else flat.abs().amax(1)
-    in_ball = torch.stack([_at(known.anchors[k][0], rows, owners) for k, rows in pending.items()]).sum(0)
+    unit = gather(scale, rows, Owners(torch.zeros_like(owners.index), None)).abs().flatten(2).flatten(0, 1)
+    sizes = own.abs().flatten(2).flatten(0, 1) * unit  # of the input's own coefficients
+    way = torch.where(own > 0, above, below).flatten(2).flatten(0, 1) / unit.clamp(min=torch.finfo(unit.dtype).tiny)
     radius = known.ball.radius if len(known.ball.radius) == 1 else known.ball.radius[owners.index]
-    return torch.minimum(box, in_ball + radius * dual)
+    held = torch.minimum(sizes, _held_by_ball(sizes.detach(), way, radius[:, None], known.ball.norm))
+    dual = held.norm(dim=1) if known.ball.norm == "L2" else held.amax(1)
+    in_ball = torch.stack([_at(known.anchors[k][0], rows, owners) for k, rows in pending.items()]).sum(0)
+    return torch.minimum(box, in_ball + radius * dual + ((sizes - held) * way).sum(1))
+
+
+def _held_by_ball(sizes: Tensor, way: Tensor, radius: Tensor, norm: c.Norm) -> Tensor:
+    """Caps a (R, n): c . (x - center) <= radius * (dual norm of min(|c|, a)) + sum of (|c| - min(|c|, a)) way on the
+    ball cut by its box, `way` the farthest that the box reaches. Best: one number per row in L1, by sorting; in L2
+    `way` times a number, a fixed point.
+    """
+    if norm == "L1":
+        ordered, order = sizes.sort(dim=1, descending=True)
+        spent = way.gather(1, order).cumsum(1)
+        return (ordered * (spent >= radius)).amax(1, keepdim=True).expand_as(sizes)
+    cap = sizes
+    for _ in range(STEPS):
+        cap = way * (torch.minimum(sizes, cap).norm(dim=1, keepdim=True) / radius.clamp(min=1e-30))
+    return cap
 
 
 def _at(values: Tensor, rows: Rows, owners: Owners) -> Tensor:
@@ -226,28 +243,29 @@ def _at(values: Tensor, rows: Rows, owners: Owners) -> Tensor:
     return dot(grouped(rows.coefficients, seen), seen)
 
 
-def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Rows, Tensor, Tensor | None]:
-    """Rows of affine nodes as rows of one root (constants are in the anchors), and the root's half widths (N, *shape);
-    if `scaled`, also by what the root multiplies the input (1, *shape). All three may be in phases."""
+def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Rows, Tensor, Tensor, Tensor | None]:
+    """Rows of affine nodes as rows of one root (constants are in the anchors), and how far the root's box reaches above
+    and below its value at the centre, (N, *shape); if `scaled`, also by what the root multiplies the input (1, *shape).
+    All four may be in phases."""
     net = known.net
     while len(pending) > 1 or max(pending) not in net.roots:
         k = max(pending)
         node, rows = net.nodes[k], pending.pop(k)
         root = net.parents(k)[0]
         if isinstance(node, c.Conv2d) and rows.at is None and root in net.roots and not pending:
-            reach, scale = _root(known, root, scaled)
-            pulled = conv_adjoint(net, k).phases(rows.coefficients, (reach.shape[2], reach.shape[3]))
+            above, below, scale = _root(known, root, scaled)
+            pulled = conv_adjoint(net, k).phases(rows.coefficients, (above.shape[2], above.shape[3]))
             split = None if scale is None else to_phases(scale, node.stride)
-            return Rows(pulled), to_phases(reach, node.stride), split
+            return Rows(pulled), to_phases(above, node.stride), to_phases(below, node.stride), split
         for i, part in zip(net.parents(k), adjoint(net, k, rows).inputs, strict=True):
             pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
     ((root, rows),) = pending.items()
     return rows, *_root(known, root, scaled)
 
 
-def _root(known: Bounds, k: int, scaled: bool) -> tuple[Tensor, Tensor | None]:
-    lower, upper = known.values[k]
-    return (upper - lower) / 2, known.net.root_scale(k) if scaled else None
+def _root(known: Bounds, k: int, scaled: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    (lower, upper), center = known.values[k], known.anchors[k][0]
+    return (upper - center).clamp(min=0), (center - lower).clamp(min=0), known.net.root_scale(k) if scaled else None
 
 
 # ---------------------------------------------------------------- all layers
@@ -261,6 +279,7 @@ def value_bounds(net: CrownNetwork, ball: Ball, slopes: Tensor | None) -> Bounds
     n = len(ball.center)
     chosen = torch.zeros(n, net.slopes, dtype=net.dtype, device=net.device) if slopes is None else slopes
     anchors = {0: (ball.center, (ball.lower + ball.upper) / 2)}
+    cut = ball.norm != "Linf" and _is_cut(ball)
     known = Bounds(net, ball, [(ball.lower, ball.upper)], anchors, chosen)
     found = known.values
     for k in range(1, len(net.nodes)):
@@ -270,12 +289,19 @@ def value_bounds(net: CrownNetwork, ball: Ball, slopes: Tensor | None) -> Bounds
             at_center, in_middle = ([anchors[i][j] for i in parents] for j in (0, 1))
             anchors[k] = _anchor(net, k, at_center), _anchor(net, k, in_middle)
         if k in net.preactivations:
-            bounds = _around(net, k, bounds, anchors[k][0], ball) if k in net.affine else _tightened(known, k, bounds)
+            simple = k in net.affine and not cut
+            bounds = _around(net, k, bounds, anchors[k][0], ball) if simple else _tightened(known, k, bounds)
         if slopes is None and isinstance(node, SLOPED):
             start, stop = net.slope_ranges[k]
             chosen[:, start:stop] = default_slopes(*found[node.inputs[0]]).flatten(1)
         found.append(bounds)
     return known
+
+
+def _is_cut(ball: Ball) -> bool:
+    """Some ball reaches beyond its box."""
+    reach = ball.radius.view(-1, *(1,) * (ball.center.dim() - 1))
+    return bool(((ball.lower > ball.center - reach) | (ball.upper < ball.center + reach)).any())
 
 
 def _anchor(net: CrownNetwork, k: int, inputs: list[Tensor]) -> Tensor:

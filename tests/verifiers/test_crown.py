@@ -296,3 +296,15 @@ def test_reach_of_unit_functionals_is_the_difference_bound(kind: str, seed: int)
     rows = torch.eye(CLASSES).double()[rivals[:, 0]] - torch.eye(CLASSES).double()[query.predicted]
     reach, _ = found.reach(torch.arange(3), rows, None, None, Tuning(0))
     assert torch.allclose(reach, found.upper.gather(1, rivals[:, :1])[:, 0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_coordinates_at_the_end_of_the_domain_cost_nothing_outward(norm: c.Norm) -> None:
+    """z_1 - z_0 falls in every coordinate that may still move: its maximum over ball and domain is at the centre."""
+    weight = np.array([[1, 1, 1, 1], [-1, -1, -1, -1]], np.float32)
+    net = build([c.Input((4,)), c.Linear((0,), weight, np.zeros(2, np.float32))])
+    radius = torch.tensor([0.5], dtype=torch.float64)
+    for center, domain, expected in ((0.0, (0.0, 1.0), 0.0), (0.5, (0.0, 1.0), None), (0.0, None, None)):
+        query = MarginQuery(net, torch.full((1, 4), center), norm, radius, domain, torch.tensor([0]))
+        free = -8 * center + 0.5 * (4.0 if norm == "L2" else 2.0)
+        assert float(analyse(query).upper[0, 1]) == pytest.approx(free if expected is None else expected, abs=1e-9)
