@@ -16,13 +16,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.bounds import CHUNK, Prepared, Values, inputs_of
 from proofs_check.certificate import Norm, RejectedError, need
 from proofs_check.network import IntArray, Map, Rows, Shape, Sliding, add, take, widen
 from proofs_check.relaxations import curve_of, pool_sliding, relu_slope
-from proofs_check.rounding import Array, down, enclose, need_bounded, sum_error, up
+from proofs_check.rounding import Array, dot_up, down, enclose, need_bounded, sum_error, up
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +114,29 @@ class Slopes:
         radius = self.sliding.spread(frame, up(taps.radius + up(2 * error * np.abs(taps.centre))), self.shape).values
         return Interval(centre, up(radius * (1 + 2 * error)))
 
-    def uncertain(self) -> IntArray:
-        """The cells of the node's input with a slope that is not known, counted in (h, w, C) order."""
+    def doubts(self, rows: Interval) -> Array:
+        """(R, h, w, C): how much of each cell of the node's input its rows times slopes may lie beside rows times
+        `middle`; 0 where the slope is known."""
+        exact = Interval(rows.magnitude(), np.zeros_like(rows.radius))
+        return np.where(self.uncertain(), self.times(exact, self.radius, self.radius).magnitude(), 0.0)
+
+    def uncertain(self) -> NDArray[np.bool_]:
+        """(h, w, C): the cells of the node's input with a slope that is not known."""
         if self.sliding is None:
-            return np.flatnonzero(np.moveaxis(self.radius, 0, -1))
+            return np.moveaxis(self.radius, 0, -1) > 0
         taps = (self.radius > 0).astype(np.float64)[None]
-        return np.flatnonzero(self.sliding.spread(Rows(taps[:, :, :, 0, 0], None), taps, self.shape).values)
+        return self.sliding.spread(Rows(taps[:, :, :, 0, 0], None), taps, self.shape).values[0] > 0
+
+    def forward(self, value: Interval) -> Interval:
+        """The middle slopes applied to an image (C, H, W)."""
+        if self.sliding is None:
+            centre = value.centre * self.middle
+            return Interval(centre, up(up(value.radius * self.middle) + sum_error(2) * np.abs(centre)))
+        sliding, shares = self.sliding, np.transpose(self.middle, (4, 2, 3, 0, 1))
+        parts = (value.centre, np.abs(value.centre), value.radius)
+        centre, size, radius = ((sliding.windows(v, 0.0) * shares).sum(axis=(1, 2)) for v in parts)
+        error = 2 * sum_error(math.prod(sliding.kernel))
+        return Interval(centre, up(up(radius * (1 + error)) + error * size))
 
 
 def slopes_over(values: Values) -> list[Slopes | None]:
@@ -169,12 +187,28 @@ def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> 
 Pending = dict[int, Interval]
 
 
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """R gradients with respect to the input: each in `rows`, and each `middle` plus, for every (node, sizes) of
+    `uncertain`, the unit rows of the node's cells times coefficients of at most `sizes` (R, h, w, C)."""
+
+    rows: Interval
+    middle: Interval
+    uncertain: list[tuple[int, Array]]
+
+
 def gradient_bounds(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array) -> Array:
     """coefficients (R, K), exact -> (R, n): bounds of |partial derivative| for each input cell, for slopes as given."""
+    return gradients(prepared, slopes, coefficients).rows.magnitude().reshape(len(coefficients), -1)
+
+
+def gradients(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array) -> Gradients:
+    """Of the functionals coefficients . z, coefficients (R, K) exact, for slopes as given."""
     last = len(prepared.maps) - 1
     start = coefficients.reshape(len(coefficients), 1, 1, -1)
     plain, middle = ({last: Interval(start, np.zeros_like(start))} for _ in range(2))
     moved: dict[int, Array] = {}
+    uncertain: list[tuple[int, Array]] = []
     with np.errstate(all="ignore"):
         for k in range(last, 0, -1):
             if k not in plain:
@@ -187,10 +221,10 @@ def gradient_bounds(prepared: Prepared, slopes: list[Slopes | None], coefficient
                 rows = _intersection(plain.pop(k), middle[k], moved.get(k))
                 hand_on(prepared, plain, k, [factor.times(rows, factor.least, factor.most)])
                 hand_on(prepared, middle, k, [factor.times(middle.pop(k), factor.middle, factor.middle)])
-                exact = Interval(rows.magnitude(), np.zeros_like(rows.radius))
-                sizes = factor.times(exact, factor.radius, factor.radius).magnitude()
-                _spread(prepared, slopes, factor, inputs_of(prepared.network.nodes[k])[0], sizes, moved)
-    return _intersection(plain[0], middle[0], moved.get(0)).magnitude().reshape(len(coefficients), -1)
+                (i,) = inputs_of(prepared.network.nodes[k])
+                uncertain.append((i, factor.doubts(rows)))
+                _spread(prepared, slopes, *uncertain[-1], moved)
+    return Gradients(_intersection(plain[0], middle[0], moved.get(0)), middle[0], uncertain)
 
 
 def hand_on(prepared: Prepared, pending: Pending, k: int, parts: list[Interval]) -> None:
@@ -206,12 +240,11 @@ def _intersection(plain: Interval, middle: Interval, moved: Array | None) -> Int
     return Interval.between(low, np.minimum(up(plain.centre + plain.radius), up(middle.centre + radius)))
 
 
-def _spread(
-    prepared: Prepared, slopes: list[Slopes | None], above: Slopes, node: int, sizes: Array, moved: dict[int, Array]
-) -> None:
-    """Each uncertain cell of `node` has a coefficient of at most `sizes` (R, h, w, C): charge it to `moved` of the
-    nonlinear nodes below and of the input."""
-    cells, flat = above.uncertain(), sizes.reshape(len(sizes), -1)
+def _spread(prepared: Prepared, slopes: list[Slopes | None], node: int, sizes: Array, moved: dict[int, Array]) -> None:
+    """Each cell of `node` has a coefficient of at most `sizes` (R, h, w, C): charge it to `moved` of every nonlinear
+    node below and of the input."""
+    flat = sizes.reshape(len(sizes), -1)
+    cells = np.flatnonzero(flat.any(axis=0))
     widest = max(math.prod(s) for s in prepared.shapes[: node + 1])
     for part in np.array_split(cells, max(1, -(-len(cells) * widest // CHUNK))):
         pending = {node: _unit_rows(prepared.shapes[node], part)}
@@ -263,6 +296,52 @@ def dual_norms_up(magnitudes: Array, norm: Norm) -> Array:
     return up(np.sqrt(squares) * (1 + 2 * error) + 2.0**-400)
 
 
+def dual_norms(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array, norm: Norm) -> Array:
+    """(R,) upper bounds of the norm dual to `norm` of the gradients of coefficients . z, for slopes as given."""
+    found = gradients(prepared, slopes, coefficients)
+    with np.errstate(all="ignore"):
+        entries = dual_norms_up(found.rows.magnitude().reshape(len(coefficients), -1), norm)
+        return np.minimum(entries, _sums_of_sizes(prepared, slopes, found)) if norm == "Linf" else entries
+
+
+def _sums_of_sizes(prepared: Prepared, slopes: list[Slopes | None], found: Gradients) -> Array:
+    """(R,) upper bounds of sum_i |J_i|, J the gradient.
+
+    For any a: |J_i| <= a_i J_i + b_i, b_i its largest difference at the two ends of J_i (convexity), and a . J is
+    a . middle plus the uncertain coefficients times what their cells are of a, carried forward by the middle slopes.
+    """
+    low, high = down(found.rows.centre - found.rows.radius), up(found.rows.centre + found.rows.radius)
+    width = np.maximum(high - low, 2.0**-400)
+    chords = np.where(low > 0, 1.0, np.where(high < 0, -1.0, np.clip((high + low) / width, -1.0, 1.0)))
+    ends = (up(up(np.abs(e) - chords * e) + sum_error(2) * np.abs(e)) for e in (low, high))
+    offsets = np.maximum(*ends)
+    sums: list[float] = []
+    for r, chord in enumerate(chords):
+        carried = _carried(prepared, slopes, np.moveaxis(chord, -1, 0))
+        factors = [offsets[r], chord, np.abs(chord), *(sizes[r] for _, sizes in found.uncertain)]
+        values = [np.ones_like(chord), found.middle.centre[r], found.middle.radius[r]]
+        values += [np.moveaxis(carried[k].magnitude(), 0, -1) for k, _ in found.uncertain]
+        row, column = (np.concatenate([part.ravel() for part in parts]) for parts in (factors, values))
+        sums.append(float(dot_up(row[None], column)[0]))
+    return np.array(sums)
+
+
+def _carried(prepared: Prepared, slopes: list[Slopes | None], value: Array) -> list[Interval]:
+    """Every node's image in the linear network of the middle slopes, without offsets, for this input image."""
+    found = [Interval(value, np.zeros_like(value))]
+    for node, mapping, factor in zip(prepared.network.nodes[1:], prepared.maps[1:], slopes[1:], strict=True):
+        inputs = [found[i] for i in inputs_of(node)]
+        if mapping is not None:
+            size = mapping.apply(*(v.magnitude() for v in inputs), absolute=True)
+            radius = mapping.apply(*(v.radius for v in inputs), absolute=True)
+            centre = mapping.apply(*(v.centre for v in inputs))
+            found.append(Interval(centre, up(radius + 4 * sum_error(mapping.terms) * size)))
+        elif factor is not None:
+            found.append(factor.forward(inputs[0]))
+        need_bounded(found[-1].magnitude(), "jacobian")
+    return found
+
+
 def difference_constants(values: Values, y: int) -> Array:
     """(K,) constants L_j: |d_j(a) - d_j(b)| <= L_j ‖a - b‖ for all a, b in the ball, d_j = z_j - z_y; L_y = 0."""
     classes = values.prepared.network.classes
@@ -270,7 +349,7 @@ def difference_constants(values: Values, y: int) -> Array:
     rivals = np.delete(np.arange(classes), y)
     forms = np.eye(classes)[rivals] - np.eye(classes)[y]
     found = np.zeros(classes)
-    found[rivals] = dual_norms_up(gradient_bounds(values.prepared, slopes_over(values), forms), values.ball.norm)
+    found[rivals] = dual_norms(values.prepared, slopes_over(values), forms, values.ball.norm)
     need_bounded(found, "jacobian")
     return found
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.jacobian import GradientBounds, Slopes, gradient_bounds, slope_intervals, unrestricted_slopes
-from verifiers.jacobian_linked import linked_gradient_bounds
+from verifiers.jacobian import Slopes, gradient_bounds, slope_intervals, unrestricted_slopes
+from verifiers.jacobian_linked import linked_dual_norms
 from verifiers.linear_maps import LinearMaps
 from verifiers.value_bounds import Balls, ValueBounds, value_bounds
 
@@ -29,21 +29,25 @@ def local_constants(known: ValueBounds, predicted: Tensor) -> Tensor:
     Ensures (untrusted): |d_j(a) - d_j(b)| <= constant * ‖a - b‖ for all a, b in the ball.
     """
     rows = difference_rows(known.maps.network.classes, predicted)
-    bounds = linked_gradient_bounds(known.maps, slope_intervals(known), rows)
-    return torch.where(rows.any(dim=2), bounds.dual_norm_upper(known.balls.norm), 0.0)
+    found = linked_dual_norms(known.maps, slope_intervals(known), rows, known.balls.norm)
+    return torch.where(rows.any(dim=2), found, 0.0)
 
 
 def pair_constants(known: ValueBounds) -> Tensor:
     """(N, K, K) symmetric: Lipschitz constants of z_i - z_k on each ball, zero on the diagonal."""
     slopes = slope_intervals(known)
-    return _pairs(known.maps, slopes, known.balls.norm, len(known.balls.center), linked_gradient_bounds)
+    return _pairs(known.maps, slopes, known.balls.norm, len(known.balls.center), linked_dual_norms)
 
 
 def global_pair_constants(maps: LinearMaps, norm: c.Norm) -> Tensor:
     """(K, K): the same on the whole space, from the full slope intervals."""
     slopes = unrestricted_slopes(maps)
     few = sum(s[0].numel() for s in slopes if s is not None) <= MAX_CELLS
-    return _pairs(maps, slopes, norm, 1, linked_gradient_bounds if few else gradient_bounds)[0]
+    return _pairs(maps, slopes, norm, 1, linked_dual_norms if few else _unlinked)[0]
+
+
+def _unlinked(maps: LinearMaps, slopes: list[Slopes], rows: Tensor, norm: c.Norm) -> Tensor:
+    return gradient_bounds(maps, slopes, rows).dual_norm_upper(norm)
 
 
 def _pairs(
@@ -51,7 +55,7 @@ def _pairs(
     slopes: list[Slopes],
     norm: c.Norm,
     count: int,
-    bounder: Callable[[LinearMaps, list[Slopes], Tensor], GradientBounds],
+    bounder: Callable[[LinearMaps, list[Slopes], Tensor, c.Norm], Tensor],
 ) -> Tensor:
     classes = maps.network.classes
     result = torch.zeros((count, classes, classes), dtype=torch.float64, device=maps.device)
@@ -59,7 +63,7 @@ def _pairs(
     first, second = torch.triu_indices(classes, classes, 1, device=maps.device)
     for i, j in zip(first.split(ROWS_AT_ONCE), second.split(ROWS_AT_ONCE), strict=True):
         rows = (eye[i] - eye[j]).expand(count, -1, -1)
-        bound = bounder(maps, slopes, rows).dual_norm_upper(norm)
+        bound = bounder(maps, slopes, rows, norm)
         result[:, i, j], result[:, j, i] = bound, bound
     return result
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from proofs_check import certificate as c
 from verifiers.jacobian import GradientBounds, Slopes, gathered, interval_product, windowed
-from verifiers.linear_maps import AFFINE, LinearMaps
+from verifiers.linear_maps import AFFINE, LinearMaps, windows
 
 MAX_ROW_ELEMENTS = 2**24
 U = 2.0**-51  # twice the relative rounding error of one operation
@@ -35,12 +36,26 @@ def linked_gradient_bounds(maps: LinearMaps, slopes: list[Slopes], rows: Tensor)
     return _Pass(maps, slopes, rows.shape[0], rows.shape[1]).run(rows.to(torch.float64))
 
 
+def linked_dual_norms(maps: LinearMaps, slopes: list[Slopes], rows: Tensor, norm: c.Norm) -> Tensor:
+    """(N, R) upper bounds of the dual norms of these gradients.
+
+    For Linf also sum_i |J_i| <= sum_i (a_i J_i + b_i), b_i the largest |J_i| - a_i J_i between the bounds of J_i: one
+    functional of the gradient, which an uncertain slope moves by its size times |P_k a| (a carried forward by
+    midpoints), so that its effects on the entries cancel as they do in the gradient.
+    """
+    work = _Pass(maps, slopes, rows.shape[0], rows.shape[1])
+    bounds = work.run(rows.to(torch.float64))
+    found = bounds.dual_norm_upper(norm)
+    return torch.minimum(found, work.sum_of_sizes(bounds)) if norm == "Linf" else found
+
+
 @dataclass(eq=False)
 class _Pass:
     """count inputs, number rows each. Rows travel flattened: (N·R, *shape).
 
     plain: intervals (centre, radius) of the rows. middle: their midpoint part and its rounding error.
     moved: per node, how far the rows may be from the midpoint part because of uncertain slopes above it.
+    uncertain: (node, largest coefficients of its value that uncertain slopes may add), one per nonlinear node.
     """
 
     maps: LinearMaps
@@ -50,6 +65,7 @@ class _Pass:
     plain: Pending = field(default_factory=dict)
     middle: Pending = field(default_factory=dict)
     moved: dict[int, Tensor] = field(default_factory=dict)
+    uncertain: list[tuple[int, Tensor]] = field(default_factory=list)
 
     def run(self, rows: Tensor) -> GradientBounds:
         last = len(self.maps.network.nodes) - 1
@@ -98,7 +114,47 @@ class _Pass:
         weights = _up(doubt * size)
         _, (weights,) = gathered(self.maps, k, torch.zeros_like(weights), weights)
         (source,) = self.maps.network.nodes[k].inputs  # type: ignore[union-attr]
+        self.uncertain.append((source, weights))
         self._spread(source, weights)
+
+    def sum_of_sizes(self, bounds: GradientBounds) -> Tensor:
+        """(N, R) upper bounds of sum_i |J_i|, as `linked_dual_norms` says."""
+        low, high = ((bounds.centre + sign * _up(bounds.radius)).flatten(0, 1) for sign in (-1, 1))
+        low, high = -_up(-low), _up(high)
+        chord = ((high + low) / (high - low).clamp(min=2.0**-400)).clamp(-1, 1)
+        chord = torch.where(low > 0, 1.0, torch.where(high < 0, -1.0, chord))
+        ends = [end.abs() - chord * end + 4 * U * end.abs() for end in (low, high)]
+        offset = torch.maximum(*ends)
+        middle, error = self.middle[0]
+        forward = self._forward(chord)
+        terms = [offset, chord * middle, chord.abs() * error]
+        for node, weights in self.uncertain:
+            centre, radius = forward[node]
+            terms.append(weights * _up(centre.abs() + radius))
+        total = sum((t.flatten(1).sum(dim=1) for t in terms), torch.zeros(1, dtype=torch.float64, device=low.device))
+        size = sum((t.flatten(1).abs().sum(dim=1) for t in terms), torch.zeros_like(total))
+        count = sum(t[0].numel() for t in terms) + 16
+        return (total + count * U * size).reshape(self.count, self.number)
+
+    def _forward(self, value: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(centre, rounding) per node of the network linearised at the midpoints, for inputs `value` (N·R, *shape)."""
+        found = [(value, torch.zeros_like(value))]
+        for k, node in enumerate(self.maps.network.nodes[1:], start=1):
+            inputs = [found[i] for i in node.inputs]  # type: ignore[union-attr]
+            if isinstance(node, AFFINE):
+                found.append(self.maps.linear_step(k, [m for m, _ in inputs], [r for _, r in inputs]))
+                continue
+            slope = _halves(self.slopes[k])[0].repeat_interleave(self.number, 0)
+            centre, radius = inputs[0]
+            if isinstance(node, c.MaxPool2d):
+                shape = (len(value), *self.maps.network.shapes[k])
+                taps = [windows(t, node, 0.0) * slope for t in (centre, centre.abs(), radius)]
+                new, size, spread = (t.sum(dim=2).reshape(shape) for t in taps)
+                charge = (slope.shape[2] + 4) * U
+                found.append((new, _up(spread * (1 + charge)) + charge * size))
+            else:
+                found.append((centre * slope, _up(_up(radius * slope) + U * (centre * slope).abs())))
+        return found
 
     def _spread(self, source: int, weights: Tensor) -> None:
         """Add |unit rows of `source`|·weights to `moved` of every nonlinear node below it and of the input."""

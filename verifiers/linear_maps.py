@@ -36,12 +36,13 @@ class LinearMaps:
         self.device = torch.device(device)
         self.exact = PlainModule(network).to(self.device, torch.float64)
         self.absolute = PlainModule(build([_absolute(n) for n in network.nodes])).to(self.device, torch.float64)
+        self.linear = PlainModule(build([linear_part(n) for n in network.nodes])).to(self.device, torch.float64)
         self.growth = (max(map(_fan, network.nodes)) + 16) * 2.0**-51
 
     def forward(self, k: int, arguments: list[Tensor], absolute: bool = False) -> Tensor:
         """Node k of (N, *shape) values; with `absolute`: |weights|, no bias."""
         module = self.absolute if absolute else self.exact
-        return module.node_value(k, self.network.nodes[k], arguments)
+        return module.node_value(k, module.network.nodes[k], arguments)
 
     def bias_magnitude(self, k: int) -> Tensor | float:
         """A bound of |offset| terms that may cancel inside node k: batch norm's only, the others show in the result."""
@@ -59,6 +60,13 @@ class LinearMaps:
         spread = [r * (1 + 2 * g) + 2 * g * m.abs() for m, r in zip(centres, radii, strict=True)]
         radius = self.forward(k, spread, absolute=True) * (1 + 2 * g)
         return centre, radius + 2 * g * (centre.abs() + self.bias_magnitude(k)) + TINY
+
+    def linear_step(self, k: int, centres: list[Tensor], radii: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """`step` without the node's offset: centre and radius of its linear part."""
+        g = self.growth
+        centre = self.linear.node_value(k, self.linear.network.nodes[k], centres)
+        spread = [r * (1 + 2 * g) + 2 * g * m.abs() for m, r in zip(centres, radii, strict=True)]
+        return centre, self.forward(k, spread, absolute=True) * (1 + 2 * g) + 2 * g * centre.abs() + TINY
 
     def adjoint(self, k: int, rows: Tensor, absolute: bool = False) -> list[Tensor]:
         """Rows (B, *shapes[k]) of functionals of node k's value -> one (B, *shapes[i]) per input i of k."""

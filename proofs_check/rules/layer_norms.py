@@ -59,8 +59,8 @@ def global_constants(prepared: Prepared, y: int, norm: Norm) -> tuple[float, ...
         found = products(prepared, forms, norm)
         nonlinear = [k for k, mapping in enumerate(prepared.maps) if mapping is None and k > 0]
         if sum(math.prod(prepared.shapes[inputs_of(prepared.network.nodes[k])[0]]) for k in nonlinear) <= MAX_CELLS:
-            gradients = jacobian.gradient_bounds(prepared, jacobian.slopes_everywhere(prepared), forms)
-            found = np.minimum(found, dual_norms_up(gradients, norm))
+            everywhere = jacobian.slopes_everywhere(prepared)
+            found = np.minimum(found, jacobian.dual_norms(prepared, everywhere, forms, norm))
     need_bounded(found, "constants")
     return tuple(np.insert(found, y, 0.0).tolist())
 

@@ -18,6 +18,7 @@ from proofs_check import bounds, jacobian
 from proofs_check import certificate as c
 from proofs_check.certificate import Assumption, Claim, RejectedError, Smoothing
 from proofs_check.parse import array_sha256
+from proofs_check.rules import prove
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz import (
     EngineRelaxedLipschitz,
@@ -30,7 +31,7 @@ from proofs_check.rules.lipschitz import (
 )
 from proofs_check.rules.lipsdp import GlobalLipschitz, global_lipschitz, need_constants, positive_definite
 from verifiers.jacobian import slope_intervals, unrestricted_slopes
-from verifiers.jacobian_linked import linked_gradient_bounds
+from verifiers.jacobian_linked import linked_dual_norms, linked_gradient_bounds
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipsdp import LipSDP, increments, least_rho
 from verifiers.plain import PlainModule, build
@@ -188,7 +189,7 @@ def test_a_changed_claim_is_rejected(change: dict, step: str) -> None:
     evidence = LocalLipschitz("4a", derived(case, claim), None)
     assert local_lipschitz(claim, evidence, case) == frozenset()
     with pytest.raises(RejectedError) as error:
-        local_lipschitz(replace(claim, **change), evidence, case)
+        prove("lipschitz_local", replace(claim, **change), evidence, case)
     assert error.value.step == step
 
 
@@ -301,6 +302,7 @@ def test_the_judges_gradients_hold_every_choice_of_slopes(seed: int, activation:
     x = np.random.default_rng(seed).random(3).astype(np.float32)
     values = bounds.value_bounds(prepared, bounds.Ball(x, radius, "Linf", None), None)
     found = jacobian.gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3))
+    sums = jacobian.dual_norms(prepared, jacobian.slopes_over(values), np.eye(3), "Linf")
     matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
     ends = [jacobian.slope_interval(network.nodes[k], *values[k - 1]) for k in (2, 4)]
     choices = [itertools.product(*[{a, b} for a, b in zip(*pair, strict=True)]) for pair in ends]
@@ -308,6 +310,7 @@ def test_the_judges_gradients_hold_every_choice_of_slopes(seed: int, activation:
         inner = (np.array(second)[:, None] * matrices[1]) @ (np.array(first)[:, None] * matrices[0])
         # the products themselves are rounded
         assert (np.abs(matrices[2] @ inner) <= found + 1e-13).all()
+        assert (np.abs(matrices[2] @ inner).sum(axis=1) <= sums + 1e-12).all()
 
 
 @pytest.mark.parametrize("chunk", [2**19, 300])
@@ -332,6 +335,11 @@ def test_the_judges_gradients_are_those_of_an_independent_computation(
         size = (other.centre.abs() + other.radius)[0].flatten(1).numpy()
         size = size if x.ndim == 1 else np.moveaxis(size.reshape(3, *x.shape), 1, -1).reshape(3, -1)
         assert found == pytest.approx(size, rel=1e-9, abs=1e-12)
+        for norm in NORMS:
+            sizes = jacobian.dual_norms(prepared, jacobian.slopes_over(values), np.eye(3), norm)
+            others = linked_dual_norms(maps, slopes, torch.eye(3, dtype=torch.float64)[None], norm)[0]
+            assert sizes == pytest.approx(others.numpy(), rel=1e-9, abs=1e-12)
+        assert (sizes <= found.sum(axis=1)).all()
 
 
 def residual(seed: int) -> c.PlainNetwork:
@@ -375,6 +383,26 @@ def test_uncertain_slopes_widen_gradients_only_along_what_lies_below_them() -> N
     for slopes in (jacobian.slopes_over(values), jacobian.slopes_everywhere(prepared)):
         found = jacobian.gradient_bounds(prepared, slopes, np.eye(2))
         assert found == pytest.approx(np.array([[2, 0], [0, 3]]), abs=1e-12)
+
+
+def test_effects_of_one_uncertain_slope_cancel_in_the_sum_of_sizes() -> None:
+    """J = (5 + s, 5 - s), s in [0, 1]: the entries allow 6 + 5, their sizes always sum to 10."""
+    first = np.array([[5, 5], [1, -1]], np.float32)
+    network = build(
+        [
+            c.Input((2,)),
+            c.Linear((0,), first, np.array([9, 0], np.float32)),
+            c.Relu((1,)),
+            c.Linear((2,), np.array([[1, 1], [0, 0]], np.float32), np.zeros(2, np.float32)),
+        ]
+    )
+    prepared = bounds.prepare(network)
+    values = bounds.value_bounds(prepared, bounds.Ball(np.zeros(2, np.float32), 0.1, "Linf", None), None)
+    slopes, form = jacobian.slopes_over(values), np.array([[1.0, -1.0]])
+    assert jacobian.gradient_bounds(prepared, slopes, form) == pytest.approx(np.array([[6, 5]]), rel=1e-12)
+    found = float(jacobian.dual_norms(prepared, slopes, form, "Linf")[0])
+    assert 10 <= found <= 10 * (1 + 1e-12)
+    assert jacobian.dual_norms(prepared, slopes, form, "L1")[0] == pytest.approx(6, rel=1e-12)
 
 
 @settings(max_examples=30, deadline=None)

@@ -20,7 +20,7 @@ from verifiers.jacobian_constants import (
     local_constants,
     pair_constants,
 )
-from verifiers.jacobian_linked import linked_gradient_bounds
+from verifiers.jacobian_linked import linked_dual_norms, linked_gradient_bounds
 from verifiers.linear_maps import LinearMaps
 from verifiers.plain import PlainModule, build
 
@@ -211,6 +211,7 @@ def test_linked_intervals_hold_every_choice_of_slopes_and_lie_within_the_unlinke
     slopes = slope_intervals(local_bounds(maps, x, torch.tensor([radius, radius / 3]), "Linf", None))
     rows = difference_rows(3, torch.tensor([0, 2]))
     linked, plain = linked_gradient_bounds(maps, slopes, rows), gradient_bounds(maps, slopes, rows)
+    sums = linked_dual_norms(maps, slopes, rows, "Linf")
     matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
     for n in range(2):
         ends = [[s[n].tolist() for s in pair] for pair in slopes if pair is not None]
@@ -220,6 +221,7 @@ def test_linked_intervals_hold_every_choice_of_slopes_and_lie_within_the_unlinke
             gradient = torch.from_numpy(rows[n].numpy() @ matrices[2] @ inner)
             # the products themselves are rounded
             assert bool(((gradient - linked.centre[n]).abs() <= linked.radius[n] + 1e-13).all())
+            assert bool((gradient.abs().sum(dim=1) <= sums[n] + 1e-12).all())
         outer = plain.centre[n].abs() + plain.radius[n]
         assert bool((linked.centre[n].abs() + linked.radius[n] <= outer * (1 + 1e-12) + 1e-290).all())
 
