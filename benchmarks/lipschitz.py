@@ -1,7 +1,8 @@
 """Lipschitz constants: certified local against the estimate, LipSDP's time, radii against attacks, CPU against GPU.
 
-python benchmarks/lipschitz.py [--count N] [--only digits|mnist|cifar|lipsdp|device]
-Models of DATA are skipped with a message where they are absent. eclipse-nn is compared with if it is installed.
+python benchmarks/lipschitz.py [--count N] [--only digits|mnist|cifar|resnet4b|lipsdp|device|upstream]
+Results are merged part by part into benchmarks/results/lipschitz.json. Models of DATA are skipped with a message where
+they are absent; eclipse-nn (PyPI) and upstream auto_LiRPA are compared with where Python finds them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import json
 import statistics
 import time
 from pathlib import Path
@@ -16,16 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import DATA, ROOT, save
+from common import DATA, RESULTS, ROOT, save
 
 from certmix.data import load_data
-from certmix.lipschitz import Request, global_pairs, measure
+from certmix.lipschitz import GlobalPairs, Request, global_pairs, measure
 from certmix.models import load_model
 from proofs_check import bounds
 from proofs_check import certificate as c
 from proofs_check.rules.lipsdp import need_constants
-from verifiers.jacobian import unrestricted_slopes
-from verifiers.jacobian_constants import difference_rows
+from verifiers.auto_lirpa_jacobian import load as upstream_jacobian
+from verifiers.auto_lirpa_jacobian import upstream_gradient_bounds
+from verifiers.engine import EngineError
+from verifiers.jacobian import gradient_bounds, slope_intervals, unrestricted_slopes
+from verifiers.jacobian_constants import difference_rows, local_bounds
+from verifiers.jacobian_linked import linked_gradient_bounds
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipschitz_estimate import Search, estimate
 from verifiers.lipsdp import LipSDP
@@ -33,7 +39,7 @@ from verifiers.plain import build
 from verifiers.value_bounds import Balls
 
 DIGITS = ROOT / "examples" / "digits"
-CASES = {
+CASES: dict[str, tuple[Path, Path, dict[c.Norm, float]]] = {
     "digits": (DIGITS / "robust.onnx", DIGITS / "audit.npz", {"Linf": 0.1, "L2": 0.3, "L1": 0.5}),
     "mnist": (DATA / "mnist" / "robust.onnx", DATA / "mnist" / "test_1000.npz", {"Linf": 0.1, "L2": 0.3, "L1": 1.0}),
     "cifar": (
@@ -41,7 +47,19 @@ CASES = {
         DATA / "cifar10" / "test_100.npz",
         {"Linf": 2 / 255, "L2": 0.1, "L1": 0.5},
     ),
+    "resnet4b": (
+        DATA / "cifar10" / "robust_resnet4b.onnx",
+        DATA / "cifar10" / "test_100.npz",
+        {"Linf": 0.25 / 255, "L2": 0.0125},
+    ),
 }
+
+
+SEARCHED = ("digits", "mnist", "cifar")  # where radii are looked for
+COUNTS = {"digits": 40, "mnist": 16, "cifar": 4, "resnet4b": 2}
+ALPHA = 0.75
+THEOREMS = {"Theorem 3.5": "local, paper", "closed form": "local, closed form", "(4a)": "local, bisected"}
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 
 
 def attack_radius(network: c.PlainNetwork, x: torch.Tensor, norm: c.Norm, largest: float) -> list[float]:
@@ -58,8 +76,27 @@ def attack_radius(network: c.PlainNetwork, x: torch.Tensor, norm: c.Norm, larges
     return best
 
 
+def at_fixed_points(
+    maps: LinearMaps, x: torch.Tensor, norm: c.Norm, attacked: list[float], overall: GlobalPairs
+) -> dict[str, list[float]]:
+    """Per input and theorem, the largest radius over balls of several shares of its attack radius.
+
+    Anchored constants of a ball of radius eps certify min(r, eps).
+    """
+    best = {name: [0.0] * len(x) for name in THEOREMS}
+    for share in SHARES:
+        for n, reach in enumerate(attacked):
+            if reach == float("inf"):
+                continue
+            request = Request(norm, share * reach, alpha=ALPHA, lipsdp=False, search=Search(1, 1))
+            found = measure(maps, x[n : n + 1], request, overall).radii
+            for name, kind in THEOREMS.items():
+                best[name][n] = max(best[name][n], float(found[kind][0]))
+    return best
+
+
 def constants(name: str, count: int) -> dict[str, Any]:
-    """Ratio certified local / estimate, and radii by every theorem, at one radius per norm."""
+    """Ratio certified local / estimate at one radius per norm, and radii by every theorem over attack radii."""
     model, data, radii = CASES[name]
     if not Path(model).exists():
         print(f"{name}: skipped, no {model}")
@@ -70,27 +107,45 @@ def constants(name: str, count: int) -> dict[str, Any]:
     x = torch.from_numpy(load_data(data, count).inputs)
     maps, figures = LinearMaps(network), {}
     for norm, radius in radii.items():
-        request = Request(norm, radius, alpha=0.75, lipsdp=False, search=Search(20, 3))
+        request = Request(norm, radius, alpha=ALPHA, lipsdp=False, search=Search(20, 3))
         overall = global_pairs(maps, request)
-        start = time.perf_counter()
-        parts = [measure(maps, x[i : i + 4], request, overall) for i in range(0, count, 4)]
-        seconds = (time.perf_counter() - start) / count
-        ratios = torch.cat([p.local / p.estimate for p in parts]).tolist()
-        radius_of = {k: statistics.median(torch.cat([p.radii[k] for p in parts]).tolist()) for k in parts[0].radii}
-        attacked = attack_radius(network, x, norm, 8 * radius)
-        paper = torch.cat([p.radii["local, paper"] for p in parts]).tolist()
-        shares = [p / a for p, a in zip(paper, attacked, strict=True) if a < float("inf")]
+        start = time.process_time()
+        parts = [measure(maps, x[i : i + 4], request, overall) for i in range(0, len(x), 4)]
+        seconds = (time.process_time() - start) / len(x)
+        plain = unlinked(maps, x, norm, radius)
+        ratios, before = (
+            torch.cat([v / p.estimate for v, p in zip(values, parts, strict=True)]).tolist()
+            for values in ([p.local for p in parts], plain.split([len(p.local) for p in parts]))
+        )
         figures[norm] = {
+            "inputs": len(x),
             "radius": radius,
             "local / estimate, median": statistics.median(ratios),
             "local / estimate, largest": max(ratios),
+            "the same without linking the layers, median": statistics.median(before),
             "global / local, median": statistics.median(torch.cat([p.overall / p.local for p in parts]).tolist()),
-            "seconds per input": seconds,
-            "median radii": radius_of,
-            "Theorem 3.5 / attack radius, median": float(statistics.median(shares)) if shares else None,
+            "processor seconds per input": seconds,
         }
+        if name in SEARCHED:
+            attacked = attack_radius(network, x, norm, 8 * radius)
+            best = at_fixed_points(maps, x, norm, attacked, overall)
+            hit = [n for n, a in enumerate(attacked) if a < float("inf")]
+            figures[norm]["attack radius, mean"] = statistics.mean(attacked[n] for n in hit)
+            for theorem, found in best.items():
+                share = statistics.mean(found[n] for n in hit) / figures[norm]["attack radius, mean"]
+                figures[norm][f"{theorem}: mean radius / mean attack radius, alpha {ALPHA}"] = share
         print(name, norm, figures[norm], flush=True)
     return figures
+
+
+def unlinked(maps: LinearMaps, x: torch.Tensor, norm: c.Norm, radius: float) -> torch.Tensor:
+    """(N,) the largest constants that plain interval recursion gives, for comparison."""
+    found: list[torch.Tensor] = []
+    for part in x.split(4):
+        known = local_bounds(maps, part, torch.full((len(part),), radius, dtype=torch.float64), norm, (0.0, 1.0))
+        rows = difference_rows(maps.network.classes, maps.exact(part.double()).argmax(dim=1))
+        found.append(gradient_bounds(maps, slope_intervals(known), rows).dual_norm_upper(norm).amax(dim=1))
+    return torch.cat(found)
 
 
 def random_mlp(widths: tuple[int, ...]) -> c.PlainNetwork:
@@ -117,18 +172,23 @@ def lipsdp() -> dict[str, Any]:
             "per layer": LipSDP(multipliers="layer"),
         }
         for name, solver in solvers.items():
-            start = time.perf_counter()
+            start = time.process_time()
             found = solver.bounds(maps, row, unrestricted_slopes(maps))[0]
-            line[name] = {"constant": found.constant, "seconds": time.perf_counter() - start}
-        best = LipSDP().bounds(maps, row, unrestricted_slopes(maps))[0]
-        stated = np.where(np.arange(10) == 0, best.constant, 1e9)
-        stated[1] = 0.0
+            line[name] = {"constant": found.constant, "seconds": time.process_time() - start}
+        rivals = np.eye(10)[[0, *range(2, 10)]] - np.eye(10)[1]
+        start = time.process_time()
+        proven = LipSDP().bounds(maps, rivals, unrestricted_slopes(maps))
+        line["descent, all 9 pairs of class 1"] = {"seconds": time.process_time() - start}
+        stated = np.insert([p.constant for p in proven], 1, 0.0)
+        multipliers = np.insert(np.stack([p.multipliers.astype(np.float64) for p in proven]), 1, 0.0, axis=0)
         prepared = bounds.prepare(network)
-        start = time.perf_counter()
-        need_constants(prepared, 1, stated, np.tile(best.multipliers.astype(np.float64), (10, 1)))
-        line["judge, all 9 pairs"] = {"seconds": time.perf_counter() - start}
+        start = time.process_time()
+        need_constants(prepared, 1, stated, multipliers)
+        line["judge, all 9 pairs"] = {"seconds": time.process_time() - start}
         if importlib.util.find_spec("eclipse_nn") is not None:
             line |= eclipse(network, row)
+        else:
+            print("eclipse-nn is not installed: left out")
         figures["-".join(map(str, widths))] = line
         print(widths, line, flush=True)
     return figures
@@ -140,45 +200,117 @@ def eclipse(network: c.PlainNetwork, row: np.ndarray) -> dict[str, Any]:
 
     matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
     matrices[-1] = row @ matrices[-1]
-    start = time.perf_counter()
+    start = time.process_time()
     value = LipConstEstimator(weights=[torch.from_numpy(m) for m in matrices]).estimate(method="ECLipsE_Fast")
-    return {"eclipse-nn": {"constant": float(value), "seconds": time.perf_counter() - start}}
+    return {"eclipse-nn": {"constant": float(value), "seconds": time.process_time() - start}}
 
 
 def device(count: int) -> dict[str, Any]:
-    """The estimate on the CPU and on a GPU where there is one."""
+    """The estimate on the CPU (wall-clock seconds), and on a GPU where there is one."""
     model, data, _ = CASES["mnist"]
-    if not Path(model).exists() or not torch.cuda.is_available():
-        print("device: skipped, needs the MNIST model and a GPU")
+    if not Path(model).exists():
+        print("device: skipped, needs the MNIST model")
         return {}
     network = load_model(model).network
     x = torch.from_numpy(load_data(data, count).inputs).double()
-    seconds = {}
-    for name in ("cpu", "cuda", "cuda"):  # the first run on the GPU warms it up
+    seconds: dict[str, float] = {}
+    names = ("cpu", "cuda", "cuda") if torch.cuda.is_available() else ("cpu",)
+    for name in names:  # the first run on the GPU warms it up
         maps = LinearMaps(network, name)  # type: ignore[arg-type]
         balls = Balls(x.to(name), torch.full((count,), 0.1, dtype=torch.float64, device=name), "Linf", (0.0, 1.0))
         rows = difference_rows(10, maps.exact(balls.center).argmax(dim=1))
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         found = estimate(maps, balls, rows, Search(20, 10))
         found.best.sum().item()
         seconds[name] = time.perf_counter() - start
-    return {"inputs": count, "seconds": seconds, "speed-up": seconds["cpu"] / seconds["cuda"]}
+        seconds[f"{name}, processor"] = time.process_time() - processor
+    figures = {"inputs": count, "steps": 20, "restarts": 10, "seconds": seconds}
+    speed_up = seconds["cpu"] / seconds["cuda"] if "cuda" in seconds else None
+    figures["GPU"] = torch.cuda.get_device_name() if "cuda" in seconds else "none at hand"
+    print(figures | {"speed-up": speed_up})
+    return figures | {"speed-up": speed_up}
+
+
+def upstream() -> dict[str, Any]:
+    """Upstream's example of local constants: its random 192-100-200-10 network, max_i of sup |grad z_i|_1 over a box.
+
+    `its own`: JacobianOP and a 1-norm node, alpha-CROWN, as the example does; `entries`: JacobianOP's bounds of each
+    entry by CROWN; ours; and the estimate.
+    """
+    try:
+        lirpa = upstream_jacobian()
+    except EngineError as error:
+        print(f"upstream: left out, {error}")
+        return {}
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(a, b) for a, b in ((192, 100), (100, 200), (200, 10))]
+    x = torch.randn(1, 3, 8, 8).double()
+    nodes: list[c.Node] = [c.Input((3, 8, 8)), c.Flatten((0,))]
+    for n, layer in enumerate(layers):
+        nodes.append(c.Linear((len(nodes) - 1,), layer.weight.detach().numpy(), layer.bias.detach().numpy()))
+        nodes += [c.Relu((len(nodes) - 1,))] if n < 2 else []
+    network, eye = build(nodes), torch.eye(10, dtype=torch.float64)
+    maps, figures = LinearMaps(network), {}
+    for name, radius in (("0", 0.0), ("1/255", 1 / 255), ("4/255", 4 / 255)):
+        balls = Balls(x, torch.tensor([radius], dtype=torch.float64), "Linf", None)
+        known = local_bounds(maps, x, balls.radius, "Linf", None)
+        slopes = slope_intervals(known)
+        line = {
+            "its own": example(lirpa, torch.nn.Sequential(torch.nn.Flatten(), *interleaved(layers)), x.float(), radius),
+            "entries": float(upstream_gradient_bounds(network, balls, eye).dual_norm_upper("Linf").max()),
+            "ours, layers linked": float(linked_gradient_bounds(maps, slopes, eye[None]).dual_norm_upper("Linf").max()),
+            "ours, unlinked": float(gradient_bounds(maps, slopes, eye[None]).dual_norm_upper("Linf").max()),
+        }
+        if radius > 0:
+            line["estimate"] = float(estimate(maps, balls, eye[None], Search(20, 5)).best.max())
+        figures[f"eps {name}"] = line
+        print("upstream", name, line, flush=True)
+    return figures
+
+
+def interleaved(layers: list[torch.nn.Linear]) -> list[torch.nn.Module]:
+    return [layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2]]
+
+
+def example(lirpa: Any, model: torch.nn.Module, x: torch.Tensor, radius: float) -> float:
+    """The largest local constant of a logit by upstream's own recipe."""
+    from auto_LiRPA.jacobian import GradNorm, JacobianOP  # type: ignore[import-not-found]
+
+    class Constant(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.size = model, GradNorm(norm=1)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return self.size(JacobianOP.apply(self.model(x).matmul(mask), x))
+
+    mask = torch.eye(10)[:, :1].clone()
+    bounded = lirpa.BoundedModule(Constant(), (lirpa.BoundedTensor(x), mask))
+    ball = lirpa.BoundedTensor(x, lirpa.PerturbationLpNorm(norm=np.inf, eps=radius))
+    found: list[float] = []
+    for i in range(10):
+        mask = torch.eye(10)[:, i : i + 1].clone()
+        found.append(float(bounded.compute_jacobian_bounds((ball, mask), bound_lower=False)[1]))
+    return max(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20, help="inputs per model, a multiple of 4")
-    parser.add_argument("--only", choices=(*CASES, "lipsdp", "device"))
+    parser.add_argument("--count", type=int, help=f"inputs per model (default {COUNTS})")
+    parser.add_argument("--only", choices=(*CASES, "lipsdp", "device", "upstream"))
     options = parser.parse_args()
-    figures: dict[str, Any] = {}
+    path = RESULTS / "lipschitz.json"
+    figures: dict[str, Any] = json.loads(path.read_text())["figures"] if path.exists() else {}
     for name in CASES:
         if options.only in (None, name):
-            figures[name] = constants(name, options.count)
+            figures[name] = constants(name, options.count or COUNTS[name])
     if options.only in (None, "lipsdp"):
         figures["lipsdp"] = lipsdp()
     if options.only in (None, "device"):
-        figures["device"] = device(options.count)
-    save("lipschitz" if options.only is None else f"lipschitz_{options.only}", figures)
+        figures["device"] = device(options.count or 16)
+    if options.only in (None, "upstream"):
+        figures["upstream's example"] = upstream()
+    save("lipschitz", figures)
 
 
 if __name__ == "__main__":
