@@ -51,6 +51,25 @@ def conv(seed: int) -> nn.Module:
     ).eval()
 
 
+class Residual(nn.Module):
+    """A pooled residual block with every smooth activation between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 3, 2, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.norm, self.pool, self.last = nn.BatchNorm2d(3), nn.AvgPool2d(2), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = torch.sigmoid(self.norm(self.second(x)) + x)
+        return self.last(torch.tanh(self.pool(x)).flatten(1))
+
+
+def residual(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return Residual().eval()
+
+
 def model_of(module: nn.Module) -> Model:
     return from_module(module.eval(), (1, 3, 3))
 
@@ -60,7 +79,7 @@ def images(count: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("build", [mlp, conv])
+@pytest.mark.parametrize("build", [mlp, conv, residual])
 def test_sampled_estimate_local_and_global_constants_are_in_order_with_zero_tolerance(build, norm: c.Norm) -> None:
     for seed in range(2):
         network = model_of(build(seed)).network
