@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
-from proofs_check.certificate import DUAL_NORM, Norm
+from proofs_check.certificate import DUAL_NORM, Norm, Sigmoid, Tanh
+from verifiers.plain import PlainModule
 
 Scaling = Literal["one", "gradient", "largest_gradient", "gradient_ratio"]
 Output = Literal["probabilities", "logits"]
@@ -59,35 +60,49 @@ class GeneralMixedClassifier(nn.Module):
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
             point = x if x.requires_grad else x.detach().requires_grad_(self.scaling != "one")
-            log_g, log_h = self.standard(point), self.robust(point)
-            if self.output == "probabilities":
-                log_g, log_h = torch.log_softmax(log_g, 1), torch.log_softmax(log_h, 1)
+            g, h = self.standard(point), self.robust(point)
             # at gamma 0 no R_i enters; at infinity only where R_i > 0 does, which has no gradient
             graph = wanted and (math.isfinite(self.gamma) or not self.normalised)
-            mixed = self._mix(log_g, log_h, self._scale(point, log_g, log_h, graph)) if self.gamma > 0 else log_g
+            scale = self._scale(point, g, h, graph) if self.gamma > 0 else None
+            if self.output == "probabilities":
+                g, h = torch.log_softmax(g, 1), torch.log_softmax(h, 1)
+            mixed = g if scale is None else self._mix(g, h, scale)
         return mixed if wanted and x.requires_grad else mixed.detach()
 
     def _scale(self, point: Tensor, g: Tensor, h: Tensor, graph: bool) -> Tensor:
-        """R (N, K) or (N, 1) >= 0; g, h: log-probabilities or logits."""
+        """R (N, K) or (N, 1) >= 0, from the logits g, h at `point`; graph: to be differentiated."""
         if self.scaling == "one":
             return torch.ones_like(g[:, :1])
-        probabilities = self.output == "probabilities"
-        of_g = g.exp() if probabilities else g
         if self.scaling == "largest_gradient":
-            return self._gradient_norm(of_g.amax(1), point, graph)[:, None]
-        norms = self._gradient_norms(of_g, point, graph)
+            outputs = torch.softmax(g, 1) if self.output == "probabilities" else g
+            (gradient,) = torch.autograd.grad(outputs.amax(1).sum(), point, create_graph=graph, retain_graph=True)
+            return self._dual_norm(gradient.flatten(1))[:, None]
+        norms = self._gradient_norms(self.standard, g, point, graph)
         if self.scaling == "gradient":
             return norms
-        below = self._gradient_norms(h.exp() if probabilities else h, point, graph)
+        below = self._gradient_norms(self.robust, h, point, graph)
         return norms / below.clamp_min(torch.finfo(below.dtype).tiny)
 
-    def _gradient_norms(self, outputs: Tensor, point: Tensor, graph: bool) -> Tensor:
-        """(N, K): ‖∇ outputs_i‖ in the dual norm."""
-        return torch.stack([self._gradient_norm(outputs[:, i], point, graph) for i in range(outputs.shape[1])], 1)
+    def _gradient_norms(self, model: nn.Module, logits: Tensor, point: Tensor, graph: bool) -> Tensor:
+        """(N, K): ‖∇ of every output‖ in the dual norm, the probabilities' through ∂p_i/∂z_j = p_i (δ_ij − p_j).
 
-    def _gradient_norm(self, output: Tensor, point: Tensor, graph: bool) -> Tensor:
-        (gradient,) = torch.autograd.grad(output.sum(), point, create_graph=graph, retain_graph=True)
-        return torch.linalg.vector_norm(gradient.flatten(1), ORDER[DUAL_NORM[self.norm]], dim=1)
+        The logits of a piecewise linear network have constant gradients: only p then depends on the point.
+        """
+        deeper = graph and not _piecewise_linear(model)
+        rows = [
+            torch.autograd.grad(logits[:, i].sum(), point, create_graph=graph_of_logits, retain_graph=True)[0].flatten(
+                1
+            )
+            for i in range(logits.shape[1])
+        ]
+        jacobian = torch.stack(rows, 1)
+        if self.output == "probabilities":
+            p = torch.softmax(logits, 1)
+            jacobian = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ jacobian
+        return self._dual_norm(jacobian)
+
+    def _dual_norm(self, gradients: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(gradients, ORDER[DUAL_NORM[self.norm]], dim=-1)
 
     def _mix(self, g: Tensor, h: Tensor, scale: Tensor) -> Tensor:
         return self._mixed_logs(g, h, scale) if self.output == "probabilities" else self._mixed_logits(g, h, scale)
@@ -111,6 +126,11 @@ class GeneralMixedClassifier(nn.Module):
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, scaling={self.scaling}, output={self.output}, normalised={self.normalised}"
+
+
+def _piecewise_linear(model: nn.Module) -> bool:
+    """Whether this is a plain network without sigmoid and tanh; False of any other module."""
+    return isinstance(model, PlainModule) and not any(isinstance(n, Sigmoid | Tanh) for n in model.network.nodes)
 
 
 class LocallyBiasedSmoothing(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,9 @@ from certmix.general_mixing import (
     Scaling,
 )
 from certmix.mixing import MixedClassifier
+from proofs_check import certificate as c
 from proofs_check.certificate import Norm
+from verifiers.plain import PlainModule, build
 
 
 def smooth_network(seed: int, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -87,6 +90,21 @@ def test_gradients_of_every_curve_agree_with_finite_differences_in_every_dual_no
     scaling: Scaling, output: Output, norm: Norm
 ) -> None:
     mix = GeneralMixedClassifier(G, H, 1.7, scaling, output, norm)
+    assert torch.autograd.gradcheck(mix, (X.clone().requires_grad_(),), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(("scaling", "output"), [(s, o) for s in SCALINGS for o in OUTPUTS])
+@pytest.mark.parametrize("last", ["linear", "sigmoid"])
+def test_gradients_of_plain_networks_agree_with_finite_differences(scaling: Scaling, output: Output, last: str) -> None:
+    # piecewise linear networks take a shorter way, which a sigmoid must not
+    rng = np.random.default_rng(4)
+    nodes = []
+    for _ in range(2):
+        first, second = (rng.normal(size=shape).astype(np.float32) for shape in ((7, 5), (3, 7)))
+        bias = rng.normal(size=7).astype(np.float32)
+        hidden = [c.Input((5,)), c.Linear((0,), first, bias), c.Relu((1,)) if last == "linear" else c.Sigmoid((1,))]
+        nodes.append([*hidden, c.Linear((2,), second, bias[:3])])
+    mix = GeneralMixedClassifier(*(PlainModule(build(n)).double() for n in nodes), 1.7, scaling, output, "L2")
     assert torch.autograd.gradcheck(mix, (X.clone().requires_grad_(),), eps=1e-6, atol=1e-5)
 
 
