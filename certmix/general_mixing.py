@@ -90,12 +90,10 @@ class GeneralMixedClassifier(nn.Module):
         """
         deeper = graph and not _piecewise_linear(model)
         rows = [
-            torch.autograd.grad(logits[:, i].sum(), point, create_graph=graph_of_logits, retain_graph=True)[0].flatten(
-                1
-            )
+            torch.autograd.grad(logits[:, i].sum(), point, create_graph=deeper, retain_graph=True)[0]
             for i in range(logits.shape[1])
         ]
-        jacobian = torch.stack(rows, 1)
+        jacobian = torch.stack(rows, 1).flatten(2)
         if self.output == "probabilities":
             p = torch.softmax(logits, 1)
             jacobian = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ jacobian
