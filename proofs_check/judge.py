@@ -17,7 +17,7 @@ from proofs_check.certificate import (
     Verdict,
     need,
 )
-from proofs_check.rules import EVIDENCE, RULES
+from proofs_check.rules import EVIDENCE, prove
 from proofs_check.rules.case import Case
 
 
@@ -29,9 +29,7 @@ def check(certificate: parse.Certificate, case: Case) -> Verdict:
     """
     try:
         _tie(certificate, case)
-        known = certificate.claim.adaptive is None or RULES[certificate.rule].adaptive
-        need(known, "adaptive", f"{certificate.rule} proves nothing about an adaptive mix")
-        return Accepted(RULES[certificate.rule].check(certificate.claim, certificate.evidence, case))
+        return Accepted(prove(certificate.rule, certificate.claim, certificate.evidence, case))
     except RejectedError as error:
         return Rejected(error.step, error.reason)
     except MemoryError as error:

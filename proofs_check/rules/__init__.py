@@ -11,20 +11,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proofs_check.certificate import Assumption, Claim
+from proofs_check.certificate import Assumption, Claim, ClassOf, Semantics, need
 from proofs_check.rules import adaptive, layer_norms, lipschitz, lipsdp, margin, smoothing
 from proofs_check.rules.case import Case
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The type of a rule's evidence, and its check. adaptive: it knows claims whose `adaptive` is not null."""
+    """The type of a rule's evidence, its check, and the claims it is about: a claim with anything not named here is
+    rejected before its rule is asked. adaptive, smoothing: those where that is not null.
+    """
 
     evidence: type[Any]
     check: Callable[[Claim, Any, Case], frozenset[Assumption]]
+    class_of: tuple[ClassOf, ...] = ("robust",)
+    semantics: tuple[Semantics, ...] = ("real",)
+    smoothing: bool = False
     adaptive: bool = False
 
 
+BOTH: tuple[Semantics, ...] = ("real", "float32")
+ANY: tuple[ClassOf, ...] = ("robust", "mix")
 RULES: dict[str, Rule] = {
     "adaptive_margin": Rule(adaptive.AdaptiveMargin, adaptive.adaptive_margin, adaptive=True),
     "engine_lipschitz_relaxed": Rule(lipschitz.EngineRelaxedLipschitz, lipschitz.engine_relaxed_lipschitz),
@@ -33,9 +40,21 @@ RULES: dict[str, Rule] = {
     "lipschitz_layers": Rule(layer_norms.LayerLipschitz, layer_norms.layer_lipschitz),
     "lipschitz_local": Rule(lipschitz.LocalLipschitz, lipschitz.local_lipschitz),
     "lipschitz_relaxed": Rule(lipschitz.RelaxedLipschitz, lipschitz.relaxed_lipschitz),
-    "network_margin": Rule(margin.NetworkMargin, margin.network_margin),
-    "pair_margin": Rule(margin.PairMargin, margin.pair_margin),
-    "smoothed_distribution": Rule(smoothing.SmoothedDistribution, smoothing.smoothed_distribution),
-    "smoothed_means": Rule(smoothing.SmoothedMeans, smoothing.smoothed_means),
+    "network_margin": Rule(margin.NetworkMargin, margin.network_margin, semantics=BOTH),
+    "pair_margin": Rule(margin.PairMargin, margin.pair_margin, class_of=ANY, semantics=BOTH),
+    "smoothed_distribution": Rule(smoothing.SmoothedDistribution, smoothing.smoothed_distribution, ANY, smoothing=True),
+    "smoothed_means": Rule(smoothing.SmoothedMeans, smoothing.smoothed_means, ANY, smoothing=True),
 }
+
+
+def prove(name: str, claim: Claim, evidence: Any, case: Case) -> frozenset[Assumption]:
+    """Ask the rule, if the claim is one that it is about."""
+    rule = RULES[name]
+    need(claim.adaptive is None or rule.adaptive, "adaptive", f"{name} proves nothing about an adaptive mix")
+    need(claim.class_of in rule.class_of, "class_of", f"{name} certifies the class of {' or '.join(rule.class_of)}")
+    need(claim.semantics in rule.semantics, "semantics", f"{name} does not cover {claim.semantics} evaluation")
+    need((claim.smoothing is not None) == rule.smoothing, "smoothing", f"{name} is about another kind of classifier")
+    return rule.check(claim, evidence, case)
+
+
 EVIDENCE: dict[str, type[Any]] = {name: rule.evidence for name, rule in RULES.items()}

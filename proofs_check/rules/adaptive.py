@@ -14,7 +14,7 @@ from flint import arb
 from proofs_check import bounds
 from proofs_check.certificate import Assumption, Claim, RejectedError, Transform, need
 from proofs_check.rounding import Array
-from proofs_check.rules.case import Case, need_unsmoothed
+from proofs_check.rules.case import Case
 from proofs_check.rules.differences import differences, rivals, slopes
 from proofs_check.rules.margin import NetworkMargin, network_margin
 
@@ -32,9 +32,6 @@ def adaptive_margin(claim: Claim, evidence: AdaptiveMargin, case: Case) -> froze
     adaptive = claim.adaptive
     if adaptive is None:
         raise RejectedError("adaptive", "this rule is for adaptive mixes")
-    need_unsmoothed(claim)
-    need(claim.class_of == "robust", "class_of", "Lemma 3.2 certifies the robust model's class")
-    need(claim.semantics == "real", "semantics", "alpha and the transform are functions of real arithmetic")
     assumptions = _alpha_on_ball(claim, evidence.alpha_witness, case)
     if adaptive.transform is None:
         return assumptions | network_margin(claim, NetworkMargin(evidence.witness), case)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proofs_check.bounds import Ball, Prepared
-from proofs_check.certificate import Claim, Float32Array, need
+from proofs_check.certificate import Claim, Float32Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,3 @@ class Case:
     def point(self, claim: Claim) -> Ball:
         """The input alone."""
         return Ball(self.input, 0.0, claim.norm, claim.domain)
-
-
-def need_unsmoothed(claim: Claim) -> None:
-    """Deterministic rules speak of the network itself."""
-    need(claim.smoothing is None, "smoothing", "this rule proves nothing about a smoothed classifier")

@@ -15,7 +15,7 @@ from flint import arb
 from proofs_check import bounds, jacobian
 from proofs_check.certificate import Assumption, Claim, need
 from proofs_check.rounding import Array, up
-from proofs_check.rules.case import Case, need_unsmoothed
+from proofs_check.rules.case import Case
 from proofs_check.rules.differences import exponentials, need_class, slopes
 from proofs_check.rules.margin import box_proves
 
@@ -49,9 +49,6 @@ class EngineRelaxedLipschitz:
 
 def premises(claim: Claim, case: Case) -> tuple[Array, Array]:
     """What every Lipschitz rule needs: (lower, upper) bounds of d_j at x itself, with y the strict argmax of h(x)."""
-    need_unsmoothed(claim)
-    need(claim.class_of == "robust", "class_of", "Theorem 3.5 certifies the robust model's class")
-    need(claim.semantics == "real", "semantics", "Lipschitz constants do not cover float32 evaluation")
     at_x = bounds.difference_bounds(case.robust, case.point(claim), claim.predicted, None)
     need_class(case, claim, at_x[1])
     return at_x

@@ -13,7 +13,7 @@ from flint import arb
 
 from proofs_check import bounds
 from proofs_check.certificate import Assumption, Claim, RejectedError, need
-from proofs_check.rules.case import Case, need_unsmoothed
+from proofs_check.rules.case import Case
 from proofs_check.rules.differences import Differences, Vector, differences, exponentials, need_class, rivals
 from proofs_check.rules.exponential import exponential_misses
 
@@ -56,9 +56,6 @@ def box_proves(upper: Vector, rival: int, claim: Claim) -> bool:
 
 def engine_margin(claim: Claim, evidence: EngineMargin, case: Case) -> frozenset[Assumption]:
     """Lemma 3.2 from the engine's bounds: everything is re-derived but the bounds themselves."""
-    need_unsmoothed(claim)
-    need(claim.class_of == "robust", "class_of", "Lemma 3.2 certifies the robust model's class")
-    need(claim.semantics == "real", "semantics", "an engine's bounds do not cover float32 evaluation")
     k = case.robust.network.classes
     need(len(evidence.lower) == len(evidence.upper) == k, "bounds", f"must have {k} entries each")
     lower, upper = np.array(evidence.lower), np.array(evidence.upper)
@@ -73,8 +70,6 @@ def engine_margin(claim: Claim, evidence: EngineMargin, case: Case) -> frozenset
 
 def network_margin(claim: Claim, evidence: NetworkMargin, case: Case) -> frozenset[Assumption]:
     """Lemma 3.2 from bounds derived here: box form, else exponential form, for every rival."""
-    need_unsmoothed(claim)
-    need(claim.class_of == "robust", "class_of", "Lemma 3.2 certifies the robust model's class")
     found = differences(case.robust, evidence.witness, case, claim)
     need_class(case, claim, found.upper)
     open_rivals = [i for i in rivals(claim, case.robust.network.classes) if not box_proves(found.upper, i, claim)]
@@ -98,7 +93,6 @@ def margin_lower(found: Differences, rival: int, temperature: float, y: int) -> 
 
 def pair_margin(claim: Claim, evidence: PairMargin, case: Case) -> frozenset[Assumption]:
     """(1 - alpha) (g_y - g_i) + alpha (h_y - h_i) > 0 for every rival i; or Lemma 3.2 where it is enough."""
-    need_unsmoothed(claim)
     standard = case.standard
     if standard is None or claim.standard is None:
         raise RejectedError("standard", "this rule needs the standard model as a plain network")

@@ -111,8 +111,7 @@ BITS = 64  # of an incomplete beta function: ten times faster than rounding.PREC
 
 def smoothed_distribution(claim: Claim, evidence: SmoothedDistribution, case: Case) -> frozenset[Assumption]:
     """(5b): v_y − v_i >= −1 + Σ_k (s_k − s_{k−1}) ψ(T_i(s_k)) on the ball, s_0 = −1."""
-    smoothing = _scope(claim, case)
-    shift = _shift(claim, smoothing, case)
+    smoothing, shift = _scope(claim, case)
     _need_cover(claim, case, [g.classes for g in evidence.groups])
     tails = [g.tail for g in evidence.groups]
     draws = _need_split(smoothing, evidence.sample, [Fraction(t.share) * len(t.thresholds) for t in tails])
@@ -129,8 +128,7 @@ def smoothed_distribution(claim: Claim, evidence: SmoothedDistribution, case: Ca
 
 def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozenset[Assumption]:
     """(5a): v_y − v_i >= ψ(v_y) − (1 − ψ(1 − v_i)) on the ball. Implies Theorems 3.5 (Gaussian) and 3.7."""
-    smoothing = _scope(claim, case)
-    shift = _shift(claim, smoothing, case)
+    smoothing, shift = _scope(claim, case)
     _need_cover(claim, case, [g.classes for g in evidence.groups])
     means = [evidence.predicted, *(g.complement for g in evidence.groups if g.complement is not None)]
     draws = _need_split(smoothing, evidence.sample, [Fraction(m.share) for m in means])
@@ -143,16 +141,15 @@ def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozens
     return RESTS_ON
 
 
-def _scope(claim: Claim, case: Case) -> Smoothing:
-    """Hypotheses of every smoothing rule."""
+def _scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:
+    """Hypotheses of every smoothing rule, and s."""
     if claim.smoothing is None:
         raise RejectedError("smoothing", "the claim speaks of no smoothed classifier")
     need(claim.norm == "L2", "norm", f"Gaussian smoothing certifies L2 balls, got {claim.norm}")
-    need(claim.semantics == "real", "semantics", "counts do not cover float32 evaluation in any order")
     if claim.smoothing.networks == "both":
         need(None not in (claim.standard, case.standard), "standard", "must be named and at hand to be smoothed")
         need(claim.class_of == "mix", "class_of", "smoothing both networks certifies the mix's class")
-    return claim.smoothing
+    return claim.smoothing, _shift(claim, claim.smoothing, case)
 
 
 def _shift(claim: Claim, smoothing: Smoothing, case: Case) -> arb:
@@ -165,8 +162,7 @@ def _shift(claim: Claim, smoothing: Smoothing, case: Case) -> arb:
 
 def _need_cover(claim: Claim, case: Case, groups: list[tuple[int, ...]]) -> None:
     """The groups name every rival of y, and nothing else."""
-    named = {i for group in groups for i in group}
-    classes = case.robust.network.classes
+    named, classes = {i for group in groups for i in group}, case.robust.network.classes
     exact = len(named) == classes - 1 and claim.predicted not in named and all(0 <= i < classes for i in named)
     need(exact and all(groups), "groups", f"must name exactly the rivals of {claim.predicted}")
 
@@ -186,8 +182,8 @@ def _need_split(smoothing: Smoothing, sample: Sample, shares: list[Fraction]) ->
 
 def _totals(thresholds: tuple[float, ...], counts: tuple[tuple[int, ...], ...], draws: int, start: float) -> list[int]:
     """Draws at or above each threshold; start < thresholds, increasing, <= 1; counts decrease from `draws`."""
-    need(len(thresholds) > 0 and thresholds[-1] <= 1, "thresholds", "must be there and end at 1 or before")
-    need(all(a < b for a, b in pairwise((start, *thresholds))), "thresholds", f"must increase from {start}")
+    rising = all(a < b for a, b in pairwise((start, *thresholds))) and start < max(thresholds, default=start) <= 1
+    need(rising, "thresholds", f"must be there and increase from {start} to 1 at most")
     need(len(counts) > 0 and all(len(c) == len(thresholds) for c in counts), "counts", "one per threshold and block")
     need(all(a >= b >= 0 for c in counts for a, b in zip(c, (*c[1:], 0), strict=True)), "counts", "must not increase")
     totals = [sum(column) for column in zip(*counts, strict=True)]

@@ -26,9 +26,10 @@ from proofs_check import __main__ as command
 from proofs_check import bounds, float32, folder, jacobian, judge, parse
 from proofs_check import certificate as c
 from proofs_check.certificate import Accepted, Assumption, Claim, MalformedError, Rejected, RejectedError, Smoothing
-from proofs_check.rules import EVIDENCE, RULES
+from proofs_check.rules import EVIDENCE, RULES, prove
 from proofs_check.rules.adaptive import AdaptiveMargin
 from proofs_check.rules.case import Case
+from proofs_check.rules.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
 from proofs_check.rules.lipsdp import GlobalLipschitz
 from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin
@@ -115,6 +116,7 @@ def certificates() -> dict[str, tuple[Claim, Any]]:
         "engine_lipschitz_relaxed": (PLAIN, EngineRelaxedLipschitz("an engine", lower, upper)),
         "engine_margin": (PLAIN, EngineMargin("an engine", lower, upper)),
         "lipschitz_global": (tiny, GlobalLipschitz("4a", wide, multipliers)),
+        "lipschitz_layers": (tiny, LayerLipschitz("4a", wide)),
         "lipschitz_local": (PLAIN, LocalLipschitz("3.5", local, SLOPES)),
         "lipschitz_relaxed": (PLAIN, RelaxedLipschitz(None)),
         "network_margin": (PLAIN, NetworkMargin(SLOPES)),
@@ -353,7 +355,7 @@ def largest_accepted(rule: str, evidence: Any, claim: Claim, case: Case) -> Clai
         middle = (low + high) / 2
         tried = dataclasses.replace(claim, radius=2.0**middle)
         try:
-            RULES[rule].check(tried, evidence(tried), case)
+            prove(rule, tried, evidence(tried), case)
         except RejectedError:
             high = middle
         else:

@@ -20,7 +20,7 @@ from flint import arb, arb_mat, ctx
 from proofs_check import __main__ as command
 from proofs_check import bounds, folder, judge, parse, run, shapes
 from proofs_check import certificate as c
-from proofs_check.rules import EVIDENCE, RULES, Rule, lipsdp, smoothing
+from proofs_check.rules import EVIDENCE, RULES, Rule, lipsdp, prove, smoothing
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin import NetworkMargin, PairMargin
 from verifiers.plain import build
@@ -144,7 +144,7 @@ def test_the_network_of_alpha_must_be_at_hand():
     assert isinstance(verdict, c.Rejected)
     assert verdict.step == "alpha"
     with pytest.raises(c.RejectedError, match="not at hand"):
-        RULES[found.rule].check(found.claim, found.evidence, case)
+        prove(found.rule, found.claim, found.evidence, case)
 
 
 def test_a_proof_that_does_not_fit_in_memory_is_rejected(monkeypatch: pytest.MonkeyPatch):
@@ -155,7 +155,7 @@ def test_a_proof_that_does_not_fit_in_memory_is_rejected(monkeypatch: pytest.Mon
     def too_large(*_: object) -> NoReturn:
         raise MemoryError("1 TiB")
 
-    monkeypatch.setitem(judge.RULES, found.rule, Rule(type(found.evidence), too_large))
+    monkeypatch.setitem(RULES, found.rule, Rule(type(found.evidence), too_large))
     assert judge.check(found, Case(bench.robust, bench.standard, row.value)) == c.Rejected(
         "memory", "the proof does not fit: 1 TiB"
     )

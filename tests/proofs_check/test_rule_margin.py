@@ -16,7 +16,7 @@ from proofs_check import bounds, float32
 from proofs_check.certificate import Accepted, Claim, Input, Linear, PlainNetwork, Rejected, RejectedError, Smoothing
 from proofs_check.judge import _tie, check
 from proofs_check.parse import Certificate, array_sha256
-from proofs_check.rules import RULES
+from proofs_check.rules import prove
 from proofs_check.rules.case import Case
 from proofs_check.rules.differences import Differences, differences, exponentials, need_class, slopes
 from proofs_check.rules.exponential import chord, exact_sums, exponential_misses
@@ -129,9 +129,9 @@ def test_a_deterministic_rule_proves_nothing_of_a_smoothed_classifier(rule: str)
     h = net(5, 0)
     case = Case(bounds.prepare(h), bounds.prepare(h), X)
     claim = claim_of(h, h, 0.9, "robust")
-    RULES[rule].check(claim, DETERMINISTIC[rule], case)
-    with pytest.raises(RejectedError, match="smoothed"):
-        RULES[rule].check(dataclasses.replace(claim, smoothing=SMOOTHING), DETERMINISTIC[rule], case)
+    prove(rule, claim, DETERMINISTIC[rule], case)
+    with pytest.raises(RejectedError, match="smoothing"):
+        prove(rule, dataclasses.replace(claim, smoothing=SMOOTHING), DETERMINISTIC[rule], case)
 
 
 @pytest.mark.parametrize("rule", sorted(set(DETERMINISTIC) - {"network_margin", "pair_margin"}))
@@ -140,7 +140,7 @@ def test_a_rule_without_float32_bounds_proves_nothing_of_float32(rule: str):
     case = Case(bounds.prepare(h), bounds.prepare(h), X)
     claim = dataclasses.replace(claim_of(h, h, 0.9, "robust"), semantics="float32")
     with pytest.raises(RejectedError, match="float32"):
-        RULES[rule].check(claim, DETERMINISTIC[rule], case)
+        prove(rule, claim, DETERMINISTIC[rule], case)
 
 
 @pytest.mark.parametrize("rule", sorted(set(DETERMINISTIC) - {"pair_margin"}))
@@ -148,7 +148,7 @@ def test_a_rule_of_the_robust_class_proves_nothing_of_the_mixs_own(rule: str):
     h = net(5, 0)
     case = Case(bounds.prepare(h), bounds.prepare(h), X)
     with pytest.raises(RejectedError, match="class"):
-        RULES[rule].check(claim_of(h, h, 0.9), DETERMINISTIC[rule], case)
+        prove(rule, claim_of(h, h, 0.9), DETERMINISTIC[rule], case)
 
 
 def test_the_pair_rule_needs_both_a_named_and_a_present_standard_network():
@@ -157,15 +157,15 @@ def test_the_pair_rule_needs_both_a_named_and_a_present_standard_network():
     for claim, case in ((claim_of(h, None, 0.9), Case(prepared, prepared, X)),
                         (claim_of(h, h, 0.9), Case(prepared, None, X))):  # fmt: skip
         with pytest.raises(RejectedError, match="standard model"):
-            RULES["pair_margin"].check(claim, PairMargin(None, None), case)
+            prove("pair_margin", claim, PairMargin(None, None), case)
 
 
 def test_the_pair_rule_asks_for_the_robust_class_only_where_it_is_claimed():
     h, g = net(0, 1), net(9, 0)  # h predicts class 1, the mix class 0
     case = Case(bounds.prepare(h), bounds.prepare(g), X)
-    RULES["pair_margin"].check(claim_of(h, g, 0.3), PairMargin(None, None), case)
+    prove("pair_margin", claim_of(h, g, 0.3), PairMargin(None, None), case)
     with pytest.raises(RejectedError, match="strict argmax"):
-        RULES["pair_margin"].check(claim_of(h, g, 0.3, "robust"), PairMargin(None, None), case)
+        prove("pair_margin", claim_of(h, g, 0.3, "robust"), PairMargin(None, None), case)
 
 
 def test_the_class_is_judged_at_the_input_where_the_ball_is_too_large():
@@ -400,7 +400,7 @@ def test_bounds_an_engine_states_must_fit_the_network_and_hold_at_the_input(rule
     kind = {"engine_margin": EngineMargin, "engine_lipschitz_relaxed": EngineRelaxedLipschitz}[rule]
     h = net(5, 0, -1)
     case, claim = Case(bounds.prepare(h), None, X), claim_of(h, None, 0.9, "robust")
-    RULES[rule].check(claim, kind("none", (0.0, -6.0, -7.0), (0.0, -4.0, -5.0)), case)
+    prove(rule, claim, kind("none", (0.0, -6.0, -7.0), (0.0, -4.0, -5.0)), case)
     wrong = [
         ((0.0, -6.0), (0.0, -4.0)),
         ((0.0, -6.0, -7.0), (0.0, -4.0)),
@@ -414,5 +414,5 @@ def test_bounds_an_engine_states_must_fit_the_network_and_hold_at_the_input(rule
     ]
     for lower, upper in wrong:
         with pytest.raises(RejectedError) as caught:
-            RULES[rule].check(claim, kind("none", lower, upper), case)
+            prove(rule, claim, kind("none", lower, upper), case)
         assert caught.value.step == "bounds"

@@ -18,7 +18,7 @@ from scipy.stats import norm
 from proofs_check import parse
 from proofs_check.bounds import prepare
 from proofs_check.certificate import Assumption, Claim, Input, Linear, RejectedError, Smoothing
-from proofs_check.rules import RULES
+from proofs_check.rules import RULES, prove
 from proofs_check.rules.case import Case
 from proofs_check.rules.smoothing import (
     Look,
@@ -91,7 +91,7 @@ def verdict(claim_: Claim, evidence: SmoothedMeans | SmoothedDistribution, case:
     rule = RULES[name]
     assert isinstance(evidence, rule.evidence)
     try:
-        assumptions = rule.check(claim_, evidence, case or case_at())
+        assumptions = prove(name, claim_, evidence, case or case_at())
     except RejectedError as error:
         return error.step
     assert assumptions == {Assumption.SAMPLES_IID, Assumption.COUNTS_TRUSTED, Assumption.REAL_ARITHMETIC_BASE}
