@@ -1,23 +1,26 @@
 """What each way of bounding certifies on the real models: box form, exponential form, tuned slopes, temperatures.
 
-    python benchmarks/tightness.py [--limit N] [--steps 8] [--shared-steps 0] [--judge]
+    python benchmarks/tightness.py [--limit N] [--steps 8] [--shared-steps 0] [--judge] [--case NAME]
 
 Certified and correct inputs of a mix with Lemma 3.2 (any standard model), in percent of all. "points": correct inputs
 whose margin at the input itself exceeds the required one, a bound on what any method could certify. --judge: every
-certificate of the last column is handed to the judge, and those it accepts are counted beside it.
+certificate of the last column is handed to the judge, and those it accepts are counted beside it. With --case the other
+cases of the results file stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from common import need_data, save
+from common import RESULTS, need_data, save
 from torch import Tensor
 
 from certmix.exponential import Head, head
@@ -34,6 +37,7 @@ from verifiers.engine import MarginQuery
 from verifiers.plain import PlainModule
 
 CASES = (
+    ("mnist 0.1", "mnist/robust.onnx", "mnist/test_1000.npz", 0.1),
     ("mnist 0.3", "mnist/robust.onnx", "mnist/test_1000.npz", 0.3),
     ("cifar10 kw 2/255", "cifar10/robust_kw_base.onnx", "cifar10/test_100.npz", 2 / 255),
     ("cifar10 resnet4b 1/255", "cifar10/robust_resnet4b.onnx", "cifar10/test_100.npz", 1 / 255),
@@ -133,6 +137,12 @@ def measure(case: str, query: MarginQuery, correct: Tensor, engine: Crown, judge
     return rows
 
 
+def before() -> list[dict[str, Any]]:
+    """The rows of the results file."""
+    path = RESULTS / "tightness.json"
+    return json.loads(path.read_text())["figures"] if path.exists() else []
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=1000)
@@ -157,7 +167,8 @@ def main() -> int:
                 print(f"{case:24}{row.alpha:6.2f}{row.temperature:5g}{row.inputs:8}{text}", flush=True)
                 rows.append(row)
             print(f"{case:24}{time.process_time() - start:.1f} processor seconds")
-    save("tightness", {"steps": arguments.steps, "rows": [asdict(r) for r in rows]})
+    kept = [row for row in before() if row["case"] not in {r.case for r in rows}]
+    save("tightness", kept + [{**asdict(r), "steps": arguments.steps} for r in rows])
     return 0
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from certmix.attacks import Schedule, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
 from certmix.audit import Audit
-from certmix.bounders import make_engine
 from certmix.data import Dataset
+from certmix.engines import make_engine
 from certmix.errors import UsageError
 from certmix.judging import Bench, bench, largest_accepted
 from certmix.lines import certificate_line

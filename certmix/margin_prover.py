@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certmix.bounders import RULES, Bounder, Finding, make_bounder, make_engine, standard_network
+from certmix.bounders import RULES, Bounder, Finding, merged, standard_network
+from certmix.engines import make_bounder, make_engine
 from certmix.judging import Bench, largest_accepted
 from certmix.lines import certificate_line
 from certmix.margins import own_class
 from certmix.outcomes import Certified, Outcome, Reason
 from certmix.problem import Problem
-from certmix.search import largest_passing
+from certmix.search import largest_passing, largest_positive
 from certmix.settings import diameter
 from certmix.theorems.margin import critical_alpha, required_margin
 from proofs_check.certificate import ClassOf, Rejected
@@ -26,6 +27,7 @@ Bounders = Callable[[Problem, Tensor], Bounder]
 
 OBSERVED = 0.05  # relative tolerance of a radius that only curves need
 ROUNDS = 4  # of tuning at a fixed radius
+RETREAT = (1e-3, 4e-3, 1.6e-2, 6e-2)  # relative, in turn, where what a search kept was better than bounds from nothing
 NEAR = 0.2  # lack of slack beyond which more tuning is not tried
 
 
@@ -115,6 +117,12 @@ class MarginProver:
         bounder = self.bounders(self.problem, points.predicted)
         radii = self._radii(bounder, rows)
         found = bounder.find(rows, radii, True)
+        for shrinkage in RETREAT if self.problem.settings.radius is None else ():
+            short = (~found.hopeful & (radii > 0)).nonzero().flatten()
+            if not len(short):
+                break
+            radii[short] *= 1 - shrinkage
+            found = merged([(torch.arange(len(rows)), found), (short, bounder.find(rows[short], radii[short], True))])
         return {row: self._outcome(row, k, float(radii[k]), found, points) for k, row in enumerate(rows.tolist())}
 
     def _observe(self, rows: list[int], points: Points) -> None:
@@ -156,10 +164,10 @@ class MarginProver:
         if known is not None:
             return known
 
-        def passes(indices: Tensor, radii: Tensor) -> Tensor:
-            return bounder.find(rows[indices], radii, False).slack > 0
+        def slack(indices: Tensor, radii: Tensor) -> Tensor:
+            return bounder.find(rows[indices], radii, False).slack
 
-        return largest_passing(passes, len(rows), self._limit(), self.problem.settings.tolerance)
+        return largest_positive(slack, len(rows), self._limit(), self.problem.settings.tolerance)
 
     def _tune(self, bounder: Bounder, rows: Tensor, radii: Tensor) -> None:
         """Let the bounder go on with the inputs that are nearly certified (a search does so anyway)."""

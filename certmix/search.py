@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 Test = Callable[[Tensor, Tensor], Tensor]
+CLOSE = 1.6  # times the radius that passed: where one nearer than that failed, a line between the slacks is trusted
+STEP = 0.9  # of the width the bracket must come to: no trial is closer to an end
+EVERY = 8  # one trial in so many halves the bracket, whatever the slacks are
 
 
 def largest_passing(passes: Test, count: int, limit: float, tolerance: float) -> Tensor:
@@ -17,22 +21,80 @@ def largest_passing(passes: Test, count: int, limit: float, tolerance: float) ->
     ones (where it is not, the result still passed). Brackets by doubling from limit / 64, then bisects until the
     bracket is narrower than `tolerance` relative to its upper end; every step is one batched call.
     """
-    low = torch.zeros(count, dtype=torch.float64)
-    high = torch.full((count,), float("inf"), dtype=torch.float64)
-    trial = torch.full((count,), limit / 64, dtype=torch.float64)
-    active = torch.arange(count)
+
+    def endless(indices: Tensor, radii: Tensor) -> Tensor:
+        return torch.where(passes(indices, radii), torch.inf, -torch.inf)
+
+    return largest_positive(endless, count, limit, tolerance)
+
+
+def largest_positive(slack: Test, count: int, limit: float, tolerance: float) -> Tensor:
+    """The same where the test is slack(indices, radii) -> (M,) > 0: where slacks are finite, the line through those at
+    the ends of the bracket says where to look next, so that far fewer trials are needed."""
+    state = _Brackets.start(count, limit)
+    active, trials = torch.arange(count), 0
     while len(active):
-        good = passes(active, trial[active])
-        low[active[good]] = trial[active[good]]
-        high[active[~good]] = trial[active[~good]]
-        trial = _next(low, high, limit)
-        narrow = torch.isfinite(high) & (high - low <= tolerance * high)
-        finished = (low >= limit) | (high <= limit * 2.0**-24) | narrow
-        active = active[~finished[active]]
-    return low
+        trials += 1
+        state.record(active, slack(active, state.trial[active]))
+        state.advance(limit, tolerance, trials % EVERY == 0)
+        active = active[~state.finished(limit, tolerance)[active]]
+    return state.low
 
 
-def _next(low: Tensor, high: Tensor, limit: float) -> Tensor:
-    doubled = torch.clamp(low * 2, max=limit)
-    middle = torch.where(low > 0, (low + high) / 2, high / 4)
-    return torch.where(torch.isinf(high), doubled, middle)
+@dataclass(eq=False)
+class _Brackets:
+    """(count,) float64 each: low passed (or is 0), high failed (or is inf), with their slacks; trial comes next.
+
+    at_low, at_high: the slacks, cut whenever the other end moves twice running (Anderson and Björck 1973); nan: none.
+    rose: 1 where the last trial passed, -1 where it failed.
+    """
+
+    low: Tensor
+    high: Tensor
+    at_low: Tensor
+    at_high: Tensor
+    trial: Tensor
+    rose: Tensor
+
+    @staticmethod
+    def start(count: int, limit: float) -> _Brackets:
+        def full(value: float) -> Tensor:
+            return torch.full((count,), value, dtype=torch.float64)
+
+        return _Brackets(full(0.0), full(torch.inf), full(torch.nan), full(torch.nan), full(limit / 64), full(0.0))
+
+    def record(self, active: Tensor, slack: Tensor) -> None:
+        slack = slack.double().to(self.low.device)
+        good = slack > 0
+        up, down = active[good], active[~good]
+        self.at_high[up] *= torch.where(self.rose[up] > 0, _share(slack[good], self.at_low[up]), 1.0)
+        self.at_low[down] *= torch.where(self.rose[down] < 0, _share(slack[~good], self.at_high[down]), 1.0)
+        self.rose[up], self.rose[down] = 1.0, -1.0
+        self.low[up], self.at_low[up] = self.trial[up], slack[good]
+        self.high[down], self.at_high[down] = self.trial[down], slack[~good]
+
+    def advance(self, limit: float, tolerance: float, halve: bool) -> None:
+        inside = self._middle() if halve else self._inside(tolerance)
+        self.trial = torch.where(torch.isinf(self.high), torch.clamp(self.low * 2, max=limit), inside)
+
+    def finished(self, limit: float, tolerance: float) -> Tensor:
+        narrow = torch.isfinite(self.high) & (self.high - self.low <= tolerance * self.high)
+        return (self.low >= limit) | (self.high <= limit * 2.0**-24) | narrow
+
+    def _middle(self) -> Tensor:
+        return torch.where(self.low > 0, (self.low + self.high) / 2, self.high / 4)
+
+    def _inside(self, tolerance: float) -> Tensor:
+        """Where the line through the slacks at both ends of a narrow bracket vanishes, else the middle."""
+        share = self.at_low / (self.at_low - self.at_high)
+        guess = self.low + share * (self.high - self.low)
+        step = torch.minimum(STEP * tolerance * self.high, (self.high - self.low) / 2)
+        guess = torch.minimum(torch.maximum(guess, self.low + step), self.high - step)
+        trusted = torch.isfinite(guess) & torch.isfinite(share) & (self.high < CLOSE * self.low)
+        return torch.where(trusted, guess, self._middle())
+
+
+def _share(new: Tensor, old: Tensor) -> Tensor:
+    """Of the slack kept at the end that did not move, when the other end's went from `old` to `new`."""
+    share = 1 - new / old
+    return torch.where((share > 0) & (share < 1), share, 0.5)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
-from verifiers.crown_bounds import Ball, Bounds, ball, functional_upper, value_bounds
+from verifiers.crown_bounds import Bounds, ball, functional_upper
+from verifiers.crown_layers import NOTHING, Known, value_bounds
 from verifiers.crown_network import CrownNetwork, prepare
 from verifiers.crown_slopes import LEVELS, Tuning, tune_rows, tune_shared
 from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
@@ -115,33 +116,44 @@ class Crown(Engine):
     def analyse(self, query: MarginQuery, network: CrownNetwork, start: Tensor | None = None) -> Analysis:
         """Everything `bounds` finds, kept for further questions. start: slopes (N, K, n) of an earlier analysis of the
         same inputs, to be tuned further: at another radius most of them are good already."""
+        return self.last_pass(self.layers(query, network), query.predicted, start, self.steps)
+
+    def layers(self, query: MarginQuery, network: CrownNetwork, before: Known = NOTHING) -> Bounds:
+        """Bounds of every layer, with shared slopes. before: of larger balls around the same inputs."""
         with torch.no_grad():
             place = _place(network)
             around = ball(query.inputs.to(**place), query.radius.to(**place), query.norm, query.domain)
-            return self._analyse(network, around, query.predicted.to(network.device), start)
+            if not self.shared_steps or before.values:
+                return value_bounds(network, around, None, before)
+            rows = _differences(query.predicted.to(network.device), network)[1]
+            return tune_shared(network, around, rows, None, Tuning(self.shared_steps))
 
-    def _analyse(self, network: CrownNetwork, around: Ball, predicted: Tensor, start: Tensor | None) -> Analysis:
-        classes = network.network.classes
-        rivals = rivals_of(predicted, classes)
-        eye = torch.eye(classes, dtype=network.dtype, device=network.device)
-        rows = eye[rivals] - eye[predicted][:, None]
-        if self.shared_steps:
-            known = tune_shared(network, around, rows, None, Tuning(self.shared_steps))
-        else:
-            known = value_bounds(network, around, None)
-        low = -functional_upper(known, -rows, None)
-        slopes = None
-        if self.steps and network.slopes:
-            pick = rivals[:, :, None].expand(-1, -1, network.slopes)
-            before = None if start is None else start.gather(1, pick)
-            high, tuned = tune_rows(known, rows, before, None, Tuning(self.steps))
-            slopes = torch.zeros(len(rows), classes, network.slopes, **_place(network)).scatter(1, pick, tuned)
-        else:
-            high = functional_upper(known, rows, None)
-        zeros = torch.zeros(len(rows), classes, dtype=torch.float64, device=network.device)
+    def last_pass(self, known: Bounds, predicted: Tensor, start: Tensor | None, steps: int) -> Analysis:
+        """Bounds of d_j, given those of the layers. start: slopes (N, K, n) to begin with, tuned in `steps` steps."""
+        network, predicted = known.net, predicted.to(known.net.device)
+        rivals, rows = _differences(predicted, network)
+        shape = len(rows), network.network.classes
+        with torch.no_grad():
+            low = -functional_upper(known, -rows, None)
+            slopes = None
+            if network.slopes and (steps or start is not None):
+                pick = rivals[:, :, None].expand(-1, -1, network.slopes)
+                before = None if start is None else start.gather(1, pick)
+                high, tuned = tune_rows(known, rows, before, None, Tuning(steps))
+                slopes = torch.zeros(*shape, network.slopes, **_place(network)).scatter(1, pick, tuned)
+            else:
+                high = functional_upper(known, rows, None)
+        zeros = torch.zeros(shape, dtype=torch.float64, device=network.device)
         return Analysis(
             known, predicted, zeros.scatter(1, rivals, low.double()), zeros.scatter(1, rivals, high.double()), slopes
         )
+
+
+def _differences(predicted: Tensor, network: CrownNetwork) -> tuple[Tensor, Tensor]:
+    """Rivals (N, K - 1) of each input's class, and the functionals d_j of the logits (N, K - 1, K)."""
+    rivals = rivals_of(predicted, network.network.classes)
+    eye = torch.eye(network.network.classes, dtype=network.dtype, device=network.device)
+    return rivals, eye[rivals] - eye[predicted][:, None]
 
 
 def _place(network: CrownNetwork) -> dict[str, Any]:

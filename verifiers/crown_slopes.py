@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown_bounds import Ball, Bounds, backward, cut_bounds, functional_upper, value_bounds
+from verifiers.crown_bounds import Ball, Bounds, backward, cut_bounds, functional_upper
+from verifiers.crown_layers import value_bounds
 from verifiers.crown_lines import Lines
 from verifiers.crown_network import CrownNetwork
 from verifiers.crown_rows import Rows, evenly

@@ -24,7 +24,7 @@ from proofs_check.certificate import Claim, RejectedError
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin import NetworkMargin, network_margin
 from verifiers.crown import Analysis, Crown, rivals_of
-from verifiers.crown_bounds import value_bounds
+from verifiers.crown_layers import Known, value_bounds
 from verifiers.crown_slopes import Tuning
 from verifiers.engine import MarginQuery
 from verifiers.plain import PlainModule, build
@@ -296,6 +296,50 @@ def test_reach_of_unit_functionals_is_the_difference_bound(kind: str, seed: int)
     rows = torch.eye(CLASSES).double()[rivals[:, 0]] - torch.eye(CLASSES).double()[query.predicted]
     reach, _ = found.reach(torch.arange(3), rows, None, None, Tuning(0))
     assert torch.allclose(reach, found.upper.gather(1, rivals[:, :1])[:, 0], rtol=1e-9, atol=1e-9)
+
+
+@given(kinds, seeds, norms, domains, st.floats(0.05, 1.0), st.booleans())
+@FEW
+def test_bounds_of_a_larger_ball_serve_a_smaller_one(
+    kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, share: float, enough: bool
+) -> None:
+    """Sound on the smaller ball in every layer and in the logits, and never looser than on the larger one."""
+    large = problem(kind, seed, norm, 0.05, domain)
+    query = MarginQuery(large.network, large.inputs, norm, share * large.radius, domain, large.predicted)
+    engine = Crown(precision="float64")
+    network = engine.prepare(large.network)
+    outer = engine.layers(large, network)
+    known = engine.layers(query, network, Known({k: outer.values[k] for k in network.preactivations}, enough))
+    for k in network.preactivations:
+        assert (known.values[k][0] >= outer.values[k][0]).all()
+        assert (known.values[k][1] <= outer.values[k][1]).all()
+    found = engine.last_pass(known, query.predicted, None, 0)
+    for x in points(query, 30, seed):
+        values = PlainModule(query.network).double().values(x)
+        for (lower, upper), value in zip(known.values, values, strict=True):
+            slack = 1e-9 * (1 + value.abs())
+            assert ((value >= lower - slack) & (value <= upper + slack)).all()
+        d = values[-1] - values[-1].gather(1, query.predicted[:, None])
+        slack = 1e-9 * (1 + d.abs())
+        assert ((d >= found.lower - slack) & (d <= found.upper + slack)).all()
+
+
+@given(seeds, norms)
+@FEW
+def test_signs_settled_on_a_larger_ball_need_no_backward_pass(seed: int, norm: c.Norm) -> None:
+    """Where the larger ball settles every sign, interval arithmetic within its bounds is all that is done."""
+    large = problem("plain", seed, norm, 1e-4, None)
+    engine = Crown(precision="float64")
+    network = engine.prepare(large.network)
+    outer = engine.layers(large, network)
+    query = MarginQuery(large.network, large.inputs, norm, 0.5 * large.radius, None, large.predicted)
+    before = {k: outer.values[k] for k in network.preactivations}
+    settled = torch.stack([((lo >= 0) | (up <= 0)).all() for lo, up in before.values()]).all()
+    known, cheap = (engine.layers(query, network, Known(before, enough)) for enough in (False, True))
+    if settled:
+        for one, other in zip(known.values, cheap.values, strict=True):
+            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[1], other[1])
 
 
 @pytest.mark.parametrize("norm", ["L2", "L1"])

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from proofs_check import certificate as c
 from verifiers.crown import Crown
-from verifiers.crown_bounds import ball, value_bounds
+from verifiers.crown_bounds import ball
 from verifiers.crown_convolution import adjoint_of, from_phases, to_phases
+from verifiers.crown_layers import value_bounds
 from verifiers.crown_lines import pool_selection, sigmoid_lines, tanh_lines
 from verifiers.crown_network import prepare
 from verifiers.crown_windows import Windows
@@ -153,7 +154,7 @@ def by_intervals(network: c.PlainNetwork, lower: torch.Tensor, upper: torch.Tens
     for node in network.nodes[1:]:
         lower, upper = found[-1]
         if isinstance(node, c.Linear):
-            weight, bias = (torch.from_numpy(a).double() for a in (node.weight, node.bias))
+            weight, bias = (torch.from_numpy(a.astype(np.float64)) for a in (node.weight, node.bias))
             up, down = weight.clamp(min=0), weight.clamp(max=0)
             found.append((lower @ up.T + upper @ down.T + bias, upper @ up.T + lower @ down.T + bias))
         else:
