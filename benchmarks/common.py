@@ -28,3 +28,9 @@ def save(name: str, figures: Any) -> None:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written: {path.relative_to(ROOT)}")
+
+
+def before(name: str) -> Any:
+    """The figures kept by an earlier run, [] if there are none."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["figures"] if path.exists() else []

@@ -2,6 +2,8 @@
 
     python benchmarks/crown_speed.py [--limit 12] [--case NAME] [--alpha-crown]
 
+With --case the other cases of the results file stay as they are.
+
 Same inputs, balls and classes; the tightness is the mean upper bound of z_j - z_y over inputs and rivals (smaller is
 tighter). auto_LiRPA is asked for all inputs in one batch, and in the small batches that suit it best on a processor
 (verifiers/auto_lirpa.py); the conversion of its network is not counted.
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import need_data, save
+from common import before, need_data, save
 from torch import Tensor
 
 from certmix.models import load_model
@@ -108,6 +110,7 @@ def main() -> int:
     ways: dict[str, Callable[[MarginQuery], Tensor]] = {
         "crown": lambda q: Crown().bounds(q).upper,
         "crown, 8 steps": lambda q: Crown(steps=8).bounds(q).upper,
+        "crown, 20 steps": lambda q: Crown(steps=20).bounds(q).upper,
         "auto_LiRPA, its best batch": lambda q: library.bounds(q).upper,
         "auto_LiRPA, one batch": lambda q: whole.bounds(q).upper,
     }
@@ -126,7 +129,8 @@ def main() -> int:
                 flush=True,
             )
             rows.append(row)
-    save("crown_speed", [asdict(r) for r in rows])
+    kept = [row for row in before("crown_speed") if row["case"] not in {r.case for r in rows}]
+    save("crown_speed", kept + [asdict(r) for r in rows])
     return 0
 
 

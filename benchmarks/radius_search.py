@@ -120,12 +120,11 @@ def measure(case: str, way: str, folder: Path, limit: int) -> Row:
     seconds = time.process_time() - start
     radii = [o.radius for o in found if isinstance(o, certmix.Certified)]
     mean, asked = sum(radii) / len(found), engine.asked
-    return Row(
-        case, way, len(found), len(radii), mean, asked["layers"], asked["tuned"], asked["untuned"], seconds
-    )
+    return Row(case, way, len(found), len(radii), mean, asked["layers"], asked["tuned"], asked["untuned"], seconds)
 
 
-class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--case", choices=tuple(CASES), default=None)
     options = parser.parse_args()

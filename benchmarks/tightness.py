@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, need_data, save
+from common import before, need_data, save
 from torch import Tensor
 
 from certmix.exponential import Head, head
@@ -137,12 +135,6 @@ def measure(case: str, query: MarginQuery, correct: Tensor, engine: Crown, judge
     return rows
 
 
-def before() -> list[dict[str, Any]]:
-    """The rows of the results file."""
-    path = RESULTS / "tightness.json"
-    return json.loads(path.read_text())["figures"] if path.exists() else []
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=1000)
@@ -155,9 +147,9 @@ def main() -> int:
     engine = Crown(steps=arguments.steps, shared_steps=arguments.shared_steps)
     rows: list[Row] = []
     print(f"{'case':24}{'alpha':>6}{'T':>5}{'inputs':>8}{'points':>8}{'box':>8}{'tuned':>8}{'exp.':>8}{'judged':>8}")
-    for case, *place in CASES:
+    for case, model, images, radius in CASES:
         if arguments.case in (None, case):
-            query, correct = load(data, *place, arguments.limit)
+            query, correct = load(data, model, images, radius, arguments.limit)
             start = time.process_time()
             for row in measure(case, query, correct, engine, arguments.judge):
                 share = [100 * n / row.inputs for n in (row.points, row.box_default, row.box_tuned, row.exponential)]
@@ -167,7 +159,7 @@ def main() -> int:
                 print(f"{case:24}{row.alpha:6.2f}{row.temperature:5g}{row.inputs:8}{text}", flush=True)
                 rows.append(row)
             print(f"{case:24}{time.process_time() - start:.1f} processor seconds")
-    kept = [row for row in before() if row["case"] not in {r.case for r in rows}]
+    kept = [row for row in before("tightness") if row["case"] not in {r.case for r in rows}]
     save("tightness", kept + [{**asdict(r), "steps": arguments.steps} for r in rows])
     return 0
 
