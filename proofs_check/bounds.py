@@ -60,14 +60,13 @@ class Ball:
 class Prepared:
     """A network with its weights in float64.
 
-    maps: per node, None where it is nonlinear or the input. shapes: as images. box_exact: over a box, interval
-    arithmetic alone gives this node's exact range. slope_start: first witness column of each ReLU node.
+    maps: per node, None where it is nonlinear or the input. shapes: as images. slope_start: first witness column of
+    each ReLU node.
     """
 
     network: PlainNetwork
     maps: tuple[Map | None, ...]
     shapes: tuple[Shape, ...]
-    box_exact: tuple[bool, ...]
     slope_start: dict[int, int]
 
 
@@ -82,28 +81,11 @@ def prepare(network: PlainNetwork) -> Prepared:
         if relu_slope(node) is not None:
             starts[k] = count
             count += math.prod(shapes[k])
-    return Prepared(network, maps, shapes, _box_exact(network), starts)
+    return Prepared(network, maps, shapes, starts)
 
 
 def inputs_of(node: c.Node) -> tuple[int, ...]:
     return () if isinstance(node, c.Input) else node.inputs
-
-
-def _box_exact(network: PlainNetwork) -> tuple[bool, ...]:
-    """2: each cell is one input coordinate, moved and scaled; 1: one sum of such cells; 0: neither."""
-    level = [2]
-    for node in network.nodes[1:]:
-        below = min(level[i] for i in inputs_of(node))
-        match node:
-            case c.BatchNorm() | c.Shift() | c.Scale() | c.Divide() | c.Pad() | c.Slice() | c.Flatten():
-                level.append(below)
-            case c.Linear() | c.Conv2d() | c.AveragePool2d():
-                level.append(1 if below == 2 else 0)
-            case c.Concat():
-                level.append(min(below, 1))
-            case _:
-                level.append(0)
-    return tuple(n >= 1 for n in level)
 
 
 # ---------------------------------------------------------------- witness
@@ -243,8 +225,6 @@ def _hint(values: Values, k: int, row: int) -> Array | None:
 
 def _refine(values: Values, k: int, everything: bool) -> None:
     """Intersect node k's bounds with backward ones: its unstable cells, or every cell that is not a point."""
-    if values.prepared.box_exact[k] and values.ball.norm == "Linf":
-        return
     lower, upper = values.lower[k], values.upper[k]
     wanted = lower < upper if everything else (lower < 0) & (upper > 0)
     y, x, channel = np.nonzero(np.moveaxis(wanted, 0, -1))  # neighbours travel together

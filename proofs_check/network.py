@@ -78,12 +78,7 @@ def settle(values: Array, corner: IntArray, whole: bool, shape: Shape) -> Rows:
     if whole:
         return Rows(_place(values, corner, shape), None)
     if 2 * h * w >= height * width:
-        result = np.zeros((len(values), height, width, shape[0]))
-        cells, index = np.unique(corner, axis=0, return_inverse=True)
-        for k, cell in enumerate(cells):
-            members = np.flatnonzero(index.ravel() == k)
-            result[members] = _place(values[members], cell, shape)
-        return Rows(result, None)
+        return widen(Rows(values, corner), shape)
     y, x = corner[:, :1] + np.arange(h, dtype=np.int64), corner[:, 1:] + np.arange(w, dtype=np.int64)
     within = np.logical_and(y >= 0, y < height), np.logical_and(x >= 0, x < width)
     inside = np.logical_and(within[0][:, :, None], within[1][:, None, :])
@@ -109,8 +104,10 @@ def widen(rows: Rows, shape: Shape) -> Rows:
     if rows.corner is None:
         return rows
     result = np.zeros((len(rows.values), shape[1], shape[2], shape[0]))
-    for k, cell in enumerate(rows.corner):
-        result[k] = _place(rows.values[k : k + 1], cell, shape)[0]
+    cells, index = np.unique(rows.corner, axis=0, return_inverse=True)
+    for k, cell in enumerate(cells):
+        members = np.flatnonzero(index.ravel() == k)
+        result[members] = _place(rows.values[members], cell, shape)
     return Rows(result, None)
 
 

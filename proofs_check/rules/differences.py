@@ -40,10 +40,31 @@ def exponentials(bound: Vector, temperature: float, y: int) -> list[arb]:
     return [arb(1) if j == y else (arb(temperature) * arb(float(b))).exp() for j, b in enumerate(bound)]
 
 
-def need_class(case: Case, claim: Claim, on_ball: Vector | None) -> None:
-    """Definition 3.1: y is the strict argmax of h(x). on_ball: upper bounds of d over the ball, which holds x."""
-    upper = on_ball
-    if upper is None or not (np.delete(upper, claim.predicted) < 0).all():
+@dataclass(frozen=True)
+class EngineBounds:
+    """Bounds of d_j over the claimed ball, as an engine stated them; entry y of both is 0."""
+
+    engine: str
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+
+def engine_bounds(claim: Claim, stated: EngineBounds, case: Case) -> tuple[Vector, Vector]:
+    """(lower, upper) as stated, after everything but the bounds themselves is derived here: y is the strict argmax of
+    h(x), and the bounds hold its d_j."""
+    y, classes = claim.predicted, case.robust.network.classes
+    need(len(stated.lower) == len(stated.upper) == classes, "bounds", f"must have {classes} entries each")
+    lower, upper = np.array(stated.lower), np.array(stated.upper)
+    need(lower[y] == 0 == upper[y], "bounds", "entry of the predicted class must be 0")
+    at_x = bounds.difference_bounds(case.robust, case.point(claim), y, None)
+    need_class(case, claim, at_x[1])
+    need((lower <= at_x[1]).all() and (at_x[0] <= upper).all(), "bounds", "exclude the input's own logit differences")
+    return lower, upper
+
+
+def need_class(case: Case, claim: Claim, upper: Vector) -> None:
+    """Definition 3.1: y is the strict argmax of h(x). upper: of d, at x or over a set that holds x."""
+    if not (np.delete(upper, claim.predicted) < 0).all():
         upper = differences(case.robust, None, case, dataclasses.replace(claim, radius=0.0)).upper
     strict = bool((np.delete(upper, claim.predicted) < 0).all())
     need(strict, "class", f"class {claim.predicted} is not proven to be the robust model's strict argmax")

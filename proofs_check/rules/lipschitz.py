@@ -16,7 +16,7 @@ from proofs_check import bounds, jacobian
 from proofs_check.certificate import Assumption, Claim, need
 from proofs_check.rounding import Array, up
 from proofs_check.rules.case import Case
-from proofs_check.rules.differences import exponentials, need_class, slopes
+from proofs_check.rules.differences import EngineBounds, engine_bounds, exponentials, need_class, slopes
 from proofs_check.rules.margin import box_proves
 
 Theorem = Literal["3.5", "4a"]
@@ -39,12 +39,8 @@ class RelaxedLipschitz:
 
 
 @dataclass(frozen=True)
-class EngineRelaxedLipschitz:
-    """The same from an engine's bounds of d_j over the claimed ball; entry y of both is 0."""
-
-    engine: str
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
+class EngineRelaxedLipschitz(EngineBounds):
+    """The same from an engine's bounds."""
 
 
 def premises(claim: Claim, case: Case) -> tuple[Array, Array]:
@@ -107,20 +103,13 @@ def relaxed_lipschitz(claim: Claim, evidence: RelaxedLipschitz, case: Case) -> f
     """Theorem 3.5 at its fixed point with bounds derived here."""
     premises(claim, case)
     hints = slopes(evidence.witness, case.robust)
-    lower, upper = bounds.difference_bounds(case.robust, case.ball(claim), claim.predicted, hints)
-    need_fixed_point(claim, lower, upper)
+    need_fixed_point(claim, *bounds.difference_bounds(case.robust, case.ball(claim), claim.predicted, hints))
     return frozenset()
 
 
 def engine_relaxed_lipschitz(claim: Claim, evidence: EngineRelaxedLipschitz, case: Case) -> frozenset[Assumption]:
     """Theorem 3.5 at its fixed point with the engine's bounds: everything is re-derived but the bounds themselves."""
-    point = premises(claim, case)
-    classes = case.robust.network.classes
-    need(len(evidence.lower) == len(evidence.upper) == classes, "bounds", f"must have {classes} entries each")
-    lower, upper = np.array(evidence.lower), np.array(evidence.upper)
-    need(lower[claim.predicted] == 0 == upper[claim.predicted], "bounds", "entry of the predicted class must be 0")
-    need((lower <= point[1]).all() and (point[0] <= upper).all(), "bounds", "exclude the input's own logit differences")
-    need_fixed_point(claim, lower, upper)
+    need_fixed_point(claim, *engine_bounds(claim, evidence, case))
     return frozenset({Assumption.ENGINE_TRUSTED})
 
 

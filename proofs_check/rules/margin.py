@@ -8,23 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from flint import arb
 
-from proofs_check import bounds
 from proofs_check.certificate import Assumption, Claim, RejectedError, need
 from proofs_check.rules.case import Case
-from proofs_check.rules.differences import Differences, Vector, differences, exponentials, need_class, rivals
+from proofs_check.rules.differences import (
+    Differences,
+    EngineBounds,
+    Vector,
+    differences,
+    engine_bounds,
+    exponentials,
+    need_class,
+    rivals,
+)
 from proofs_check.rules.exponential import exponential_misses
 
 
 @dataclass(frozen=True)
-class EngineMargin:
-    """Bounds of d_j over the claimed ball, as an engine stated them; entry y of both is 0."""
-
-    engine: str
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
+class EngineMargin(EngineBounds):
+    """Nothing more."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,8 @@ def box_proves(upper: Vector, rival: int, claim: Claim) -> bool:
 
 def engine_margin(claim: Claim, evidence: EngineMargin, case: Case) -> frozenset[Assumption]:
     """Lemma 3.2 from the engine's bounds: everything is re-derived but the bounds themselves."""
-    k = case.robust.network.classes
-    need(len(evidence.lower) == len(evidence.upper) == k, "bounds", f"must have {k} entries each")
-    lower, upper = np.array(evidence.lower), np.array(evidence.upper)
-    need(lower[claim.predicted] == 0 == upper[claim.predicted], "bounds", "entry of the predicted class must be 0")
-    need_class(case, claim, None)
-    at_x = bounds.difference_bounds(case.robust, case.point(claim), claim.predicted, None)
-    need((lower <= at_x[1]).all() and (at_x[0] <= upper).all(), "bounds", "exclude the input's own logit differences")
-    for rival in rivals(claim, k):
+    _, upper = engine_bounds(claim, evidence, case)
+    for rival in rivals(claim, len(upper)):
         need(box_proves(upper, rival, claim), "margin", f"rival {rival}: bounds do not exceed the required margin")
     return frozenset({Assumption.ENGINE_TRUSTED})
 

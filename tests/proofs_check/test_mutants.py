@@ -889,13 +889,6 @@ def test_a_last_pass_takes_the_row_of_its_class():
         assert lower[j] == pytest.approx(-bounds.functionals(values, (eye[1] - eye[j])[None], [0])[0])
 
 
-def test_a_node_that_joins_exact_and_other_parts_is_not_exact():
-    one, two = np.ones((2, 2), dtype=F32), np.zeros(2, F32)
-    nodes = [c.Input((2,)), c.Linear((0,), one, two), c.Linear((1,), one, two), c.Concat((0, 2)), c.Concat((0, 1)),
-             c.Linear((4,), np.ones((2, 4), F32), two)]  # fmt: skip
-    assert bounds.prepare(build(nodes)).box_exact == (True, True, False, False, True, False)
-
-
 def test_cells_of_unstable_and_other_nodes_are_refined_to_their_backward_bounds():
     """x - x through two layers: interval arithmetic sees twice the radius, a backward pass nothing."""
     first = c.Linear((0,), np.array([[1], [1]], dtype=F32), np.zeros(2, F32))

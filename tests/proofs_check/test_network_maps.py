@@ -120,17 +120,6 @@ def test_parameters_are_taken_at_the_rows_cells(seed: int):
             assert pair(moved, whole) == pytest.approx(inside.values.sum(axis=(1, 2, 3)))
 
 
-def test_interval_arithmetic_is_called_exact_only_where_it_is():
-    conv = c.Conv2d((1,), np.ones((2, 1, 2, 2), dtype=F32), np.zeros(2, dtype=F32), (1, 1), (0, 0, 0, 0), (1, 1), 1)
-    again = c.Conv2d((2,), np.ones((1, 2, 2, 2), dtype=F32), np.zeros(1, dtype=F32), (1, 1), (0, 0, 0, 0), (1, 1), 1)
-    nodes = [c.Input((1, 4, 4)), c.Shift((0,), np.ones((), dtype=F32)), conv, again, c.Flatten((3,))]
-    assert bounds.prepare(build(nodes)).box_exact == (True, True, True, False, False)
-    twice = [c.Input((2,)), c.Concat((0, 0)), c.Linear((1,), np.ones((2, 4), dtype=F32), np.zeros(2, dtype=F32))]
-    assert bounds.prepare(build(twice)).box_exact == (True, True, False)
-    added = [c.Input((2,)), c.Add((0, 0))]
-    assert bounds.prepare(build(added)).box_exact == (True, False)
-
-
 @pytest.mark.parametrize("second", [(0, 0), (3, 4), (0, 3), (4, 0), (2, 2)])
 @pytest.mark.parametrize("sizes", [((1, 2), (2, 1)), ((2, 2), (1, 1)), ((1, 1), (3, 2))])
 def test_windows_that_lie_anywhere_beside_each_other_are_overlaid(

@@ -174,18 +174,18 @@ def test_the_class_is_judged_at_the_input_where_the_ball_is_too_large():
     case = Case(bounds.prepare(h), None, X)
     claim = dataclasses.replace(claim_of(h, None, 0.9, "robust"), radius=1.0)
     need_class(case, claim, np.array([0.0, 0.5]))  # d = x - 1.5 reaches 1/2 on the ball, and is -1/2 at x
-    need_class(case, claim, None)
+    need_class(case, claim, np.full(2, np.inf))
     with pytest.raises(RejectedError, match="strict argmax"):
-        need_class(case, dataclasses.replace(claim, predicted=1), None)
+        need_class(case, dataclasses.replace(claim, predicted=1), np.full(2, np.inf))
     three = net(5, 0, -1)
     here, of_three = Case(bounds.prepare(three), None, X), claim_of(three, None, 0.9, "robust")
     for on_ball in ([0.0, -1.0, 0.5], [0.0, 0.0, 0.0], [0.0, -1.0, -2.0]):
         need_class(here, of_three, np.array(on_ball))
     with pytest.raises(RejectedError, match="strict argmax"):
-        need_class(here, dataclasses.replace(of_three, predicted=1), None)
+        need_class(here, dataclasses.replace(of_three, predicted=1), np.full(3, np.inf))
     tied = bounds.prepare(net(1, 1))
     with pytest.raises(RejectedError, match="strict argmax"):
-        need_class(Case(tied, None, X), claim_of(net(1, 1), None, 0.9, "robust"), None)
+        need_class(Case(tied, None, X), claim_of(net(1, 1), None, 0.9, "robust"), np.full(2, np.inf))
 
 
 def test_float32_moves_both_ends_outward_by_both_logits_errors():
