@@ -168,8 +168,9 @@ def _activation(prepared: Prepared, k: int, rows: Interval, found: dict[int, Int
 def _flat(rows: Interval | None, count: int, prepared: Prepared, node: int) -> Interval:
     """(count, size) in the order of the node's value; zero where nothing arrived."""
     if rows is None:
-        return Interval(*(np.zeros((count, math.prod(prepared.shapes[node]))) for _ in range(2)))
-    return Interval(*(np.moveaxis(part, -1, 1).reshape(count, -1) for part in (rows.centre, rows.radius)))
+        return Interval(nothing := np.zeros((count, math.prod(prepared.shapes[node]))), nothing)
+    centre, radius = (np.moveaxis(part, -1, 1).reshape(count, -1) for part in (rows.centre, rows.radius))
+    return Interval(centre, radius)
 
 
 def _arb_matrix(parts: list[Interval]) -> arb_mat:
