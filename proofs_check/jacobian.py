@@ -267,7 +267,8 @@ def _unit_rows(shape: Shape, cells: IntArray) -> Interval:
     position, channel = cells // shape[0], cells % shape[0]
     rows = np.zeros((len(cells), 1, 1, shape[0]))
     rows[np.arange(len(cells)), 0, 0, channel] = 1.0
-    corner = np.stack([position // shape[2], position % shape[2]], axis=1)
+    corner: IntArray = np.zeros((len(cells), 2), dtype=np.int64)
+    corner[:, 0], corner[:, 1] = position // shape[2], position % shape[2]
     return Interval(rows, np.zeros_like(rows), None if shape[1:] == (1, 1) else corner)
 
 

@@ -171,6 +171,38 @@ def test_constants_of_networks_known_in_closed_form(norm: c.Norm) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_branches_of_different_constants_join_as_their_norm_says(norm: c.Norm) -> None:
+    triple = c.Scale((0,), np.full(2, 3.0, np.float32))
+    form = np.array([[1.0, -1.0]])
+
+    def last(source: int, size: int) -> c.Linear:
+        weight = np.stack([np.ones(size), np.zeros(size)]).astype(np.float32)
+        return c.Linear((source,), weight, np.zeros(2, np.float32))
+
+    beside = [c.Input((2,)), triple, c.Concat((0, 1)), c.Relu((2,)), last(3, 4)]
+    joined = {"Linf": 3.0, "L2": math.sqrt(10), "L1": 4.0}[norm] * np.linalg.norm(np.ones(4), ord=DUAL[norm])
+    found = products(bounds.prepare(build(beside)), form, norm)[0]
+    assert joined * (1 - 1e-15) <= found <= joined * (1 + 1e-9)
+    apart = [c.Input((2,)), triple, c.Relu((0,)), c.Relu((1,)), c.Add((2, 3)), last(4, 2)]
+    total = 4 * np.linalg.norm(np.ones(2), ord=DUAL[norm])
+    found = products(bounds.prepare(build(apart)), form, norm)[0]
+    assert total * (1 - 1e-15) <= found <= total * (1 + 1e-9)
+
+
+def test_rotations_have_norm_one_in_l2_though_their_sums_are_larger() -> None:
+    g = np.random.default_rng(0)
+    turn = np.linalg.qr(g.normal(size=(4, 4)))[0].astype(np.float32)
+    kernel = c.Conv2d((0,), turn[:, :, None, None], np.zeros(4, np.float32), (1, 1), (0, 0, 0, 0), (1, 1), 1)
+    dense = bounds.prepare(build([c.Input((4,)), c.Linear((0,), turn, np.zeros(4, np.float32))])).maps[1]
+    spatial = bounds.prepare(head(g, [c.Input((4, 2, 2)), kernel], 16)).maps[1]
+    exact = float(np.linalg.norm(turn.astype(np.float64), 2))
+    for mapping, shape in ((dense, (4, 1, 1)), (spatial, (4, 2, 2))):
+        assert mapping is not None
+        assert exact * (1 - 1e-14) <= operator_norm(mapping, shape, "L2") <= 1.02
+        assert operator_norm(mapping, shape, "Linf") > 1.2
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("stride", [(1, 1), (2, 1), (3, 2)])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
 @pytest.mark.parametrize("groups", [1, 2])
