@@ -24,6 +24,7 @@ from certmix.mixing import MixedClassifier
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
+OURS = Path(__file__).parents[2] / "examples" / "experiments"
 
 
 class Threshold(nn.Module):
@@ -243,3 +244,24 @@ def test_the_shipped_settings_of_the_paper_parse(config: Path) -> None:
     else:
         assert options.radius > 0
         assert options.steps in (10, 20)
+
+
+@pytest.mark.parametrize("config", sorted(OURS.glob("*.toml")), ids=lambda p: p.stem)
+def test_the_figures_of_the_experiments_page_come_from_the_shipped_settings(config: Path) -> None:
+    pair_name, name = config.stem.split("_")
+    parser = Parser(prog="certmix experiment", allow_abbrev=False)
+    command.add_arguments(parser)
+    options = parse(parser, [name, "--config", str(config)])
+    folder = Path(options.out)
+    assert folder.resolve() == OURS.parents[1] / "docs" / "experiments" / pair_name
+    found = json.loads((folder / f"{name}.json").read_text())
+    assert (folder / f"{name}.png").exists()
+    settings = found["settings"]
+    if name == "certified-curves":
+        runs = [Path(s["run"]).name for s in settings["sources"] if "run" in s]
+        assert runs == [Path(r).name for r in options.run or ()]
+        assert [s["alpha"] for s in settings["sources"] if "log" in s][:1] == [a for a in [options.alpha] if a]
+        return
+    assert settings["inputs"] <= options.limit
+    for key in ("norm", "radius", "steps", "restarts", "rivals", "seed"):
+        assert settings[key] == getattr(options, key)
