@@ -8,14 +8,14 @@ from torch import Tensor
 from certmix.bounders import ROUNDING, Bounder, Finding, merged, standard_network
 from certmix.exponential import Head, head
 from certmix.problem import Problem
-from certmix.radius_memory import Memory
+from certmix.radius_memory import Memory, Slopes
 from proofs_check.certificate import PlainNetwork
 from verifiers.crown import Analysis, Crown
 from verifiers.crown_bounds import Bounds
 from verifiers.crown_network import CrownNetwork
 from verifiers.engine import LogitBounds
 
-HOPELESS = 0.8  # lack of slack that tuned slopes do not make up for
+HOPELESS = 0.8  # lack of slack that more tuning does not make up for
 
 
 class CrownBounder(Bounder):
@@ -42,7 +42,7 @@ class CrownBounder(Bounder):
 
     def _search(self, rows: Tensor, radii: Tensor, g: LogitBounds | None) -> Finding:
         """Ever closer, as long as inputs are not certified: with the layers' bounds of a radius that failed; with their
-        own, at the slopes at hand; with tuned slopes, unless far from it."""
+        own, at the slopes at hand; with tuned slopes, unless slopes tuned before are far from it."""
         left = torch.arange(len(rows))
         parts: list[tuple[Tensor, Finding]] = []
         borrowed = left[self.memory.failed_above(rows, radii)]
@@ -57,7 +57,10 @@ class CrownBounder(Bounder):
         if self.engine.steps and not again:
             parts.append((left, self._look(rows, radii, left, known, g, 0, False)))
             slack = parts[-1][1].slack
-            still = ((slack <= 0) & (slack > -HOPELESS)).nonzero().flatten()
+            tuned = torch.tensor([one is not None for one in self.memory.slopes(rows[left], False)])
+            hopeless = (slack <= -HOPELESS) & tuned
+            self.memory.keep(rows[left], radii[left], known, hopeless)
+            still = ((slack <= 0) & ~hopeless).nonzero().flatten()
             left, known = left[still], known.pick(still.to(known.slopes.device))
         if len(left):
             parts.append((left, self._look(rows, radii, left, known, g, self.engine.steps, False)))
@@ -73,8 +76,9 @@ class CrownBounder(Bounder):
     ) -> Finding:
         """The last passes of the inputs `at` of `rows`, from the bounds `known` of their layers."""
         s, own, reach = self.problem.settings, rows[at], radii[at]
-        first, second = self.memory.slopes(own, witness)
-        analysis = self.engine.last_pass(known, self.predicted[own], first, steps)
+        stored = self.memory.slopes(own, witness)
+        analysis = self.engine.last_pass(known, self.predicted[own], _starts(known, stored), steps)
+        second = None if analysis.slopes is None else _again(analysis.slopes, stored)
         found = head(analysis, s.alpha, s.temperature, steps, second) if self._exponential() else None
         h = LogitBounds(
             analysis.lower, analysis.upper, self._witness(analysis, None if found is None else found.second, witness)
@@ -83,17 +87,20 @@ class CrownBounder(Bounder):
         slack = self.box_slack(h, of_g, self.predicted[own])
         slack = slack if found is None else torch.maximum(slack, found.slack)
         self._record_analysis(own, reach, h, analysis, found, slack > 0 if steps < self.engine.steps else None)
-        failed = slack <= (0.0 if steps == self.engine.steps else -HOPELESS)
-        self.memory.keep(own, reach, analysis, found, slack > 0, failed)
+        if steps == self.engine.steps:
+            self.memory.keep(own, reach, known, slack <= 0)
+        known_before = torch.tensor([one is not None for one in stored])
+        self.memory.keep_slopes(own, analysis, found, known_before | (steps > 0), slack > 0)
         return Finding(slack, slack > (-ROUNDING if s.evidence == "network" else 0.0), h, of_g)
 
     def observe(self, rows: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
         query = self.query(self.problem.network, rows, radii)
-        first, _ = self.memory.slopes(rows, False)
-        analysis = self.engine.analyse(query, self._network(self.problem.network), first)
+        known = self.engine.layers(query, self._network(self.problem.network))
+        stored = self.memory.slopes(rows, False)
+        analysis = self.engine.last_pass(known, self.predicted[rows], _starts(known, stored), self.engine.steps)
         h = LogitBounds(analysis.lower, analysis.upper, self._witness(analysis, None, witness))
-        undecided = torch.zeros(len(rows), dtype=torch.bool)
-        self.memory.keep(rows, radii, analysis, None, undecided, undecided)
+        everything = torch.ones(len(rows), dtype=torch.bool)
+        self.memory.keep_slopes(rows, analysis, None, everything, ~everything)
         self.record(rows, radii, h)
         return h
 
@@ -132,3 +139,19 @@ class CrownBounder(Bounder):
 
 def _picked(bounds: LogitBounds, at: Tensor) -> LogitBounds:
     return LogitBounds(bounds.lower[at], bounds.upper[at], tuple(bounds.witness[k] for k in at.tolist()))
+
+
+def _starts(known: Bounds, stored: list[Slopes | None]) -> Tensor | None:
+    """(M, K, n) slopes to start from, the shared ones where none are stored; None if none are at all. What an input
+    starts from never depends on the others."""
+    if all(one is None for one in stored):
+        return None
+    classes = known.net.network.classes
+    return torch.stack(
+        [known.slopes[k].expand(classes, -1) if one is None else one.box for k, one in enumerate(stored)]
+    )
+
+
+def _again(box: Tensor, stored: list[Slopes | None]) -> Tensor:
+    """(M, K, n) slopes that the exponential form starts from: those stored, or `box`."""
+    return torch.stack([box[k] if one is None else one.exponential for k, one in enumerate(stored)])

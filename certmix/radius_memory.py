@@ -43,13 +43,10 @@ class Memory:
     certified: dict[int, Slopes] = field(default_factory=dict)
     failed: dict[int, Layers] = field(default_factory=dict)
 
-    def slopes(self, rows: Tensor, certified: bool) -> tuple[Tensor | None, Tensor | None]:
-        """(M, K, n) slopes of the two last passes to start from, those that `certified` first; None if any lacks."""
+    def slopes(self, rows: Tensor, certified: bool) -> list[Slopes | None]:
+        """Those of each row to start from: those that `certified` first."""
         first = self.certified if certified else self.latest
-        found = [k for row in rows.tolist() if (k := first.get(row) or self.latest.get(row)) is not None]
-        if not found or len(found) < len(rows):
-            return None, None
-        return torch.stack([k.box for k in found]), torch.stack([k.exponential for k in found])
+        return [first.get(row) or self.latest.get(row) for row in rows.tolist()]
 
     def failed_above(self, rows: Tensor, radii: Tensor) -> Tensor:
         """(M,) bool: a larger radius failed."""
@@ -80,20 +77,23 @@ class Memory:
             values[k] = ends[0], ends[1]
         return Known(values, enough)
 
-    def keep(
-        self, rows: Tensor, radii: Tensor, analysis: Analysis, found: Head | None, passed: Tensor, failed: Tensor
-    ) -> None:
-        """Remember what was found at these radii. passed, failed: (M,) bool, neither where nothing is decided."""
+    def keep(self, rows: Tensor, radii: Tensor, known: Bounds, failed: Tensor) -> None:
+        """Remember the layers of the inputs that `failed` (M,) bool at these radii."""
         for k, row in enumerate(rows.tolist()):
             if bool(failed[k]):
-                self.failed[row] = _layers(analysis.known, k, float(radii[k]))
-            if analysis.slopes is None:
-                continue
+                self.failed[row] = _layers(known, k, float(radii[k]))
+
+    def keep_slopes(self, rows: Tensor, analysis: Analysis, found: Head | None, wanted: Tensor, passed: Tensor) -> None:
+        """Remember the slopes of the inputs `wanted` (M,) bool, and whether they `passed` (M,) bool."""
+        if analysis.slopes is None:
+            return
+        for k, row in enumerate(rows.tolist()):
             own = analysis.slopes[k]
-            again = own if found is None or found.second is None else found.second[k]
-            self.latest[row] = Slopes(own, torch.where(again.any(1, keepdim=True), again, own))
-            if bool(passed[k]):
-                self.certified[row] = self.latest[row]
+            if bool(wanted[k]):
+                again = own if found is None or found.second is None else found.second[k]
+                self.latest[row] = Slopes(own, torch.where(again.any(1, keepdim=True), again, own))
+                if bool(passed[k]):
+                    self.certified[row] = self.latest[row]
 
 
 def _layers(known: Bounds, k: int, radius: float) -> Layers:

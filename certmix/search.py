@@ -10,7 +10,6 @@ from torch import Tensor
 
 Test = Callable[[Tensor, Tensor], Tensor]
 CLOSE = 1.6  # times the radius that passed: where one nearer than that failed, a line between the slacks is trusted
-STEP = 0.9  # of the width the bracket must come to: no trial is closer to an end
 EVERY = 8  # one trial in so many halves the bracket, whatever the slacks are
 
 
@@ -74,7 +73,13 @@ class _Brackets:
         self.high[down], self.at_high[down] = self.trial[down], slack[~good]
 
     def advance(self, limit: float, tolerance: float, halve: bool) -> None:
-        inside = self._middle() if halve else self._inside(tolerance)
+        """Next trials. All lie on one dyadic grid, as fine as the bracket must come to: which of them is the largest to
+        pass does not depend on the way there, nor on the last bits of a slack."""
+        grid = limit * torch.exp2(torch.floor(torch.log2(tolerance * self.high / limit)))
+        guess = self._middle() if halve else self._guess()
+        cells = torch.round((guess - self.low) / grid)
+        last = torch.round((self.high - self.low) / grid) - 1
+        inside = torch.where(self.low > 0, self.low + grid * cells.clamp(min=1).minimum(last), self.high / 4)
         self.trial = torch.where(torch.isinf(self.high), torch.clamp(self.low * 2, max=limit), inside)
 
     def finished(self, limit: float, tolerance: float) -> Tensor:
@@ -82,15 +87,13 @@ class _Brackets:
         return (self.low >= limit) | (self.high <= limit * 2.0**-24) | narrow
 
     def _middle(self) -> Tensor:
-        return torch.where(self.low > 0, (self.low + self.high) / 2, self.high / 4)
+        return (self.low + self.high) / 2
 
-    def _inside(self, tolerance: float) -> Tensor:
+    def _guess(self) -> Tensor:
         """Where the line through the slacks at both ends of a narrow bracket vanishes, else the middle."""
         share = self.at_low / (self.at_low - self.at_high)
         guess = self.low + share * (self.high - self.low)
-        step = torch.minimum(STEP * tolerance * self.high, (self.high - self.low) / 2)
-        guess = torch.minimum(torch.maximum(guess, self.low + step), self.high - step)
-        trusted = torch.isfinite(guess) & torch.isfinite(share) & (self.high < CLOSE * self.low)
+        trusted = torch.isfinite(guess) & (self.high < CLOSE * self.low)
         return torch.where(trusted, guess, self._middle())
 
 

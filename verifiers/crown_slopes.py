@@ -65,26 +65,28 @@ def tune_rows(
     open_rows = (best >= left).nonzero().flatten() if tuning.steps else sample[:0]
     size = max(1, ROWS // max(math.prod(s) for s in known.net.network.shapes))
     for rows in open_rows.split(size):
-        for cut in _cuts(known.pick(sample[rows]), flat[rows], slopes[rows]):
-            rows = rows[best[rows] >= left[rows]]
-            if not len(rows):
-                break
-            own = known.pick(sample[rows])
-            best[rows], slopes[rows] = _tune(own, flat[rows], slopes[rows], best[rows], left[rows], tuning, cut)
+        for cuts in _cuts(known.pick(sample[rows]), flat[rows], slopes[rows]):
+            for cut in cuts.unique().tolist():
+                some = rows[(cuts == cut) & (best[rows] >= left[rows])]
+                if len(some):
+                    own = known.pick(sample[some])
+                    best[some], slopes[some] = _tune(own, flat[some], slopes[some], best[some], left[some], tuning, cut)
     return best.view(n, j), slopes.view(n, j, -1)
 
 
-def _cuts(own: Bounds, coefficients: Tensor, slopes: Tensor) -> list[int]:
-    """Which of the bounds met on the way to tune: the one at the input, then those that are smallest as it stands.
+def _cuts(own: Bounds, coefficients: Tensor, slopes: Tensor) -> Tensor:
+    """(C, R) which of the bounds met on the way to tune, row by row: the one at the input, then those that are smallest
+    as it stands. What a row is given never depends on the others.
 
     The least of all is what counts, but its gradient sees only the slopes above the cut that is least just now; a cut
     is convex in its slopes, so each is tuned by itself.
     """
     rows = evenly(len(coefficients), 1, coefficients.device)
     last = len(own.net.nodes) - 1
-    met = cut_bounds(own, {last: Rows(coefficients)}, rows, own.lines(slopes), True, None).mean(1)
-    order = met[1:-1].argsort().tolist()
-    return [len(met) - 1, *(1 + m for m in order)][:CUTS]
+    met = cut_bounds(own, {last: Rows(coefficients)}, rows, own.lines(slopes), True, None)
+    order = met[1:-1].argsort(0) + 1
+    at_input = torch.full((1, met.shape[1]), len(met) - 1, device=met.device)
+    return torch.cat([at_input, order])[:CUTS]
 
 
 def _tune(
@@ -111,7 +113,7 @@ def _tune(
                 return best, slopes
             gradients = torch.autograd.grad(met[cut].sum(), list(leaves.values()), allow_unused=True)
         found = met.detach().amin(0)
-        better = found < lowest
+        better = (found < lowest) & (lowest >= goal)  # a row that is good enough stays as it is
         lowest = torch.where(better, found, lowest)
         kept = {k: torch.where(_like(better, m.value), m.value, kept[k]) for k, m in movers.items()}
         if bool((lowest < goal).all()):

@@ -103,3 +103,19 @@ def test_memory_holds_only_below_the_radius_that_failed(searched: tuple[Watched,
         assert torch.isneginf(lower[0]).all()
         assert torch.isposinf(upper[0]).all()
         assert torch.isfinite(lower[1:]).all()
+
+
+def test_a_radius_hardly_depends_on_the_rest_of_the_batch(searched: tuple[Watched, list[Outcome]]):
+    """Rounding differs with the batch, and gradient steps make more of it."""
+    bounder, outcomes = searched
+    own = bounder.problem
+    for rows in (slice(0, 1), slice(2, 5)):
+        count = len(own.inputs[rows])
+        few = Problem(own.standard, own.robust, own.inputs[rows], tuple(range(count)), (-1,) * count, own.settings)
+        found = MarginProver(
+            few, bench(few.network, few.standard.network), lambda o, predicted: Watched(o, predicted, bounder.engine)
+        ).prove()
+        for one, other in zip(found, outcomes[rows], strict=True):
+            assert isinstance(one, certmix.Certified)
+            assert isinstance(other, certmix.Certified)
+            assert one.radius == pytest.approx(other.radius, rel=0.01)
