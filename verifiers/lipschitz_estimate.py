@@ -55,20 +55,53 @@ class Search:
             raise ValueError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
 
 
-def estimate(maps: LinearMaps, balls: Balls, rows: Tensor, search: Search) -> LipschitzEstimate:
+def estimate(
+    maps: LinearMaps, balls: Balls, rows: Tensor, search: Search, samples: Tensor | None = None
+) -> LipschitzEstimate:
     """Attack the constant of each functional rows (N, R, K) of the logits on each ball of positive radius.
 
-    Ensures: each figure is a lower bound of the Lipschitz constant of that functional on ball and domain.
+    samples: (S, N, *shape) further points of the balls, or None. Ensures: each figure is a lower bound of the Lipschitz
+    constant of that functional on ball and domain; none is below `sampled` at `samples`.
     """
     if not bool((balls.radius > 0).all()):
         raise ValueError(f"radius must be > 0, got {float(balls.radius.min())}")
-    by_quotient, by_gradient = _search(maps, balls, rows, search)
-    quotient, _ = _counted(maps, balls, rows, by_quotient)
-    at_quotient = _counted_gradient(maps, balls, rows, by_quotient)
-    at_gradient = _counted_gradient(maps, balls, rows, by_gradient)
-    better = (at_gradient > at_quotient).reshape(*at_gradient.shape, *[1] * (balls.center.ndim - 1))
-    points = torch.where(better, by_gradient, by_quotient)
-    return LipschitzEstimate(quotient, torch.maximum(at_quotient, at_gradient), points)
+    found = [_evaluated(maps, balls, rows, points) for points in _search(maps, balls, rows, search)]
+    for points in () if samples is None else _inside(samples, balls):
+        found.append(_evaluated(maps, balls, rows, _for_each_row(points, rows)))
+    best = found[0]
+    for other in found[1:]:
+        best = _better(best, other)
+    return best
+
+
+def sampled(maps: LinearMaps, balls: Balls, rows: Tensor, samples: Tensor) -> Tensor:
+    """(N, R) largest difference quotients |rows·(z(x') - z(x))| / ‖x' - x‖ at samples (S, N, *shape), rounded down."""
+    quotients = [_counted(maps, balls, rows, _for_each_row(points, rows))[0] for points in _inside(samples, balls)]
+    return torch.stack(quotients).amax(dim=0)
+
+
+def _inside(samples: Tensor, balls: Balls) -> list[Tensor]:
+    """(N, *shape) each, moved into the balls where they lie outside."""
+    return [_project(points, balls.center, balls.radius, balls) for points in samples]
+
+
+def _for_each_row(points: Tensor, rows: Tensor) -> Tensor:
+    return points[:, None].expand(-1, rows.shape[1], *points.shape[1:])
+
+
+def _evaluated(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> LipschitzEstimate:
+    quotient, _ = _counted(maps, balls, rows, points)
+    return LipschitzEstimate(quotient, _counted_gradient(maps, balls, rows, points), points)
+
+
+def _better(first: LipschitzEstimate, second: LipschitzEstimate) -> LipschitzEstimate:
+    """The larger figures, and the points of the larger gradients."""
+    wins = (second.gradient > first.gradient).reshape(*first.gradient.shape, *[1] * (first.points.ndim - 2))
+    return LipschitzEstimate(
+        torch.maximum(first.quotient, second.quotient),
+        torch.maximum(first.gradient, second.gradient),
+        torch.where(wins, second.points, first.points),
+    )
 
 
 def probability_gradients(maps: LinearMaps, balls: Balls, points: Tensor, temperature: float) -> Tensor:

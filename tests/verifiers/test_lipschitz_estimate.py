@@ -9,7 +9,7 @@ import torch
 from proofs_check import certificate as c
 from verifiers.jacobian_constants import difference_rows, local_bounds, local_constants
 from verifiers.linear_maps import LinearMaps
-from verifiers.lipschitz_estimate import DUAL_ORDER, ORDER, Search, estimate
+from verifiers.lipschitz_estimate import DUAL_ORDER, ORDER, Search, estimate, sampled
 from verifiers.plain import PlainModule, build
 from verifiers.value_bounds import Balls
 
@@ -51,8 +51,12 @@ def test_sampled_stays_below_certified_and_estimate_stays_below_certified(
         radius = torch.tensor([1e-4, 0.05, 0.8], dtype=torch.float64)
         predicted = PlainModule(net)(x).argmax(1)
         known = local_bounds(maps, x, radius, norm, domain)
-        found = estimate(maps, known.balls, difference_rows(3, predicted), Search(8, 3, seed))
+        rows = difference_rows(3, predicted)
+        samples = torch.randn((20, 3, 1, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        samples = known.balls.center + samples * radius.reshape(3, 1, 1, 1)  # moved into the balls where outside
+        found = estimate(maps, known.balls, rows, Search(8, 3, seed), samples)
         certified = local_constants(known, predicted)
+        assert bool((sampled(maps, known.balls, rows, samples) <= found.quotient).all())
         assert bool((found.best <= certified).all())
         assert bool((found.best[torch.arange(3), predicted] == 0).all())
         move = (found.points - known.balls.center[:, None]).flatten(2)
@@ -76,6 +80,19 @@ def test_on_a_linear_network_the_estimate_is_the_constant_and_not_a_hair_above(n
         assert (found.best[n].numpy() <= exact * (1 + 1e-15)).all()
         assert (found.gradient[n].numpy() >= exact * (1 - 1e-12)).all()
         assert (found.quotient[n].numpy() >= exact * 0.9).all()
+
+
+def test_given_samples_an_estimate_is_never_below_them_however_short_the_search() -> None:
+    maps = LinearMaps(network(3))
+    balls = Balls(torch.rand(2, 1, 4, 4).double(), torch.tensor([0.3, 1.0], dtype=torch.float64), "Linf", None)
+    rows = difference_rows(3, torch.tensor([0, 2]))
+    samples = balls.center + 2 * torch.rand((200, 2, 1, 4, 4), dtype=torch.float64) - 1
+    alone = estimate(maps, balls, rows, Search(1, 1))
+    found = estimate(maps, balls, rows, Search(1, 1), samples)
+    quotients = sampled(maps, balls, rows, samples)
+    assert bool((quotients <= found.quotient).all())
+    assert bool((quotients > alone.quotient).any()), "200 samples beat one step"
+    assert bool((alone.best <= found.best).all())
 
 
 def test_the_attack_beats_random_sampling_of_difference_quotients() -> None:
