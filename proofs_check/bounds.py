@@ -352,7 +352,7 @@ def _reach_in_ball(values: Values, rows: Rows) -> Array:
     length = held.max(axis=1)  # the dual norm of L1
     growth = 1 + 2 * sum_error(flat.shape[1])
     if values.ball.norm == "L2":
-        length = np.sqrt(np.einsum("rx,rx->r", held, held)) * growth + 2.0**-480  # underflow
+        length = np.sqrt(np.einsum("rx,rx->r", held, held)) * growth  # what underflows is below `up`'s TINY
     rest = up(np.einsum("rx,rx->r", up(flat - held), way) * growth)
     return up(dot(rows.values, take(center, rows)) + up(up(up(up(length) * values.ball.radius) + rest) + error))
 

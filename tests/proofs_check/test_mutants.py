@@ -595,6 +595,48 @@ def test_rows_that_meet_on_cells_of_very_different_size_are_charged_for_the_larg
         assert (abs(en.exact(cells)) * size).sum() * en.rational(2.0**-53) <= en.rational(paid)
 
 
+def long_form(center: float, radius: float, norm: c.Norm, domain: tuple[float, float] | None, row: Array) -> float:
+    """The bound of one form on a vector, all of whose coordinates are `center`."""
+    eye = np.zeros((2, len(row)), dtype=F32)
+    net = build([c.Input((len(row),)), c.Linear((0,), eye, np.zeros(2, F32))])
+    ball = bounds.Ball(np.full(len(row), center, F32), radius, norm, domain)
+    values = bounds.value_bounds(bounds.prepare(net), ball, None)
+    return float(bounds._reach_in_ball(values, network.Rows(row[None, None, None], None))[0])
+
+
+def test_long_forms_in_a_ball_cover_every_order_of_summation():
+    """400 terms: sqrt of a sum of squares may lose 201 half units, a sum of ways to the domain's end 400."""
+    row = np.random.default_rng(0).uniform(1, 2, 400)
+    length = np.sqrt(np.einsum("x,x->", row, row))
+    assert long_form(0.0, 1.0, "L2", None, row) >= length * (1 + 201 * 2.0**-53)
+    for norm in ("L2", "L1"):  # a ball far larger than the domain
+        found = long_form(0.0, 1e6, norm, (0.0, 1.0), row)
+        assert found >= row.sum() * (1 + 400 * 2.0**-53)
+        assert found <= row.sum() * (1 + 1e-9)
+
+
+def test_the_largest_coefficients_spend_an_l1_ball_first():
+    """Centre 3/4 of a domain up to 1: a radius of 5/8 buys the two best coordinates whole, and half of the third."""
+    row = np.array([3.0, 7.0, 1.0, 5.0])
+    assert long_form(0.75, 0.625, "L1", (0.0, 1.0), row) == pytest.approx(0.75 * 16 + 0.25 * 7 + 0.25 * 5 + 0.125 * 3)
+
+
+def test_forms_beyond_the_range_are_refused_even_where_they_come_to_nothing():
+    net = build([c.Input((2,)), c.Linear((0,), np.zeros((2, 2), F32), np.zeros(2, F32))])
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(np.zeros(2, F32), 0.0, "Linf", None), None)
+    with pytest.raises(c.RejectedError, match="exceeds"):
+        bounds.functionals(values, np.array([[2.0**201, -(2.0**201)]]), None)
+
+
+def test_a_witness_is_no_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch):
+    net = build([c.Input((3,)), c.Relu((0,)), c.Linear((1,), np.zeros((2, 3), F32), np.zeros(2, F32))])
+    monkeypatch.setattr(bounds, "MAX_WITNESS", 9)
+    assert bounds.witness(zlib.compress(bytes(9)), net).slopes.shape == (3, 3)
+    monkeypatch.setattr(bounds, "MAX_WITNESS", 8)
+    with pytest.raises(c.RejectedError, match="at most 8"):
+        bounds.witness(zlib.compress(bytes(9)), net)
+
+
 def test_the_length_of_a_form_covers_every_order_of_summation():
     """sqrt of a sum of 32 squares: 17 half units."""
     rng = np.random.default_rng(0)
