@@ -39,7 +39,14 @@ from mutants import Mutant, mutants
 
 REASONS = ROOT / "benchmarks" / "mutation_reasons.json"
 TABLE = ROOT / "docs" / "mutation.md"
-COPIED = ("proofs_check", "verifiers", "certmix", "tests/proofs_check", "pyproject.toml")
+COPIED = (
+    "proofs_check",
+    "verifiers",
+    "certmix",
+    "tests/proofs_check",
+    "tests/certmix/test_adaptive.py",
+    "pyproject.toml",
+)
 CPU_SECONDS = 200
 CASES = 6  # of a test over random seeds: what only a later one would notice counts as a survivor
 BOUNDS = ("mutants", "bounds", "network_maps", "bounds_attacks", "float32_error", "exponential", "rule_lipschitz")
@@ -59,6 +66,7 @@ TESTS = {
     "rules/layer_norms.py": ("rule_layers", "rule_lipschitz"),
     "rules/lipschitz.py": RULES,
     "rules/lipsdp.py": ("branches", "rule_margin", "rule_lipschitz", "judge"),
+    "rules/adaptive.py": ("adaptive", "adversarial"),
     "rules/smoothing.py": ("branches", "rule_smoothing", "judge"),
 }
 
@@ -134,7 +142,7 @@ def _prepared(folder: Path, log: Path, work: Callable[[], int]) -> int:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.chdir(folder)
-    sys.path[:0] = [str(folder), str(folder / "tests" / "proofs_check")]
+    sys.path[:0] = [str(folder), *(str(folder / "tests" / name) for name in ("proofs_check", "certmix"))]
     warnings.simplefilter("ignore")
     return work()
 
