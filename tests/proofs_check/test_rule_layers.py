@@ -353,3 +353,24 @@ def test_networks_of_many_cells_have_products_alone(monkeypatch: pytest.MonkeyPa
         global_constants.cache_clear()
         assert np.array(global_constants(prepared, 0, "L1"))[1:] == pytest.approx(expected, rel=1e-12)
     global_constants.cache_clear()
+
+
+def test_norms_of_long_rows_cover_every_order_of_summation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of n terms may lose n half units, roots of them half as many."""
+    n, unit = 4000, 2.0**-53
+    row = np.random.default_rng(0).uniform(1, 2, (1, n)).astype(np.float32)
+    net = build([c.Input((n,)), c.Linear((0,), np.vstack([row, row]), np.zeros(2, np.float32))])
+    mapping = bounds.prepare(net).maps[1]
+    assert mapping is not None
+    total = float(row.astype(np.float64).sum())
+    assert layer_norms.operator_norm(mapping, (n, 1, 1), "Linf") >= total * (1 + 0.9 * n * unit)
+    ones = np.ones((2, n))
+    assert layer_norms.spectral_norm(ones) >= math.sqrt(2 * n) * (1 + 0.45 * n * unit)
+    assert layer_norms.spectral_norm(ones) <= math.sqrt(2 * n) * (1 + 1e-9)
+    monkeypatch.setattr(layer_norms, "MAX_SQUARED", 1)  # by Frobenius
+    assert layer_norms.spectral_norm(ones) >= math.sqrt(2 * n) * (1 + 0.45 * n * unit)
+
+
+def test_numbers_are_rounded_up() -> None:
+    assert layer_norms._up(0.1) > 0.1
+    assert layer_norms._up(0.0) > 0.0
