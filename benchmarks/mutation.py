@@ -56,7 +56,7 @@ TESTS = {
     "relaxations.py": BOUNDS,
     "bounds.py": (*BOUNDS, "judge"),
     "float32.py": ("mutants", "float32_error", "judge"),
-    "jacobian.py": ("mutants", "rule_lipschitz", "rule_layers", "branches"),
+    "jacobian.py": ("gradients", "mutants", "rule_lipschitz", "rule_layers", "branches"),
     "judge.py": ("rule_margin", "branches", "judge", "rule_smoothing"),
     "rules/case.py": RULES,
     "rules/differences.py": RULES,
