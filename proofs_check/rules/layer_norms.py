@@ -144,14 +144,14 @@ def spectral_norm(matrix: Array) -> float:
     short = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     if len(short) > MAX_SQUARED or not (power := short @ short.T).any():  # Frobenius
         return _up(math.sqrt(_up(float(np.square(short).sum() * (1 + 2 * sum_error(short.size))))))
-    slack = 2 * sum_error(short.size) * np.abs(short).sum(axis=1).max() * np.abs(short).sum(axis=0).max()
+    slack = 2 * sum_error(short.shape[1]) * np.abs(short).sum(axis=1).max() * np.abs(short).sum(axis=0).max()
     errors: list[tuple[float, float]] = []
     for _ in range(SQUARINGS):
         power = (power + power.T) / 2
         scale = 2.0 ** math.frexp(float(np.abs(power).max()))[1]
         errors.append((scale, _up(_up(float(slack)))))
         power = power / scale
-        slack = 2 * sum_error(short.size) * np.square(np.abs(power).sum(axis=1).max())
+        slack = 2 * sum_error(len(short)) * np.square(np.abs(power).sum(axis=1).max())
         power = power @ power
     found = _up(_up(float(np.abs(power).sum(axis=1).max()) * (1 + 2 * sum_error(len(short)))) + _up(float(slack)))
     for scale, error in reversed(errors):
