@@ -53,6 +53,11 @@ def code_lines(path: Path) -> int:
     return len(lines - docstrings)
 
 
+def test_the_judge_does_not_grow_unnoticed():
+    """Of the lines to be trusted. To raise the number, say in the change what the new lines are for."""
+    assert sum(map(code_lines, FILES)) <= 2740
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").glob("*.py")), ids=lambda p: p.name)
 def test_a_rule_file_is_short_enough_to_be_read(path: Path):
     assert code_lines(path) <= 150
