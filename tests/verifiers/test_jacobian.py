@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -179,6 +180,21 @@ def test_the_constants_of_a_linear_network_are_its_exact_dual_norms(norm: c.Norm
 
 
 @settings(max_examples=25, deadline=None)
+def fractions(values: np.ndarray) -> np.ndarray:
+    """Every entry as the rational it is."""
+    result = np.empty(values.shape, dtype=object)
+    result.ravel()[:] = [Fraction(float(v)) for v in values.ravel()]
+    return result
+
+
+def at_most(gradient: np.ndarray, norm: c.Norm, bound: float) -> bool:
+    """The norm dual to `norm` of an exact gradient is at most `bound`, exactly."""
+    sizes = np.abs(gradient.ravel())
+    if norm == "L2":
+        return (sizes * sizes).sum() <= Fraction(bound) ** 2
+    return (sizes.sum() if norm == "Linf" else sizes.max()) <= Fraction(bound)
+
+
 @given(st.integers(0, 10**6), st.sampled_from(NORMS), st.floats(0.001, 3.0))
 def test_enumerated_activation_patterns_never_exceed_the_bound_and_sometimes_meet_it(
     seed: int, norm: c.Norm, radius: float
@@ -191,11 +207,14 @@ def test_enumerated_activation_patterns_never_exceed_the_bound_and_sometimes_mee
     dual = ORDER[c.DUAL_NORM[norm]]
     free = np.abs(b) <= radius * np.linalg.norm(w, ord=dual, axis=1)  # 0 is reached within the ball
     patterns = itertools.product(*[(0.0, 1.0) if f else (float(v > 0),) for f, v in zip(free, b, strict=True)])
-    gradients = np.array([(row * np.array(p)) @ w for p in patterns])
+    choices = [np.array(p) for p in patterns]
+    gradients = np.array([(row * p) @ w for p in choices])
     exact = float(np.linalg.norm(gradients, ord=dual, axis=1).max())
     box = np.linalg.norm(np.abs(gradients).max(axis=0), ord=dual)
     found = float(local_constants(known, torch.tensor([1]))[0, 0])
-    assert exact * (1 - 1e-14) <= found <= box * (1 + 1e-9) + 1e-200
+    for p in choices:
+        assert at_most(fractions(row)[None] * fractions(p) @ fractions(w), norm, found)
+    assert found <= box * (1 + 1e-9) + 1e-200
     if norm == "L1":  # the largest single partial derivative: intervals are exact for one hidden layer
         assert found <= exact * (1 + 1e-9) + 1e-200
 
@@ -212,16 +231,18 @@ def test_linked_intervals_hold_every_choice_of_slopes_and_lie_within_the_unlinke
     rows = difference_rows(3, torch.tensor([0, 2]))
     linked, plain = linked_gradient_bounds(maps, slopes, rows), gradient_bounds(maps, slopes, rows)
     sums = linked_dual_norms(maps, slopes, rows, "Linf")
-    matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
+    matrices = [fractions(n.weight) for n in network.nodes if isinstance(n, c.Linear)]
     for n in range(2):
+        centre, spread, size = (fractions(v[n].numpy()) for v in (linked.centre, linked.radius, sums))
         ends = [[s[n].tolist() for s in pair] for pair in slopes if pair is not None]
         choices = [itertools.product(*[{a, b} for a, b in zip(*pair, strict=True)]) for pair in ends]
         for first, second in itertools.product(*map(list, choices)):
-            inner = (np.array(second)[:, None] * matrices[1]) @ (np.array(first)[:, None] * matrices[0])
-            gradient = torch.from_numpy(rows[n].numpy() @ matrices[2] @ inner)
-            # the products themselves are rounded
-            assert bool(((gradient - linked.centre[n]).abs() <= linked.radius[n] + 1e-13).all())
-            assert bool((gradient.abs().sum(dim=1) <= sums[n] + 1e-12).all())
+            inner = (fractions(np.array(second))[:, None] * matrices[1]) @ (
+                fractions(np.array(first))[:, None] * matrices[0]
+            )
+            gradient = fractions(rows[n].numpy()) @ matrices[2] @ inner
+            assert (np.abs(gradient - centre) <= spread).all()
+            assert (np.abs(gradient).sum(axis=1) <= size).all()
         outer = plain.centre[n].abs() + plain.radius[n]
         assert bool((linked.centre[n].abs() + linked.radius[n] <= outer * (1 + 1e-12) + 1e-290).all())
 
