@@ -294,7 +294,7 @@ def dual_norms_up(magnitudes: Array, norm: Norm) -> Array:
     if norm == "Linf":
         return up(magnitudes.sum(axis=1) * (1 + 2 * error))
     squares = np.einsum("rx,rx->r", magnitudes, magnitudes)
-    return up(np.sqrt(squares) * (1 + 2 * error) + 2.0**-400)
+    return up(np.sqrt(squares) * (1 + 2 * error))  # what underflows is below `up`'s TINY
 
 
 def dual_norms(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array, norm: Norm) -> Array:
@@ -312,10 +312,7 @@ def _sums_of_sizes(prepared: Prepared, slopes: list[Slopes | None], found: Gradi
     a . middle plus the uncertain coefficients times what their cells are of a, carried forward by the middle slopes.
     """
     low, high = down(found.rows.centre - found.rows.radius), up(found.rows.centre + found.rows.radius)
-    width = np.maximum(high - low, 2.0**-400)
-    chords = np.where(low > 0, 1.0, np.where(high < 0, -1.0, np.clip((high + low) / width, -1.0, 1.0)))
-    ends = (up(up(np.abs(e) - chords * e) + sum_error(2) * np.abs(e)) for e in (low, high))
-    offsets = np.maximum(*ends)
+    chords, offsets = _chords(low, high)
     sums: list[float] = []
     for r, chord in enumerate(chords):
         carried = _carried(prepared, slopes, np.moveaxis(chord, -1, 0))
@@ -325,6 +322,14 @@ def _sums_of_sizes(prepared: Prepared, slopes: list[Slopes | None], found: Gradi
         row, column = (np.concatenate([part.ravel() for part in parts]) for parts in (factors, values))
         sums.append(float(dot_up(row[None], column)[0]))
     return np.array(sums)
+
+
+def _chords(low: Array, high: Array) -> tuple[Array, Array]:
+    """(a, b): |v| <= a v + b wherever low <= v <= high, for any a by convexity; this one is the tightest."""
+    width = np.maximum(high - low, 2.0**-400)
+    chords = np.where(low > 0, 1.0, np.where(high < 0, -1.0, np.clip((high + low) / width, -1.0, 1.0)))
+    ends = (up(up(np.abs(e) - chords * e) + sum_error(2) * np.abs(e)) for e in (low, high))
+    return chords, np.maximum(*ends)
 
 
 def _carried(prepared: Prepared, slopes: list[Slopes | None], value: Array) -> list[Interval]:

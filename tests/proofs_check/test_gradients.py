@@ -137,6 +137,43 @@ def test_rows_of_overlapping_pools_are_summed_with_every_rounding(seed: int):
         assert total[1] <= found[1][r, y, x, 0]
 
 
+def test_sums_over_many_windows_or_rows_cover_every_order_of_summation():
+    """64 windows over every cell, 500 rows of a matrix: n terms may lose n - 1 half units."""
+    rng = np.random.default_rng(0)
+    shape, pool = (1, 8, 8), c.MaxPool2d((0,), (8, 8), (1, 1), (7, 7, 7, 7))
+    slopes = jacobian.pool_slopes(pool, np.zeros(shape), np.ones(shape), shape)
+    rows = jacobian.Interval(rng.uniform(1, 2, (1, 15, 15, 1)), rng.uniform(1, 2, (1, 15, 15, 1)))
+    exact = jacobian.Interval(rows.centre, np.zeros_like(rows.radius))
+    found, centres = (slopes.times(v, slopes.middle, slopes.middle) for v in (rows, exact))
+    inside = slopes.times(jacobian.Interval(rows.radius, np.zeros_like(rows.radius)), slopes.middle, slopes.middle)
+    within = (slice(None), slice(2, 6), slice(2, 6))  # cells that many windows share
+    assert (centres.radius[within] >= 40 * UNIT * np.abs(centres.centre[within])).all()
+    assert (found.radius[within] >= inside.centre[within] * (1 + 40 * UNIT) + centres.radius[within] / 2).all()
+    value = jacobian.Interval(np.zeros(shape), rng.uniform(1, 2, shape))
+    forward = slopes.forward(value)
+    middle = slopes.forward(jacobian.Interval(value.radius, np.zeros(shape)))
+    assert (forward.radius >= middle.centre * (1 + 14 * UNIT)).all()
+    prepared = bounds.prepare(build([c.Input((2,)), c.Linear((0,), np.ones((500, 2), F32), np.zeros(500, F32))]))
+    mapping = prepared.maps[1]
+    assert mapping is not None
+    spread = rng.uniform(1, 2, (1, 1, 1, 500))
+    (step,) = jacobian.affine_step(mapping, jacobian.Interval(np.zeros_like(spread), spread))
+    assert (step.radius >= spread.sum() * (1 + 499 * UNIT)).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_chords_lie_above_the_size_at_both_ends(seed: int):
+    rng = np.random.default_rng(seed)
+    low, width = wild(rng, 500), np.abs(wild(rng, 500))
+    low = np.where(rng.integers(2, size=500) == 0, low, -width * 2.0 ** -rng.integers(0, 40, 500))  # just below zero
+    high = low + width
+    chords, offsets = jacobian._chords(low, high)
+    for a, b, *both in zip(chords, offsets, low, high, strict=True):
+        for end in both:
+            assert abs(en.rational(end)) <= en.rational(a) * en.rational(end) + en.rational(b)
+    assert (offsets <= 2 * np.maximum(-low, 0) * (1 + 1e-9) + 1e-9 * np.abs(high)).all()
+
+
 # ---------------------------------------------------------------- networks
 
 
