@@ -149,6 +149,8 @@ def test_sums_over_many_windows_or_rows_cover_every_order_of_summation():
     within = (slice(None), slice(2, 6), slice(2, 6))  # cells that many windows share
     assert (centres.radius[within] >= 40 * UNIT * np.abs(centres.centre[within])).all()
     assert (found.radius[within] >= inside.centre[within] * (1 + 40 * UNIT) + centres.radius[within] / 2).all()
+    blank = slopes.times(jacobian.Interval(np.zeros_like(rows.centre), rows.radius), slopes.middle, slopes.middle)
+    assert (blank.radius[within] >= inside.centre[within] * (1 + 40 * UNIT)).all()
     value = jacobian.Interval(np.zeros(shape), rng.uniform(1, 2, shape))
     forward = slopes.forward(value)
     middle = slopes.forward(jacobian.Interval(value.radius, np.zeros(shape)))
