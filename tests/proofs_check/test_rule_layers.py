@@ -367,9 +367,7 @@ def test_norms_of_long_rows_cover_every_order_of_summation(monkeypatch: pytest.M
     ones = np.ones((2, n))
     assert layer_norms.spectral_norm(ones) >= math.sqrt(2 * n) * (1 + 0.45 * n * unit)
     assert layer_norms.spectral_norm(ones) <= math.sqrt(2 * n) * (1 + 1e-9)
-    signs = np.outer(
-        [1.0, -1.0, 0.0], np.resize([1.0, -1.0, 0.0], 3 * n)
-    )  # sums cancel; zero rows
+    signs = np.outer([1.0, -1.0, 0.0], np.resize([1.0, -1.0, 0.0], 3 * n))  # sums cancel; zero rows
     assert layer_norms.spectral_norm(signs) >= math.sqrt(4 * n) * (1 + 0.45 * 2 * n * unit)
     monkeypatch.setattr(layer_norms, "MAX_SQUARED", 1)  # by Frobenius
     assert layer_norms.spectral_norm(ones) >= math.sqrt(2 * n) * (1 + 0.45 * n * unit)
