@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,11 +214,11 @@ def gradients(prepared: Prepared, slopes: list[Slopes | None], coefficients: Arr
         for k in range(last, 0, -1):
             if k not in plain:
                 continue
-            mapping, factor = prepared.maps[k], slopes[k]
+            mapping, factor = prepared.maps[k], cast("Slopes", slopes[k])  # one of the two
             if mapping is not None:
                 for pending in (plain, middle):
                     hand_on(prepared, pending, k, affine_step(mapping, pending.pop(k)))
-            elif factor is not None:
+            else:
                 rows = _intersection(plain.pop(k), middle[k], moved.get(k))
                 hand_on(prepared, plain, k, [factor.times(rows, factor.least, factor.most)])
                 hand_on(prepared, middle, k, [factor.times(middle.pop(k), factor.middle, factor.middle)])
@@ -342,8 +343,8 @@ def _carried(prepared: Prepared, slopes: list[Slopes | None], value: Array) -> l
             radius = mapping.apply(*(v.radius for v in inputs), absolute=True)
             centre = mapping.apply(*(v.centre for v in inputs))
             found.append(Interval(centre, up(radius + 4 * sum_error(mapping.terms) * size)))
-        elif factor is not None:
-            found.append(factor.forward(inputs[0]))
+        else:
+            found.append(cast("Slopes", factor).forward(inputs[0]))
         need_bounded(found[-1].magnitude(), "jacobian")
     return found
 

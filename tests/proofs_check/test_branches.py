@@ -415,3 +415,9 @@ def test_a_probability_of_zero_sinks_to_zero():
     assert smoothing._sunk(arb(0), arb(1)) == 0
     assert smoothing._sunk(arb(0.5), arb(0)) < 0.5 + 1e-12
     assert smoothing._sunk(arb(0.5), arb(1)) < 0.16
+
+
+def test_a_smoothing_rule_is_about_smoothed_classifiers():
+    bench, _, row = first_line(ACCEPTED)
+    with pytest.raises(c.RejectedError, match="no smoothed classifier"):
+        smoothing._scope(parse_claim(), Case(bench.robust, bench.standard, row.value))
