@@ -300,7 +300,8 @@ def audit_adaptive(
     """The same for a dataset, as a run's folder that `certmix check` re-derives; the audit's exit code."""
     checked(robust, mix)
     own = dataclasses.replace(settings, alpha=mix.least(), curves=False)
-    code = Audit(standard, robust, data, own, Store(out), AdaptiveProver(mix)).run()
+    classifier = mix.classifier(standard.module, robust.module, own.temperature)
+    code = Audit(standard, robust, data, own, Store(out), AdaptiveProver(mix), classifier).run()
     if mix.network is not None:
         (out / "networks" / f"{mix.network.sha256}.safetensors").write_bytes(mix.network.data)
     return code

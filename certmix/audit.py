@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Audit:
-    """One run over a dataset. prover: what answers for a batch of inputs."""
+    """One run over a dataset. prover: what answers for a batch of inputs. mix: the classifier whose clean predictions
+    are recorded; None: the mix of the settings."""
 
     standard: Model
     robust: Model
@@ -71,6 +72,7 @@ class Audit:
     settings: Settings
     store: Store
     prover: Prover = prove
+    mix: torch.nn.Module | None = None
 
     def run(self) -> int:
         """Prove, write, finish; the exit code."""
@@ -151,8 +153,9 @@ class Audit:
 
     def _record(self, seconds: float, done: int, radii: list[tuple[float, float]]) -> dict[str, Any]:
         x = torch.from_numpy(np.ascontiguousarray(self.data.inputs, dtype=np.float32))
-        mix = MixedClassifier(self.standard.module, self.robust.module, self.settings.alpha, self.settings.temperature)
-        models = {"standard": self.standard.module, "robust": self.robust.module, "mix": mix}
+        pair, s = (self.standard.module, self.robust.module), self.settings
+        mix = MixedClassifier(*pair, s.alpha, s.temperature) if self.mix is None else self.mix
+        models = {"standard": pair[0], "robust": pair[1], "mix": mix}
         found = {name: predictions(model, x) for name, model in models.items()}
         if self.settings.method == "smoothing":  # h is the smoothed one: the deployable mix estimates it by draws
             found["robust, not smoothed"], found["mix, not smoothed"] = found.pop("robust"), found.pop("mix")

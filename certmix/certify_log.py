@@ -171,4 +171,5 @@ def _show(log: Log, alpha: float, radii: tuple[float, ...], found: dict[str, Cur
         table.add_row(name, *(f"{share:.1f}" for share in curve.accuracy), largest)
     console = Console()
     console.print(table)
+    console.print("all figures rest on the log's word for its radii, and are floats that no judge has proven")
     console.print(f"{int(np.isinf(log.radius).sum())} abstentions of the smoothed model count as not certified")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from certmix import arguments as shared
+from certmix import rests
 from certmix.data import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.lipschitz_prover import global_table
@@ -288,4 +289,5 @@ def as_record(parts: list[Measurement], request: Request) -> dict[str, Any]:
             )
     settings = {k: getattr(request, k) for k in ("norm", "radius", "domain", "alpha", "temperature")}
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
-    return {"settings": settings, "global": parts[0].source, "notes": notes, "rows": rows}
+    rested = rests.words(rests.ENGINE)
+    return {"settings": settings, "global": parts[0].source, "notes": notes, "rests_on": rested, "rows": rows}

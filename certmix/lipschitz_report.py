@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+JUDGED = "certmix audit --method lipschitz has the judge derive the like"
 CONSTANTS = ("estimate", "local", "overall")
 RADII = ("estimate", "local, paper", "local, bisected", "global, paper", "global, closed form", "global, bisected")
 
@@ -35,6 +36,7 @@ def show(record: dict[str, Any]) -> None:
     radii.add_row("median", *[_text(_median([_number(r["radius"][n]) for r in rows])) for n in RADII], f"{share:.0%}")
     console.print(radii)
     console.print("~ estimates bound the constant from below: they certify nothing", highlight=False)
+    console.print(f"the other figures rest on {record['rests_on']}: {JUDGED}", highlight=False)
     console.print(f"global constants: {record['global']}", highlight=False)
     for note in record["notes"]:
         console.print(note, highlight=False)

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from certmix import lipschitz_report, report_page
+from certmix import lipschitz_report, report_page, rests
 from certmix.errors import UsageError
 from certmix.finished_run import open_inputs
 from certmix.problem import Problem
@@ -29,11 +29,6 @@ CONSTANTS = "lipschitz.json"
 EVALUATION_DRAWS = 1_000
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 CURVE_POINTS = 21
-RESTS = {
-    "network": "nothing but exact export",
-    "engine": "an engine's bounds taken on trust (ENGINE_TRUSTED)",
-    "smoothing": "counts, independent draws and the base model's float outputs, up to the failure probability",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     summary = summarise(store)
     store.write_json("summary.json", summary)
     show(summary, Console())
-    page = report_page.write(store, summary, RESTS[_rests(summary)])
+    page = report_page.write(store, summary)
     print(f"summary in {store.path / 'summary.json'}, page in {page}")
     if options.all_bounds:
         _show_all_bounds(Path(options.folder))
@@ -96,6 +91,7 @@ def summarise(store: Store) -> dict[str, Any]:
     return {
         "n": n,
         **{name: settings[name] for name in ("alpha", "temperature", "norm", "method", "radius", "evidence")},
+        "rests_on": rests.words(frozenset().union(*map(rests.of_line, certified))),
         "clean_accuracy": {m: _share(np.array(p) == labels) for m, p in audit["predictions"].items()},
         "certified": _percent(len(certified), n),
         "certified_correct": _percent(len(correct), n),
@@ -137,7 +133,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
         f"{summary['n']} inputs, {summary['norm']}, {asked}, alpha {summary['alpha']:g}, "
         f"temperature {summary['temperature']:g}, method {summary['method']}"
     )
-    console.print(f"certificates rest on {RESTS[_rests(summary)]}; certmix check says which of them the judge accepts")
+    console.print(f"certificates rest on {summary['rests_on']}; certmix check says which of them the judge accepts")
     table = Table("share of all inputs", "%", title="accuracy and certificates")
     for name, value in summary["clean_accuracy"].items():
         table.add_row(f"clean accuracy, {name}", f"{value:.1f}")
@@ -149,10 +145,6 @@ def show(summary: dict[str, Any], console: Console) -> None:
     if summary["radius"] is None and summary["radii"]:
         _show_radii(summary, console)
     console.print(f"{summary['seconds']:.1f} s")
-
-
-def _rests(summary: dict[str, Any]) -> str:
-    return "smoothing" if summary["method"] == "smoothing" else str(summary["evidence"])
 
 
 def _show_radii(summary: dict[str, Any], console: Console) -> None:

@@ -5,7 +5,6 @@ The page repeats what the run's files say and adds nothing; what proves a certif
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from importlib import resources
@@ -16,29 +15,28 @@ import matplotlib
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from certmix.store import FINAL, VERDICT, Store
+from certmix.store import VERDICT, Store, digests
 
 matplotlib.use("Agg")
 BALL = {"Linf": "ℓ∞", "L2": "ℓ2", "L1": "ℓ1"}
 
 
-def write(store: Store, summary: dict[str, Any], rests: str) -> Path:
-    """DIR/report.html. summary: as in summary.json; rests: what the certificates rest on, in words."""
+def write(store: Store, summary: dict[str, Any]) -> Path:
+    """DIR/report.html. summary: as in summary.json."""
     header = json.loads((store.path / "run.json").read_bytes())
-    settings = header["settings"]
-    certificates = hashlib.sha256((store.path / FINAL).read_bytes()).hexdigest()
+    settings, lines = header["settings"], store.lines()
+    adaptive = next((line["adaptive"] for line in lines if line["outcome"] == "certified"), None)
     template = resources.files("certmix").joinpath("report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
     text = page.render(
-        title=title(summary),
-        claim=claim(settings),
-        rests=rests,
-        verdict=verdict(store.path, certificates),
-        certificates=certificates,
+        title=title(summary, adaptive),
+        claim=claim(settings, adaptive),
+        verdict=verdict(store.path),
+        judged=digests(store.path),
         folder=store.path,
         summary=summary,
         curve=curve(summary),
-        rows=[row(r) for r in store.lines()],
+        rows=[row(line) for line in lines],
         settings={**{n: header[n] for n in ("standard", "robust", "dataset")}, **flat(settings)},
     )
     path = store.path / "report.html"
@@ -46,22 +44,29 @@ def write(store: Store, summary: dict[str, Any], rests: str) -> Path:
     return path
 
 
-def title(summary: dict[str, Any]) -> str:
+def title(summary: dict[str, Any], adaptive: dict[str, Any] | None = None) -> str:
     asked = "largest certified radius" if summary["radius"] is None else f"radius {summary['radius']:.6g}"
+    weight = "α depends on the input" if adaptive and adaptive["alpha"] else f"α = {summary['alpha']:g}"
     return (
-        f"{summary['n']} inputs, {BALL[summary['norm']]}, {asked}, α = {summary['alpha']:g}, "
+        f"{summary['n']} inputs, {BALL[summary['norm']]}, {asked}, {weight}, "
         f"T = {summary['temperature']:g}, method {summary['method']}"
     )
 
 
-def claim(settings: dict[str, Any]) -> str:
-    """What a certificate of these settings says, in one sentence."""
+def claim(settings: dict[str, Any], adaptive: dict[str, Any] | None = None) -> str:
+    """What a certificate of these settings says, in words. adaptive: that field of the claims."""
+    weight, robust = "α", "h"
+    if adaptive and adaptive["alpha"]:
+        weight = "a(x)"
+    if adaptive and adaptive["transform"]:
+        robust = "M(h)"
     smoothed = settings["method"] == "smoothing"
     which = "both networks are" if settings["use_standard"] else "h is"
     domain = settings["domain"]
     parts = [
-        "For every input marked certified, the mix log((1 − α) · softmax(g) + α · softmax(T · h)) gives the class "
-        f"shown at every point whose {BALL[settings['norm']]} distance from the input is at most the radius shown",
+        f"For every input marked certified, the mix log((1 − {weight}) · softmax(g) + {weight} · softmax(T · {robust}))"
+        f" gives the class shown at every point whose {BALL[settings['norm']]} distance from the input is at most the "
+        "radius shown",
         "" if domain is None or smoothed else f" and whose coordinates lie in [{domain[0]:g}, {domain[1]:g}]",
         f"; {which} smoothed by Gaussian noise of standard deviation "
         f"{settings['smoothing']['noise_std']:g}, and each certificate fails with probability at most "
@@ -70,15 +75,28 @@ def claim(settings: dict[str, Any]) -> str:
         else "",
         ". g, h: the functions that the networks define in real arithmetic with their stored weights",
         ", and their logits as computed in IEEE float32." if settings["semantics"] == "float32" else ".",
+        _alpha_words(adaptive["alpha"]) if adaptive and adaptive["alpha"] else "",
+        _transform_words(adaptive["transform"]) if adaptive and adaptive["transform"] else "",
     ]
     return "".join(parts)
 
 
-def verdict(folder: Path, certificates: str) -> dict[str, Any] | None:
-    """What `certmix check` last wrote, if it spoke of exactly these certificates."""
+def _alpha_words(alpha: dict[str, Any]) -> str:
+    source = "any function" if alpha["network"] is None else f"by the network {alpha['network'][:12]}…"
+    return f" a(x): {source}, between {alpha['low']:g} and {alpha['high']:g}."
+
+
+def _transform_words(how: dict[str, Any]) -> str:
+    moved, power = f"z + {how['shift']:g}", f"{how['power']:g}"
+    shape = f"max({moved}, 0)^{power}" if how["clamp"] else f"sign({moved}) |{moved}|^{power}"
+    return f" M(z) = {shape}, of each logit by itself."
+
+
+def verdict(folder: Path) -> dict[str, Any] | None:
+    """What `certmix check` last wrote, if it spoke of exactly these certificates and this run."""
     try:
         found = json.loads((folder / VERDICT).read_bytes())
-        return found if found["certificates"] == certificates else None
+        return found if found["judged"] == digests(folder) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from certmix import arguments
+from certmix import arguments, rests
 from certmix.data import load_data
 from certmix.errors import UsageError
 from certmix.judging import bench
@@ -77,4 +77,5 @@ def _show(radii: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_], dra
         table.add_row(bound, f"{100 * np.mean(values > 0):.1f}", *(f"{v:.4f}" for v in figures))
     console = Console()
     console.print(table)
+    console.print(f"radii rest on {rests.words(rests.SMOOTHING)}: floats that certmix audit has the judge prove")
     console.print(f"the deployed mix, h estimated by {draws} draws, is right on {100 * np.mean(correct):.1f} %")

@@ -7,6 +7,7 @@ bounds, see curves.py), refuted/; for readers verdict.json (check_command.py), s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -111,6 +112,15 @@ class Store:
         path = self.path / name
         _write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
         return path
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of the files a verdict speaks of; run.json names the networks and the inputs by theirs. Raises OSError."""
+    found: dict[str, str] = {}
+    for name in ("run.json", FINAL):
+        with (folder / name).open("rb") as stream:
+            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
 
 
 def _write(path: Path, data: bytes) -> None:

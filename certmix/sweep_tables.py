@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from certmix import rests
+
 matplotlib.use("Agg")
 ROWS = 11
 FRONT = 8
@@ -49,6 +51,7 @@ def show(points: Sequence[Shares], n: int, norm: str) -> None:
         console.print(table)
         _show_front(console, own)
     console.print("certified: by Lemma 3.2 and correct. attacked: an upper limit, by one pool of points for all mixes")
+    console.print(f"certified shares rest on {rests.words(rests.ENGINE)}: --certify has the judge prove a pair")
 
 
 def _thinned(values: list[float]) -> list[float]:

@@ -29,6 +29,7 @@ from certmix.models import load_model
 from certmix.settings import Settings
 from certmix.store import FINAL, Store
 from certmix.sweep import Point, add_grid, grid, sweep
+from proofs_check.certificate import Assumption
 from proofs_check.parse import array_sha256
 from verifiers.confidence import clopper_pearson_lower
 
@@ -181,7 +182,8 @@ def _show(record: dict[str, Any], out: Path) -> None:
     tune, audit = record["tune"], record["audit"]
     print(f"{record['norm']} radius {record['radius']:.6g}, alpha {record['alpha']:g}, T {record['temperature']:g}")
     print(
-        f"tune split ({tune['n']}), chosen on it: clean {tune['clean']:.4f}, certified {tune['certified_correct']:.4f}"
+        f"tune split ({tune['n']}), chosen on it: clean {tune['clean']:.4f}, certified {tune['certified_correct']:.4f} "
+        f"({Assumption.ENGINE_TRUSTED.name})"
     )
     for name, text in (("clean", "clean"), ("certified_correct", "certified")):
         p = audit[name]

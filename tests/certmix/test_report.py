@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html.parser
 import json
 import re
@@ -13,9 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from certmix import report_page
+from certmix import report_page, rests
 from certmix.__main__ import main
+from certmix.adaptive import AdaptiveMix, audit_adaptive
+from certmix.data import Dataset, load_data
+from certmix.mixing import MixedClassifier
+from certmix.models import load_model
+from certmix.settings import Settings
+from proofs_check.run import results
 
 COUNT = 4
 
@@ -89,16 +95,18 @@ def test_the_page_repeats_the_verdict_on_these_very_certificates(fresh: Path, ca
     text, _ = page_of(fresh)
     assert f"{COUNT} accepted, 0 rejected" in text
     assert "assumptions: none beyond exact export" in text
-    with (fresh / "certificates.jsonl").open("ab") as stream:
-        stream.write(b"{}\n")
-    assert report_page.verdict(fresh, hashlib.sha256((fresh / "certificates.jsonl").read_bytes()).hexdigest()) is None
 
 
-def test_a_verdict_of_other_certificates_is_not_shown(fresh: Path):
+@pytest.mark.parametrize("name", ["certificates.jsonl", "run.json"])
+def test_a_verdict_on_other_files_is_not_shown(fresh: Path, name: str):
     assert main(["check", str(fresh)]) == 0
-    verdict = json.loads((fresh / "verdict.json").read_bytes())
-    (fresh / "verdict.json").write_text(json.dumps({**verdict, "certificates": "0" * 64}))
-    assert "not been judged" in page_of(fresh)[0]
+    assert report_page.verdict(fresh) is not None
+    with (fresh / name).open("ab") as stream:
+        stream.write(b" ")
+    assert report_page.verdict(fresh) is None
+
+
+def test_a_verdict_that_is_none_is_not_shown(fresh: Path):
     (fresh / "verdict.json").write_text("[]")
     assert "not been judged" in page_of(fresh)[0]
 
@@ -131,8 +139,8 @@ def test_names_in_the_page_are_escaped(fresh: Path):
     assert row["why"] == "NO_THEOREM: <script>alert(1)</script>"
     store = report_page.Store(fresh)
     store.lines = lambda: [{**line, "reason": "R", "advice": "<script>alert(1)</script>"}]  # type: ignore[method-assign]
-    summary = json.loads(json.dumps(report_summary(fresh)))
-    text = report_page.write(store, summary, "<b>nothing</b>").read_text(encoding="utf-8")
+    summary = {**report_summary(fresh), "rests_on": "<b>nothing</b>"}
+    text = report_page.write(store, summary).read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "<b>nothing</b>" not in text
 
@@ -169,6 +177,70 @@ def test_the_report_of_a_lipschitz_folder_is_its_table_and_plot(digits: Path, tm
     assert main(["report", str(out)]) == 0
     table = capsys.readouterr().out
     assert table.strip() in shown
+    assert "ENGINE_TRUSTED" in table
     assert (out / "lipschitz.png").stat().st_size > 1000
     (out / "lipschitz.json").write_text("{}")
     assert main(["report", str(out)]) == 2
+
+
+ACCEPTED = sorted((Path(__file__).parent.parent / "proofs_check" / "accepted").iterdir())
+
+
+@pytest.mark.parametrize("folder", ACCEPTED, ids=lambda p: p.name)
+def test_a_line_is_said_to_rest_on_what_the_judge_says_it_does(folder: Path):
+    lines = [json.loads(line) for line in (folder / "certificates.jsonl").read_text().splitlines()]
+    judged = list(results(folder, 1))
+    assert any(result.state == "accepted" for result in judged)
+    for line, result in zip(lines, judged, strict=True):
+        if result.state == "accepted":
+            assert sorted(a.name for a in rests.of_line(line)) == sorted(result.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "words"),
+    [
+        (
+            {"alpha": {"network": None, "low": 0.75, "high": 1.0}, "transform": None},
+            ("(1 − a(x)) · softmax(g) + a(x) · softmax(T · h)", "a(x): any function, between 0.75 and 1."),
+        ),
+        (
+            {"alpha": {"network": "ab" * 32, "low": 0.6, "high": 0.9}, "transform": None},
+            ("a(x): by the network abababababab…, between 0.6 and 0.9.",),
+        ),
+        (
+            {"alpha": None, "transform": {"shift": 0.5, "power": 2.0, "clamp": True}},
+            ("(1 − α) · softmax(g) + α · softmax(T · M(h))", "M(z) = max(z + 0.5, 0)^2"),
+        ),
+    ],
+)
+def test_the_claim_of_an_adaptive_mix_names_its_weight_and_transform(run: Path, adaptive: dict, words: tuple[str, ...]):
+    settings = json.loads((run / "run.json").read_bytes())["settings"]
+    assert all(part in report_page.claim(settings, adaptive) for part in words)
+    assert ("α = " in report_page.title(report_summary(run), adaptive)) == (adaptive["alpha"] is None)
+
+
+def test_the_report_of_an_adaptive_run_is_about_its_own_mix(digits: Path, tmp_path: Path):
+    class Always(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(x))
+
+    pair = [load_model(digits / f"{name}.onnx") for name in ("standard", "robust")]
+    mix, whole = AdaptiveMix(Always(), alpha_lower=0.75), load_data(digits / "audit.npz")
+    with torch.no_grad():
+        x = torch.from_numpy(whole.inputs)
+        own = mix.classifier(pair[0].module, pair[1].module, 1.0)(x).argmax(1)
+        differs = own != MixedClassifier(pair[0].module, pair[1].module, 0.75)(x).argmax(1)
+    assert differs.any(), "an input must tell the two mixes apart"
+    chosen = [0, 1, int(differs.nonzero()[0])]
+    out = tmp_path / "run"
+    data = Dataset(np.ascontiguousarray(whole.inputs[chosen]), whole.labels[chosen], "digits")
+    assert audit_adaptive(pair[0], pair[1], data, mix, Settings(0.75, radius=0.01, attack_steps=0), out) == 0
+    assert "ALPHA_BOUND_TRUSTED" in report_summary(out)["rests_on"]
+    assert "a(x): any function" in page_of(out)[0]
+    found = json.loads((out / "audit.json").read_bytes())["predictions"]
+    assert found["mix"] == own[chosen].tolist()
+
+
+def test_figures_that_no_judge_has_proven_name_what_they_rest_on(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["sweep", str(run), "--alpha", "0.75", "--temperature", "1", "--attack-steps", "0"]) == 0
+    assert "ENGINE_TRUSTED" in capsys.readouterr().out
