@@ -172,7 +172,7 @@ class Audit:
         n = len(self.data.inputs)
         print(f"{len(radii)} inputs certified in this session, {n} in the run: {self.store.path}")
         if radii and self.settings.radius is None:
-            print(f"largest relative part of a radius lost to the judge's rounding: {_cost(radii):.2e}")
+            print(f"largest relative part of a proposed radius that the judge did not accept: {_cost(radii):.2e}")
         print(f"next: certmix check {self.store.path}; certmix report {self.store.path}")
 
 

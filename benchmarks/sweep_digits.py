@@ -1,0 +1,122 @@
+"""What one audit of the digits says of every alpha and temperature, `certmix tune`, and radii of adaptive mixes.
+
+    python benchmarks/sweep_digits.py [--limit 200]
+
+Linf. The sweep stands on an audit of largest radii, and on one of each fixed radius, whose bounds are of that very
+ball. The figures of docs/sweep.md and docs/adaptive.md; seconds are processor seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import ROOT, save
+from torch import nn
+
+import certmix
+from certmix.__main__ import main as command
+from certmix.adaptive import AdaptiveMix, SigmoidAlpha, certify_adaptive
+from certmix.settings import Settings
+from certmix.sweep import Point
+from certmix.sweep_tables import front
+from proofs_check.certificate import Flatten, Input, Linear, PlainNetwork, Relu, Transform
+from verifiers.plain import build
+
+DIGITS = ROOT / "examples" / "digits"
+RADII = (0.1, 0.15)
+SHOWN = (0.55, 0.6, 0.75, 0.9)  # alphas that docs/sweep.md shows
+
+
+def seconds(*words: str) -> float:
+    """Processor seconds of a certmix command that must succeed."""
+    start = time.process_time()
+    if command(list(words)) != 0:
+        sys.exit(f"certmix {' '.join(words)} failed")
+    return time.process_time() - start
+
+
+def audited(folder: Path, limit: int, radius: float | None) -> dict[str, Any]:
+    """An audit, the sweep of 204 pairs at both radii or at its own, and the size of its curves."""
+    given = ["--config", str(DIGITS / "audit.toml"), "--limit", str(limit), "--out", str(folder)]
+    audit = seconds("audit", *given, *([] if radius is None else ["--radius", str(radius)]))
+    shown = RADII if radius is None else (radius,)
+    asked = ["--alpha", "0.5:1:0.01", "--temperature", "1,2,4,8", "--radius", ",".join(map(str, shown))]
+    sweep = seconds("sweep", str(folder), *asked)
+    points = [Point(**p) for p in json.loads((folder / "sweep.json").read_text())["points"]]
+    size = sum(path.stat().st_size for path in (folder / "curves").iterdir())
+    return {
+        "radius": "largest" if radius is None else radius,
+        "audit_seconds": audit,
+        "sweep_seconds": sweep,
+        "curves_bytes_per_input": size / limit,
+        "points": [vars(p) for p in points if p.alpha in SHOWN],
+        "best_pairs": [vars(p) for r in shown for p in front([q for q in points if q.radius == r])],
+    }
+
+
+def tuned(folder: Path) -> dict[str, Any]:
+    """The command of docs/sweep.md."""
+    models = ["--standard", str(DIGITS / "standard.onnx"), "--robust", str(DIGITS / "robust.onnx")]
+    data = ["--data", str(DIGITS / "tune.npz"), "--audit-data", str(DIGITS / "audit.npz")]
+    spent = seconds("tune", *models, *data, "--clean-accuracy", "0.985", "--radius", "0.15", "--out", str(folder))
+    return {"seconds": spent, **json.loads((folder / "tune.json").read_text())}
+
+
+def random_network(seed: int) -> PlainNetwork:
+    """Two logits of a digit."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+    first, last = (draw(16, 64), draw(16)), (draw(2, 16), draw(2))
+    return build([Input((1, 8, 8)), Flatten((0,)), Linear((1,), *first), Relu((2,)), Linear((3,), *last)])
+
+
+def adaptive() -> dict[str, dict[str, float]]:
+    """The largest radius on the first audit image, and the bound of alpha its certificate states."""
+    standard, robust = certmix.load_model(DIGITS / "standard.onnx"), certmix.load_model(DIGITS / "robust.onnx")
+    x = torch.from_numpy(certmix.load_data(DIGITS / "audit.npz", 1).inputs)
+    opaque = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Sigmoid(), nn.Flatten(0))
+    mixes = {
+        "alpha declared >= 0.75": AdaptiveMix(opaque, 0.75),
+        "alpha network in [0.6, 0.95]": AdaptiveMix(SigmoidAlpha(random_network(0), 0.6, 0.95)),
+        "M(z) = max(z + 1, 0)^2": AdaptiveMix(0.75, transform=Transform(1.0, 2.0, True)),
+        "M(z) = z^3": AdaptiveMix(0.75, transform=Transform(0.0, 3.0, False)),
+    }
+    found = {"nothing adaptive": certmix.certify(standard, robust, x, alpha=0.75)[0]}
+    found |= {name: certify_adaptive(standard, robust, x, mix, Settings(0.75))[0] for name, mix in mixes.items()}
+    return {
+        name: {"radius": o.radius, "alpha": o.alpha} for name, o in found.items() if isinstance(o, certmix.Certified)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=200)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch)
+        sweeps = [audited(out / str(radius), options.limit, radius) for radius in (None, *RADII)]
+        figures = {"inputs": options.limit, "sweeps": sweeps, "tune": tuned(out / "tuned"), "adaptive": adaptive()}
+    for row in sweeps:
+        spent = f"audit {row['audit_seconds']:.0f} s, sweep {row['sweep_seconds']:.0f} s"
+        print(f"radius {row['radius']}: {spent}, {row['curves_bytes_per_input']:.0f} bytes of curves per input")
+        for p in row["points"]:
+            shares = f"{p['clean']:.1f} / {p['certified_correct']:.1f} / {p['attacked']:.1f}"
+            print(f"  Linf {p['radius']:g}  alpha {p['alpha']:g}  T = {p['temperature']:g}  {shares}")
+    for name, own in figures["adaptive"].items():
+        print(f"{name:30s} radius {own['radius']:.3f}, alpha >= {own['alpha']:.3f}")
+    save("sweep_digits", figures)
+
+
+if __name__ == "__main__":
+    main()
