@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 LARGEST_EXPONENT = 600.0  # beyond, e^t leaves the range in which float64 sums and products are finite
+SUM_ROUNDING = 2.0**-46  # relative, of a sum of exponentials: where they are large, their differences cancel
 
 
 def own_class(predicted: Tensor, classes: int) -> Tensor:
@@ -114,10 +115,11 @@ def _weights(classes: int, predicted: Tensor, rival: Tensor, required: Tensor) -
 
 
 def _violation_region(low: Tensor, high: Tensor, weights: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """The box of t cut to where sum_j w_j e^{t_j} > threshold is possible."""
+    """The box of t cut to where sum_j w_j e^{t_j} > threshold is possible, whatever the rounding of the sums."""
     at_high, at_low = torch.exp(high.clamp(max=LARGEST_EXPONENT)), torch.exp(low.clamp(max=LARGEST_EXPONENT))
     most = torch.where(weights >= 0, weights * at_high, weights * at_low)
-    slack = (most.sum(1) - threshold).clamp(min=0)[:, None]  # 0: no point violates, any box will do
+    doubt = SUM_ROUNDING * (most.abs().sum(1) + threshold.abs())
+    slack = (most.sum(1) - threshold + doubt).clamp(min=0)[:, None]  # 0: no point violates, any box will do
     end = torch.where(weights != 0, (most - slack) / torch.where(weights != 0, weights, 1.0), 0.0)
     usable = end > 0
     logarithm = torch.log(torch.where(usable, end, 1.0))
