@@ -53,13 +53,6 @@ def record_line(index: int, label: int, outcome: Abstained | Falsified) -> bytes
     )
 
 
-def relabel(line: bytes, index: int, label: int) -> bytes:
-    """The same certificate under another index and label (neither is part of the claim)."""
-    value = json.loads(line)
-    del value["sha256"]
-    return _sealed({**value, "index": index, "label": label})
-
-
 def run_line(header: parse.RunHeader) -> bytes:
     """Bytes of run.json."""
     return _sealed({"format": c.RUN_FORMAT, **dataclasses.asdict(header)})

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from certmix.theorems import smoothing as theorem
 from verifiers import confidence
@@ -97,13 +97,8 @@ def lower_bounds(plan: Plan, counts: Sequence[Counts], draws: int, share: float)
 def largest_shift(plan: Plan, lower: Sequence[Array], alpha: float, required: float) -> float:
     """The largest radius / σ that the plan's bound certifies from `lower`; -inf (or <= 0) if none."""
     if plan.rule == "smoothed_distribution":
-        steps = np.concatenate([np.diff(s.thresholds, prepend=-1.0) for s in plan.statistics])
-        quantiles = ndtri(np.concatenate(lower))
-        starts = np.cumsum([0, *(len(s.thresholds) for s in plan.statistics[:-1])])
-        # distributional_margin of every group at once
-        return theorem.largest_shift(
-            lambda s: float(np.add.reduceat(steps * ndtr(quantiles - s), starts).min()) - 1, required
-        )
+        margin = theorem.distributional_margin([s.thresholds for s in plan.statistics], lower)
+        return theorem.largest_shift(margin, required)
     of_y = float(lower[0][0])
     rest = min((float(b[0]) for b in lower[1:]), default=of_y)
     if plan.bound == "theorem_3_7":

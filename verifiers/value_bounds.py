@@ -158,7 +158,7 @@ def _backward(known: ValueBounds, k: int, rows: Tensor) -> tuple[list[Tensor], T
         # |fl(Aᵀrow) - Aᵀrow|·|v| <= growth |row|·(|A||v| + |b|), and the same for row·b
         return back, offset + (4 * maps.growth) * _dot(rows.abs(), size) + TINY_CHARGE
     if isinstance(node, c.MaxPool2d):
-        return _backward_max(known, k, node, rows)
+        return _backward_max(known, node, rows)
     lower, upper = known.lower[node.inputs[0]], known.upper[node.inputs[0]]  # type: ignore[union-attr]
     slope_up, slope_low = slopes(node, lower, upper)
     size = torch.maximum(lower.abs(), upper.abs())
@@ -205,7 +205,7 @@ def _intercepts(node: c.Node, lower: Tensor, upper: Tensor, up: Tensor, low: Ten
     return high.amax(0) + charge, deep.amin(0) - charge
 
 
-def _backward_max(known: ValueBounds, k: int, node: c.MaxPool2d, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+def _backward_max(known: ValueBounds, node: c.MaxPool2d, rows: Tensor) -> tuple[list[Tensor], Tensor]:
     """Max pooling: below by the cell with the largest lower bound; above by it if it dominates, else by a constant."""
     source = node.inputs[0]
     lower, upper = windows(known.lower[source], node, -math.inf), windows(known.upper[source], node, -math.inf)

@@ -85,12 +85,6 @@ def _attack(mix: GeneralMixedClassifier, loss: Loss, ball: Ball, labels: Tensor,
     return pgd(ClassifierObjective(mix, loss), ball, labels, schedule).found
 
 
-def best_worst(points: Sequence[Point], scaling: Scaling, output: Output, clean_at_least: float) -> float | None:
-    """The best worst-case accuracy of a curve among its points with at least this clean accuracy; None without any."""
-    good = [p.worst for p in points if (p.scaling, p.output) == (scaling, output) and p.clean >= clean_at_least]
-    return max(good, default=None)
-
-
 def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
     gammas = options.gammas or GAMMAS
     bad = [gamma for gamma in gammas if not gamma >= 0]

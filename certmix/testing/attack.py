@@ -37,7 +37,7 @@ def by_sampling(claims: Claims, seed: int, count: int = 96) -> Proposal:
     return _ranked(claims, rows, _random_points(claims, rows, seed, count))
 
 
-def at_corners(claims: Claims, seed: int, count: int = 0) -> Proposal:
+def at_corners(claims: Claims, seed: int) -> Proposal:
     """Every corner of the ball (sign vectors and axes scaled onto the surface) for small inputs."""
     rows = claimed_rows(claims)
     size = claims.problem.inputs[0].size
@@ -65,7 +65,7 @@ def by_gradient(claims: Claims, seed: int, count: int = 12, steps: int = 7) -> P
     return _ranked(claims, rows, torch.cat(everything, 1))
 
 
-def at_suspects(claims: Claims, seed: int, count: int = 0) -> Proposal:
+def at_suspects(claims: Claims, seed: int) -> Proposal:
     """The points the problem was built around, whatever floating point thinks of them, and the input itself."""
     suspects = [s.astype(np.float64) for s in claims.problem.suspects]
     points: list[tuple[int, NDArray]] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -192,16 +191,15 @@ class LipschitzTable(Claims):
         return None
 
 
-def ask(certifier: Certifier, problem: Problem, modules: Sequence[torch.nn.Module] | None = None) -> Claims:
+def ask(certifier: Certifier, problem: Problem) -> Claims:
     """Call the certifier on the problem and read its answer as claims.
 
-    modules: the (standard, robust) torch modules to hand over; by default float32 modules of the plain networks.
-    Raises ProtocolError where the answer has the wrong form; NotImplementedError (no claim) passes through, as
-    does whatever else the certifier raises.
+    It is handed float32 modules of the plain networks. Raises ProtocolError where the answer has the wrong form;
+    NotImplementedError (no claim) passes through, as does whatever else the certifier raises.
     """
     from verifiers.plain import PlainModule
 
-    standard, robust = modules or (PlainModule(problem.standard), PlainModule(problem.robust))
+    standard, robust = PlainModule(problem.standard), PlainModule(problem.robust)
     x = torch.from_numpy(problem.inputs.copy())
     keywords = _keywords(certifier, problem)
     shape = (len(problem.inputs), problem.robust.classes)

@@ -57,7 +57,7 @@ def without_offset(network: c.PlainNetwork, k: int) -> c.PlainNetwork:
     return dataclasses.replace(network, nodes=nodes)
 
 
-def by_closed_form(claims: Claims, seed: int, count: int = 0) -> Proposal:
+def by_closed_form(claims: Claims, seed: int) -> Proposal:
     """On affine networks: for each pair of classes the exactly worst point of the open ball, as fractions.
 
     Requires nothing; proposes nothing where the robust network is not affine.
@@ -124,7 +124,7 @@ def _clip_exact(point: NDArray, domain: tuple[float, float] | None) -> NDArray:
 # ---------------------------------------------------------------- mixed-integer programs
 
 
-def by_program(claims: Claims, seed: int, count: int = 0) -> Proposal:
+def by_program(claims: Claims, seed: int) -> Proposal:
     """On small ReLU networks under Linf or L1: the minimiser of each logit difference over the claimed ball.
 
     Tjeng et al. 2019's encoding, big-M from interval bounds, solved by HiGHS; at most MOST_PROGRAMS programs.

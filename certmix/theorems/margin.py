@@ -6,7 +6,6 @@ Floats that propose: the judge derives the same facts with every rounding counte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,48 +45,3 @@ def pair_slack(standard_margin: Tensor, robust_margin: Tensor, alpha: float) -> 
     """
     together = (1 - alpha) * standard_margin + alpha * robust_margin
     return torch.maximum(together, alpha * robust_margin - (1 - alpha))
-
-
-def sufficient_temperature(alpha: float, classes: int, largest_difference: float) -> float:
-    """A temperature from which on d_j <= U < 0 for every j certifies at alpha. Source: MATH.md 7.
-
-    Requires: 1/2 < alpha <= 1, U = largest_difference < 0. Ensures: certified at every T above the result.
-    """
-    if not 0.5 < alpha <= 1:
-        raise ValueError(f"alpha must be in (1/2, 1], got {alpha}")
-    if not largest_difference < 0:
-        raise ValueError(f"the largest logit difference must be < 0, got {largest_difference}")
-    return math.log((alpha + (classes - 1) * (1 - alpha)) / (2 * alpha - 1)) / -largest_difference
-
-
-@dataclass(frozen=True)
-class MarginCurve:
-    """Lower bounds of one input's margin at several radii: points (radius, margin), radii strictly increasing.
-
-    Requires: margins[k] <= min over the ball of radii[k] of the margin. A bound on a larger ball holds on a smaller
-    one, so the best bound at r is the largest at any radius >= r. Source: MATH.md 7.
-    """
-
-    radii: tuple[float, ...]
-    margins: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.radii) != len(self.margins):
-            raise ValueError(f"one margin per radius, got {len(self.margins)} for {len(self.radii)}")
-        if any(a >= b for a, b in zip(self.radii, self.radii[1:], strict=False)) or any(r < 0 for r in self.radii):
-            raise ValueError(f"radii must be >= 0 and strictly increasing, got {self.radii}")
-
-    @classmethod
-    def of(cls, points: dict[float, float]) -> MarginCurve:
-        """The curve through {radius: margin}."""
-        radii = tuple(sorted(points))
-        return cls(radii, tuple(points[r] for r in radii))
-
-    def margin(self, radius: float) -> float:
-        """The best bound known on the ball of this radius; -1, true of any margin, beyond the last point."""
-        return max((m for r, m in zip(self.radii, self.margins, strict=True) if r >= radius), default=-1.0)
-
-    def radius(self, alpha: float) -> float | None:
-        """The largest visited radius whose margin certifies at alpha; None if no visited one does."""
-        good = certifies(torch.tensor(self.margins, dtype=torch.float64), alpha).tolist()
-        return max((r for r, g in zip(self.radii, good, strict=True) if g), default=None)

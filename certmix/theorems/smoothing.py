@@ -8,7 +8,7 @@ broadcasts. A radius <= 0 means that nothing is certified. Nothing here is round
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -68,19 +68,19 @@ def direct_price(alpha: float, noise_std: float) -> float:
     return noise_std * float(ndtri(1 / (2 * alpha))) if alpha > 0.5 else math.inf
 
 
-def distributional_margin(thresholds: ArrayLike, tails: ArrayLike, shift: float) -> float:
-    """(5b): a lower bound of E φ(x + δ + ξ) on the ball, −1 + Σ (s_k − s_{k−1}) ψ(T_k), s_0 = −1.
+def distributional_margin(
+    thresholds: Sequence[Sequence[float] | Array], tails: Sequence[Array]
+) -> Callable[[float], float]:
+    """(5b): by shift, a lower bound of E φ(x + δ + ξ) on the ball, −1 + Σ (s_k − s_{k−1}) ψ(T_k), s_0 = −1.
 
-    thresholds: (k,) increasing in (−1, 1]. tails: (k,) lower bounds of T_k = P[φ(x + ξ) >= s_k]. Source: MATH.md
-    5b, after Kumar et al. 2020; Neyman–Pearson for each threshold.
+    One group of rivals each, the result is the least of theirs. thresholds: (k,) increasing in (−1, 1]. tails: (k,)
+    lower bounds of T_k = P[φ(x + ξ) >= s_k]. Source: MATH.md 5b, after Kumar et al. 2020; Neyman–Pearson for each
+    threshold.
     """
-    steps = np.diff(np.asarray(thresholds, dtype=np.float64), prepend=-1.0)
-    return float(steps @ sunk(tails, shift) - 1)
-
-
-def distributional_radius(thresholds: ArrayLike, tails: ArrayLike, required: float, noise_std: float) -> float:
-    """(5b): the radius at which distributional_margin falls to `required`; -inf if none does."""
-    return noise_std * largest_shift(lambda s: distributional_margin(thresholds, tails, s), required)
+    steps = np.concatenate([np.diff(s, prepend=-1.0) for s in thresholds])
+    quantiles = ndtri(np.concatenate(tails))
+    starts = np.cumsum([0, *(len(s) for s in thresholds[:-1])])
+    return lambda shift: float(np.add.reduceat(steps * ndtr(quantiles - shift), starts).min()) - 1
 
 
 def largest_shift(margin: Callable[[float], float], required: float) -> float:

@@ -103,8 +103,6 @@ def test_the_tradeoff_runs_from_g_to_h_for_every_variant() -> None:
         assert p.worst == pytest.approx(third)
         assert p.worst <= p.attacked
     assert len(points) == 16
-    assert tradeoff.best_worst(points, "one", "logits", 90.0) == pytest.approx(third)
-    assert tradeoff.best_worst(points, "one", "logits", 101.0) is None
 
 
 @pytest.mark.parametrize("name", ["tradeoff", "accuracy-vs-alpha", "confidence"])

@@ -7,12 +7,14 @@ judge, which alone decides, is tested without tolerance in tests/proofs_check/te
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from flint import arb, ctx
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from scipy.stats import ncx2, norm
 
 from certmix.theorems import smoothing as theorem
@@ -85,13 +87,18 @@ def test_known_radii(h_y: float, alpha: float, paper: float, direct: float) -> N
     assert found == pytest.approx(direct, abs=0.005)
 
 
+def distributional(thresholds: ArrayLike, tails: ArrayLike) -> Callable[[float], float]:
+    """One group's margin by shift."""
+    return theorem.distributional_margin([np.asarray(thresholds, dtype=np.float64)], [np.asarray(tails)])
+
+
 def all_radii(h_y: float, alpha: float, noise_std: float) -> list[float]:
     required = theorem.required_margin(alpha)
     return [
         float(theorem.theorem_3_5_radius(h_y, 1 - h_y, alpha, noise_std)),
         float(theorem.theorem_3_7_radius(h_y, 1 - h_y, alpha, noise_std)),
         theorem.direct_radius(h_y, h_y, required, noise_std),
-        theorem.distributional_radius([1.0], [h_y], required, noise_std),
+        noise_std * theorem.largest_shift(distributional([1.0], [h_y]), required),
     ]
 
 
@@ -141,13 +148,27 @@ def test_the_distributional_bound_holds_for_step_functions_and_is_attained_by_mo
     assume(len(thresholds) > 0)
     tails = np.array([masses[np.array(levels) >= s].sum() for s in thresholds])
     tails = np.minimum(tails, 1 - 1e-15)
-    bound = theorem.distributional_margin(thresholds, tails, shift)
+    bound = distributional(thresholds, tails)(shift)
     for move in np.linspace(-shift, shift, 21):
         assert bound <= mean_after(levels, cuts, float(move)) + 1e-9
     ascending = sorted(levels)
     tails = np.minimum([masses[np.array(ascending) >= s].sum() for s in thresholds], 1 - 1e-15)
-    attained = theorem.distributional_margin(thresholds, tails, shift)
+    attained = distributional(thresholds, tails)(shift)
     assert attained == pytest.approx(mean_after(ascending, cuts, -shift), abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), groups=st.integers(1, 5), shift=st.floats(0, 3))
+def test_the_distributional_bound_of_groups_is_the_least_of_theirs(seed: int, groups: int, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 6, groups)
+    thresholds = [np.sort(rng.uniform(-0.9, 1, size)) for size in sizes]
+    tails = [np.sort(rng.uniform(0.01, 0.99, size))[::-1] for size in sizes]
+    alone = [
+        float(np.diff(s, prepend=-1.0) @ norm.cdf(norm.ppf(t) - shift)) - 1
+        for s, t in zip(thresholds, tails, strict=True)
+    ]
+    assert theorem.distributional_margin(thresholds, tails)(shift) == pytest.approx(min(alone), abs=1e-12)
 
 
 @settings(max_examples=100, deadline=None)
@@ -164,7 +185,7 @@ def test_with_exact_tails_the_distributional_bound_is_never_below_the_direct_one
     assume(len(thresholds) > 0)
     tails = np.minimum([masses[phi >= s].sum() for s in thresholds], 1 - 1e-15)
     direct = float(theorem.direct_margin(h_y, h_y, shift))
-    assert theorem.distributional_margin(thresholds, tails, shift) >= direct - 1e-5
+    assert distributional(thresholds, tails)(shift) >= direct - 1e-5
 
 
 @settings(max_examples=60, deadline=None)
@@ -173,7 +194,7 @@ def test_votes_with_thresholds_zero_and_one_are_the_direct_bound(h_y: float, sha
     h_i = share * (1 - h_y)
     tails = [1 - h_i, h_y]
     direct = float(theorem.direct_margin(h_y, 1 - h_i, shift))
-    assert theorem.distributional_margin([0.0, 1.0], tails, shift) == pytest.approx(direct, abs=1e-9)
+    assert distributional([0.0, 1.0], tails)(shift) == pytest.approx(direct, abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
