@@ -44,6 +44,7 @@ COPIED = (
     "verifiers",
     "certmix",
     "tests/proofs_check",
+    "tests/small_networks.py",
     "pyproject.toml",
 )
 CPU_SECONDS = 200
@@ -141,7 +142,7 @@ def _prepared(folder: Path, log: Path, work: Callable[[], int]) -> int:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.chdir(folder)
-    sys.path[:0] = [str(folder), str(folder / "tests" / "proofs_check")]
+    sys.path[:0] = [str(folder), str(folder / "tests"), str(folder / "tests" / "proofs_check")]
     warnings.simplefilter("ignore")
     return work()
 

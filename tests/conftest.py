@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -20,12 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config: pytest.Config) -> None:
     """Certificates and confirmed counterexamples never coexist, whatever tests they come from: coexistence.py."""
-    spec = importlib.util.spec_from_file_location("coexistence", Path(__file__).with_name("coexistence.py"))
-    if spec is None or spec.loader is None:
-        raise ImportError("coexistence.py is missing beside conftest.py")
-    module = sys.modules["coexistence"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config.pluginmanager.register(module.Law(), "coexistence")
+    sys.path.append(str(Path(__file__).resolve().parent))  # the modules that several folders of tests share
+    config.pluginmanager.register(importlib.import_module("coexistence").Law(), "coexistence")
 
 
 @pytest.fixture(scope="session")

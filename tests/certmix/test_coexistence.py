@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coexistence import Law, Problem, Proven, Refuted, conflicts  # put there by tests/conftest.py
+from coexistence import Law, Problem, Proven, Refuted, conflicts
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 PROBLEM = Problem("h", "g", 0.75, 1.0, 2)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from small_networks import NORMS, ORDER
 from torch import nn
 
 from certmix import lipschitz
@@ -30,8 +31,6 @@ from verifiers.plain import PlainModule
 from verifiers.value_bounds import Balls
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the ONNX exporter
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
-ORDER = {"Linf": torch.inf, "L2": 2, "L1": 1}
 
 
 def mlp(seed: int, hidden: int = 12, scale: float = 1.0) -> nn.Module:

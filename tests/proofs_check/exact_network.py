@@ -172,6 +172,11 @@ def _integers(rng: np.random.Generator, low: int, high: int, count: int) -> tupl
     return tuple(int(n) for n in rng.integers(low, high, count))
 
 
+def wild(rng: np.random.Generator, *shape: int) -> NDArray[np.float64]:
+    """Normal numbers of very different magnitudes."""
+    return rng.normal(size=shape) * 2.0 ** rng.integers(-20, 20, size=shape)
+
+
 def weights(rng: np.random.Generator, *shape: int) -> c.Float32Array:
     """Normal numbers; sometimes with zeros, sometimes with magnitudes from 2^-30 to 2^30."""
     value = rng.normal(size=shape)

@@ -21,10 +21,6 @@ Array = NDArray[np.float64]
 UNIT = 2.0**-53
 
 
-def wild(rng: Rng, *shape: int) -> Array:
-    return rng.normal(size=shape) * 2.0 ** rng.integers(-20, 20, size=shape)
-
-
 def ends(interval: jacobian.Interval) -> tuple[en.Exact, en.Exact]:
     return en.exact(interval.centre) - en.exact(interval.radius), en.exact(interval.centre) + en.exact(interval.radius)
 
@@ -36,7 +32,7 @@ def holds(interval: jacobian.Interval, low: en.Exact, high: en.Exact) -> bool:
 
 def wide(rng: Rng, *shape: int) -> jacobian.Interval:
     """Intervals: points, and some far from thin."""
-    return jacobian.Interval(wild(rng, *shape), np.abs(wild(rng, *shape)) * rng.integers(0, 2, size=shape))
+    return jacobian.Interval(en.wild(rng, *shape), np.abs(en.wild(rng, *shape)) * rng.integers(0, 2, size=shape))
 
 
 # ---------------------------------------------------------------- steps
@@ -45,7 +41,7 @@ def wide(rng: Rng, *shape: int) -> jacobian.Interval:
 @pytest.mark.parametrize("seed", range(6))
 def test_intersections_hold_what_both_intervals_hold(seed: int):
     rng = np.random.default_rng(seed)
-    point, apart = wild(rng, 2, 3, 3, 2), [np.abs(wild(rng, 2, 3, 3, 2)) for _ in range(2)]
+    point, apart = en.wild(rng, 2, 3, 3, 2), [np.abs(en.wild(rng, 2, 3, 3, 2)) for _ in range(2)]
     plain = jacobian.Interval(point + 0.5 * apart[0], apart[0])
     middle, moved = jacobian.Interval(point - 0.25 * apart[1], apart[1] / 2), apart[1] / 2
     found = jacobian._intersection(plain, middle, moved)
@@ -78,7 +74,7 @@ def test_an_image_goes_forward_through_the_middle_slopes_with_every_rounding(see
     slopes = jacobian.Slopes.within(least, least + (1 - least) * rng.uniform(size=shape), None, shape)
     low, high = (e * en.exact(slopes.middle) for e in ends(value))  # slopes are >= 0
     assert holds(slopes.forward(value), low, high)
-    lower = wild(rng, *shape)
+    lower = en.wild(rng, *shape)
     pool = c.MaxPool2d((0,), (3, 2), (2, 1), (1, 1, 0, 0))
     pooled = jacobian.pool_slopes(pool, lower, lower + rng.choice([0.0, 3.0], size=shape), shape)
     found = ends(pooled.forward(value))
@@ -166,7 +162,7 @@ def test_sums_over_many_windows_or_rows_cover_every_order_of_summation():
 @pytest.mark.parametrize("seed", range(4))
 def test_chords_lie_above_the_size_at_both_ends(seed: int):
     rng = np.random.default_rng(seed)
-    low, width = wild(rng, 500), np.abs(wild(rng, 500))
+    low, width = en.wild(rng, 500), np.abs(en.wild(rng, 500))
     low = np.where(rng.integers(2, size=500) == 0, low, -width * 2.0 ** -rng.integers(0, 40, 500))  # just below zero
     high = low + width
     chords, offsets = jacobian._chords(low, high)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
+from small_networks import NORMS
 
 from proofs_check import bounds, float32, jacobian, network, rounding
 from proofs_check import certificate as c
@@ -27,7 +28,6 @@ from verifiers.plain import PlainModule, build
 F32 = np.float32
 Rng = np.random.Generator
 Array = NDArray[np.float64]
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
 
 
 def at_most(exact: en.Exact, bound: Array) -> bool:
@@ -36,11 +36,6 @@ def at_most(exact: en.Exact, bound: Array) -> bool:
 
 def at_least(exact: en.Exact, bound: Array) -> bool:
     return all(v >= en.rational(b) for v, b in zip(np.ravel(exact), np.ravel(bound), strict=True))
-
-
-def wild(rng: Rng, *shape: int) -> Array:
-    """Normal numbers of very different magnitudes."""
-    return rng.normal(size=shape) * 2.0 ** rng.integers(-20, 20, size=shape)
 
 
 # ---------------------------------------------------------------- affine nodes
@@ -116,10 +111,10 @@ def exact_forms(rows: network.Rows, value: en.Exact) -> list[fmpq]:
 def windows(rng: Rng, shape: tuple[int, ...], count: int) -> network.Rows:
     """Rows on whole images, or on windows of random size and corner inside the image."""
     if rng.integers(2) or shape[1:] == (1, 1):
-        return network.Rows(wild(rng, count, *shape[1:], shape[0]), None)
+        return network.Rows(en.wild(rng, count, *shape[1:], shape[0]), None)
     h, w = (int(rng.integers(1, n + 1)) for n in shape[1:])
     corner = np.stack([rng.integers(0, n - m + 1, count) for n, m in zip(shape[1:], (h, w), strict=True)], axis=1)
-    return network.Rows(wild(rng, count, h, w, shape[0]), corner)
+    return network.Rows(en.wild(rng, count, h, w, shape[0]), corner)
 
 
 def exact_images(values: list[en.Exact], prepared: bounds.Prepared) -> list[en.Exact]:
@@ -221,7 +216,7 @@ def line_errors(lines: rx.Lines, y: en.Exact, f: en.Exact) -> Iterator[bool]:
 
 def intervals(rng: Rng, count: int) -> tuple[Array, Array]:
     """(count, 1, 1): ends of every sign, some that meet, some zero."""
-    ends = np.sort(wild(rng, 2, count), axis=0)
+    ends = np.sort(en.wild(rng, 2, count), axis=0)
     kind = rng.integers(8, size=count)
     ends[0] = np.where(kind == 0, ends[1], ends[0])
     ends[0] = np.where(kind == 1, -abs(ends[1]) * (1 + 2.0**-50), ends[0])
@@ -259,7 +254,7 @@ def test_a_stable_relu_costs_nothing_even_at_zero():
 def test_charged_lines_move_by_the_whole_error_term():
     rng = np.random.default_rng(0)
     for _ in range(40):
-        k, t, w, s, m = (wild(rng, 6, 1, 1) for _ in range(5))
+        k, t, w, s, m = (en.wild(rng, 6, 1, 1) for _ in range(5))
         w, m = np.clip(w, -3, 3), np.abs(m)
         found = rx.Lines(k, t, w, s).charged(m, 30)
         error = en.rational((30 + 8) * 2.0**-52)
@@ -383,7 +378,7 @@ def test_one_backward_step_through_a_nonlinear_node_loses_nothing(node: c.Node):
 
 def test_the_box_holds_the_ball_and_its_domain():
     rng = np.random.default_rng(0)
-    center = wild(rng, 60).astype(F32)
+    center = en.wild(rng, 60).astype(F32)
     for radius in (0.1, 2.0**-30, 1e10):
         lower, upper = bounds.Ball(center, radius, "Linf", None).box()
         assert at_least(en.exact(center) - en.rational(radius), lower)
@@ -829,7 +824,7 @@ def test_slope_intervals_hold_every_slope():
 
 def test_scaled_intervals_hold_every_product():
     rng = np.random.default_rng(0)
-    centre, radius = wild(rng, 1, 5, 5, 4), np.abs(wild(rng, 1, 5, 5, 4)) * rng.integers(0, 2, (1, 5, 5, 4))
+    centre, radius = en.wild(rng, 1, 5, 5, 4), np.abs(en.wild(rng, 1, 5, 5, 4)) * rng.integers(0, 2, (1, 5, 5, 4))
     least = rng.uniform(0, 1, (5, 5, 4))
     most = least + rng.uniform(0, 1, (5, 5, 4)) * rng.integers(0, 2, (5, 5, 4))
     found = jacobian.scaled(jacobian.Interval(centre, radius), least, most)
@@ -852,10 +847,10 @@ def test_an_affine_step_of_the_jacobian_holds_the_exact_product(seed: int):
             continue
         (shape,) = (prepared.shapes[i] for i in bounds.inputs_of(net.nodes[k]))
         out = prepared.shapes[k]
-        centre = wild(rng, 2, *out[1:], out[0])
+        centre = en.wild(rng, 2, *out[1:], out[0])
         if out[0] > 1:
             centre[..., 1] = -centre[..., 0]
-        radius = np.abs(wild(rng, *centre.shape)) * rng.integers(0, 2)
+        radius = np.abs(en.wild(rng, *centre.shape)) * rng.integers(0, 2)
         (found,) = jacobian.affine_step(mapping, jacobian.Interval(centre, radius))
         rows = network.Rows(centre, None)
         point = rng.normal(size=shape)
@@ -870,7 +865,7 @@ def test_an_affine_step_of_the_jacobian_holds_the_exact_product(seed: int):
 @pytest.mark.parametrize("norm", NORMS)
 def test_dual_norms_are_rounded_up(norm: c.Norm):
     rng = np.random.default_rng(0)
-    rows = np.abs(wild(rng, 60, 5))
+    rows = np.abs(en.wild(rng, 60, 5))
     for row, bound in zip(rows, jacobian.dual_norms_up(rows, norm), strict=True):
         v, b = en.exact(row), en.rational(bound)
         exact = {"Linf": v.sum() <= b, "L1": v.max() <= b, "L2": (v * v).sum() <= b * b}
@@ -881,13 +876,13 @@ def test_dual_norms_are_rounded_up(norm: c.Norm):
 
 def test_sums_and_magnitudes_of_intervals_are_rounded_up():
     rng = np.random.default_rng(0)
-    parts = [jacobian.Interval(wild(rng, 1, 5, 5, 4), np.abs(wild(rng, 1, 5, 5, 4))) for _ in range(2)]
+    parts = [jacobian.Interval(en.wild(rng, 1, 5, 5, 4), np.abs(en.wild(rng, 1, 5, 5, 4))) for _ in range(2)]
     total = jacobian.sum_of(*parts, (4, 5, 5))
     centre, radius = (en.exact(getattr(parts[0], n)) + en.exact(getattr(parts[1], n)) for n in ("centre", "radius"))
     gap = abs(centre - en.exact(total.centre)) + radius
     assert at_most(gap, total.radius)
     assert at_most(abs(en.exact(total.centre)) + en.exact(total.radius), total.magnitude())
-    both = np.sort(wild(rng, 2, 1, 5, 5, 4), axis=0)
+    both = np.sort(en.wild(rng, 2, 1, 5, 5, 4), axis=0)
     between = jacobian.Interval.between(both[0], both[1])
     assert at_least(en.exact(both[0]) - en.exact(between.centre) + en.exact(between.radius), np.zeros((1, 5, 5, 4)))
     assert at_most(en.exact(both[1]) - en.exact(between.centre) - en.exact(between.radius), np.zeros((1, 5, 5, 4)))
@@ -1088,7 +1083,7 @@ def test_a_pooling_step_holds_the_gradient_of_every_choice_of_cells(seed: int):
         upper = lower + rng.choice([0.0, 0.1, 1.0], size=shape)
         sliding = rx.pool_sliding(node)
         pooled = sliding.windows(lower, -np.inf).max(axis=(1, 2)).shape
-        centre, radius = wild(rng, 2, *pooled[1:], 2), np.abs(wild(rng, 2, *pooled[1:], 2)) * (seed % 2)
+        centre, radius = en.wild(rng, 2, *pooled[1:], 2), np.abs(en.wild(rng, 2, *pooled[1:], 2)) * (seed % 2)
         slopes = jacobian.pool_slopes(node, lower, upper, shape)
         found = slopes.times(jacobian.Interval(centre, radius), slopes.least, slopes.most)
         low, high = (en.exact(found.centre) + s * en.exact(found.radius) for s in (-1, 1))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import DUAL, NORMS, ORDER, array, mlp
 
 from proofs_check import bounds, jacobian
 from proofs_check import certificate as c
@@ -30,29 +31,13 @@ from verifiers.layer_norms import product_constants
 from verifiers.linear_maps import LinearMaps
 from verifiers.plain import PlainModule, build
 
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
-ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
-DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
 FORMS = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])
-
-
-def array(g: np.random.Generator, *shape: int) -> np.ndarray:
-    return g.normal(size=shape).astype(np.float32)
 
 
 def head(g: np.random.Generator, nodes: list[c.Node], size: int) -> c.PlainNetwork:
     """`nodes`, flattened, and a linear layer to three logits."""
     k = len(nodes)
     return build([*nodes, c.Flatten((k - 1,)), c.Linear((k,), array(g, 3, size), array(g, 3))])
-
-
-def mlp(seed: int, activation: str) -> c.PlainNetwork:
-    g = np.random.default_rng(seed)
-    kind = {"relu": c.Relu, "sigmoid": c.Sigmoid, "tanh": c.Tanh, "leaky": lambda i: c.LeakyRelu(i, 0.3)}[activation]
-    first = c.Linear((0,), array(g, 6, 4), array(g, 6))
-    second = c.Linear((2,), array(g, 5, 6), array(g, 5))
-    last = c.Linear((4,), array(g, 3, 5), array(g, 3))
-    return build([c.Input((4,)), first, kind((1,)), second, kind((3,)), last])
 
 
 def everything(seed: int) -> c.PlainNetwork:
@@ -80,7 +65,7 @@ def everything(seed: int) -> c.PlainNetwork:
 
 
 KINDS = {
-    **{name: (lambda seed, name=name: mlp(seed, name)) for name in ("relu", "leaky", "sigmoid", "tanh")},
+    **{name: (lambda seed, name=name: mlp(seed, activation=name)) for name in ("relu", "leaky", "sigmoid", "tanh")},
     "everything": everything,
 }
 
@@ -281,7 +266,7 @@ def test_matrices_too_large_to_square_have_their_frobenius_norm(monkeypatch: pyt
 
 
 def case_and_claim(norm: c.Norm, **change: object) -> tuple[Case, Claim]:
-    network = mlp(3, "relu")
+    network = mlp(3)
     inputs = np.random.default_rng(0).normal(size=(50, 4)) * 3
     z = PlainModule(network).double()(torch.from_numpy(inputs)).sort(dim=1).values
     x = inputs[int((z[:, -1] - z[:, -2]).argmax())].astype(np.float32)

@@ -13,6 +13,7 @@ import torch
 from flint import arb, arb_mat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import DUAL, NORMS, ORDER, array, mlp
 
 from proofs_check import bounds, jacobian
 from proofs_check import certificate as c
@@ -36,25 +37,6 @@ from verifiers.linear_maps import LinearMaps
 from verifiers.lipsdp import LipSDP, increments, least_rho
 from verifiers.plain import PlainModule, build
 from verifiers.value_bounds import Balls, ValueBounds
-
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
-ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
-DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
-
-
-def array(g: np.random.Generator, *shape: int) -> np.ndarray:
-    return g.normal(size=shape).astype(np.float32)
-
-
-def mlp(seed: int, widths: tuple[int, ...] = (4, 6, 5, 3), activation: str = "relu") -> c.PlainNetwork:
-    g = np.random.default_rng(seed)
-    kinds = {"relu": c.Relu, "leaky": lambda i: c.LeakyRelu(i, 0.3), "sigmoid": c.Sigmoid, "tanh": c.Tanh}
-    nodes: list[c.Node] = [c.Input((widths[0],))]
-    for n, (a, b) in enumerate(itertools.pairwise(widths)):
-        nodes.append(c.Linear((len(nodes) - 1,), array(g, b, a), array(g, b)))
-        if n < len(widths) - 2:
-            nodes.append(kinds[activation]((len(nodes) - 1,)))
-    return build(nodes)
 
 
 def case_of(network: c.PlainNetwork, x: np.ndarray) -> Case:

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from small_networks import DUAL, ORDER
 
 from proofs_check import certificate as c
 from verifiers import auto_lirpa_compat as compat
@@ -16,10 +17,6 @@ from verifiers.jacobian_constants import local_bounds, local_constants
 from verifiers.linear_maps import LinearMaps
 from verifiers.plain import PlainModule, build
 from verifiers.value_bounds import Balls
-
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
-ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
-DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
 
 
 def reason() -> str:

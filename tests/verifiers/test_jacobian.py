@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import DUAL, NORMS, ORDER, array, mlp
 
 from proofs_check import certificate as c
 from verifiers.engine import EngineError
@@ -25,32 +26,14 @@ from verifiers.jacobian_linked import linked_dual_norms, linked_gradient_bounds
 from verifiers.linear_maps import LinearMaps
 from verifiers.plain import PlainModule, build
 
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
-ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
-
-
-def weights(generator: np.random.Generator, *shape: int) -> np.ndarray:
-    return generator.normal(size=shape).astype(np.float32)
-
 
 def linear(g: np.random.Generator, source: int, inputs: int, outputs: int) -> c.Linear:
-    return c.Linear((source,), weights(g, outputs, inputs), weights(g, outputs))
-
-
-def mlp(seed: int, activation: str = "relu", widths: tuple[int, ...] = (4, 6, 5, 3)) -> c.PlainNetwork:
-    g = np.random.default_rng(seed)
-    kinds = {"relu": c.Relu, "leaky": lambda i: c.LeakyRelu(i, 0.1), "sigmoid": c.Sigmoid, "tanh": c.Tanh}
-    nodes: list[c.Node] = [c.Input((widths[0],))]
-    for a, b in itertools.pairwise(widths):
-        nodes.append(linear(g, len(nodes) - 1, a, b))
-        if len(nodes) < 2 * len(widths) - 2:
-            nodes.append(kinds[activation]((len(nodes) - 1,)))
-    return build(nodes)
+    return c.Linear((source,), array(g, outputs, inputs), array(g, outputs))
 
 
 def conv(g: np.random.Generator, source: int, out: int, inner: int, **kw: object) -> c.Conv2d:
     options: dict = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1} | kw
-    return c.Conv2d((source,), weights(g, out, inner, 2, 2), weights(g, out), **options)
+    return c.Conv2d((source,), array(g, out, inner, 2, 2), array(g, out), **options)
 
 
 def everything(seed: int, pooling: str) -> c.PlainNetwork:
@@ -64,17 +47,17 @@ def everything(seed: int, pooling: str) -> c.PlainNetwork:
     return build(
         [
             c.Input((2, 4, 4)),
-            c.Shift((0,), weights(g, *channel)),
-            c.Divide((1,), np.float32(1.5) + abs(weights(g, *channel))),
+            c.Shift((0,), array(g, *channel)),
+            c.Divide((1,), np.float32(1.5) + abs(array(g, *channel))),
             conv(g, 2, 4, 1, padding=(1, 0, 0, 1), groups=2),
-            c.BatchNorm((3,), weights(g, 4), weights(g, 4), weights(g, 4), abs(weights(g, 4)), 1e-5),
+            c.BatchNorm((3,), array(g, 4), array(g, 4), array(g, 4), abs(array(g, 4)), 1e-5),
             c.Relu((4,)),
             conv(g, 5, 4, 4, padding=(0, 1, 1, 0)),
             c.Add((6, 5)),
             c.LeakyRelu((7,), 0.2),
             c.Pad((8,), (0, 1, 0), (0, 0, 1), 0.5),
             c.Slice((9,), (0, 0, 0), (4, 5, 5), (1, 2, 1)),
-            c.Scale((10,), weights(g, 4, 1, 1)),
+            c.Scale((10,), array(g, 4, 1, 1)),
             c.Concat((10, 11)),
             c.Tanh((12,)),
             pools[pooling],
@@ -104,7 +87,7 @@ def residual(seed: int, blocks: int = 3) -> c.PlainNetwork:
 
 
 NETWORKS = {
-    **{name: (lambda seed, name=name: mlp(seed, name)) for name in ("relu", "leaky", "sigmoid", "tanh")},
+    **{name: (lambda seed, name=name: mlp(seed, activation=name)) for name in ("relu", "leaky", "sigmoid", "tanh")},
     "max": lambda seed: everything(seed, "max"),
     "average": lambda seed: everything(seed, "average"),
     "residual": residual,
@@ -143,7 +126,7 @@ def test_no_sampled_difference_quotient_or_gradient_exceeds_the_local_constants(
             for i, j in itertools.combinations(range(3), 2):
                 gap = z[:, i] - z[:, j]
                 (gradient,) = torch.autograd.grad(gap.sum(), points, retain_graph=True)
-                dual = torch.linalg.vector_norm(gradient.flatten(1), ord=ORDER[c.DUAL_NORM[norm]], dim=1)
+                dual = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL[norm], dim=1)
                 assert float(dual.max()) <= float(pairs[n, i, j])
                 steps = torch.linalg.vector_norm((points[1:] - points[:-1]).flatten(1), ord=ORDER[norm], dim=1)
                 quotient = (gap[1:] - gap[:-1]).abs() / steps
@@ -172,7 +155,7 @@ def test_the_constants_of_a_linear_network_are_its_exact_dual_norms(norm: c.Norm
     weight = network.nodes[1].weight.astype(np.float64)  # type: ignore[union-attr]
     known = local_bounds(LinearMaps(network), torch.zeros(1, 7), torch.ones(1), norm, None)
     found = local_constants(known, torch.tensor([2]))[0]
-    dual = ORDER[c.DUAL_NORM[norm]]
+    dual = DUAL[norm]
     for j in range(4):
         exact = np.linalg.norm(weight[j] - weight[2], ord=dual)
         assert exact * (1 - 1e-15) <= float(found[j]) <= exact * (1 + 1e-12)
@@ -199,12 +182,12 @@ def at_most(gradient: np.ndarray, norm: c.Norm, bound: float) -> bool:
 def test_enumerated_activation_patterns_never_exceed_the_bound_and_sometimes_meet_it(
     seed: int, norm: c.Norm, radius: float
 ) -> None:
-    network = mlp(seed, "relu", (3, 5, 2))
+    network = mlp(seed, (3, 5, 2))
     first, last = network.nodes[1], network.nodes[3]
     w, b = first.weight.astype(np.float64), first.bias.astype(np.float64)  # type: ignore[union-attr]
     row = last.weight[0].astype(np.float64) - last.weight[1].astype(np.float64)  # type: ignore[union-attr]
     known = local_bounds(LinearMaps(network), torch.zeros(1, 3), torch.tensor([radius]), norm, None)
-    dual = ORDER[c.DUAL_NORM[norm]]
+    dual = DUAL[norm]
     free = np.abs(b) <= radius * np.linalg.norm(w, ord=dual, axis=1)  # 0 is reached within the ball
     patterns = itertools.product(*[(0.0, 1.0) if f else (float(v > 0),) for f, v in zip(free, b, strict=True)])
     choices = [np.array(p) for p in patterns]
@@ -224,7 +207,7 @@ def test_enumerated_activation_patterns_never_exceed_the_bound_and_sometimes_mee
 def test_linked_intervals_hold_every_choice_of_slopes_and_lie_within_the_unlinked_ones(
     seed: int, activation: str, radius: float
 ) -> None:
-    network = mlp(seed, activation, (3, 4, 4, 3))
+    network = mlp(seed, (3, 4, 4, 3), activation)
     maps = LinearMaps(network)
     x = torch.rand((2, 3), generator=torch.Generator().manual_seed(seed)).float()
     slopes = slope_intervals(local_bounds(maps, x, torch.tensor([radius, radius / 3]), "Linf", None))

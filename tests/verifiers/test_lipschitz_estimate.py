@@ -5,26 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_networks import DUAL, NORMS, ORDER, array
 
 from proofs_check import certificate as c
 from verifiers.jacobian_constants import difference_rows, local_bounds, local_constants
 from verifiers.linear_maps import LinearMaps
-from verifiers.lipschitz_estimate import DUAL_ORDER, ORDER, Search, estimate, sampled
+from verifiers.lipschitz_estimate import Search, estimate, sampled
 from verifiers.plain import PlainModule, build
 from verifiers.value_bounds import Balls
-
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
 
 
 def network(seed: int, pool: bool = False) -> c.PlainNetwork:
     g = np.random.default_rng(seed)
 
-    def array(*shape: int) -> np.ndarray:
-        return g.normal(size=shape).astype(np.float32)
-
     head: list[c.Node] = [
         c.Input((1, 4, 4)),
-        c.Conv2d((0,), array(3, 1, 3, 3), array(3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        c.Conv2d((0,), array(g, 3, 1, 3, 3), array(g, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
         c.Relu((1,)),
     ]
     if pool:
@@ -32,9 +28,9 @@ def network(seed: int, pool: bool = False) -> c.PlainNetwork:
     size = 12 if pool else 48
     tail: list[c.Node] = [
         c.Flatten((len(head) - 1,)),
-        c.Linear((len(head),), array(6, size), array(6)),
+        c.Linear((len(head),), array(g, 6, size), array(g, 6)),
         c.Tanh((len(head) + 1,)),
-        c.Linear((len(head) + 2,), array(3, 6), array(3)),
+        c.Linear((len(head) + 2,), array(g, 3, 6), array(g, 3)),
     ]
     return build([*head, *tail])
 
@@ -76,7 +72,7 @@ def test_on_a_linear_network_the_estimate_is_the_constant_and_not_a_hair_above(n
     found = estimate(maps, balls, difference_rows(4, torch.tensor([1, 3])), Search(40, 4, dtype=torch.float64))
     for n, y in enumerate((1, 3)):
         rows = weight.astype(np.float64) - weight[y].astype(np.float64)
-        exact = np.linalg.norm(rows, ord=DUAL_ORDER[norm], axis=1)
+        exact = np.linalg.norm(rows, ord=DUAL[norm], axis=1)
         assert (found.best[n].numpy() <= exact * (1 + 1e-15)).all()
         assert (found.gradient[n].numpy() >= exact * (1 - 1e-12)).all()
         assert (found.quotient[n].numpy() >= exact * 0.9).all()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from small_networks import DUAL, NORMS, ORDER, array, mlp
 
 from proofs_check import bounds
 from proofs_check import certificate as c
@@ -19,24 +19,6 @@ from verifiers.layer_norms import operator_norm, product_constants
 from verifiers.linear_maps import LinearMaps
 from verifiers.lipsdp import LipSDP, increments, least_rho
 from verifiers.plain import PlainModule, build
-
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
-ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
-
-
-def array(g: np.random.Generator, *shape: int) -> np.ndarray:
-    return g.normal(size=shape).astype(np.float32)
-
-
-def mlp(seed: int, widths: tuple[int, ...], activation: str = "relu") -> c.PlainNetwork:
-    g = np.random.default_rng(seed)
-    kinds = {"relu": c.Relu, "leaky": lambda i: c.LeakyRelu(i, 0.3), "sigmoid": c.Sigmoid, "tanh": c.Tanh}
-    nodes: list[c.Node] = [c.Input((widths[0],))]
-    for n, (a, b) in enumerate(itertools.pairwise(widths)):
-        nodes.append(c.Linear((len(nodes) - 1,), array(g, b, a), array(g, b)))
-        if n < len(widths) - 2:
-            nodes.append(kinds[activation]((len(nodes) - 1,)))
-    return build(nodes)
 
 
 def residual_conv(seed: int) -> c.PlainNetwork:
@@ -202,7 +184,7 @@ def test_products_and_unrestricted_jacobians_are_above_every_sampled_gradient(
     network: c.PlainNetwork, norm: c.Norm
 ) -> None:
     maps = LinearMaps(network)
-    order = ORDER[c.DUAL_NORM[norm]]
+    order = DUAL[norm]
     products = product_constants(maps, torch.from_numpy(ROWS), norm)
     pairs = global_pair_constants(maps, norm)
     for row, product, pair in zip(ROWS, products.tolist(), (pairs[0, 1], pairs[1, 2]), strict=True):
@@ -250,6 +232,6 @@ def test_max_pooling_with_overlapping_windows_is_bounded(norm: c.Norm) -> None:
     x[0, 0, 2, 2] = 1.0
     x.requires_grad_()
     (gradient,) = torch.autograd.grad((PlainModule(network).double()(x) @ torch.from_numpy(row)).sum(), x)
-    truth = float(torch.linalg.vector_norm(gradient.flatten(), ord=ORDER[c.DUAL_NORM[norm]]))
+    truth = float(torch.linalg.vector_norm(gradient.flatten(), ord=DUAL[norm]))
     assert truth == 9.0
     assert truth <= float(product_constants(LinearMaps(network), torch.from_numpy(row)[None], norm)[0])
