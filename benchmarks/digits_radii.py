@@ -39,11 +39,9 @@ UNCERTIFIED = "softmax node (not certified)"
 
 def softmax_radius(robust: certmix.Model, x: Tensor, predicted: Tensor, alpha: float, norm: Norm) -> float | str:
     """Mean radius by auto_LiRPA's softmax node, or why there is none."""
-    if robust.network is None:
-        raise SystemExit("the robust model has no plain network")
     limit = diameter(norm, (0.0, 1.0), x[0].numel())
     try:
-        bounds = softmax_bounds.SoftmaxBounds(robust.network)
+        bounds = softmax_bounds.SoftmaxBounds(robust.require_network())
         return bounds.radii(x, predicted, alpha, norm, limit).mean().item()
     except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError) as error:  # auto_LiRPA's limit
         return f"does not run: {type(error).__name__}"

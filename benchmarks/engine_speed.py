@@ -9,25 +9,22 @@ Lemma 3.2 (floats, not judged). The loop converts the network once, too, and ask
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from common import need_data, save
+from queries import load_query
 from torch import Tensor
 
-from certmix.models import load_model
 from verifiers import auto_lirpa_compat as compat
 from verifiers import lowering
 from verifiers.auto_lirpa import AutoLirpa, LoweredModule, Method
 from verifiers.engine import MarginQuery
-from verifiers.plain import PlainModule
 
-ROOT = Path(__file__).resolve().parent.parent
 CASES = (
     ("mnist 0.3", "mnist/robust.onnx", "mnist/test_1000.npz", 0.3),
     ("cifar10 2/255", "cifar10/robust_kw_base.onnx", "cifar10/test_100.npz", 2 / 255),
@@ -43,17 +40,6 @@ class Row:
     inputs: int
     certified: int
     seconds: float
-
-
-def query(data: Path, model: str, images: str, radius: float, limit: int) -> MarginQuery:
-    network = load_model(data / model).network
-    if network is None:
-        raise SystemExit(f"{model} has no plain network")
-    pixels = np.load(data / images)["images"][:limit].reshape(-1, *network.input_shape)
-    inputs = torch.from_numpy(pixels.astype(np.float32) / np.float32(255))
-    predicted = PlainModule(network)(inputs).argmax(1)
-    radii = torch.full((len(inputs),), radius, dtype=torch.float64)
-    return MarginQuery(network, inputs, "Linf", radii, (0.0, 1.0), predicted)
 
 
 def loop(q: MarginQuery) -> Tensor:
@@ -80,7 +66,9 @@ def certified(upper: Tensor, predicted: Tensor, alpha: float) -> int:
 
 def measure(case: str, q: MarginQuery, alpha: float) -> list[Row]:
     batched: dict[str, tuple[Method, ...]] = {"engine, IBP": ("IBP",), "engine, IBP and CROWN": ("IBP", "CROWN")}
-    ways = {name: lambda methods=methods: AutoLirpa(methods).bounds(q).upper for name, methods in batched.items()}
+    ways: dict[str, Callable[[], Tensor]] = {
+        name: lambda methods=methods: AutoLirpa(methods).bounds(q).upper for name, methods in batched.items()
+    }
     ways["plain loop, IBP and CROWN"] = lambda: loop(q)
     rows = []
     for name, way in ways.items():
@@ -92,30 +80,23 @@ def measure(case: str, q: MarginQuery, alpha: float) -> list[Row]:
     return rows
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--alpha", type=float, default=0.75)
     arguments = parser.parse_args()
-    data = ROOT / os.environ.get("CERTMIX_DATA", "../shared/data")
-    if not data.is_dir():
-        print(f"CERTMIX_DATA is absent: no folder {data}", file=sys.stderr)
-        return 2
+    data = need_data()
     compat.load()  # the import is nobody's work
-    rows = []
+    rows: list[dict[str, Any]] = []
     print(f"{'case':15}{'way':28}{'inputs':>7}{'certified':>10}{'seconds':>9}{'inputs/s':>10}{'certificates/s':>15}")
     for case, model, images, radius in CASES:
-        for row in measure(case, query(data, model, images, radius, arguments.limit), arguments.alpha):
+        query, _ = load_query(data / model, data / images, radius, arguments.limit)
+        for row in measure(case, query, arguments.alpha):
             speed = f"{row.inputs / row.seconds:10.1f}{row.certified / row.seconds:15.1f}"
             print(f"{row.case:15}{row.way:28}{row.inputs:7}{row.certified:10}{row.seconds:9.2f}{speed}", flush=True)
-            rows.append(row.__dict__)
-    results = ROOT / "benchmarks" / "results" / "engine_speed.json"
-    results.parent.mkdir(exist_ok=True)
-    results.write_text(
-        json.dumps({"alpha": arguments.alpha, "threads": torch.get_num_threads(), "rows": rows}, indent=1)
-    )
-    return 0
+            rows.append(asdict(row))
+    save("engine_speed", {"alpha": arguments.alpha, "threads": torch.get_num_threads(), "rows": rows})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

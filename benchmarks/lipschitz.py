@@ -101,9 +101,7 @@ def constants(name: str, count: int) -> dict[str, Any]:
     if not Path(model).exists():
         print(f"{name}: skipped, no {model}")
         return {}
-    network = load_model(model).network
-    if network is None:
-        raise TypeError(f"{model} has no plain network")
+    network = load_model(model).require_network()
     x = torch.from_numpy(load_data(data, count).inputs)
     maps, figures = LinearMaps(network), {}
     for norm, radius in radii.items():

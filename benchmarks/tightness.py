@@ -14,16 +14,15 @@ import argparse
 import base64
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from common import before, need_data, save
+from queries import load_query
 from torch import Tensor
 
 from certmix.exponential import Head, head
 from certmix.margins import box_margin, own_class
-from certmix.models import load_model
 from certmix.theorems.margin import certifies, required_margin
 from proofs_check import parse
 from proofs_check.bounds import prepare
@@ -57,21 +56,6 @@ class Row:
     box_tuned: int = 0
     exponential: int = 0
     judged: int | None = None
-
-
-def load(data: Path, model: str, images: str, radius: float, limit: int) -> tuple[MarginQuery, Tensor]:
-    """The query at the network's own classes, and which inputs these are right on."""
-    network = load_model(data / model).network
-    if network is None:
-        raise SystemExit(f"{model} has no plain network")
-    stored = np.load(data / images)
-    inputs = torch.from_numpy(
-        stored["images"][:limit].reshape(-1, *network.input_shape).astype(np.float32) / np.float32(255)
-    )
-    labels = torch.from_numpy(stored["labels"][:limit].astype(np.int64))
-    predicted = PlainModule(network)(inputs).argmax(1)
-    radii = torch.full((len(inputs),), radius, dtype=torch.float64)
-    return MarginQuery(network, inputs, "Linf", radii, (0.0, 1.0), predicted), predicted == labels
 
 
 def least_margin(lower: Tensor, upper: Tensor, predicted: Tensor, temperature: float) -> Tensor:
@@ -149,7 +133,7 @@ def main() -> int:
     print(f"{'case':24}{'alpha':>6}{'T':>5}{'inputs':>8}{'points':>8}{'box':>8}{'tuned':>8}{'exp.':>8}{'judged':>8}")
     for case, model, images, radius in CASES:
         if arguments.case in (None, case):
-            query, correct = load(data, model, images, radius, arguments.limit)
+            query, correct = load_query(data / model, data / images, radius, arguments.limit)
             start = time.process_time()
             for row in measure(case, query, correct, engine, arguments.judge):
                 share = [100 * n / row.inputs for n in (row.points, row.box_default, row.box_tuned, row.exponential)]

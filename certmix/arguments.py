@@ -181,6 +181,12 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     return parser.parse_args(arguments)
 
 
+def add_certification(parser: argparse.ArgumentParser) -> None:
+    """Everything that says what to certify, and how: `settings` reads it."""
+    for add in (add_config, add_models, add_data, add_mix, add_norm, add_radius, add_method):
+        add(parser)
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE.toml", help="arguments from a file, same names; paths relative to it")
 

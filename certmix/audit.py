@@ -24,7 +24,6 @@ from certmix import arguments
 from certmix.certification import Prover, prove
 from certmix.curves import Collector
 from certmix.data import Dataset, load_data
-from certmix.errors import UsageError
 from certmix.judging import bench
 from certmix.lines import record_line
 from certmix.mixing import MixedClassifier
@@ -41,13 +40,7 @@ EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_config(parser)
-    arguments.add_models(parser)
-    arguments.add_data(parser)
-    arguments.add_mix(parser)
-    arguments.add_norm(parser)
-    arguments.add_radius(parser)
-    arguments.add_method(parser)
+    arguments.add_certification(parser)
     parser.add_argument("--out", metavar="DIR", help="folder to write; new, or that of the same run, interrupted")
 
 
@@ -89,9 +82,7 @@ class Audit:
         return 1 if any(r["confirmed"] for r in hits) else 0
 
     def header(self) -> RunHeader:
-        standard, robust = self.standard.network, self.robust.network
-        if robust is None:
-            raise UsageError("the robust model has no plain network, so nothing about it can be certified")
+        standard, robust = self.standard.network, self.robust.require_network()
         return RunHeader(
             standard=None if standard is None else standard.sha256,
             robust=robust.sha256,

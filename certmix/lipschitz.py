@@ -261,9 +261,7 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
         options.upstream_jacobian,
         search,
     )
-    network = load_model(options.robust).network
-    if network is None:
-        raise UsageError(f"{options.robust} has no plain network, so its Lipschitz constants cannot be bounded")
+    network = load_model(options.robust).require_network()
     data = load_data(options.data, options.limit)
     data.require(network.input_shape, network.classes, domain)
     return request, network, data

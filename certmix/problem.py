@@ -41,11 +41,9 @@ class Problem:
         standard, robust = self.standard, self.robust
         if standard.classes != robust.classes:
             raise UsageError(f"class counts differ: standard has {standard.classes}, robust has {robust.classes}")
-        if robust.network is None:
-            raise UsageError("the robust model has no plain network, so nothing about it can be certified")
+        expected = robust.require_network().input_shape
         if self.settings.use_standard and standard.network is None:
             raise UsageError("use_standard needs a standard model with a plain network: leave it out")
-        expected = robust.network.input_shape
         if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
             found = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
             raise UsageError(f"inputs must be float32 of shape (N, {', '.join(map(str, expected))}), got {found}")
@@ -57,9 +55,7 @@ class Problem:
     @property
     def network(self) -> PlainNetwork:
         """The robust model's plain network."""
-        if self.robust.network is None:
-            raise TypeError("excluded on construction")
-        return self.robust.network
+        return self.robust.require_network()
 
     def input(self, row: int) -> NDArray[np.float32]:
         return np.ascontiguousarray(self.inputs[row].numpy())

@@ -26,13 +26,7 @@ from certmix.smoothing_evaluation import compare, mix_predictions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_config(parser)
-    arguments.add_models(parser)
-    arguments.add_data(parser)
-    arguments.add_mix(parser)
-    arguments.add_norm(parser)
-    arguments.add_radius(parser)
-    arguments.add_method(parser)
+    arguments.add_certification(parser)
     parser.set_defaults(method="smoothing", norm="L2")
     parser.add_argument("--prediction-samples", type=int, default=1000, metavar="N", help="draws of the deployed mix")
     parser.add_argument("--json", metavar="FILE", help="write all radii there")

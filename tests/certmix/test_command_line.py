@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refusal
 
 from certmix.__main__ import main
 from proofs_check.__main__ import main as judge
@@ -41,16 +42,6 @@ def arguments(digits: Path, data: Path) -> list[str]:
 
 def lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "certificates.jsonl").read_text().splitlines()]
-
-
-def refusal(capsys: pytest.CaptureFixture[str], given: list[str]) -> str:
-    """The one line printed by a command that refuses its input."""
-    capsys.readouterr()
-    assert main(given) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("certmix: ")
-    assert text.count("\n") == 1
-    return text
 
 
 def test_every_input_has_one_line_with_the_promised_fields(finished: Path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refusal
 from scipy.stats import binom
 
 from certmix.__main__ import main
@@ -64,15 +65,6 @@ def sweep_of(run: Path) -> list[dict]:
     given = ["sweep", str(run), "--alpha", "0.55,0.6,0.75", "--temperature", "1,2", "--attack-steps", "0"]
     assert main(given) == 0
     return json.loads((run / "sweep.json").read_text())["points"]
-
-
-def refusal(capsys: pytest.CaptureFixture[str], given: list[str]) -> str:
-    capsys.readouterr()
-    assert main(given) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("certmix: ")
-    assert text.count("\n") == 1
-    return text
 
 
 def test_a_shared_input_is_refused_with_counts_before_anything_is_written(digits, splits, tmp_path, capsys):

@@ -1,0 +1,22 @@
+"""What benchmarks of engines ask: bounds on balls around images, at the network's own classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from certmix.data import load_data
+from certmix.models import load_model
+from verifiers.engine import MarginQuery
+from verifiers.plain import PlainModule
+
+
+def load_query(model: Path, images: Path, radius: float, limit: int) -> tuple[MarginQuery, Tensor]:
+    """The query for the first `limit` images, Linf in [0, 1]; and (N,) bool, where those classes are right."""
+    network, data = load_model(model).require_network(), load_data(images, limit)
+    inputs, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
+    predicted = PlainModule(network)(inputs).argmax(1)
+    radii = torch.full((len(inputs),), radius, dtype=torch.float64)
+    return MarginQuery(network, inputs, "Linf", radii, (0.0, 1.0), predicted), predicted == labels
