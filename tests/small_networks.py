@@ -28,3 +28,29 @@ def mlp(seed: int, widths: tuple[int, ...] = (4, 6, 5, 3), activation: str = "re
             nodes.append(ACTIVATIONS[activation]((len(nodes) - 1,)))
         nodes.append(c.Linear((len(nodes) - 1,), array(g, b, a), array(g, b)))
     return build(nodes)
+
+
+def every_layer(seed: int) -> c.PlainNetwork:
+    """One of nearly every kind of node, from a (2, 4, 4) image to three logits."""
+    g = np.random.default_rng(seed)
+    return build(
+        [
+            c.Input((2, 4, 4)),
+            c.Conv2d((0,), array(g, 4, 1, 2, 2), array(g, 4), (1, 1), (1, 0, 0, 1), (1, 1), 2),
+            c.BatchNorm((1,), array(g, 4), array(g, 4), array(g, 4), abs(array(g, 4)), 1e-5),
+            c.Relu((2,)),
+            c.MaxPool2d((3,), (2, 2), (1, 1), (1, 0, 0, 0)),
+            c.Tanh((4,)),
+            c.Add((5, 4)),
+            c.Concat((6, 5)),
+            c.Scale((7,), array(g, 8, 1, 1)),
+            c.Divide((8,), np.float32(1) + abs(array(g, 8, 1, 1))),
+            c.Slice((9,), (0, 0, 0), (8, 4, 3), (1, 1, 1)),
+            c.Pad((10,), (0, 1, 0), (0, 0, 1), 0.5),
+            c.AveragePool2d((11,), (2, 2), (2, 2), (1, 0, 0, 0), False),
+            c.Sigmoid((12,)),
+            c.Flatten((13,)),
+            c.Shift((14,), array(g, 48)),
+            c.Linear((15,), array(g, 3, 48), array(g, 3)),
+        ]
+    )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import DUAL, NORMS, ORDER, array, mlp
+from small_networks import DUAL, NORMS, ORDER, array, every_layer, mlp
 
 from proofs_check import bounds, jacobian
 from proofs_check import certificate as c
@@ -40,33 +40,9 @@ def head(g: np.random.Generator, nodes: list[c.Node], size: int) -> c.PlainNetwo
     return build([*nodes, c.Flatten((k - 1,)), c.Linear((k,), array(g, 3, size), array(g, 3))])
 
 
-def everything(seed: int) -> c.PlainNetwork:
-    g = np.random.default_rng(seed)
-    return head(
-        g,
-        [
-            c.Input((2, 4, 4)),
-            c.Conv2d((0,), array(g, 4, 1, 2, 2), array(g, 4), (1, 1), (1, 0, 0, 1), (1, 1), 2),
-            c.BatchNorm((1,), array(g, 4), array(g, 4), array(g, 4), abs(array(g, 4)), 1e-5),
-            c.Relu((2,)),
-            c.MaxPool2d((3,), (2, 2), (1, 1), (1, 0, 0, 0)),
-            c.Tanh((4,)),
-            c.Add((5, 4)),
-            c.Concat((6, 5)),
-            c.Scale((7,), array(g, 8, 1, 1)),
-            c.Divide((8,), np.float32(1) + abs(array(g, 8, 1, 1))),
-            c.Slice((9,), (0, 0, 0), (8, 4, 3), (1, 1, 1)),
-            c.Pad((10,), (0, 1, 0), (0, 0, 1), 0.5),
-            c.AveragePool2d((11,), (2, 2), (2, 2), (1, 0, 0, 0), False),
-            c.Sigmoid((12,)),
-        ],
-        48,
-    )
-
-
 KINDS = {
     **{name: (lambda seed, name=name: mlp(seed, activation=name)) for name in ("relu", "leaky", "sigmoid", "tanh")},
-    "everything": everything,
+    "everything": every_layer,
 }
 
 
@@ -327,7 +303,7 @@ def test_a_changed_claim_is_rejected(change: dict, step: str) -> None:
 
 
 def test_networks_of_many_cells_have_products_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = bounds.prepare(everything(4))
+    prepared = bounds.prepare(every_layer(4))
     forms = np.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
     cells = sum(math.prod(prepared.shapes[k]) for k in (2, 3, 4, 12))  # the inputs of its nonlinear nodes
     both = np.array(global_constants(prepared, 0, "L1"))[1:]

@@ -13,7 +13,7 @@ import torch
 from flint import arb, arb_mat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import DUAL, NORMS, ORDER, array, mlp
+from small_networks import DUAL, NORMS, ORDER, array, every_layer, mlp
 
 from proofs_check import bounds, jacobian
 from proofs_check import certificate as c
@@ -221,32 +221,6 @@ def test_relaxed_constants_take_every_class_at_its_worst_end(seed: int, temperat
 # ---------------------------------------------------------------- soundness of what passes
 
 
-def all_layers(seed: int) -> c.PlainNetwork:
-    g = np.random.default_rng(seed)
-    conv = c.Conv2d((0,), array(g, 4, 2, 2, 2), array(g, 4), (1, 1), (1, 0, 0, 1), (1, 1), 1)
-    return build(
-        [
-            c.Input((2, 4, 4)),
-            conv,
-            c.BatchNorm((1,), array(g, 4), array(g, 4), array(g, 4), abs(array(g, 4)), 1e-5),
-            c.Relu((2,)),
-            c.MaxPool2d((3,), (2, 2), (1, 1), (1, 0, 0, 0)),
-            c.Tanh((4,)),
-            c.Add((5, 4)),
-            c.Concat((6, 5)),
-            c.Scale((7,), array(g, 8, 1, 1)),
-            c.Divide((8,), np.float32(1) + abs(array(g, 8, 1, 1))),
-            c.Slice((9,), (0, 0, 0), (8, 4, 3), (1, 1, 1)),
-            c.Pad((10,), (0, 1, 0), (0, 0, 1), 0.5),
-            c.AveragePool2d((11,), (2, 2), (2, 2), (1, 0, 0, 0), False),
-            c.Sigmoid((12,)),
-            c.Flatten((13,)),
-            c.Shift((14,), array(g, 48)),
-            c.Linear((15,), array(g, 3, 48), array(g, 3)),
-        ]
-    )
-
-
 def points_of(ball: bounds.Ball, count: int, seed: int) -> torch.Tensor:
     g = np.random.default_rng(seed)
     move = g.normal(size=(count, ball.center.size))
@@ -260,7 +234,7 @@ def points_of(ball: bounds.Ball, count: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["relu", "leaky", "sigmoid", "tanh", "layers", "residual"])
 def test_no_sampled_gradient_exceeds_the_judges_constants(kind: str, norm: c.Norm) -> None:
     for seed, radius in itertools.product(range(3), (0.0, 0.05, 0.6)):
-        network = {"layers": all_layers, "residual": residual}.get(kind, lambda s: mlp(s, activation=kind))(seed)
+        network = {"layers": every_layer, "residual": residual}.get(kind, lambda s: mlp(s, activation=kind))(seed)
         x = np.random.default_rng(seed).random(network.input_shape).astype(np.float32)
         ball = bounds.Ball(x, radius, norm, None)
         values = bounds.value_bounds(bounds.prepare(network), ball, None)
@@ -303,7 +277,7 @@ def test_the_judges_gradients_are_those_of_an_independent_computation(
     """Both link the layers, and neither is tighter than the other by more than rounding."""
     monkeypatch.setattr(jacobian, "CHUNK", chunk)
     for seed, radius in itertools.product(range(2), (0.02, 0.3)):
-        network = {"layers": all_layers, "residual": residual}.get(kind, lambda s: mlp(s, activation=kind))(seed)
+        network = {"layers": every_layer, "residual": residual}.get(kind, lambda s: mlp(s, activation=kind))(seed)
         x = np.random.default_rng(seed).random(network.input_shape).astype(np.float32)
         prepared = bounds.prepare(network)
         values = bounds.value_bounds(prepared, bounds.Ball(x, radius, "L2", None), None)
@@ -511,7 +485,7 @@ def test_full_coupling_is_not_accepted_by_any_diagonal() -> None:
 
 
 def test_max_pooling_has_no_multipliers() -> None:
-    network = all_layers(0)
+    network = every_layer(0)
     with pytest.raises(RejectedError, match="MaxPool2d"):
         need_constants(bounds.prepare(network), 0, np.zeros(3), np.ones((3, 500)))
 
