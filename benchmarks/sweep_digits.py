@@ -33,6 +33,7 @@ from verifiers.plain import build
 DIGITS = ROOT / "examples" / "digits"
 RADII = (0.1, 0.15)
 SHOWN = (0.55, 0.6, 0.75, 0.9)  # alphas that docs/sweep.md shows
+PAIR = (0.6, 4)  # alpha and temperature turned into certificates
 
 
 def seconds(*words: str) -> float:
@@ -43,10 +44,27 @@ def seconds(*words: str) -> float:
     return time.process_time() - start
 
 
-def audited(folder: Path, limit: int, radius: float | None) -> dict[str, Any]:
+def audit(folder: Path, limit: int, *more: str) -> float:
+    """Seconds of the audit of examples/digits/audit.toml."""
+    return seconds("audit", "--config", str(DIGITS / "audit.toml"), "--limit", str(limit), "--out", str(folder), *more)
+
+
+def mean_radius(folder: Path, limit: int) -> float:
+    """Over all inputs, 0 where nothing is certified."""
+    lines = (json.loads(line) for line in (folder / "certificates.jsonl").read_text().splitlines())
+    return sum(line["radius"] for line in lines if line.get("outcome") == "certified") / limit
+
+
+def one_pair(out: Path, limit: int) -> dict[str, float]:
+    """Mean largest radii at PAIR: certificates from the stored curves of the audit in out/None, and a fresh audit."""
+    seconds("sweep", str(out / "None"), "--certify", ",".join(map(str, PAIR)), "--out", str(out / "stored"))
+    audit(out / "fresh", limit, "--alpha", str(PAIR[0]), "--temperature", str(PAIR[1]))
+    return {name: mean_radius(out / name, limit) for name in ("stored", "fresh")}
+
+
+def swept(folder: Path, limit: int, radius: float | None) -> dict[str, Any]:
     """An audit, the sweep of 204 pairs at both radii or at its own, and the size of its curves."""
-    given = ["--config", str(DIGITS / "audit.toml"), "--limit", str(limit), "--out", str(folder)]
-    audit = seconds("audit", *given, *([] if radius is None else ["--radius", str(radius)]))
+    spent = audit(folder, limit, *([] if radius is None else ["--radius", str(radius)]))
     shown = RADII if radius is None else (radius,)
     asked = ["--alpha", "0.5:1:0.01", "--temperature", "1,2,4,8", "--radius", ",".join(map(str, shown))]
     sweep = seconds("sweep", str(folder), *asked)
@@ -54,7 +72,7 @@ def audited(folder: Path, limit: int, radius: float | None) -> dict[str, Any]:
     size = sum(path.stat().st_size for path in (folder / "curves").iterdir())
     return {
         "radius": "largest" if radius is None else radius,
-        "audit_seconds": audit,
+        "audit_seconds": spent,
         "sweep_seconds": sweep,
         "curves_bytes_per_input": size / limit,
         "points": [vars(p) for p in points if p.alpha in SHOWN],
@@ -105,14 +123,19 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
-        sweeps = [audited(out / str(radius), options.limit, radius) for radius in (None, *RADII)]
-        figures = {"inputs": options.limit, "sweeps": sweeps, "tune": tuned(out / "tuned"), "adaptive": adaptive()}
+        sweeps = [swept(out / str(radius), options.limit, radius) for radius in (None, *RADII)]
+        pair = one_pair(out, options.limit)
+        figures = {"inputs": options.limit, "sweeps": sweeps, "pair": pair, "tune": tuned(out / "tuned")}
+        figures["adaptive"] = adaptive()
     for row in sweeps:
         spent = f"audit {row['audit_seconds']:.0f} s, sweep {row['sweep_seconds']:.0f} s"
         print(f"radius {row['radius']}: {spent}, {row['curves_bytes_per_input']:.0f} bytes of curves per input")
         for p in row["points"]:
             shares = f"{p['clean']:.1f} / {p['certified_correct']:.1f} / {p['attacked']:.1f}"
             print(f"  Linf {p['radius']:g}  alpha {p['alpha']:g}  T = {p['temperature']:g}  {shares}")
+    print(
+        f"mean largest radius at {PAIR}: {pair['stored']:.4f} from stored curves, {pair['fresh']:.4f} by a fresh audit"
+    )
     for name, own in figures["adaptive"].items():
         print(f"{name:30s} radius {own['radius']:.3f}, alpha >= {own['alpha']:.3f}")
     save("sweep_digits", figures)
