@@ -77,19 +77,24 @@ class Input:
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
-    """y = weight @ x + bias; weight (out, in), bias (out,); x is a vector."""
+class Unary:
+    """A node with one input, an earlier node's number. Kinds without a field of their own are plain subclasses."""
 
     inputs: tuple[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Unary):
+    """y = weight @ x + bias; weight (out, in), bias (out,); x is a vector."""
+
     weight: Float32Array
     bias: Float32Array
 
 
 @dataclass(frozen=True, eq=False)
-class Conv2d:
+class Conv2d(Unary):
     """Cross-correlation; weight (out, in / groups, kh, kw); padding (top, left, bottom, right) of zeros."""
 
-    inputs: tuple[int]
     weight: Float32Array
     bias: Float32Array
     stride: tuple[int, int]
@@ -99,10 +104,9 @@ class Conv2d:
 
 
 @dataclass(frozen=True, eq=False)
-class BatchNorm:
+class BatchNorm(Unary):
     """Per channel (axis 0): scale * (x - mean) / sqrt(variance + epsilon) + shift, in real arithmetic."""
 
-    inputs: tuple[int]
     scale: Float32Array
     shift: Float32Array
     mean: Float32Array
@@ -111,94 +115,76 @@ class BatchNorm:
 
 
 @dataclass(frozen=True, eq=False)
-class Shift:
-    """x + constant; `constant` broadcasts against x by numpy's rules without enlarging x."""
+class WithConstant(Unary):
+    """`constant` broadcasts against x by numpy's rules without enlarging x."""
 
-    inputs: tuple[int]
     constant: Float32Array
 
 
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """x * constant, broadcast as in Shift."""
-
-    inputs: tuple[int]
-    constant: Float32Array
+class Shift(WithConstant):
+    """x + constant."""
 
 
-@dataclass(frozen=True, eq=False)
-class Divide:
-    """x / constant, broadcast as in Shift; no entry of constant is zero. The real quotient, not a float32 one."""
-
-    inputs: tuple[int]
-    constant: Float32Array
+class Scale(WithConstant):
+    """x * constant."""
 
 
-@dataclass(frozen=True, eq=False)
-class Relu:
+class Divide(WithConstant):
+    """x / constant; no entry of constant is zero. The real quotient, not a float32 one."""
+
+
+class Relu(Unary):
     """max(x, 0)."""
 
-    inputs: tuple[int]
-
 
 @dataclass(frozen=True, eq=False)
-class LeakyRelu:
+class LeakyRelu(Unary):
     """x if x >= 0 else slope * x; 0 <= slope <= 1."""
 
-    inputs: tuple[int]
     slope: float
 
 
-@dataclass(frozen=True, eq=False)
-class Sigmoid:
+class Sigmoid(Unary):
     """1 / (1 + exp(-x))."""
 
-    inputs: tuple[int]
 
-
-@dataclass(frozen=True, eq=False)
-class Tanh:
+class Tanh(Unary):
     """tanh(x)."""
 
-    inputs: tuple[int]
-
 
 @dataclass(frozen=True, eq=False)
-class MaxPool2d:
-    """Maximum over windows; padded cells do not take part; padding (top, left, bottom, right)."""
+class Pool(Unary):
+    """Windows of an image; padding (top, left, bottom, right)."""
 
-    inputs: tuple[int]
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
 
 
+class MaxPool2d(Pool):
+    """Maximum over windows; padded cells do not take part."""
+
+
 @dataclass(frozen=True, eq=False)
-class AveragePool2d:
+class AveragePool2d(Pool):
     """Mean over windows; padded zeros count in the denominator iff count_padding."""
 
-    inputs: tuple[int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
     count_padding: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Pad:
+class Pad(Unary):
     """Surround with `value`: before / after give cells per axis."""
 
-    inputs: tuple[int]
     before: tuple[int, ...]
     after: tuple[int, ...]
     value: float
 
 
 @dataclass(frozen=True, eq=False)
-class Slice:
+class Slice(Unary):
     """x[start:stop:step] per axis; 0 <= start < stop <= length, step >= 1."""
 
-    inputs: tuple[int]
     start: tuple[int, ...]
     stop: tuple[int, ...]
     step: tuple[int, ...]
@@ -218,11 +204,8 @@ class Add:
     inputs: tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class Flatten:
+class Flatten(Unary):
     """To a vector, in C order."""
-
-    inputs: tuple[int]
 
 
 Node = (
