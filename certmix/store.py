@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from certmix.errors import UsageError
 from certmix.lines import run_line
 from proofs_check import folder, parse
-from proofs_check.certificate import MalformedError, PlainNetwork
+from proofs_check.certificate import FORMAT, MalformedError, PlainNetwork
 
 PARTIAL = "certificates.partial.jsonl"
 FINAL = "certificates.jsonl"
@@ -80,7 +80,7 @@ class Store:
         end = 0
         for line in data.splitlines(keepends=True):
             try:
-                parse.unseal(line.removesuffix(b"\n"), "line")
+                parse.unseal(line.removesuffix(b"\n"), FORMAT, "line")
             except MalformedError:
                 break
             if not line.endswith(b"\n"):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ ClassOf = Literal["robust", "mix"]
 DUAL_NORM: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 
 Float32Array = NDArray[np.float32]
+Digest = Annotated[str, re.compile("[0-9a-f]{64}")]  # SHA-256; the pattern is part of the type that `parse.read` reads
 
 
 class MalformedError(ValueError):
@@ -277,14 +279,11 @@ class Smoothing:
     networks: Literal["robust", "both"] = "robust"
 
     def __post_init__(self) -> None:
-        finite = 0 < self.noise_std < math.inf
-        wellformed(finite, "smoothing.noise_std", f"must be > 0 and finite, got {self.noise_std}")
+        wellformed(0 < self.noise_std < math.inf, "noise_std", f"must be > 0 and finite, got {self.noise_std}")
         wellformed(
-            0 < self.failure_probability < 1,
-            "smoothing.failure_probability",
-            f"must lie in (0, 1), got {self.failure_probability}",
+            0 < self.failure_probability < 1, "failure_probability", f"not in (0, 1): {self.failure_probability}"
         )
-        wellformed(1 <= self.grid <= 2**16, "smoothing.grid", f"must lie in [1, 65536], got {self.grid}")
+        wellformed(1 <= self.grid <= 2**16, "grid", f"must lie in [1, 65536], got {self.grid}")
 
 
 @dataclass(frozen=True)
@@ -294,13 +293,12 @@ class InputAlpha:
     s: the two logits of the plain network with digest `network`. None: a is any function with values in [low, high].
     """
 
-    network: str | None
+    network: Digest | None
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        ordered = 0 <= self.low <= self.high <= 1
-        wellformed(ordered, "adaptive.alpha", f"must have 0 <= low <= high <= 1, got {self.low}, {self.high}")
+        wellformed(0 <= self.low <= self.high <= 1, "low", f"not 0 <= low <= high <= 1: {self.low}, {self.high}")
 
 
 @dataclass(frozen=True)
@@ -312,9 +310,8 @@ class Transform:
     clamp: bool
 
     def __post_init__(self) -> None:
-        wellformed(math.isfinite(self.shift), "adaptive.transform.shift", f"must be finite, got {self.shift}")
-        finite = 0 < self.power < math.inf
-        wellformed(finite, "adaptive.transform.power", f"must be > 0 and finite, got {self.power}")
+        wellformed(math.isfinite(self.shift), "shift", f"must be finite, got {self.shift}")
+        wellformed(0 < self.power < math.inf, "power", f"must be > 0 and finite, got {self.power}")
 
 
 @dataclass(frozen=True)
@@ -326,7 +323,7 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         given = self.alpha is not None or self.transform is not None
-        wellformed(given, "adaptive", "changes nothing: leave it null")
+        wellformed(given, "alpha", "changes nothing, nor does transform: leave adaptive null")
 
 
 @dataclass(frozen=True)
@@ -351,21 +348,24 @@ class Claim:
     class_of: ClassOf
     domain: tuple[float, float] | None
     semantics: Semantics
-    robust: str
-    standard: str | None
-    input: str
+    robust: Digest
+    standard: Digest | None
+    input: Digest
     smoothing: Smoothing | None
     adaptive: Adaptive | None = None
 
     def __post_init__(self) -> None:
-        wellformed(self.radius >= 0, "radius", f"must be >= 0, got {self.radius}")
+        wellformed(0 <= self.radius < math.inf, "radius", f"must be >= 0 and finite, got {self.radius}")
         wellformed(0 <= self.alpha <= 1, "alpha", f"must lie in [0, 1], got {self.alpha}")
-        wellformed(self.temperature > 0, "temperature", f"must be > 0, got {self.temperature}")
+        wellformed(0 < self.temperature < math.inf, "temperature", f"must be > 0 and finite, got {self.temperature}")
         wellformed(self.predicted >= 0, "predicted", f"must be >= 0, got {self.predicted}")
-        if self.domain is not None:
-            wellformed(self.domain[0] <= self.domain[1], "domain", f"is empty: {self.domain}")
-        numbers = (self.radius, self.alpha, self.temperature, *(self.domain or ()))
-        wellformed(all(map(math.isfinite, numbers)), "claim", "holds a number that is not finite")
+        low, high = self.domain or (0.0, 1.0)
+        wellformed(-math.inf < low <= high < math.inf, "domain", f"is empty or not finite: {self.domain}")
+
+    @property
+    def alpha_network(self) -> Digest | None:
+        """Of the input-dependent alpha, if the claim names one."""
+        return None if self.adaptive is None or self.adaptive.alpha is None else self.adaptive.alpha.network
 
 
 @dataclass(frozen=True)

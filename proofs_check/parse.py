@@ -13,26 +13,28 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
 
 from proofs_check.certificate import (
     FORMAT,
-    NETWORK_FORMAT,
     NODE_TYPES,
     RUN_FORMAT,
     Claim,
+    ClassOf,
+    Digest,
     Float32Array,
+    Input,
     MalformedError,
+    Norm,
     PlainNetwork,
     wellformed,
 )
 from proofs_check.shapes import output_shape
 
 T = TypeVar("T")
-DIGEST = re.compile(r"[0-9a-f]{64}")
 LONE = re.compile("[\ud800-\udfff]")  # JSON can escape what UTF-8 cannot write
 MAX_AXES = 4
 MAX_CELLS = 2**27  # of all values of a network together
@@ -50,14 +52,11 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _refuse(token: str) -> Any:
-    raise ValueError(f"{token} is not a JSON number")
-
-
 def _float(token: str) -> float:
+    """Also of NaN and Infinity, which Python takes for JSON."""
     value = float(token)
     if not math.isfinite(value):
-        raise ValueError(f"{token} overflows a double")
+        raise ValueError(f"{token} is not a finite double")
     return value
 
 
@@ -65,22 +64,25 @@ def strict_json(data: bytes, place: str) -> Any:
     """JSON of RFC 8259 in UTF-8 without duplicate keys, NaN, Infinity or overflowing numbers."""
     try:
         text = data.decode("utf-8")
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_refuse, parse_float=_float)
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_float, parse_float=_float)
     except (ValueError, RecursionError) as error:
         raise MalformedError(place, f"not strict JSON: {error}") from error
 
 
 def read(kind: Any, value: Any, place: str) -> Any:
-    """`value` (from strict_json) as `kind`: str, int, float, bool, None, Literal, X | None, tuple, dataclass.
+    """`value` (from strict_json) as `kind`: str, int, float, bool, dict, Literal, tuple, dataclass, X | None, or
+    Annotated[str, pattern].
 
     Ensures: no coercion but int -> float, exactly; objects have precisely the dataclass's fields.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
         (inner,) = (a for a in args if a is not type(None))
-        return read(inner, value, place)
+        return None if value is None else read(inner, value, place)
+    if origin is Annotated:
+        text, pattern = read(args[0], value, place), args[1]
+        wellformed(pattern.fullmatch(text), place, f"must be {pattern.pattern}, got {text[:80]!r}")
+        return text
     if origin is Literal:
         wellformed(type(value) is type(args[0]) and value in args, place, f"must be one of {args}, got {value!r}")
         return value
@@ -88,7 +90,7 @@ def read(kind: Any, value: Any, place: str) -> Any:
         return _read_tuple(args, value, place)
     if dataclasses.is_dataclass(kind):
         return _read_object(cast("type[Any]", kind), value, place)
-    return _read_scalar(kind, value, place)
+    return _read_scalar(origin or kind, value, place)
 
 
 def _read_scalar(kind: type, value: Any, place: str) -> Any:
@@ -102,8 +104,7 @@ def _read_scalar(kind: type, value: Any, place: str) -> Any:
 
 
 def _read_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
-    wellformed(type(value) is list, place, f"must be an array, got {type(value).__name__}")
-    items = cast("list[Any]", value)
+    items = read(list, value, place)
     kinds = args[:1] * len(items) if args[1:] == (...,) else args
     wellformed(len(kinds) == len(items), place, f"must have {len(kinds)} entries, got {len(items)}")
     return tuple(read(k, v, f"{place}[{i}]") for i, (k, v) in enumerate(zip(kinds, items, strict=True)))
@@ -111,61 +112,54 @@ def _read_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...
 
 @functools.cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def fields(value: Any, names: Sequence[str], place: str) -> dict[str, Any]:
-    """`value` as an object with exactly the keys `names`."""
-    wellformed(type(value) is dict, place, f"must be an object, got {type(value).__name__}")
-    found = cast("dict[str, Any]", value)
-    missing = [n for n in names if n not in found]
-    extra = [n for n in found if n not in names]
-    wellformed(not missing, place, f"field {missing[:1]} is missing")
-    wellformed(not extra, place, f"field {extra[:1]} is not known")
-    return found
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _read_object(kind: type[T], value: Any, place: str) -> T:
-    hints = _hints(kind)
-    found = fields(value, tuple(hints), place)
+    found, hints = read(dict, value, place), _hints(kind)
+    missing = [n for n in hints if n not in found]
+    extra = [n for n in found if n not in hints]
+    wellformed(not missing, place, f"field {missing[:1]} is missing")
+    wellformed(not extra, place, f"field {extra[:1]} is not known")
+    fields = {n: read(hints[n], found[n], f"{place}.{n}") for n in hints}
     try:
-        return kind(**{n: read(hints[n], found[n], f"{place}.{n}") for n in hints})
-    except MalformedError as error:
-        inner = error.place if error.place.startswith(place) else f"{place}.{error.place}"
-        raise MalformedError(inner, error.reason) from error
-
-
-def digest(value: Any, place: str) -> str:
-    wellformed(type(value) is str and DIGEST.fullmatch(value), place, "must be 64 lower-case hex digits")
-    return cast("str", value)
+        return kind(**fields)
+    except MalformedError as error:  # of a condition of the type, which does not know its place
+        raise MalformedError(f"{place}.{error.place}", error.reason) from error
 
 
 # ---------------------------------------------------------------- certificate lines and the run header
 
 
 @dataclasses.dataclass(frozen=True)
-class Certificate:
-    """One certified line: what is claimed, for which input, by which rule, with what evidence."""
+class Record:
+    """What every line says of itself. method: information for tables."""
 
     index: int
     label: int
     method: Literal["margin", "lipschitz", "smoothing"]
+
+    def __post_init__(self) -> None:
+        wellformed(self.index >= 0, "index", f"must be >= 0, got {self.index}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate(Record):
+    """One certified line: what is claimed, for which input, by which rule, with what evidence."""
+
     claim: Claim
     rule: str
     evidence: Any
 
 
 @dataclasses.dataclass(frozen=True)
-class NotCertified:
+class NotCertified(Record):
     """An abstained or falsified line: kept for the record, not judged."""
 
-    index: int
-    label: int
-    method: Literal["margin", "lipschitz", "smoothing"]
     outcome: Literal["abstained", "falsified"]
-    class_of: Literal["robust", "mix"]
+    class_of: ClassOf
     alpha: float
-    norm: Literal["Linf", "L2", "L1"]
+    norm: Norm
     radius: float | None
     predicted: int
     reason: str
@@ -174,93 +168,57 @@ class NotCertified:
     confirmed: bool
 
 
-Line = Certificate | NotCertified
-SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}')
-SEAL_LENGTH = len(b',"sha256":""}') + 64
-
-
 def seal(prefix: bytes) -> bytes:
     """`prefix`, a JSON object without its closing brace, closed with the digest of `prefix` itself."""
     return prefix + b',"sha256":"' + hashlib.sha256(prefix).hexdigest().encode() + b'"}'
 
 
-def unseal(data: bytes, place: str) -> dict[str, Any]:
-    """The object whose bytes end in `,"sha256":"…"}` with the digest of all the bytes before that."""
-    prefix, tail = data[:-SEAL_LENGTH], data[-SEAL_LENGTH:]
-    match = SEAL.fullmatch(tail)
-    wellformed(match, place, "does not end with its sha256")
-    stated = cast("re.Match[bytes]", match)[1].decode()
-    actual = hashlib.sha256(prefix).hexdigest()
-    wellformed(stated == actual, place, f"sha256 mismatch: stated {stated[:12]}…, actual {actual[:12]}…")
-    value = strict_json(data, place)
-    wellformed(type(value) is dict, place, f"must be an object, got {type(value).__name__}")
-    found = cast("dict[str, Any]", value)
-    wellformed("sha256" in found, place, "field ['sha256'] is missing")
-    del found["sha256"]
+SEAL_LENGTH = len(seal(b""))
+
+
+def unseal(data: bytes, form: str, place: str) -> dict[str, Any]:
+    """The object of format `form` whose bytes are `seal` of all but the last of them; without format and seal."""
+    wellformed(data == seal(data[:-SEAL_LENGTH]), place, "does not end with the sha256 of what is before it")
+    found = read(dict, strict_json(data, place), place)
+    found.pop("sha256", None)
+    wellformed(found.pop("format", None) == form, f"{place}.format", f"must be {form!r}")
     return found
 
 
-def line(data: bytes, evidence: Mapping[str, type[Any]], place: str = "certificate") -> Line:
-    """One line of certificates.jsonl (without its newline).
+def line(data: bytes, evidence: Mapping[str, type[Any]], place: str = "certificate") -> Certificate | NotCertified:
+    """One line of certificates.jsonl, without its newline.
 
     `evidence` maps each rule's name to the type of its evidence. Raises MalformedError.
     """
-    found = unseal(data, place)
-    wellformed(found.pop("format", None) == FORMAT, f"{place}.format", f"must be {FORMAT!r}")
+    found = unseal(data, FORMAT, place)
     if found.get("outcome") != "certified":
-        record = read(NotCertified, found, place)
-        wellformed(record.index >= 0, f"{place}.index", f"must be >= 0, got {record.index}")
-        return record
+        return read(NotCertified, found, place)
     del found["outcome"]
-    claim_names = tuple(_hints(Claim))
-    fields(found, ("index", "label", "method", "evidence", *claim_names), place)
-    claim = read(Claim, {n: found[n] for n in claim_names}, place)
-    for name in ("robust", "input"):
-        digest(getattr(claim, name), f"{place}.{name}")
-    if claim.standard is not None:
-        digest(claim.standard, f"{place}.standard")
-    if claim.adaptive is not None and claim.adaptive.alpha is not None and claim.adaptive.alpha.network is not None:
-        digest(claim.adaptive.alpha.network, f"{place}.adaptive.alpha.network")
-    body = found["evidence"]
-    wellformed(type(body) is dict, f"{place}.evidence", "must be an object")
-    rule = body.pop("rule", None)
-    wellformed(type(rule) is str and rule in evidence, f"{place}.evidence.rule", f"is not known: {rule!r}")
-    index = read(int, found["index"], f"{place}.index")
-    wellformed(index >= 0, f"{place}.index", f"must be >= 0, got {index}")
-    return Certificate(
-        index=index,
-        label=read(int, found["label"], f"{place}.label"),
-        method=read(_hints(Certificate)["method"], found["method"], f"{place}.method"),
-        claim=claim,
-        rule=rule,
-        evidence=read(evidence[rule], body, f"{place}.evidence"),
-    )
+    claim = read(Claim, {n: found.pop(n) for n in _hints(Claim) if n in found}, place)
+    body = read(dict, found.pop("evidence", None), f"{place}.evidence")
+    rule = read(str, body.pop("rule", None), f"{place}.evidence.rule")
+    wellformed(rule in evidence, f"{place}.evidence.rule", f"is not known: {rule!r}")
+    record = read(Record, found, place)  # nothing else is left
+    proof = read(evidence[rule], body, f"{place}.evidence")
+    return Certificate(record.index, record.label, record.method, claim, rule, proof)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunHeader:
     """What run.json promises: the networks, the dataset's digest and size. `settings`: free, not judged."""
 
-    standard: str | None
-    robust: str
-    dataset: str
+    standard: Digest | None
+    robust: Digest
+    dataset: Digest
     count: int
     settings: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        wellformed(self.count >= 1, "count", f"must be >= 1, got {self.count}")
+
 
 def run_header(data: bytes, place: str = "run.json") -> RunHeader:
-    found = unseal(data, place)
-    wellformed(found.pop("format", None) == RUN_FORMAT, f"{place}.format", f"must be {RUN_FORMAT!r}")
-    fields(found, ("standard", "robust", "dataset", "count", "settings"), place)
-    count = read(int, found["count"], f"{place}.count")
-    wellformed(count >= 1, f"{place}.count", f"must be >= 1, got {count}")
-    return RunHeader(
-        standard=None if found["standard"] is None else digest(found["standard"], f"{place}.standard"),
-        robust=digest(found["robust"], f"{place}.robust"),
-        dataset=digest(found["dataset"], f"{place}.dataset"),
-        count=count,
-        settings=read(dict, found["settings"], f"{place}.settings"),
-    )
+    return read(RunHeader, unseal(data, RUN_FORMAT, place), place)
 
 
 # ---------------------------------------------------------------- arrays and networks
@@ -272,15 +230,20 @@ def array_sha256(value: Float32Array) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(value, dtype="<f4").tobytes()).hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    dtype: Literal["F32"]
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
 def _tensors(header: dict[str, Any], blob: bytes) -> dict[str, Float32Array]:
     tensors: dict[str, Float32Array] = {}
     end = 0
     for name, entry in header.items():
         place = f"network.{name}"
-        found = fields(entry, ("dtype", "shape", "data_offsets"), place)
-        wellformed(found["dtype"] == "F32", place, f"dtype must be F32, got {found['dtype']!r}")
-        shape = read(tuple[int, ...], found["shape"], f"{place}.shape")
-        start, stop = read(tuple[int, int], found["data_offsets"], f"{place}.data_offsets")
+        found = read(_Tensor, entry, place)
+        shape, (start, stop) = found.shape, found.data_offsets
         wellformed(len(shape) <= MAX_AXES, place, f"has {len(shape)} axes")
         wellformed(all(n > 0 for n in shape), place, f"shape must be positive, got {shape}")
         wellformed(start == end and stop - start == 4 * math.prod(shape), place, "offsets do not fit the shape")
@@ -294,33 +257,36 @@ def _tensors(header: dict[str, Any], blob: bytes) -> dict[str, Float32Array]:
     return tensors
 
 
+@dataclasses.dataclass(frozen=True)
+class _Metadata:
+    format: Literal["certmix-network/1"]
+    graph: str
+
+
 def network(data: bytes, place: str = "network") -> PlainNetwork:
     """A safetensors file (F32 only) whose `__metadata__` is {"format": …, "graph": JSON array of nodes}.
 
     A tensor field of a node holds the tensor's name. Ensures: every shape fits; the last node is a vector
     of at least two logits; every tensor is used exactly once. Raises MalformedError.
     """
-    wellformed(len(data) >= 8, place, "is shorter than its header")
     length = int.from_bytes(data[:8], "little")
     wellformed(length <= len(data) - 8, place, "header reaches past the end of the file")
     wellformed(length <= MAX_HEADER, place, f"header has {length} bytes, more than {MAX_HEADER}")
-    header = strict_json(data[8 : 8 + length], place)
-    wellformed(type(header) is dict and "__metadata__" in header, place, "has no __metadata__")
-    metadata = fields(header.pop("__metadata__"), ("format", "graph"), f"{place}.__metadata__")
-    wellformed(metadata["format"] == NETWORK_FORMAT, f"{place}.format", f"must be {NETWORK_FORMAT!r}")
-    graph = strict_json(read(str, metadata["graph"], f"{place}.graph").encode(), f"{place}.graph")
-    wellformed(
-        type(graph) is list and 2 <= len(graph) <= MAX_NODES, f"{place}.graph", f"must be 2 to {MAX_NODES} nodes"
-    )
+    header = read(dict, strict_json(data[8 : 8 + length], place), place)
+    metadata = read(_Metadata, header.pop("__metadata__", None), f"{place}.__metadata__")
+    where = f"{place}.graph"
+    graph = read(list, strict_json(metadata.graph.encode(), where), where)
+    wellformed(2 <= len(graph) <= MAX_NODES, where, f"must be 2 to {MAX_NODES} nodes, not {len(graph)}")
     tensors = _tensors(header, data[8 + length :])
     nodes: list[Any] = []
     shapes: list[tuple[int, ...]] = []
     for k, entry in enumerate(graph):
-        node = _node(entry, tensors, f"{place}.graph[{k}]")
-        wellformed((k == 0) == (entry["op"] == "input"), f"{place}.graph[{k}]", "the input is node 0 and only node 0")
+        at = f"{where}[{k}]"
+        node = _node(entry, tensors, at)
+        wellformed((k == 0) == isinstance(node, Input), at, "the input is node 0 and only node 0")
         inputs: tuple[int, ...] = getattr(node, "inputs", ())
-        wellformed(all(0 <= i < k for i in inputs), f"{place}.graph[{k}].inputs", f"must name earlier nodes: {inputs}")
-        shapes.append(output_shape(node, [shapes[i] for i in inputs], f"{place}.graph[{k}]"))
+        wellformed(all(0 <= i < k for i in inputs), f"{at}.inputs", f"must name earlier nodes: {inputs}")
+        shapes.append(output_shape(node, [shapes[i] for i in inputs], at))
         nodes.append(node)
         wellformed(sum(map(math.prod, shapes)) <= MAX_CELLS, place, f"values hold more than {MAX_CELLS} cells")
     wellformed(not tensors, place, f"tensor {next(iter(tensors), '')!r} is not used")
@@ -329,17 +295,14 @@ def network(data: bytes, place: str = "network") -> PlainNetwork:
 
 
 def _node(entry: Any, tensors: dict[str, Float32Array], place: str) -> Any:
-    wellformed(type(entry) is dict and type(entry.get("op")) is str, place, "must be an object with an op")
-    kind = NODE_TYPES.get(cast("str", entry["op"]))
-    wellformed(kind is not None, place, f"op {entry['op']!r} is not known")
-    hints = _hints(cast("type[Any]", kind))
-    found = fields(entry, ("op", *hints), place)
-    values: dict[str, Any] = {}
-    for name, hint in hints.items():
+    """The node, each name of a tensor replaced by the tensor, which is taken out of `tensors`."""
+    found = read(dict, entry, place)
+    op = read(str, found.pop("op", None), f"{place}.op")
+    wellformed(op in NODE_TYPES, place, f"op {op!r} is not known")
+    kind = NODE_TYPES[op]
+    for name, hint in _hints(kind).items():
         if hint == Float32Array:
-            key = read(str, found[name], f"{place}.{name}")
+            key = read(str, found.get(name), f"{place}.{name}")
             wellformed(key in tensors, f"{place}.{name}", f"names no unused tensor: {key!r}")
-            values[name] = tensors.pop(key)
-        else:
-            values[name] = read(hint, found[name], f"{place}.{name}")
-    return cast("type[Any]", kind)(**values)
+            found[name] = tensors.pop(key)
+    return read(kind, found, place)
