@@ -6,6 +6,7 @@ Exit 0: every certified line accepted. 1: one was rejected. 2: something is malf
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -13,11 +14,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
-from proofs_check import folder
 from proofs_check.certificate import MalformedError, RejectedError
 from proofs_check.run import Result, results
 
 MAX_SHOWN = 2000  # characters of a reason
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def describe(result: Result) -> str:
@@ -41,7 +45,7 @@ def summarise(found: Iterable[Result], as_json: bool) -> int:
     problem: tuple[str, str, str] | None = None  # state, place, reason
     try:
         for result in found:
-            print(folder.text(asdict(result)) if as_json else describe(result))
+            print(_json(asdict(result)) if as_json else describe(result))
             states[result.state] += 1
             rests.update(result.assumptions)
     except MalformedError as error:
@@ -55,7 +59,7 @@ def summarise(found: Iterable[Result], as_json: bool) -> int:
     shown = {name: states[name] for name in ("accepted", "rejected", "malformed", "abstained", "falsified")}
     if as_json:
         place = None if problem is None else {"place": problem[1], "reason": problem[2]}
-        print(folder.text({"summary": shown, "assumptions": dict(rests), "problem": place}))
+        print(_json({"summary": shown, "assumptions": dict(rests), "problem": place}))
     else:
         if problem is not None:
             print(f"{problem[0]} {printable(f'{problem[1]}: {problem[2]}')}")

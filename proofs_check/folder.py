@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,23 +22,16 @@ from proofs_check.certificate import Float32Array, MalformedError, PlainNetwork,
 
 MAX_LINE = 2**26
 MAX_FILE = 2**32
-NPY = re.compile(rb"\x93NUMPY\x01\x00")
-NPY_HEADER = re.compile(
-    rb"\{'descr': '(<f4|<i8)', 'fortran_order': False, 'shape': \(([0-9]{1,18}),((?: [0-9]{1,18},?)*)\), \} *\n"
+NPY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(<f4|<i8)', 'fortran_order': False, "
+    rb"'shape': \(([0-9]{1,18}),((?: [0-9]{1,18},?)*)\), \} *\n",
+    re.DOTALL,
 )
+# what zipfile and zlib raise on damaged files; also KeyError, IndexError, NotImplementedError, RecursionError
 UNREADABLE = (
-    OSError,
-    KeyError,
-    ValueError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    IndexError,
-    OverflowError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+    OSError, EOFError, LookupError, OverflowError, RuntimeError, ValueError,
+    struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +40,26 @@ class Row:
 
     value: Float32Array
     label: int
+
+
+@contextmanager
+def _opened(path: Path, largest: float) -> Generator[IO[bytes], None, None]:
+    """A regular file: a pipe or a device may never end. Raises MalformedError, also for what fails in reading it."""
+    try:
+        found = path.stat()
+        wellformed(stat.S_ISREG(found.st_mode), path.name, "is not a regular file")
+        wellformed(found.st_size <= largest, path.name, f"is larger than {largest} bytes")
+        with path.open("rb") as stream:
+            yield stream
+    except MalformedError:
+        raise
+    except UNREADABLE as error:
+        raise MalformedError(path.name, f"cannot be read: {error}") from error
+
+
+def _bytes(path: Path, largest: int) -> bytes:
+    with _opened(path, largest) as stream:
+        return stream.read()
 
 
 def header(folder: Path) -> parse.RunHeader:
@@ -61,35 +74,15 @@ def network(folder: Path, sha256: str) -> PlainNetwork:
     return found
 
 
-def _bytes(path: Path, largest: int) -> bytes:
-    try:
-        need_file(path, largest)
-        return path.read_bytes()
-    except OSError as error:
-        raise MalformedError(path.name, f"cannot be read: {error.strerror}") from error
-
-
-def need_file(path: Path, largest: float) -> None:
-    """A regular file: a pipe or a device may never end. Raises OSError, MalformedError."""
-    found = path.stat()
-    wellformed(stat.S_ISREG(found.st_mode), path.name, "is not a regular file")
-    wellformed(found.st_size <= largest, path.name, f"is larger than {largest} bytes")
-
-
 def rows(folder: Path) -> Iterator[Row]:
     """Rows of inputs.npz (members `inputs` float32, `labels` int64) in order, one at a time in memory."""
-    try:
-        need_file(folder / "inputs.npz", math.inf)
-        with (
-            zipfile.ZipFile(folder / "inputs.npz") as archive,
-            _member(archive, "inputs.npy") as values,
-            _member(archive, "labels.npy") as labels,
-        ):
-            yield from _zip_rows(values, labels)
-    except MalformedError:
-        raise
-    except UNREADABLE as error:
-        raise MalformedError("inputs.npz", f"cannot be read: {error}") from error
+    with (
+        _opened(folder / "inputs.npz", math.inf) as stream,
+        zipfile.ZipFile(stream) as archive,
+        _member(archive, "inputs.npy") as values,
+        _member(archive, "labels.npy") as labels,
+    ):
+        yield from _zip_rows(values, labels)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -99,31 +92,26 @@ def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     return archive.open(info)
 
 
-def _npy_header(stream: IO[bytes], dtype: str, place: str) -> tuple[int, ...]:
-    """The shape; the header must be spelled as numpy does."""
+def _npy_shape(stream: IO[bytes], dtype: bytes, place: str) -> tuple[int, ...]:
+    """From a header of version 1.0, which must be spelled as numpy does."""
     head = stream.read(10)
-    wellformed(len(head) == 10 and NPY.match(head), place, "is not an npy file of version 1.0")
-    text = stream.read(int.from_bytes(head[8:], "little"))
-    found = NPY_HEADER.fullmatch(text)
-    if found is None or found[1].decode() != dtype:
-        raise MalformedError(place, f"must be C-ordered {dtype}, its header is {text[:80]!r}")
+    head += stream.read(int.from_bytes(head[8:], "little"))
+    found = NPY.fullmatch(head)
+    if found is None or found[1] != dtype:
+        raise MalformedError(place, f"must be a C-ordered npy file 1.0 of {dtype}, begins with {head[:80]!r}")
     return (int(found[2]), *(int(n) for n in found[3].replace(b",", b" ").split()))
 
 
 def _zip_rows(values: IO[bytes], labels: IO[bytes]) -> Iterator[Row]:
-    shape = _npy_header(values, "<f4", "inputs.npz.inputs")
-    count = _npy_header(labels, "<i8", "inputs.npz.labels")
-    wellformed(
-        len(shape) >= 2 and len(count) == 1 and count == shape[:1],
-        "inputs.npz",
-        f"inputs {shape} and labels {count} do not fit",
-    )
-    size = 4 * math.prod(shape[1:])
-    wellformed(0 < size <= MAX_LINE, "inputs.npz", f"inputs of shape {shape[1:]} are too large")
-    for _ in range(next(iter(shape))):
+    number, *shape = _npy_shape(values, b"<f4", "inputs.npz.inputs")
+    count = _npy_shape(labels, b"<i8", "inputs.npz.labels")
+    wellformed(shape and count == (number,), "inputs.npz", f"{number} inputs {shape} and labels {count} do not fit")
+    size = 4 * math.prod(shape)
+    wellformed(0 < size <= MAX_LINE, "inputs.npz", f"inputs of shape {shape} are too large")
+    for _ in range(number):
         data, label = values.read(size), labels.read(8)
         wellformed(len(data) == size and len(label) == 8, "inputs.npz", "ends early")
-        value = np.frombuffer(data, dtype="<f4").reshape(shape[1:])
+        value = np.frombuffer(data, dtype="<f4").reshape(shape)
         yield Row(value, int.from_bytes(label, "little", signed=True))
     wellformed(not values.read(1) and not labels.read(1), "inputs.npz", "holds more than its shape says")
 
@@ -153,16 +141,7 @@ def need_dataset(folder: Path, found: parse.RunHeader) -> None:
 
 def lines(folder: Path) -> Iterator[bytes]:
     """Lines of certificates.jsonl without their newline; the last one must end in a newline too."""
-    try:
-        need_file(folder / "certificates.jsonl", math.inf)
-        with (folder / "certificates.jsonl").open("rb") as stream:
-            while data := stream.readline(MAX_LINE):
-                wellformed(data.endswith(b"\n"), "certificates.jsonl", "a line is too long or has no newline")
-                yield data[:-1]
-    except OSError as error:
-        raise MalformedError("certificates.jsonl", f"cannot be read: {error.strerror}") from error
-
-
-def text(value: object) -> str:
-    """One line of JSON for a machine to read."""
-    return json.dumps(value, separators=(",", ":"))
+    with _opened(folder / "certificates.jsonl", math.inf) as stream:
+        while data := stream.readline(MAX_LINE):
+            wellformed(data.endswith(b"\n"), "certificates.jsonl", "a line is too long or has no newline")
+            yield data[:-1]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from proofs_check import parse
-from proofs_check.bounds import prepare
+from proofs_check.bounds import Prepared, prepare
 from proofs_check.certificate import (
     Accepted,
-    Claim,
     Float32Array,
     MalformedError,
     PlainNetwork,
@@ -40,13 +39,8 @@ def _tie(certificate: parse.Certificate, case: Case) -> None:
     """The claim speaks of exactly the networks and the input at hand."""
     claim, network = certificate.claim, case.robust.network
     need(claim.robust == network.sha256, "robust", "the claim speaks of another robust network")
-    if claim.standard is not None:
-        standard = case.standard
-        found = None if standard is None else standard.network.sha256
-        need(claim.standard == found, "standard", "the claim speaks of another standard network")
-        need(standard is None or standard.network.classes == network.classes, "standard", "class counts differ")
-        need(standard is None or standard.network.input_shape == network.input_shape, "standard", "inputs differ")
-    _tie_alpha(claim, case)
+    _tie_other("standard", claim.standard, case.standard, network.classes, network.input_shape)
+    _tie_other("alpha", claim.alpha_network, case.alpha, 2, network.input_shape)
     need(case.input.dtype == np.float32, "input", f"must be float32, got {case.input.dtype}")
     need(case.input.shape == network.input_shape, "input", f"has shape {case.input.shape}, not {network.input_shape}")
     need(np.isfinite(case.input).all(), "input", "holds a number that is not finite")
@@ -59,17 +53,16 @@ def _tie(certificate: parse.Certificate, case: Case) -> None:
         need(inside, "domain", f"the input leaves the domain [{low}, {high}]")
 
 
-def _tie_alpha(claim: Claim, case: Case) -> None:
-    """Where the claim names a network of alpha, it is the one at hand, and fits."""
-    named = None if claim.adaptive is None or claim.adaptive.alpha is None else claim.adaptive.alpha.network
+def _tie_other(step: str, named: str | None, at_hand: Prepared | None, classes: int, shape: tuple[int, ...]) -> None:
+    """A further network that the claim names is the one at hand, and has that many logits and such inputs."""
     if named is None:
         return
-    if case.alpha is None:
-        raise RejectedError("alpha", "the network of the input-dependent alpha is not at hand")
-    own, robust = case.alpha.network, case.robust.network
-    need(own.sha256 == named, "alpha", "the claim speaks of another network of alpha")
-    need(own.classes == 2, "alpha", f"its network must have two logits, has {own.classes}")
-    need(own.input_shape == robust.input_shape, "alpha", "its network takes other inputs")
+    if at_hand is None:
+        raise RejectedError(step, "the claim speaks of a network that is not at hand")
+    found = at_hand.network
+    need(found.sha256 == named, step, "the claim speaks of another network")
+    need(found.classes == classes, step, f"its network must have {classes} logits, has {found.classes}")
+    need(found.input_shape == shape, step, "its network takes other inputs")
 
 
 def check_bytes(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from proofs_check import folder, judge, parse
 from proofs_check.bounds import Prepared, prepare
-from proofs_check.certificate import Accepted, Claim, MalformedError, RejectedError, wellformed
+from proofs_check.certificate import Claim, MalformedError, Rejected, RejectedError, wellformed
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 
@@ -26,11 +26,11 @@ class Result:
     number: int
     index: int | None
     state: str
-    radius: float | None
-    rule: str | None
-    assumptions: tuple[str, ...]
-    step: str | None
-    reason: str | None
+    radius: float | None = None
+    rule: str | None = None
+    assumptions: tuple[str, ...] = ()
+    step: str | None = None
+    reason: str | None = None
 
 
 class Bench:
@@ -44,12 +44,10 @@ class Bench:
 
     def alpha(self, claim: Claim) -> Prepared | None:
         """The network of alpha that the claim names, from the run's folder; None if it names none."""
-        named = None if claim.adaptive is None or claim.adaptive.alpha is None else claim.adaptive.alpha.network
-        if named is None:
-            return None
-        if named not in self.alphas:
+        named = claim.alpha_network
+        if named is not None and named not in self.alphas:
             self.alphas = {named: prepare(folder.network(self.path, named))}  # the last one: memory stays bounded
-        return self.alphas[named]
+        return None if named is None else self.alphas[named]
 
     def judge(self, number: int, data: bytes, row: folder.Row | None) -> Result:
         place = f"line {number}"
@@ -58,19 +56,18 @@ class Bench:
             if row is None or found.index != number - 1:
                 raise MalformedError(place, f"index {found.index} is out of order")
             wellformed(found.label == row.label, place, f"label {found.label} is not the dataset's")
-            alpha = self.alpha(found.claim) if isinstance(found, parse.Certificate) else None
+            if not isinstance(found, parse.Certificate):
+                return Result(number, found.index, found.outcome, found.radius, reason=found.reason)
+            case = Case(self.robust, self.standard, row.value, self.alpha(found.claim))
         except MalformedError as error:
-            return Result(number, None, "malformed", None, None, (), error.place, error.reason)
+            return Result(number, None, "malformed", step=error.place, reason=error.reason)
         except RejectedError as error:  # a network of alpha beyond the judge's range
-            return Result(number, number - 1, "rejected", None, None, (), error.step, error.reason)
-        if not isinstance(found, parse.Certificate):
-            return Result(number, found.index, found.outcome, found.radius, None, (), None, found.reason)
-        verdict = judge.check(found, Case(self.robust, self.standard, row.value, alpha))
-        radius = found.claim.radius
-        if isinstance(verdict, Accepted):
-            names = tuple(sorted(a.name for a in verdict.assumptions))
-            return Result(number, found.index, "accepted", radius, found.rule, names, None, None)
-        return Result(number, found.index, "rejected", radius, found.rule, (), verdict.step, verdict.reason)
+            return Result(number, number - 1, "rejected", step=error.step, reason=error.reason)
+        verdict, radius = judge.check(found, case), found.claim.radius
+        if isinstance(verdict, Rejected):
+            return Result(number, found.index, "rejected", radius, found.rule, (), verdict.step, verdict.reason)
+        names = tuple(sorted(a.name for a in verdict.assumptions))
+        return Result(number, found.index, "accepted", radius, found.rule, names)
 
 
 _bench: list[Bench] = []  # one per worker process, set by _start

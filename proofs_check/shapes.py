@@ -19,22 +19,19 @@ MAX_STRIDE = 16  # beyond the length it moves along
 def windows(shape: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, place: str) -> Shape:
     """Number of windows along height and width of an image (channels, height, width); padding is (top, left, bottom,
     right). Ensures: the padded image and all windows together are of bounded size."""
-    size = shape[1:]
     result: list[int] = []
-    for axis in (0, 1):
-        wellformed(
-            kernel[axis] >= 1 and stride[axis] >= 1 and dilation[axis] >= 1,
-            place,
-            "kernel, stride, dilation must be >= 1",
-        )
-        before, after = padding[axis], padding[axis + 2]
-        wellformed(before >= 0 and after >= 0, place, f"padding must be >= 0, got {padding}")
-        span = size[axis] + before + after - dilation[axis] * (kernel[axis] - 1) - 1
-        wellformed(span >= 0, place, f"window {kernel} is larger than the padded input {size}")
-        _need_stride(max(stride[axis], dilation[axis]), size[axis] + before + after, place)
-        result.append(span // stride[axis] + 1)
-    padded = shape[0] * math.prod(size[a] + padding[a] + padding[a + 2] for a in (0, 1))
-    wellformed(padded <= MAX_ELEMENTS, place, f"input {shape} padded by {padding} is too large")
+    cells = shape[0]  # of the padded image
+    ends = zip(padding[:2], shape[1:], padding[2:], strict=True)
+    for (before, length, after), k, s, d in zip(ends, kernel, stride, dilation, strict=True):
+        wellformed(min(k, s, d) >= 1, place, "kernel, stride, dilation must be >= 1")
+        wellformed(min(before, after) >= 0, place, f"padding must be >= 0, got {padding}")
+        padded = before + length + after
+        span = padded - d * (k - 1) - 1
+        wellformed(span >= 0, place, f"window {kernel} is larger than the padded input {shape}")
+        _need_stride(max(s, d), padded, place)
+        result.append(span // s + 1)
+        cells *= padded
+    wellformed(cells <= MAX_ELEMENTS, place, f"input {shape} padded by {padding} is too large")
     taps = shape[0] * math.prod(kernel) * math.prod(result)
     wellformed(taps <= MAX_TAPS, place, f"windows {kernel} over {shape} hold {taps} cells, more than {MAX_TAPS}")
     return tuple(result)
@@ -53,63 +50,48 @@ def output_shape(node: c.Node, inputs: Sequence[Shape], place: str) -> Shape:
 
 
 def _output_shape(node: c.Node, inputs: Sequence[Shape], place: str) -> Shape:
+    wellformed(inputs or isinstance(node, c.Input), place, "needs an input")
+    shape = node.shape if isinstance(node, c.Input) else inputs[0]
     match node:
         case c.Input():
-            ok = len(node.shape) in (1, 3) and all(n >= 1 for n in node.shape)
-            wellformed(ok, place, f"input shape must be (features,) or (channels, height, width), got {node.shape}")
-            return node.shape
+            fits = len(shape) in (1, 3) and min(shape) >= 1
+            wellformed(fits, place, f"input shape must be (features,) or (channels, height, width), got {shape}")
         case c.Linear():
-            wellformed(node.weight.ndim == 2 and len(inputs[0]) == 1, place, "linear needs a matrix and a vector")
-            wellformed(
-                node.weight.shape[1] == inputs[0][0], place, f"weight {node.weight.shape} does not fit {inputs[0]}"
-            )
-            wellformed(node.bias.shape == (node.weight.shape[0],), place, f"bias {node.bias.shape} does not fit")
+            fits = len(shape) == node.bias.ndim == 1 and node.weight.shape == node.bias.shape + shape
+            wellformed(fits, place, f"weight {node.weight.shape}, bias {node.bias.shape} do not fit a vector {shape}")
             return node.bias.shape
         case c.Conv2d():
-            return _conv_shape(node, inputs[0], place)
+            return _conv_shape(node, shape, place)
         case c.BatchNorm():
-            channels = (inputs[0][0],)
             parts = (node.scale, node.shift, node.mean, node.variance)
-            wellformed(all(p.shape == channels for p in parts), place, f"parameters must have shape {channels}")
+            wellformed(all(p.shape == shape[:1] for p in parts), place, f"parameters must have shape {shape[:1]}")
             wellformed(0 < node.epsilon < math.inf, place, f"epsilon must be > 0, got {node.epsilon}")
             wellformed((node.variance >= 0).all(), place, "variance must be >= 0")
-            return inputs[0]
         case c.Shift() | c.Scale() | c.Divide():
-            wellformed(
-                _broadcasts(node.constant.shape, inputs[0]),
-                place,
-                f"constant {node.constant.shape} does not fit {inputs[0]}",
-            )
+            own = (1,) * (len(shape) - node.constant.ndim) + node.constant.shape
+            fits = len(own) == len(shape) and all(n in (1, m) for n, m in zip(own, shape, strict=True))
+            wellformed(fits, place, f"constant {node.constant.shape} does not fit {shape}")
             wellformed(not isinstance(node, c.Divide) or np.all(node.constant != 0), place, "division by zero")
-            return inputs[0]
         case c.LeakyRelu():
             wellformed(0 <= node.slope <= 1, place, f"slope must lie in [0, 1], got {node.slope}")
-            return inputs[0]
-        case c.Relu() | c.Sigmoid() | c.Tanh():
-            return inputs[0]
         case c.MaxPool2d() | c.AveragePool2d():
-            return _pool_shape(node, inputs[0], place)
+            return _pool_shape(node, shape, place)
         case c.Pad():
-            wellformed(len(node.before) == len(node.after) == len(inputs[0]), place, "one pad per axis and side")
-            wellformed(all(n >= 0 for n in node.before + node.after), place, "pads must be >= 0")
-            return tuple(b + n + a for b, n, a in zip(node.before, inputs[0], node.after, strict=True))
+            wellformed(len(node.before) == len(node.after) == len(shape), place, "one pad per axis and side")
+            wellformed(min(node.before + node.after) >= 0, place, "pads must be >= 0")
+            return tuple(map(sum, zip(node.before, shape, node.after, strict=True)))
         case c.Slice():
-            return _slice_shape(node, inputs[0], place)
+            return _slice_shape(node, shape, place)
         case c.Concat():
-            wellformed(len(inputs) >= 1, place, "concat needs an input")
             wellformed(len({s[1:] for s in inputs}) == 1, place, f"shapes differ beyond axis 0: {inputs}")
-            return (sum(s[0] for s in inputs), *inputs[0][1:])
+            return (sum(s[0] for s in inputs), *shape[1:])
         case c.Add():
-            wellformed(inputs[0] == inputs[1], place, f"shapes differ: {inputs[0]}, {inputs[1]}")
-            return inputs[0]
+            wellformed(shape == inputs[1], place, f"shapes differ: {inputs}")
+        case c.Relu() | c.Sigmoid() | c.Tanh():
+            pass
         case _:  # Flatten
-            return (math.prod(inputs[0]),)
-
-
-def _broadcasts(constant: Shape, shape: Shape) -> bool:
-    if len(constant) > len(shape):
-        return False
-    return all(n in (1, m) for n, m in zip(reversed(constant), reversed(shape), strict=False))
+            return (math.prod(shape),)
+    return shape
 
 
 def _conv_shape(node: c.Conv2d, shape: Shape, place: str) -> Shape:

@@ -215,7 +215,7 @@ def test_the_network_of_alpha_is_the_one_named_and_fits():
     assert found.claim.adaptive.alpha is not None
     cases = (
         (bench.robust.network, None, "another network"),
-        (three, three, "two logits"),
+        (three, three, "must have 2 logits, has 3"),
         (wide, wide, "other inputs"),
     )
     for network, named, reason in cases:
