@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from proofs_check.certificate import (
 )
 from proofs_check.shapes import output_shape
 
-T = TypeVar("T")
 LONE = re.compile("[\ud800-\udfff]")  # JSON can escape what UTF-8 cannot write
 MAX_AXES = 4
 MAX_CELLS = 2**27  # of all values of a network together
@@ -84,12 +83,13 @@ def read(kind: Any, value: Any, place: str) -> Any:
         wellformed(pattern.fullmatch(text), place, f"must be {pattern.pattern}, got {text[:80]!r}")
         return text
     if origin is Literal:
-        wellformed(type(value) is type(args[0]) and value in args, place, f"must be one of {args}, got {value!r}")
-        return value
+        word = read(type(args[0]), value, place)
+        wellformed(word in args, place, f"must be one of {args}, got {word!r}")
+        return word
     if origin is tuple:
         return _read_tuple(args, value, place)
     if dataclasses.is_dataclass(kind):
-        return _read_object(cast("type[Any]", kind), value, place)
+        return _read_object(kind, value, place)
     return _read_scalar(origin or kind, value, place)
 
 
@@ -115,7 +115,7 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
-def _read_object(kind: type[T], value: Any, place: str) -> T:
+def _read_object(kind: Any, value: Any, place: str) -> Any:
     found, hints = read(dict, value, place), _hints(kind)
     missing = [n for n in hints if n not in found]
     extra = [n for n in found if n not in hints]
