@@ -111,8 +111,9 @@ class Slopes:
         taps = scaled(Interval(rows.centre[:, :, :, None, None], rows.radius[:, :, :, None, None]), least, most)
         error = sum_error(taps.centre.shape[3] * taps.centre.shape[4])
         frame = Rows(rows.centre, None)
-        centre = self.sliding.spread(frame, taps.centre, self.shape).values
-        radius = self.sliding.spread(frame, up(taps.radius + up(2 * error * np.abs(taps.centre))), self.shape).values
+        charged = up(taps.radius + up(2 * error * np.abs(taps.centre)))
+        centre = self.sliding.spread(frame, lambda i, j: taps.centre[:, :, :, i, j], self.shape).values
+        radius = self.sliding.spread(frame, lambda i, j: charged[:, :, :, i, j], self.shape).values
         return Interval(centre, up(radius * (1 + 2 * error)))
 
     def doubts(self, rows: Interval) -> Array:
@@ -126,7 +127,8 @@ class Slopes:
         if self.sliding is None:
             return np.moveaxis(self.radius, 0, -1) > 0
         taps = (self.radius > 0).astype(np.float64)[None]
-        return self.sliding.spread(Rows(taps[:, :, :, 0, 0], None), taps, self.shape).values[0] > 0
+        frame = Rows(taps[:, :, :, 0, 0], None)
+        return self.sliding.spread(frame, lambda i, j: taps[:, :, :, i, j], self.shape).values[0] > 0
 
     def forward(self, value: Interval) -> Interval:
         """The middle slopes applied to an image (C, H, W)."""

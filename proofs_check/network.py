@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
@@ -20,7 +21,6 @@ from proofs_check.rounding import Array, need_bounded
 
 Shape = tuple[int, ...]
 IntArray = NDArray[np.int64]
-NO_PADDING = (0, 0, 0, 0)
 
 
 def image(shape: Shape) -> Shape:
@@ -43,29 +43,30 @@ class Rows:
     corner: IntArray | None
 
 
+def unit_rows(shape: Shape, cells: IntArray) -> Rows:
+    """The form v for each of the cells (R, 3): row, column, channel."""
+    values = np.zeros((len(cells), 1, 1, shape[0]))
+    values[np.arange(len(cells)), 0, 0, cells[:, 2]] = 1.0
+    return Rows(values, None if shape[1:] == (1, 1) else cells[:, :2])
+
+
 def take(parameter: Array, rows: Rows) -> Array:
     """A per-element parameter (C or 1, H, W) or (C, 1, 1) at the cells of `rows`; zero beyond the image."""
     last = np.moveaxis(parameter, 0, -1)
     if rows.corner is None or parameter.shape[1:] == (1, 1):
         return last
-    h, w = rows.values.shape[1:3]
-    before = np.maximum(-rows.corner.min(axis=0), 0)
-    after = np.maximum(rows.corner.max(axis=0) + np.array([h, w]) - last.shape[:2], 0)
-    padded = np.pad(last, ((before[0], after[0]), (before[1], after[1]), (0, 0)))
-    s0, s1, s2 = padded.strides
-    shape = (padded.shape[0] - h + 1, padded.shape[1] - w + 1, h, w, last.shape[2])
-    windows = as_strided(padded, shape, (s0, s1, s0, s1, s2), writeable=False)
-    return windows[rows.corner[:, 0] + before[0], rows.corner[:, 1] + before[1]]
+    framed = np.pad(last, ((1, 1), (1, 1), (0, 0)))  # zeros around the image stand for all cells beyond it
+    reach = zip(rows.corner.T, rows.values.shape[1:3], last.shape[:2], strict=True)
+    y, x = (np.clip(first[:, None] + np.arange(n), -1, length) + 1 for first, n, length in reach)
+    return framed[y[:, :, None], x[:, None, :]]
 
 
 def dot(values: Array, parameter: Array) -> Array:
     """Sum over each row of values (R, h, w, C) times a parameter that broadcasts against it."""
-    if parameter.ndim == 3 and parameter.shape == values.shape[1:]:
-        return values.reshape(len(values), -1) @ parameter.ravel()
+    flat = values.reshape(len(values), -1)
     if parameter.ndim == 3:
-        per_cell = values.reshape(-1, values.shape[-1]) @ np.broadcast_to(parameter, (1, 1, values.shape[-1])).ravel()
-        return per_cell.reshape(len(values), -1).sum(axis=1)
-    return np.einsum("rx,rx->r", values.reshape(len(values), -1), parameter.reshape(len(parameter), -1))
+        return flat @ np.broadcast_to(parameter, values.shape[1:]).ravel()
+    return np.einsum("rx,rx->r", flat, parameter.reshape(len(parameter), -1))
 
 
 def settle(values: Array, corner: IntArray, whole: bool, shape: Shape) -> Rows:
@@ -73,29 +74,24 @@ def settle(values: Array, corner: IntArray, whole: bool, shape: Shape) -> Rows:
 
     corner: (R, 2), or (2,) if `whole`, the same for all rows. Large windows become the whole image.
     """
-    h, w = values.shape[1:3]
-    height, width = shape[1:]
     if whole:
-        return Rows(_place(values, corner, shape), None)
-    if 2 * h * w >= height * width:
-        return widen(Rows(values, corner), shape)
-    y, x = corner[:, :1] + np.arange(h, dtype=np.int64), corner[:, 1:] + np.arange(w, dtype=np.int64)
-    within = np.logical_and(y >= 0, y < height), np.logical_and(x >= 0, x < width)
-    inside = np.logical_and(within[0][:, :, None], within[1][:, None, :])
-    partly = np.flatnonzero(~inside.all(axis=(1, 2)))
-    values[partly] *= inside[partly][..., None]
-    return Rows(values, corner)
+        return Rows(_place(values, corner, shape[1:]), None)
+    rows = Rows(values, corner)
+    if 2 * math.prod(values.shape[1:3]) >= math.prod(shape[1:]):
+        return widen(rows, shape)
+    values *= take(np.ones((1, *shape[1:])), rows)
+    return rows
 
 
-def _place(values: Array, corner: IntArray, shape: Shape) -> Array:
-    """Windows at one common corner, cut and filled with zeros to the whole image."""
-    (top, left), (h, w), (height, width) = corner.tolist(), values.shape[1:3], shape[1:]
+def _place(values: Array, corner: IntArray, size: Shape) -> Array:
+    """Windows at one common corner, cut and filled with zeros to (height, width)."""
+    (top, left), (h, w), (height, width) = corner.tolist(), values.shape[1:3], size
     if (top, left, h, w) == (0, 0, height, width):
         return values
-    result = np.zeros((len(values), height, width, shape[0]))
-    y0, y1, x0, x1 = max(top, 0), min(top + h, height), max(left, 0), min(left + w, width)
-    if y0 < y1 and x0 < x1:
-        result[:, y0:y1, x0:x1] = values[:, y0 - top : y1 - top, x0 - left : x1 - left]
+    result = np.zeros((len(values), height, width, values.shape[3]))
+    y, x = max(top, 0), max(left, 0)
+    below, right = max(min(top + h, height), y), max(min(left + w, width), x)
+    result[:, y:below, x:right] = values[:, y - top : below - top, x - left : right - left]
     return result
 
 
@@ -103,33 +99,22 @@ def widen(rows: Rows, shape: Shape) -> Rows:
     """The same rows with the whole image as their window."""
     if rows.corner is None:
         return rows
-    result = np.zeros((len(rows.values), shape[1], shape[2], shape[0]))
-    cells, index = np.unique(rows.corner, axis=0, return_inverse=True)
-    for k, cell in enumerate(cells):
-        members = np.flatnonzero(index.ravel() == k)
-        result[members] = _place(rows.values[members], cell, shape)
+    result = np.zeros((len(rows.values), *shape[1:], shape[0]))
+    for corner in np.unique(rows.corner, axis=0):
+        here = (rows.corner == corner).all(axis=1)
+        result[here] = _place(rows.values[here], corner, shape[1:])
     return Rows(result, None)
 
 
 def add(first: Rows, second: Rows, shape: Shape) -> Rows:
     """The sum of two sets of rows of one node, each coefficient rounded once."""
-    if first.corner is not None and second.corner is not None:
-        shift = second.corner - first.corner
-        if (shift == shift[0]).all():
-            return _overlay(first, second, shift[0], shape)
-    return Rows(widen(first, shape).values + widen(second, shape).values, None)
-
-
-def _overlay(first: Rows, second: Rows, shift: IntArray, shape: Shape) -> Rows:
-    """The sum on the smallest window that holds both; `shift`: second corner - first corner."""
-    a, b = np.maximum(-shift, 0), np.maximum(shift, 0)
-    size = np.maximum(a + first.values.shape[1:3], b + second.values.shape[1:3])
-    result = np.zeros((len(first.values), *size, shape[0]))
-    for rows, at in ((first, a), (second, b)):
-        h, w = rows.values.shape[1:3]
-        result[:, at[0] : at[0] + h, at[1] : at[1] + w] += rows.values
-    corner = first.corner if first.corner is not None else np.zeros((len(result), 2), dtype=np.int64)
-    return settle(result, corner - a, False, shape)
+    if first.corner is None or second.corner is None or np.ptp(first.corner - second.corner, axis=0).any():
+        return Rows(widen(first, shape).values + widen(second, shape).values, None)
+    corner = np.minimum(first.corner, second.corner)  # of the smallest window that holds both
+    a, b = first.corner[0] - corner[0], second.corner[0] - corner[0]
+    size = tuple(np.maximum(a + first.values.shape[1:3], b + second.values.shape[1:3]))
+    total = _place(first.values, a, size) + _place(second.values, b, size)
+    return settle(total, corner, False, shape)
 
 
 # ---------------------------------------------------------------- sliding windows
@@ -137,40 +122,33 @@ def _overlay(first: Rows, second: Rows, shift: IntArray, shape: Shape) -> Rows:
 
 @dataclass(frozen=True)
 class Sliding:
-    """Windows over height and width; padding (top, left, bottom, right), negative: cells cut away."""
+    """Windows over height and width; padding (top, left, bottom, right)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
+    dilation: tuple[int, int] = (1, 1)
 
     def windows(self, value: Array, fill: float) -> Array:
         """(C, H, W) -> a view (C, kh, kw, oh, ow)."""
         top, left, bottom, right = self.padding
         padded = np.pad(value, ((0, 0), (top, bottom), (left, right)), constant_values=fill)
-        sizes: list[int] = []
-        for axis in (0, 1):
-            span = padded.shape[axis + 1] - self.dilation[axis] * (self.kernel[axis] - 1) - 1
-            sizes.append(span // self.stride[axis] + 1)
-        s0, s1, s2 = padded.strides
-        inner = (s1 * self.dilation[0], s2 * self.dilation[1])
-        outer = (s1 * self.stride[0], s2 * self.stride[1])
-        return as_strided(padded, (len(value), *self.kernel, *sizes), (s0, *inner, *outer), writeable=False)
+        (dh, dw), (sh, sw) = self.dilation, self.stride
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
+        every = sliding_window_view(padded, spans, axis=(1, 2))  # (C, oh, ow, kh, kw) at stride and dilation 1
+        return every[:, ::sh, ::sw, ::dh, ::dw].transpose(0, 3, 4, 1, 2)
 
-    def spread(self, rows: Rows, taps: Array, shape: Shape) -> Rows:
-        """Adjoint of `windows`: taps (R, h, w, kh, kw, C), broadcastable, summed into rows on `shape`."""
+    def spread(self, rows: Rows, tap: Callable[[int, int], Array], shape: Shape) -> Rows:
+        """Adjoint of `windows`: tap(i, j), (R, h, w, C), is added at cell (i, j) of every window; rows on `shape`."""
         count, h, w = rows.values.shape[:3]
         (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
         result = np.zeros((count, (h - 1) * sh + (kh - 1) * dh + 1, (w - 1) * sw + (kw - 1) * dw + 1, shape[0]))
-        taps = np.broadcast_to(taps, (*taps.shape[:3], kh, kw, taps.shape[-1]))
         for i in range(kh):
             for j in range(kw):
                 y, x = i * dh, j * dw
-                result[:, y : y + (h - 1) * sh + 1 : sh, x : x + (w - 1) * sw + 1 : sw] += taps[:, :, :, i, j]
-        origin = np.array(self.padding[:2])
-        if rows.corner is None:
-            return settle(result, -origin, True, shape)
-        return settle(result, rows.corner * np.array(self.stride) - origin, False, shape)
+                result[:, y : y + (h - 1) * sh + 1 : sh, x : x + (w - 1) * sw + 1 : sw] += tap(i, j)
+        first = 0 if rows.corner is None else rows.corner * np.array(self.stride)
+        return settle(result, first - np.array(self.padding[:2]), rows.corner is None, shape)
 
 
 # ---------------------------------------------------------------- the maps
@@ -196,13 +174,14 @@ class Map(abc.ABC):
     def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
         """Rows of this node's value -> rows of each input."""
 
-    def _biased(self, bias: Array, size: Array | None = None) -> None:
-        self.bias = bias
-        self.bias_size = np.abs(bias) if size is None else size
+    def _biased(self, *parts: Array) -> None:
+        """bias: the sum of the parts."""
+        self.bias = sum(parts, self.bias)
+        self.bias_size = sum(map(np.abs, parts), self.bias_size)
 
 
 class Dense(Map):
-    def __init__(self, node: c.Linear) -> None:
+    def __init__(self, node: c.Linear, shapes: list[Shape]) -> None:
         self.weight = node.weight.astype(np.float64)
         self.size = np.abs(self.weight)
         self.terms = max(self.weight.shape) + 1
@@ -220,10 +199,10 @@ class Dense(Map):
 
 
 class Convolution(Map):
-    def __init__(self, node: c.Conv2d, shape: Shape) -> None:
+    def __init__(self, node: c.Conv2d, shapes: list[Shape]) -> None:
         out, per_group, kh, kw = node.weight.shape
         self.sliding = Sliding((kh, kw), node.stride, node.padding, node.dilation)
-        self.shape = shape
+        self.shape = shapes[0]
         self.terms = max(per_group, out // node.groups) * kh * kw + 1
         weight = node.weight.astype(np.float64).reshape(node.groups, out // node.groups, per_group, kh, kw)
         self.weight = np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2))  # (G, out / G, kh, kw, in / G)
@@ -241,20 +220,20 @@ class Convolution(Map):
 
     def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
         weight = self.size if absolute else self.weight
-        groups, out, kh, kw, per_group = weight.shape
-        count, h, w, _ = rows.values.shape
-        grouped = rows.values.reshape(-1, groups, out).transpose(1, 0, 2)
-        taps = grouped @ weight.reshape(groups, out, -1)  # (G, R h w, kh kw in / G)
-        taps = np.moveaxis(taps.reshape(groups, count, h, w, kh, kw, per_group), 0, -2)
-        return (self.sliding.spread(rows, taps.reshape(count, h, w, kh, kw, -1), self.shape),)
+        grouped = rows.values.reshape(-1, *weight.shape[:2]).transpose(1, 0, 2)  # (G, R h w, out / G)
+
+        def tap(i: int, j: int) -> Array:
+            return (grouped @ weight[:, :, i, j]).transpose(1, 0, 2).reshape(*rows.values.shape[:3], -1)
+
+        return (self.sliding.spread(rows, tap, self.shape),)
 
 
 class Averaging(Map):
-    def __init__(self, node: c.AveragePool2d, shape: Shape) -> None:
-        self.sliding = Sliding(node.kernel, node.stride, node.padding, (1, 1))
-        self.shape = shape
+    def __init__(self, node: c.AveragePool2d, shapes: list[Shape]) -> None:
+        self.sliding = Sliding(node.kernel, node.stride, node.padding)
+        self.shape = shapes[0]
         self.terms = math.prod(node.kernel) + 2
-        ones = self.sliding.windows(np.ones((1, *shape[1:])), 1.0 if node.count_padding else 0.0)
+        ones = self.sliding.windows(np.ones((1, *self.shape[1:])), 1.0 if node.count_padding else 0.0)
         self.share = 1.0 / ones.sum(axis=(1, 2))
 
     def apply(self, *values: Array, absolute: bool = False) -> Array:
@@ -262,17 +241,17 @@ class Averaging(Map):
 
     def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
         shares = rows.values * take(self.share, rows)
-        return (self.sliding.spread(rows, shares[:, :, :, None, None, :], self.shape),)
+        return (self.sliding.spread(rows, lambda _i, _j: shares, self.shape),)
 
 
 class Diagonal(Map):
-    """gain * x + bias, elementwise. `known_to`: relative error of the gain in units of 2^-53."""
+    """gain * x + sum of `bias`, elementwise."""
 
-    def __init__(self, gain: Array, bias: Array, bias_size: Array, known_to: int) -> None:
+    def __init__(self, terms: int, gain: Array, *bias: Array) -> None:
         need_bounded(gain, "network")
+        self.terms = terms
         self.gain = gain
-        self.terms = 2 + known_to
-        self._biased(bias, bias_size)
+        self._biased(*bias)
 
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return values[0] * (np.abs(self.gain) if absolute else self.gain)
@@ -282,52 +261,31 @@ class Diagonal(Map):
         return (Rows(rows.values * gain, rows.corner),)
 
 
-class Shifting(Map):
-    def __init__(self, constant: Array) -> None:
-        self._biased(constant)
+class Cropping(Map):
+    """Cells start, start + step, ... before stop, of each axis of the input; `value` where that lies beyond it."""
 
-    def apply(self, *values: Array, absolute: bool = False) -> Array:
-        return values[0]
-
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        return (rows,)
-
-
-class Padding(Map):
-    def __init__(self, before: Shape, after: Shape, value: float, shape: Shape) -> None:
-        self.pads = tuple(zip(before, after, strict=True))
+    def __init__(self, start: Shape, stop: Shape, step: Shape, value: float, shape: Shape) -> None:
         self.shape = shape
+        self.pads = [(max(-a, 0), max(b - n, 0)) for a, b, n in zip(start, stop, shape, strict=True)]
+        ends = zip(start, stop, step, self.pads, strict=True)
+        self.kept = tuple(slice(a + pad[0], b + pad[0], s) for a, b, s, pad in ends)
+        self.sliding = Sliding((1, 1), (step[1], step[2]), (-start[1], -start[2], 0, 0))
         if value != 0:
             self._biased(np.pad(np.zeros(shape), self.pads, constant_values=value))
 
     def apply(self, *values: Array, absolute: bool = False) -> Array:
-        return np.pad(values[0], self.pads)
+        return np.pad(values[0], self.pads)[self.kept]
 
     def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        (channel, _), (top, _), (left, _) = self.pads
-        kept = rows.values[..., channel : channel + self.shape[0]].copy()
-        if rows.corner is None:
-            return (settle(kept, np.array([-top, -left]), True, self.shape),)
-        return (settle(kept, rows.corner - (top, left), False, self.shape),)
-
-
-class Slicing(Map):
-    def __init__(self, start: Shape, stop: Shape, step: Shape, shape: Shape) -> None:
-        self.ranges = tuple(slice(a, b, s) for a, b, s in zip(start, stop, step, strict=True))
-        self.sliding = Sliding((1, 1), (step[1], step[2]), (-start[1], -start[2], 0, 0), (1, 1))
-        self.shape = shape
-
-    def apply(self, *values: Array, absolute: bool = False) -> Array:
-        return values[0][self.ranges]
-
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        channels = np.zeros((*rows.values.shape[:3], self.shape[0]))
-        channels[..., self.ranges[0]] = rows.values
-        return (self.sliding.spread(rows, channels[:, :, :, None, None, :], self.shape),)
+        before, after = self.pads[0]
+        channels = np.zeros((*rows.values.shape[:3], before + self.shape[0] + after))
+        channels[..., self.kept[0]] = rows.values
+        kept = channels[..., before : before + self.shape[0]]
+        return (self.sliding.spread(rows, lambda _i, _j: kept, self.shape),)
 
 
 class Concatenation(Map):
-    def __init__(self, shapes: list[Shape]) -> None:
+    def __init__(self, node: c.Concat, shapes: list[Shape]) -> None:
         self.ends = np.cumsum([s[0] for s in shapes])[:-1].tolist()
 
     def apply(self, *values: Array, absolute: bool = False) -> Array:
@@ -346,8 +304,8 @@ class Addition(Map):
 
 
 class Flattening(Map):
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
+    def __init__(self, node: c.Flatten, shapes: list[Shape]) -> None:
+        self.shape = shapes[0]
 
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return values[0].reshape(-1, 1, 1)
@@ -357,55 +315,57 @@ class Flattening(Map):
         return (Rows(np.ascontiguousarray(np.moveaxis(images, 1, -1)), None),)
 
 
-def _normalisation(node: c.BatchNorm) -> Map:
+# ---------------------------------------------------------------- the map of a node
+
+
+def _normalisation(node: c.BatchNorm, shapes: list[Shape]) -> Map:
     """gain = scale / sqrt(variance + epsilon), known to 5 units; bias = shift - mean gain."""
     scale, shift, mean, variance = (
         p.astype(np.float64)[:, None, None] for p in (node.scale, node.shift, node.mean, node.variance)
     )
     gain = scale / np.sqrt(variance + node.epsilon)
-    moved = mean * gain
-    return Diagonal(gain, shift - moved, np.abs(shift) + np.abs(moved), 8)
+    return Diagonal(2 + 8, gain, shift, -mean * gain)
 
 
-def affine_map(node: Any, shapes: list[Shape]) -> Map | None:
-    """The map of an affine node whose inputs have these image shapes; None for a nonlinear node or the input."""
-    zero = np.zeros((1, 1, 1))
-    match node:
-        case c.Linear():
-            return Dense(node)
-        case c.Conv2d():
-            return Convolution(node, shapes[0])
-        case c.AveragePool2d():
-            return Averaging(node, shapes[0])
-        case c.BatchNorm():
-            return _normalisation(node)
-        case c.Shift():
-            return Shifting(_constant(node.constant, shapes[0]))
-        case c.Scale():
-            return Diagonal(_constant(node.constant, shapes[0]), zero, zero, 0)
-        case c.Divide():
-            return Diagonal(1.0 / _constant(node.constant, shapes[0]), zero, zero, 1)
-        case c.Pad():
-            return Padding(_axes(node.before, 0), _axes(node.after, 0), node.value, shapes[0])
-        case c.Slice():
-            return Slicing(_axes(node.start, 0), _axes(node.stop, 1), _axes(node.step, 1), shapes[0])
-        case c.Concat():
-            return Concatenation(shapes)
-        case c.Add():
-            return Addition()
-        case c.Flatten():
-            return Flattening(shapes[0])
-        case _:
-            return None
+def _constant(node: c.Shift | c.Scale | c.Divide, shapes: list[Shape]) -> Array:
+    """A constant that broadcasts against a value, as an image: (C, 1, 1) where it can be, else full."""
+    exact, shape = node.constant.astype(np.float64), shapes[0]
+    if shape[1:] == (1, 1) and exact.ndim == 1:
+        return exact[:, None, None]
+    return np.broadcast_to(exact, (shape[0], 1, 1) if exact.ndim == 3 and exact.shape[1:] == (1, 1) else shape)
+
+
+def _padding(node: c.Pad, shapes: list[Shape]) -> Map:
+    (start, after), shape = (_axes(n, 0) for n in (node.before, node.after)), shapes[0]
+    stop = tuple(n + a for n, a in zip(shape, after, strict=True))
+    return Cropping(tuple(-b for b in start), stop, (1, 1, 1), node.value, shape)
+
+
+def _slice(node: c.Slice, shapes: list[Shape]) -> Map:
+    return Cropping(_axes(node.start, 0), _axes(node.stop, 1), _axes(node.step, 1), 0.0, shapes[0])
 
 
 def _axes(per_axis: Shape, missing: int) -> Shape:
     return per_axis + (missing,) * (3 - len(per_axis))
 
 
-def _constant(value: c.Float32Array, shape: Shape) -> Array:
-    """A constant that broadcasts against a value, as an image: (C, 1, 1) where it can be, else full."""
-    exact = value.astype(np.float64)
-    if shape[1:] == (1, 1) and value.ndim == 1:
-        return exact[:, None, None]
-    return np.broadcast_to(exact, (shape[0], 1, 1) if exact.ndim == 3 and exact.shape[1:] == (1, 1) else shape)
+MAPS: dict[type[Any], Callable[[Any, list[Shape]], Map]] = {
+    c.Linear: Dense,
+    c.Conv2d: Convolution,
+    c.AveragePool2d: Averaging,
+    c.BatchNorm: _normalisation,
+    c.Shift: lambda node, shapes: Diagonal(0, np.ones((1, 1, 1)), _constant(node, shapes)),
+    c.Scale: lambda node, shapes: Diagonal(2, _constant(node, shapes)),
+    c.Divide: lambda node, shapes: Diagonal(2 + 1, 1.0 / _constant(node, shapes)),
+    c.Pad: _padding,
+    c.Slice: _slice,
+    c.Concat: Concatenation,
+    c.Add: lambda _node, _shapes: Addition(),
+    c.Flatten: Flattening,
+}
+
+
+def affine_map(node: c.Node, shapes: list[Shape]) -> Map | None:
+    """The map of an affine node whose inputs have these image shapes; None for a nonlinear node or the input."""
+    known = MAPS.get(type(node))
+    return None if known is None else known(node, shapes)

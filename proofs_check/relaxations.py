@@ -6,7 +6,6 @@ lower_slope y + lower_intercept <= f(y) <= upper_slope y + upper_intercept on [l
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +26,8 @@ class Selection:
 
     def spread(self, rows: Rows, shape: Shape) -> Rows:
         """Coefficients of pooled cells -> of the selected cells of the input, an image of `shape`."""
-        taps = np.arange(math.prod(self.sliding.kernel)).reshape(*self.sliding.kernel, 1)
-        selected = take(self.tap, rows)[..., None, None, :] == taps
-        return self.sliding.spread(rows, rows.values[:, :, :, None, None, :] * selected, shape)
+        selected = take(self.tap, rows)
+        return self.sliding.spread(rows, lambda i, j: rows.values * (selected == i * self.sliding.kernel[1] + j), shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +163,7 @@ def upper_intercept(lower: Array, upper: Array, k: Array, touch: Array, curve: C
 
 
 def pool_sliding(node: c.MaxPool2d) -> Sliding:
-    return Sliding(node.kernel, node.stride, node.padding, (1, 1))
+    return Sliding(node.kernel, node.stride, node.padding)
 
 
 def pool_lines(lower: Array, upper: Array, node: c.MaxPool2d) -> Lines:
