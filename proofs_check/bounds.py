@@ -8,6 +8,7 @@ Source: Zhang et al. 2018 (CROWN) for the method, Higham 3.1 for the error terms
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Sequence
@@ -15,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.certificate import Float32Array, Norm, PlainNetwork, RejectedError, need
-from proofs_check.network import Map, Rows, Shape, add, affine_map, dot, image, take
+from proofs_check.network import Map, Rows, Shape, add, affine_map, dot, image, take, unit_rows
 from proofs_check.relaxations import (
     Lines,
     curve_lines,
@@ -30,7 +30,7 @@ from proofs_check.relaxations import (
     relu_lines,
     relu_slope,
 )
-from proofs_check.rounding import TINY, Array, down, need_bounded, sum_error, up
+from proofs_check.rounding import TINY, Array, centred, down, need_bounded, sum_error, up
 
 MAX_CLASSES = 2**12
 MAX_WITNESS = 2**28
@@ -60,14 +60,13 @@ class Ball:
 class Prepared:
     """A network with its weights in float64.
 
-    maps: per node, None where it is nonlinear or the input. shapes: as images. slope_start: first witness column of
-    each ReLU node.
+    maps: per node, None where it is nonlinear or the input. shapes: as images. slope_start: as in `slope_starts`.
     """
 
     network: PlainNetwork
     maps: tuple[Map | None, ...]
     shapes: tuple[Shape, ...]
-    slope_start: dict[int, int]
+    slope_start: list[int]
 
 
 def prepare(network: PlainNetwork) -> Prepared:
@@ -75,13 +74,7 @@ def prepare(network: PlainNetwork) -> Prepared:
     shapes = tuple(image(s) for s in network.shapes)
     with np.errstate(all="ignore"):
         maps = tuple(affine_map(n, [shapes[i] for i in inputs_of(n)]) for n in network.nodes)
-    starts: dict[int, int] = {}
-    count = 0
-    for k, node in enumerate(network.nodes):
-        if relu_slope(node) is not None:
-            starts[k] = count
-            count += math.prod(shapes[k])
-    return Prepared(network, maps, shapes, starts)
+    return Prepared(network, maps, shapes, slope_starts(network))
 
 
 def inputs_of(node: c.Node) -> tuple[int, ...]:
@@ -89,6 +82,12 @@ def inputs_of(node: c.Node) -> tuple[int, ...]:
 
 
 # ---------------------------------------------------------------- witness
+
+
+def slope_starts(network: PlainNetwork) -> list[int]:
+    """Per node, the first witness column of its ReLU cells; and at the end, how many columns there are."""
+    cells = zip(map(math.prod, network.shapes), map(relu_slope, network.nodes), strict=True)
+    return [0, *itertools.accumulate(0 if slope is None else size for size, slope in cells)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +108,7 @@ class Witness:
 
 def witness(data: bytes, network: PlainNetwork) -> Witness:
     """Slopes from a zlib stream of uint8 (w = byte / 255). Rejects a stream of another length."""
-    n = sum(math.prod(s) for s, node in zip(network.shapes, network.nodes, strict=True) if relu_slope(node) is not None)
+    n = slope_starts(network)[-1]
     lengths = [n * rows for rows in (1, 1 + network.classes, 1 + 2 * network.classes)]
     stream = zlib.decompressobj()
     try:
@@ -153,10 +152,10 @@ class Values:
     def append(self, lower: Array, upper: Array, charge: Array | None, lines: Lines | None) -> None:
         need_bounded(lower, "bounds")
         need_bounded(upper, "bounds")
-        for part, value in zip(
-            (self.lower, self.upper, self.charges, self.lines), (lower, upper, charge, lines), strict=True
-        ):
-            part.append(value)  # type: ignore[arg-type]
+        self.lower.append(lower)
+        self.upper.append(upper)
+        self.charges.append(charge)
+        self.lines.append(lines)
 
 
 def value_bounds(prepared: Prepared, ball: Ball, hints: Witness | None) -> Values:
@@ -165,88 +164,73 @@ def value_bounds(prepared: Prepared, ball: Ball, hints: Witness | None) -> Value
     Interval arithmetic throughout; inputs of nonlinear nodes are intersected with their backward bounds.
     """
     values = Values(prepared, ball, hints)
-    refined: set[int] = set()
     with np.errstate(all="ignore"):
         values.append(*ball.box(), None, None)
-        for k, node in enumerate(prepared.network.nodes):
-            if k == 0:
-                continue
+        for k, node in enumerate(prepared.network.nodes[1:], start=1):
             mapping = prepared.maps[k]
             if mapping is not None:
                 _append_affine(values, mapping, inputs_of(node))
-                continue
-            (i,) = inputs_of(node)
-            if i not in refined and prepared.maps[i] is not None:
-                refined.add(i)
-                _refine(values, i, everything=relu_slope(node) is None)
-            _append_nonlinear(values, k, node, i)
+            else:
+                _append_nonlinear(values, k, node)
     return values
 
 
 def _append_affine(values: Values, mapping: Map, inputs: Sequence[int]) -> None:
     """Interval bounds: centre and radius forward; the rounding of both is at most 2 G(terms) times `size`."""
     size = mapping.apply(*(values.magnitude(i) for i in inputs), absolute=True) + mapping.bias_size
-    charge = sum_error(size.size) * np.abs(mapping.bias) + np.zeros((len(size), 1, 1))
+    error = (sum_error(mapping.terms) if mapping.terms else 0.0) * size
+    charge = (sum_error(size.size) * np.abs(mapping.bias) + error).max(axis=(1, 2), keepdims=True)
     if mapping.terms == 0:  # weights 0 and 1, at most two of them and the bias: monotone, rounded once
-        lower, upper = (
-            mapping.apply(*(part[i] for i in inputs)) + mapping.bias for part in (values.lower, values.upper)
-        )
+        ends = ([part[i] for i in inputs] for part in (values.lower, values.upper))
+        lower, upper = (mapping.apply(*end) + mapping.bias for end in ends)
     else:
-        error = 4 * sum_error(mapping.terms) * size
-        charge = charge + sum_error(mapping.terms) * size
-        centers = [(values.lower[i] + values.upper[i]) / 2 for i in inputs]
-        radii = [up(np.maximum(values.upper[i] - m, m - values.lower[i])) for i, m in zip(inputs, centers, strict=True)]
-        center = mapping.apply(*centers) + mapping.bias
-        radius = up(mapping.apply(*radii, absolute=True) + error)
+        boxes = [centred(values.lower[i], values.upper[i]) for i in inputs]
+        center = mapping.apply(*(box[0] for box in boxes)) + mapping.bias
+        radius = up(mapping.apply(*(box[1] for box in boxes), absolute=True) + 4 * error)
         lower, upper = center - radius, center + radius
-    charge = charge.max(axis=(1, 2), keepdims=True)
     values.append(down(lower), up(upper), up(charge) if charge.any() else None, None)
 
 
-def _append_nonlinear(values: Values, k: int, node: Any, i: int) -> None:
-    lower, upper = values.lower[i], values.upper[i]
-    magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
+def _append_nonlinear(values: Values, k: int, node: Any) -> None:
+    """The lines of a nonlinear node, over its input's bounds after those were refined."""
+    (i,) = inputs_of(node)
     slope, curve = relu_slope(node), curve_of(node)
+    if values.prepared.maps[i] is not None:
+        _refine(values, i, everything=slope is None)
+    lower, upper = values.lower[i], values.upper[i]
     if slope is not None:
         lines = relu_lines(lower, upper, slope, _hint(values, k, 0))
     else:
         lines = pool_lines(lower, upper, node) if curve is None else curve_lines(lower, upper, curve)
+    magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
     cells = max(lower.size, math.prod(values.prepared.shapes[k]))  # pooling may have more cells than its input
     values.append(*monotone(node, lower, upper), None, lines.charged(magnitude, cells))
 
 
-def _hint(values: Values, k: int, row: int) -> Array | None:
-    """The witness's lower slopes of ReLU node k, (C, H, W)."""
+def _hint(values: Values, k: int, rows: int | Sequence[int]) -> Array | None:
+    """The witness's lower slopes of ReLU node k in these of its rows, (C, H, W) or (R, C, H, W)."""
     if values.witness is None:
         return None
-    start, shape = values.prepared.slope_start[k], values.prepared.shapes[k]
-    return values.witness.slopes[row, start : start + math.prod(shape)].reshape(shape)
+    start, stop = values.prepared.slope_start[k : k + 2]
+    found = values.witness.slopes[rows, start:stop]
+    return found.reshape(*found.shape[:-1], *values.prepared.shapes[k])
 
 
 def _refine(values: Values, k: int, everything: bool) -> None:
     """Intersect node k's bounds with backward ones: its unstable cells, or every cell that is not a point."""
     lower, upper = values.lower[k], values.upper[k]
     wanted = lower < upper if everything else (lower < 0) & (upper > 0)
-    y, x, channel = np.nonzero(np.moveaxis(wanted, 0, -1))  # neighbours travel together
-    if len(y) == 0:
-        return
+    cells = np.argwhere(np.moveaxis(wanted, 0, -1))  # neighbours travel together
     shapes = values.prepared.shapes
-    size = max(math.prod(s) for s in shapes[: k + 1])
-    for part in np.array_split(np.arange(len(y)), min(len(y), -(-2 * len(y) * size // CHUNK))):
-        found = _descend(values, k, _unit_rows(shapes[k], channel[part], y[part], x[part]), None, False)
-        at = channel[part], y[part], x[part]
+    together = max(1, CHUNK // (2 * max(math.prod(s) for s in shapes[: k + 1])))
+    for first in range(0, len(cells), together):
+        part = cells[first : first + together]
+        rows = unit_rows(shapes[k], np.concatenate([part, part]))
+        rows.values[len(part) :] *= -1.0
+        found = _descend(values, k, rows, None, False)
+        at = part[:, 2], part[:, 0], part[:, 1]
         upper[at] = np.minimum(upper[at], found[: len(part)])
         lower[at] = np.maximum(lower[at], -found[len(part) :])
-
-
-def _unit_rows(shape: Shape, channel: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> Rows:
-    """The forms +v and -v for each of the cells."""
-    count = len(channel)
-    rows = np.zeros((2 * count, 1, 1, shape[0]))
-    rows[np.arange(count), 0, 0, channel] = 1.0
-    rows[np.arange(count) + count, 0, 0, channel] = -1.0
-    corner = np.tile(np.stack([y, x], axis=1), (2, 1))
-    return Rows(rows, None if shape[1:] == (1, 1) else corner)
 
 
 # ---------------------------------------------------------------- the backward pass
@@ -260,13 +244,12 @@ def _descend(values: Values, start: int, rows: Rows, hint_rows: Sequence[int] | 
     """
     pending = {start: rows}
     best, constant = np.full(len(rows.values), np.inf), np.zeros(len(rows.values))
-    for k in range(start, -1, -1):
-        if k not in pending:
-            continue
-        if k == 0 or (cuts and (k == start or values.lines[k] is not None)):
-            best = np.minimum(best, _reach_all(values, pending, constant))
-        if k > 0:
+    for k in range(start, 0, -1):
+        if k in pending:
+            if cuts and (k == start or values.lines[k] is not None):
+                best = np.minimum(best, _reach_all(values, pending, constant))
             constant = _replace(values, k, pending, constant, hint_rows)
+    best = np.minimum(best, _reach_all(values, pending, constant))
     need_bounded(best, "bounds")
     return best
 
@@ -316,20 +299,19 @@ def _step(values: Values, k: int, rows: Rows, hint_rows: Sequence[int] | None) -
 
 def _lower_slopes(values: Values, k: int, rows: Rows, lines: Lines, hint_rows: Sequence[int] | None) -> Array:
     """Lower slopes of node k at the cells of `rows`, by each form's own witness row where it has one."""
-    slope, hints = relu_slope(values.prepared.network.nodes[k]), values.witness
-    if hint_rows is None or hints is None or slope is None:
+    node = values.prepared.network.nodes[k]
+    slope = relu_slope(node)
+    own = None if hint_rows is None or slope is None else _hint(values, k, hint_rows)
+    if own is None or slope is None:
         return take(lines.lower_slope, rows)
-    (i,) = inputs_of(values.prepared.network.nodes[k])
-    start, shape = values.prepared.slope_start[k], values.prepared.shapes[k]
-    own = hints.slopes[list(hint_rows), start : start + math.prod(shape)].reshape(-1, *shape)
+    (i,) = inputs_of(node)
     return np.moveaxis(hinted_slopes(values.lower[i], values.upper[i], slope, own), 1, -1)  # such rows are whole
 
 
 def _reach(values: Values, k: int, rows: Rows) -> Array:
     """(R,) upper bounds of rows . v_k over the box of node k's value; for the input, also over the ball."""
     lower, upper = values.lower[k], values.upper[k]
-    center = (lower + upper) / 2
-    radius = up(np.maximum(upper - center, center - lower))
+    center, radius = centred(lower, upper)
     size = values.magnitude(k).max(axis=(1, 2), keepdims=True)
     sizes = np.abs(rows.values)
     error = 4 * sum_error(lower.size) * dot(sizes, take(size, rows))

@@ -13,6 +13,7 @@ slopes M + E, |E| <= R, the chain rule's product telescopes into that of the M a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,9 +23,9 @@ from numpy.typing import NDArray
 from proofs_check import certificate as c
 from proofs_check.bounds import CHUNK, Prepared, Values, inputs_of
 from proofs_check.certificate import Norm, RejectedError, need
-from proofs_check.network import IntArray, Map, Rows, Shape, Sliding, add, take, widen
+from proofs_check.network import IntArray, Map, Rows, Shape, Sliding, add, take, unit_rows, widen
 from proofs_check.relaxations import curve_of, pool_sliding, relu_slope
-from proofs_check.rounding import Array, dot_up, down, enclose, need_bounded, sum_error, up
+from proofs_check.rounding import Array, centred, dot_up, down, enclose, need_bounded, sum_error, up
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +38,7 @@ class Interval:
 
     @staticmethod
     def between(lower: Array, upper: Array) -> Interval:
-        centre = (lower + upper) / 2
-        return Interval(centre, up(np.maximum(up(upper - centre), up(centre - lower))))
+        return Interval(*centred(lower, upper))
 
     def magnitude(self) -> Array:
         return up(np.abs(self.centre) + self.radius)
@@ -98,9 +98,8 @@ class Slopes:
 
     @staticmethod
     def within(least: Array, most: Array, sliding: Sliding | None, shape: Shape) -> Slopes:
-        middle = (least + most) / 2
-        radius = np.where(least == most, 0.0, up(np.maximum(up(most - middle), up(middle - least))))
-        return Slopes(least, most, middle, radius, sliding, shape)
+        middle, radius = centred(least, most)
+        return Slopes(least, most, middle, np.where(least == most, 0.0, radius), sliding, shape)
 
     def times(self, rows: Interval, least: Array, most: Array) -> Interval:
         """Rows of the node's input: each coefficient times a slope in [least, most], 0 <= least <= most."""
@@ -144,35 +143,33 @@ class Slopes:
 
 def slopes_over(values: Values) -> list[Slopes | None]:
     """Per node, over the ball; None for an affine node and the input."""
-    nodes = values.prepared.network.nodes
-    found: list[Slopes | None] = []
-    for node, mapping in zip(nodes, values.prepared.maps, strict=True):
-        if isinstance(node, c.Input) or mapping is not None:
-            found.append(None)
-            continue
-        (i,) = inputs_of(node)
-        lower, upper, shape = values.lower[i], values.upper[i], values.prepared.shapes[i]
+
+    def over(k: int, i: int) -> Slopes:
+        node, lower, upper = values.prepared.network.nodes[k], values.lower[i], values.upper[i]
         if isinstance(node, c.MaxPool2d):
-            found.append(pool_slopes(node, lower, upper, shape))
-        else:
-            found.append(Slopes.within(*slope_interval(node, lower, upper), None, shape))
-    return found
+            return pool_slopes(node, lower, upper, lower.shape)
+        return Slopes.within(*slope_interval(node, lower, upper), None, lower.shape)
+
+    return _of_nonlinear(values.prepared, over)
 
 
 def slopes_everywhere(prepared: Prepared) -> list[Slopes | None]:
     """Per node, over the whole space; None for an affine node and the input."""
-    found: list[Slopes | None] = []
-    for k, (node, mapping) in enumerate(zip(prepared.network.nodes, prepared.maps, strict=True)):
-        if isinstance(node, c.Input) or mapping is not None:
-            found.append(None)
-            continue
-        shape = prepared.shapes[inputs_of(node)[0]]
+
+    def everywhere(k: int, i: int) -> Slopes:
+        node, ones = prepared.network.nodes[k], np.ones(prepared.shapes[i])
         if isinstance(node, c.MaxPool2d):
-            found.append(pool_slopes(node, np.full(shape, -1.0), np.ones(shape), shape))  # any cell may win
-        else:
-            least, most = unrestricted_slopes(prepared, k)
-            found.append(Slopes.within(np.full(shape, least), np.full(shape, most), None, shape))
-    return found
+            return pool_slopes(node, -ones, ones, ones.shape)  # any cell may win
+        least, most = unrestricted_slopes(prepared, k)
+        return Slopes.within(least * ones, most * ones, None, ones.shape)
+
+    return _of_nonlinear(prepared, everywhere)
+
+
+def _of_nonlinear(prepared: Prepared, found: Callable[[int, int], Slopes]) -> list[Slopes | None]:
+    """found(k, i) for each nonlinear node k, i its input; None for the others."""
+    kinds = zip(prepared.network.nodes, prepared.maps, strict=True)
+    return [found(k, *inputs_of(n)) if k > 0 and m is None else None for k, (n, m) in enumerate(kinds)]
 
 
 def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> Slopes:
@@ -246,33 +243,24 @@ def _intersection(plain: Interval, middle: Interval, moved: Array | None) -> Int
 def _spread(prepared: Prepared, slopes: list[Slopes | None], node: int, sizes: Array, moved: dict[int, Array]) -> None:
     """Each cell of `node` has a coefficient of at most `sizes` (R, h, w, C): charge it to `moved` of every nonlinear
     node below and of the input."""
-    flat = sizes.reshape(len(sizes), -1)
-    cells = np.flatnonzero(flat.any(axis=0))
-    widest = max(math.prod(s) for s in prepared.shapes[: node + 1])
-    for part in np.array_split(cells, max(1, -(-len(cells) * widest // CHUNK))):
-        pending = {node: _unit_rows(prepared.shapes[node], part)}
+    cells = np.argwhere(sizes.any(axis=0))
+    together = max(1, CHUNK // max(math.prod(s) for s in prepared.shapes[: node + 1]))
+    for first in range(0, len(cells), together):
+        part = cells[first : first + together]
+        rows, found = unit_rows(prepared.shapes[node], part), sizes[:, part[:, 0], part[:, 1], part[:, 2]]
+        pending = {node: Interval(rows.values, np.zeros_like(rows.values), rows.corner)}
         for k in range(node, -1, -1):
-            rows, factor, mapping = pending.pop(k, None), slopes[k], prepared.maps[k]
-            if rows is None or not len(part):
+            if k not in pending:
                 continue
+            reached, factor, mapping = pending.pop(k), slopes[k], prepared.maps[k]
             if k == 0 or factor is not None:
-                rows = _whole(rows, prepared.shapes[k])
-                found = _weighted(flat[:, part], rows.magnitude())
-                moved[k] = up(moved[k] + found) if k in moved else found
+                reached = _whole(reached, prepared.shapes[k])
+                share = _weighted(found, reached.magnitude())
+                moved[k] = up(moved[k] + share) if k in moved else share
             if mapping is not None:
-                hand_on(prepared, pending, k, affine_step(mapping, rows))
+                hand_on(prepared, pending, k, affine_step(mapping, reached))
             elif factor is not None:
-                hand_on(prepared, pending, k, [factor.times(rows, factor.middle, factor.middle)])
-
-
-def _unit_rows(shape: Shape, cells: IntArray) -> Interval:
-    """The form v for each of the cells, counted in (h, w, C) order."""
-    position, channel = cells // shape[0], cells % shape[0]
-    rows = np.zeros((len(cells), 1, 1, shape[0]))
-    rows[np.arange(len(cells)), 0, 0, channel] = 1.0
-    corner: IntArray = np.zeros((len(cells), 2), dtype=np.int64)
-    corner[:, 0], corner[:, 1] = position // shape[2], position % shape[2]
-    return Interval(rows, np.zeros_like(rows), None if shape[1:] == (1, 1) else corner)
+                hand_on(prepared, pending, k, [factor.times(reached, factor.middle, factor.middle)])
 
 
 def _whole(rows: Interval, shape: Shape) -> Interval:

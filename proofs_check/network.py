@@ -56,8 +56,9 @@ def take(parameter: Array, rows: Rows) -> Array:
     if rows.corner is None or parameter.shape[1:] == (1, 1):
         return last
     framed = np.pad(last, ((1, 1), (1, 1), (0, 0)))  # zeros around the image stand for all cells beyond it
-    reach = zip(rows.corner.T, rows.values.shape[1:3], last.shape[:2], strict=True)
-    y, x = (np.clip(first[:, None] + np.arange(n), -1, length) + 1 for first, n, length in reach)
+    (h, w), (height, width) = rows.values.shape[1:3], last.shape[:2]
+    y = np.clip(rows.corner[:, :1] + np.arange(h, dtype=np.int64), -1, height) + 1
+    x = np.clip(rows.corner[:, 1:] + np.arange(w, dtype=np.int64), -1, width) + 1
     return framed[y[:, :, None], x[:, None, :]]
 
 
@@ -86,8 +87,6 @@ def settle(values: Array, corner: IntArray, whole: bool, shape: Shape) -> Rows:
 def _place(values: Array, corner: IntArray, size: Shape) -> Array:
     """Windows at one common corner, cut and filled with zeros to (height, width)."""
     (top, left), (h, w), (height, width) = corner.tolist(), values.shape[1:3], size
-    if (top, left, h, w) == (0, 0, height, width):
-        return values
     result = np.zeros((len(values), height, width, values.shape[3]))
     y, x = max(top, 0), max(left, 0)
     below, right = max(min(top + h, height), y), max(min(left + w, width), x)

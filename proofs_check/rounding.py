@@ -46,6 +46,12 @@ def down(value: Array) -> Array:
     return value - (np.abs(value) * 2.0**-51 + TINY)
 
 
+def centred(lower: Array, upper: Array) -> tuple[Array, Array]:
+    """(centre, radius). Ensures: centre - radius <= lower and upper <= centre + radius, whatever centre rounds to."""
+    centre = (lower + upper) / 2
+    return centre, up(np.maximum(upper - centre, centre - lower))
+
+
 def dot_up(rows: Array, vector: Array) -> Array:
     """rows (R, n), vector (n,) -> (R,) >= rows @ vector in real arithmetic."""
     error = sum_error(len(vector)) * (np.abs(rows) @ np.abs(vector))

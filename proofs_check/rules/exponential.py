@@ -13,8 +13,8 @@ from flint import arb
 
 from proofs_check import bounds
 from proofs_check.certificate import Claim, need
-from proofs_check.rounding import arb_down, dot_up, up
-from proofs_check.rules.differences import Differences, Vector, exponentials
+from proofs_check.rounding import Array, arb_down, dot_up, sum_error, up
+from proofs_check.rules.differences import Differences, Vector, exponentials, rivals
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Chord:
     threshold: arb
 
 
-def chord(found: Differences, rival: int, claim: Claim) -> Chord | None:
-    """(3b), times alpha: prove w . e < t with w_i = 1, w_j = 1 - alpha, t = 2 alpha - 1; None: out of float range.
+def chord(found: Differences, rival: int, claim: Claim) -> Chord:
+    """(3b), times alpha: prove w . e < t with w_i = 1, w_j = 1 - alpha, t = 2 alpha - 1. Rejects if out of float range.
 
     Violation region: a point with w . e >= t has w_j e_j >= w_j E_j - S, S = w . E - t, E_j = exp(T u_j).
     """
@@ -37,18 +37,15 @@ def chord(found: Differences, rival: int, claim: Claim) -> Chord | None:
     top = exponentials(found.upper, claim.temperature, y)
     threshold = 2 * alpha - 1
     slack = sum((w * e for w, e in zip(weights, top, strict=True)), arb(0)) - threshold
-    left = [_raised(float(found.lower[j]), weights[j], top[j], slack, temperature) for j in range(k)]
-    approx = [_secant(left[j], float(found.upper[j]), float(weights[j].mid()), claim.temperature) for j in range(k)]
-    if not all(map(math.isfinite, approx)):
-        return None
-    coefficients = exact_sums(np.array(approx))
-    intercept = arb(0)
-    for j in range(k):
-        if j != y:
-            c = arb(float(coefficients[j]))
-            ends = [arb(left[j]), arb(float(found.upper[j]))]
-            values = [weights[j] * (temperature * v).exp() - c * v for v in ends]  # convex minus affine: max at an end
-            intercept += values[0].max(values[1])
+    coefficients, intercept = np.zeros(k), arb(0)
+    for j in rivals(claim, k):
+        right = float(found.upper[j])
+        left = _raised(float(found.lower[j]), weights[j], top[j], slack, temperature)
+        slope = _secant(left, right, float(weights[j].mid()), claim.temperature)
+        need(math.isfinite(slope), "margin", f"rival {rival}: its chord is out of the range of floats")
+        ends = [weights[j] * (temperature * v).exp() - arb(slope) * v for v in (arb(left), arb(right))]
+        intercept += ends[0].max(ends[1])  # convex minus affine: largest at an end
+        coefficients[j] = slope
     return Chord(coefficients, intercept, threshold)
 
 
@@ -69,31 +66,22 @@ def _secant(left: float, right: float, weight: float, temperature: float) -> flo
     return scale * (-math.expm1(-width) / width if width > 0 else 1.0)
 
 
-def exact_sums(values: Vector) -> Vector:
-    """`values` rounded to a common grid on which sums of up to 2^12 of them are exact in float64."""
-    largest = float(np.abs(values).max())
-    if largest < 2.0**-900:
-        return np.zeros_like(values)
-    grid = 2.0 ** (math.frexp(largest)[1] - 40)
-    return np.round(values / grid) * grid
+def upper_of(found: Differences, coefficients: Array, y: int, hint_rows: list[int]) -> Array:
+    """coefficients (R, K), entry y zero -> (R,) upper bounds of coefficients . d over the ball."""
+    on_logits = coefficients.copy()
+    on_logits[:, y] = -coefficients.sum(axis=1)  # what this sum rounds, at most G(K) sum |c|, multiplies z_y
+    own = found.values.magnitude(-1).ravel()[y]
+    error = up(found.error + sum_error(len(found.error)) * own)
+    return up(bounds.functionals(found.values, on_logits, hint_rows) + dot_up(np.abs(coefficients), error))
 
 
 def exponential_misses(found: Differences, open_rivals: list[int], claim: Claim) -> list[int]:
     """Those of `open_rivals` for which the exponential form does not prove the margin."""
-    chords = {i: chord(found, i, claim) for i in open_rivals}
-    usable = {i: c for i, c in chords.items() if c is not None}
-    if not usable:
-        return open_rivals
-    need(len(found.upper) <= 2**12, "margin", "more than 4096 classes: coefficient sums are not exact")
-    rows = np.stack([c.coefficients for c in usable.values()])
-    rows[:, claim.predicted] = 0.0
-    on_logits = rows.copy()
-    on_logits[:, claim.predicted] = -rows.sum(axis=1)  # exact, by exact_sums
-    hints, k = found.values.witness, len(found.upper)
-    hint_rows = [0 if hints is None else hints.row(1 + k + i, k) for i in usable]
-    reach = bounds.functionals(found.values, on_logits, hint_rows)
-    reach = up(reach + dot_up(np.abs(rows), found.error))
-    missed = set(open_rivals) - {
-        i for i, r in zip(usable, reach, strict=True) if usable[i].intercept + arb(float(r)) < usable[i].threshold
-    }
-    return sorted(missed)
+    if not open_rivals:
+        return []
+    k, hints = len(found.upper), found.values.witness
+    chords = [chord(found, i, claim) for i in open_rivals]
+    hint_rows = [0 if hints is None else hints.row(1 + k + i, k) for i in open_rivals]
+    reach = upper_of(found, np.stack([c.coefficients for c in chords]), claim.predicted, hint_rows)
+    proven = [c.intercept + arb(float(r)) < c.threshold for c, r in zip(chords, reach, strict=True)]
+    return [i for i, held in zip(open_rivals, proven, strict=True) if not held]

@@ -6,20 +6,21 @@ import itertools
 
 import numpy as np
 import pytest
-from flint import arb
+from flint import arb, ctx
 from hypothesis import given
 from hypothesis import strategies as st
 
 from certmix.lines import certificate_line
-from proofs_check import parse
+from proofs_check import bounds, parse
 from proofs_check.bounds import Ball, prepare, value_bounds
 from proofs_check.bounds import differences as box_of
 from proofs_check.certificate import Accepted, Claim, Input, Linear, PlainNetwork
 from proofs_check.judge import check
+from proofs_check.rounding import arb_up
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 from proofs_check.rules.differences import Differences, rivals
-from proofs_check.rules.exponential import chord, exact_sums
+from proofs_check.rules.exponential import chord, upper_of
 from proofs_check.rules.margin import NetworkMargin, box_proves
 from verifiers.plain import build
 
@@ -103,15 +104,13 @@ def test_the_form_proves_more_than_the_box_and_never_less():
     st.floats(0.1, 10),
     st.data(),
 )
-def test_a_chord_lies_above_the_sum_wherever_it_could_reach_the_threshold(bounds, alpha, temperature, data):
-    k = len(bounds) + 1
-    lower = np.array([0.0] + [low for low, _ in bounds])
-    upper = np.array([0.0] + [low + width for low, width in bounds])
+def test_a_chord_lies_above_the_sum_wherever_it_could_reach_the_threshold(box, alpha, temperature, data):
+    k = len(box) + 1
+    lower = np.array([0.0] + [low for low, _ in box])
+    upper = np.array([0.0] + [low + width for low, width in box])
     claim = Claim("Linf", 0.1, alpha, temperature, 0, "robust", None, "real", "0" * 64, None, "0" * 64, None)
     rival = data.draw(st.integers(1, k - 1))
     found = chord(Differences(lower, upper, None, np.zeros(k)), rival, claim)  # type: ignore[arg-type]
-    if found is None:
-        return
     share = data.draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.9, 0.999, 1.0]), min_size=k, max_size=k))
     d = [
         arb(float(lo)) + arb(s) * (arb(float(hi)) - arb(float(lo)))
@@ -124,11 +123,30 @@ def test_a_chord_lies_above_the_sum_wherever_it_could_reach_the_threshold(bounds
         assert not line < value
 
 
-@given(st.lists(st.floats(0, 1e30), min_size=1, max_size=30))
-def test_rounded_coefficients_sum_without_rounding(values: list[float]):
-    rounded = exact_sums(np.array(values))
-    total = sum((arb(float(v)) for v in rounded), arb(0))
-    assert total == arb(float(rounded.sum()))
+@given(st.integers(0, 10**6), st.integers(2, 40))
+def test_what_the_sum_of_coefficients_rounds_is_charged(seed: int, classes: int):
+    """c . d = c . z - (sum of c) z_y, exactly; logits far larger than their differences."""
+    rng = np.random.default_rng(seed)
+    y = int(rng.integers(classes))
+    z = ((rng.normal(size=classes) + rng.choice([0, 2.0**20])) * rng.choice([1.0, -1.0])).astype(np.float32)
+    prepared = prepare(build([Input((classes,)), Linear((0,), np.eye(classes, dtype=np.float32), z)]))
+    values = value_bounds(prepared, Ball(np.zeros(classes, np.float32), 0.0, "Linf", None), None)
+    coefficients = rng.uniform(size=(3, classes)) * 2.0 ** rng.integers(-20, 20, (3, classes))
+    coefficients[:, y] = 0.0
+
+    def exactly(_: object, forms: np.ndarray, __: object) -> np.ndarray:
+        return np.array([arb_up(sum((arb(float(a)) * arb(float(v)) for a, v in zip(form, z, strict=True)), arb(0)))
+                         for form in forms])  # fmt: skip
+
+    found = Differences(z - z[y], z - z[y], values, np.zeros(classes))
+    with pytest.MonkeyPatch.context() as patch, ctx.workprec(400):
+        patch.setattr(bounds, "functionals", exactly)
+        upper = upper_of(found, coefficients, y, [0, 0, 0])
+        for row, bound in zip(coefficients, upper, strict=True):
+            d = [arb(float(v)) - arb(float(z[y])) for v in z]
+            exact = sum((arb(float(a)) * v for a, v in zip(row, d, strict=True)), arb(0))
+            assert exact <= arb(float(bound))
+            assert arb(float(bound)) <= exact + 1e-12 * float(row.sum() * np.abs(z).max()) + 1e-100
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e30])

@@ -1059,7 +1059,9 @@ def test_two_convolutions_in_a_row_bound_what_windows_at_the_border_reach(seed: 
     ball = small_ball(rng, (2, 7, 7), 0.3, "L2")
     prepared = bounds.prepare(net)
     values = bounds.value_bounds(prepared, ball, None)
-    rows = bounds._unit_rows(prepared.shapes[3], np.array([0, 1, 1, 0]), np.array([0, 8, 0, 4]), np.array([0, 9, 9, 3]))
+    cells = np.array([(0, 0, 0), (8, 9, 1), (0, 9, 1), (4, 3, 0)])  # row, column, channel
+    rows = network.unit_rows(prepared.shapes[3], np.concatenate([cells, cells]))
+    rows.values[4:] *= -1
     found = bounds._descend(values, 3, rows, None, False)
     point = ball.center.astype(float)
     near = PlainModule(net).double().values(torch.tensor(point)[None])[3][0].detach().numpy()

@@ -17,7 +17,7 @@ from flint import fmpq
 
 from proofs_check import bounds, folder, judge, parse, run
 from proofs_check import certificate as c
-from proofs_check.network import widen
+from proofs_check.network import unit_rows, widen
 from proofs_check.rules import lipsdp, smoothing
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipsdp import GlobalLipschitz
@@ -263,7 +263,8 @@ def test_windows_and_whole_images_of_rows_reach_the_same_bounds():
                 continue
             shape, picked = prepared.shapes[k], rng.integers(0, math.prod(prepared.shapes[k]), 6)
             channel, y, x = np.unravel_index(picked, shape)
-            rows = bounds._unit_rows(shape, channel, y, x)
+            rows = unit_rows(shape, np.stack([y, x, channel], axis=1))
+            rows.values[3:] *= -1
             windowed += rows.corner is not None
             found = [bounds._descend(values, k, r, None, False) for r in (rows, widen(rows, shape))]
             scale = 1 + float(values.magnitude(k).max())
