@@ -20,16 +20,7 @@ import numpy as np
 from proofs_check import certificate as c
 from proofs_check.certificate import Float32Array, Norm, PlainNetwork, RejectedError, need
 from proofs_check.network import Map, Rows, Shape, add, affine_map, dot, image, take, unit_rows
-from proofs_check.relaxations import (
-    Lines,
-    curve_lines,
-    curve_of,
-    hinted_slopes,
-    monotone,
-    pool_lines,
-    relu_lines,
-    relu_slope,
-)
+from proofs_check.relaxations import Lines, hinted_slopes, lines_of, monotone, relu_slope
 from proofs_check.rounding import TINY, Array, centred, down, need_bounded, sum_error, up
 
 MAX_CLASSES = 2**12
@@ -126,7 +117,7 @@ def witness(data: bytes, network: PlainNetwork) -> Witness:
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """Proven bounds of every node's value on the ball; values[k] is (lower, upper), both of shape shapes[k].
+    """Proven bounds of every node's value on the ball, images: lower[k] and upper[k].
 
     charges: per affine node, what one unit of |coefficient| may lose to rounding. lines: per nonlinear node.
     """
@@ -138,13 +129,6 @@ class Values:
     upper: list[Array] = field(default_factory=lambda: [])
     charges: list[Array | None] = field(default_factory=lambda: [])
     lines: list[Lines | None] = field(default_factory=lambda: [])
-
-    def __len__(self) -> int:
-        return len(self.lower)
-
-    def __getitem__(self, k: int) -> tuple[Array, Array]:
-        shape = self.prepared.network.shapes[k]
-        return self.lower[k].reshape(shape), self.upper[k].reshape(shape)
 
     def magnitude(self, k: int) -> Array:
         return np.maximum(np.abs(self.lower[k]), np.abs(self.upper[k]))
@@ -194,14 +178,11 @@ def _append_affine(values: Values, mapping: Map, inputs: Sequence[int]) -> None:
 def _append_nonlinear(values: Values, k: int, node: Any) -> None:
     """The lines of a nonlinear node, over its input's bounds after those were refined."""
     (i,) = inputs_of(node)
-    slope, curve = relu_slope(node), curve_of(node)
+    is_relu = relu_slope(node) is not None
     if values.prepared.maps[i] is not None:
-        _refine(values, i, everything=slope is None)
+        _refine(values, i, everything=not is_relu)
     lower, upper = values.lower[i], values.upper[i]
-    if slope is not None:
-        lines = relu_lines(lower, upper, slope, _hint(values, k, 0))
-    else:
-        lines = pool_lines(lower, upper, node) if curve is None else curve_lines(lower, upper, curve)
+    lines = lines_of(node, lower, upper, _hint(values, k, 0) if is_relu else None)
     magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
     cells = max(lower.size, math.prod(values.prepared.shapes[k]))  # pooling may have more cells than its input
     values.append(*monotone(node, lower, upper), None, lines.charged(magnitude, cells))
@@ -364,7 +345,7 @@ def functionals(values: Values, coefficients: Array, hint_rows: Sequence[int] | 
     need_bounded(coefficients, "bounds")
     rows = Rows(coefficients.reshape(len(coefficients), 1, 1, -1).astype(np.float64), None)
     with np.errstate(all="ignore"):
-        return _descend(values, len(values) - 1, rows, hint_rows, True)
+        return _descend(values, len(values.lower) - 1, rows, hint_rows, True)
 
 
 def differences(values: Values, y: int) -> tuple[Array, Array]:

@@ -188,6 +188,17 @@ def _taps(windows: Array) -> Array:
     return windows.reshape(len(windows), -1, *windows.shape[3:])
 
 
+# ---------------------------------------------------------------- any nonlinear node
+
+
+def lines_of(node: Any, lower: Array, upper: Array, hint: Array | None) -> Lines:
+    """hint: as in `relu_lines`; of no use to other nodes."""
+    slope, curve = relu_slope(node), curve_of(node)
+    if slope is not None:
+        return relu_lines(lower, upper, slope, hint)
+    return pool_lines(lower, upper, node) if curve is None else curve_lines(lower, upper, curve)
+
+
 def monotone(node: Any, lower: Array, upper: Array) -> tuple[Array, Array]:
     """Interval bounds of a nonlinear node's value: all are nondecreasing."""
     slope, curve = relu_slope(node), curve_of(node)
@@ -195,6 +206,5 @@ def monotone(node: Any, lower: Array, upper: Array) -> tuple[Array, Array]:
         return np.maximum(lower, down(slope * lower)), np.maximum(upper, up(slope * upper))
     if curve is not None:
         return enclose(curve.exact, lower)[0], enclose(curve.exact, upper)[1]
-    sliding = pool_sliding(node)
-    low, high = (sliding.windows(v, -np.inf).max(axis=(1, 2)) for v in (lower, upper))
+    low, high = (pool_sliding(node).windows(end, -np.inf).max(axis=(1, 2)) for end in (lower, upper))
     return low, high

@@ -70,14 +70,16 @@ def need_class(case: Case, claim: Claim, upper: Vector) -> None:
     need(strict, "class", f"class {claim.predicted} is not proven to be the robust model's strict argmax")
 
 
-def slopes(encoded: str | None, prepared: bounds.Prepared) -> bounds.Witness | None:
-    if encoded is None:
-        return None
+def decoded(encoded: str, step: str) -> bytes:
+    """Bytes written as base64."""
     try:
-        data = base64.b64decode(encoded, validate=True)
+        return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RejectedError("witness", f"is not base64: {error}") from error
-    return bounds.witness(data, prepared.network)
+        raise RejectedError(step, f"not base64: {error}") from error
+
+
+def slopes(encoded: str | None, prepared: bounds.Prepared) -> bounds.Witness | None:
+    return None if encoded is None else bounds.witness(decoded(encoded, "witness"), prepared.network)
 
 
 def differences(prepared: bounds.Prepared, encoded: str | None, case: Case, claim: Claim) -> Differences:

@@ -9,8 +9,6 @@ Then L^2 |D|^2 - |increment|^2 - 2 w'T(v - w) >= 0 for all D, w (Schur complemen
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 import math
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from flint import arb, arb_mat
 
 from proofs_check import jacobian
 from proofs_check.bounds import Prepared, inputs_of
-from proofs_check.certificate import Assumption, Claim, RejectedError, need
+from proofs_check.certificate import Assumption, Claim, need
 from proofs_check.jacobian import Interval
 from proofs_check.rounding import Array, down, need_bounded, up
 from proofs_check.rules.case import Case
+from proofs_check.rules.differences import decoded
 from proofs_check.rules.lipschitz import Theorem, need_theorem, premises, stated_constants
 
 MAX_NEURONS = 1024
@@ -67,10 +66,7 @@ def _multipliers(encoded: str, prepared: Prepared) -> Array:
     """(K, n) multipliers, all >= 0: the S-procedure needs nothing else."""
     count = sum(math.prod(prepared.shapes[k]) for k in _activations(prepared))
     need(0 < count <= MAX_NEURONS, "multipliers", f"this rule takes 1 to {MAX_NEURONS} activations, found {count}")
-    try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RejectedError("multipliers", f"are not base64: {error}") from error
+    data = decoded(encoded, "multipliers")
     expected = 4 * prepared.network.classes * count
     need(len(data) == expected, "multipliers", f"must be {expected} bytes, got {len(data)}")
     values = np.frombuffer(data, dtype="<f4").astype(np.float64).reshape(prepared.network.classes, count)

@@ -14,7 +14,7 @@ from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check.bounds import Ball
+from proofs_check.bounds import Ball, Values
 from proofs_check.shapes import output_shape
 from verifiers.plain import build
 
@@ -279,7 +279,13 @@ def _grown(
     return (nodes, shapes) if any(math.prod(s) > 60 for s in grown) else ([*nodes, *layer], grown)
 
 
-# ---------------------------------------------------------------- exact points of a ball
+# ---------------------------------------------------------------- bounds, and exact points of a ball
+
+
+def boxes(values: Values) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """(lower, upper) of every node's value, in its own shape."""
+    ends = zip(values.lower, values.upper, values.prepared.network.shapes, strict=True)
+    return [(lower.reshape(shape), upper.reshape(shape)) for lower, upper, shape in ends]
 
 
 def points(rng: np.random.Generator, ball: Ball, directions: list[NDArray[np.float64]]) -> list[Exact]:

@@ -414,7 +414,7 @@ def bounded(rng: ho.Rng) -> str:
     network = ho.hostile_network(rng)
     where = ho.hostile_ball(rng, network.input_shape)
     try:
-        found = bounds.value_bounds(bounds.prepare(network), where, None)
+        found = en.boxes(bounds.value_bounds(bounds.prepare(network), where, None))
     except RejectedError:
         return "refused"
     for point in en.points(rng, where, [rng.normal(size=network.input_shape) for _ in range(3)]):

@@ -41,8 +41,8 @@ def steepest(network: c.PlainNetwork, ball: bounds.Ball, forms: NDArray[np.float
 
 
 def violations(values: list[en.Exact], found: bounds.Values) -> Iterator[str]:
-    for k, value in enumerate(values):
-        for bound, sign in zip(found[k], (1, -1), strict=True):
+    for k, (value, box) in enumerate(zip(values, en.boxes(found), strict=True)):
+        for bound, sign in zip(box, (1, -1), strict=True):
             for cell, (v, b) in enumerate(zip(value.ravel(), bound.ravel(), strict=True)):
                 if sign * (v - en.rational(b)) < 0:
                     yield f"node {k} cell {cell}: {float(v)} beyond {b}"
@@ -215,7 +215,8 @@ def compare_with_crown(rng: Rng) -> int:
     plain = PlainCrown(network, ball, hints)
     found = bounds.value_bounds(bounds.prepare(network), ball, hints)
     inputs = {bounds.inputs_of(node)[0] for node in network.nodes if relu_slope(node) is not None}
-    if any(open_cells(*plain.box[k]) != open_cells(*(v.ravel() for v in found[k])) for k in inputs):
+    boxes = en.boxes(found)
+    if any(open_cells(*plain.box[k]) != open_cells(*(v.ravel() for v in boxes[k])) for k in inputs):
         return 0  # an end that is zero but for rounding: relaxations jump there
     forms = np.repeat(rng.normal(size=(1, network.classes)), 2, axis=0)
     row = int(rng.integers(len(hints.slopes))) if hints is not None else 0
@@ -226,7 +227,7 @@ def compare_with_crown(rng: Rng) -> int:
     scale = 1e-6 * np.maximum(np.abs(crown), width) + 1e-12 * max(np.abs(b).max() for b in plain.box[last])
     assert (judge <= crown + scale).all(), (judge, crown)
     for k in range(len(network.nodes)):
-        (low, high), (a, b) = plain.box[k], (v.ravel() for v in found[k])
+        (low, high), (a, b) = plain.box[k], (v.ravel() for v in boxes[k])
         largest = max(np.abs(v).max() for box in plain.box[: k + 1] for v in box)  # what cancelled on the way
         slack = 1e-6 * np.maximum(np.maximum(np.abs(low), np.abs(high)), high - low) + 1e-12 * (1 + largest)
         assert (a >= low - slack).all()

@@ -202,7 +202,7 @@ def test_the_bounds_of_a_point_are_its_values_up_to_rounding():
     rng = np.random.default_rng(5)
     network = en.random_network(rng, 8)
     x = rng.uniform(size=network.input_shape).astype(F32)
-    found = bounds.value_bounds(bounds.prepare(network), bounds.Ball(x, 0.0, "Linf", None), None)
+    found = en.boxes(bounds.value_bounds(bounds.prepare(network), bounds.Ball(x, 0.0, "Linf", None), None))
     values = PlainModule(network).double().values(torch.tensor(x)[None].double())
     assert len(found) == len(values)
     for (lower, upper), value in zip(found, values, strict=True):

@@ -7,6 +7,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import exact_network as en
 import numpy as np
 import pytest
 import torch
@@ -260,7 +261,7 @@ def test_the_judges_gradients_hold_every_choice_of_slopes(seed: int, activation:
     found = jacobian.gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3))
     sums = jacobian.dual_norms(prepared, jacobian.slopes_over(values), np.eye(3), "Linf")
     matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
-    ends = [jacobian.slope_interval(network.nodes[k], *values[k - 1]) for k in (2, 4)]
+    ends = [jacobian.slope_interval(network.nodes[k], *en.boxes(values)[k - 1]) for k in (2, 4)]
     choices = [itertools.product(*[{a, b} for a, b in zip(*pair, strict=True)]) for pair in ends]
     for first, second in itertools.product(*map(list, choices)):
         inner = (np.array(second)[:, None] * matrices[1]) @ (np.array(first)[:, None] * matrices[0])
@@ -285,7 +286,7 @@ def test_the_judges_gradients_are_those_of_an_independent_computation(
         maps = LinearMaps(network)
         given = torch.tensor([radius], dtype=torch.float64)
         balls = Balls(torch.from_numpy(x)[None].double(), given, "L2", None)
-        lower, upper = ([torch.from_numpy(values[k][s].copy())[None] for k in range(len(values))] for s in (0, 1))
+        lower, upper = ([torch.from_numpy(box[s].copy())[None] for box in en.boxes(values)] for s in (0, 1))
         slopes = slope_intervals(ValueBounds(maps, balls, tuple(lower), tuple(upper)))
         other = linked_gradient_bounds(maps, slopes, torch.eye(3, dtype=torch.float64)[None])
         size = (other.centre.abs() + other.radius)[0].flatten(1).numpy()
