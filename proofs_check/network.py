@@ -244,7 +244,10 @@ class Averaging(Map):
 
 
 class Diagonal(Map):
-    """gain * x + sum of `bias`, elementwise."""
+    """gain * x + sum of `bias`, elementwise.
+
+    terms: 2, for the product and the sum, plus the relative error of the gain in units of 2^-53; 0 if it is 1.
+    """
 
     def __init__(self, terms: int, gain: Array, *bias: Array) -> None:
         need_bounded(gain, "network")
@@ -270,7 +273,7 @@ class Cropping(Map):
         self.kept = tuple(slice(a + pad[0], b + pad[0], s) for a, b, s, pad in ends)
         self.sliding = Sliding((1, 1), (step[1], step[2]), (-start[1], -start[2], 0, 0))
         if value != 0:
-            self._biased(np.pad(np.zeros(shape), self.pads, constant_values=value))
+            self._biased(np.pad(np.zeros(shape), self.pads, constant_values=value)[self.kept])
 
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return np.pad(values[0], self.pads)[self.kept]
