@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from flint import arb
+from flint import arb, ctx
 
 from proofs_check import bounds, float32
 from proofs_check.certificate import Accepted, Claim, Input, Linear, PlainNetwork, Rejected, RejectedError, Smoothing
@@ -301,6 +301,22 @@ def test_a_chord_is_above_the_sum_wherever_it_reaches_the_threshold():
                 assert not total > above
         assert abs(line.threshold - (2 * arb(claim.alpha) - 1)) < 1e-12
     assert reached > 300
+
+
+def test_a_chord_is_above_the_sum_at_its_ends_to_the_last_digit():
+    """A secant's slope is rounded: one of its ends then lies above the other's line."""
+    reached = 0
+    for _, found, rival, claim in chord_cases(60):
+        with ctx.workprec(300):
+            line = chord(found, rival, claim)
+            for d in itertools.product(*({a, b} for a, b in zip(found.lower, found.upper, strict=True))):
+                total = weighted(np.array(d), rival, claim)
+                forms = zip(line.coefficients, d, strict=True)
+                above = line.intercept + sum((arb(float(a)) * arb(float(v)) for a, v in forms), arb(0))
+                if total >= line.threshold:
+                    reached += 1
+                    assert not total > above
+    assert reached > 100
 
 
 def test_a_chord_is_the_secant_of_the_violation_region():
