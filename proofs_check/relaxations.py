@@ -47,10 +47,9 @@ class Lines:
         coefficients summed when windows overlap. Stays right for any other lower slope in [-1, 1].
         """
         slope = np.maximum(np.abs(self.lower_slope), 1.0)
-        top = self.upper_intercept + sum_error(terms) * (
-            np.abs(self.upper_intercept) + np.abs(self.upper_slope) * magnitude
-        )
-        bottom = self.lower_intercept - sum_error(terms) * (np.abs(self.lower_intercept) + slope * magnitude)
+        error = sum_error(terms)
+        top = self.upper_intercept + error * (np.abs(self.upper_intercept) + np.abs(self.upper_slope) * magnitude)
+        bottom = self.lower_intercept - error * (np.abs(self.lower_intercept) + slope * magnitude)
         return Lines(self.upper_slope, up(top), self.lower_slope, down(bottom), self.selection)
 
 
@@ -174,13 +173,8 @@ def pool_lines(lower: Array, upper: Array, node: c.MaxPool2d) -> Lines:
     chosen = np.equal(np.arange(low.shape[1], dtype=np.int64)[:, None, None], select[:, None])
     rival = np.where(chosen, -np.inf, high).max(axis=1)
     wins = low.max(axis=1) >= rival
-    return Lines(
-        wins.astype(np.float64),
-        np.where(wins, 0.0, high.max(axis=1)),
-        np.ones_like(rival),
-        np.zeros_like(rival),
-        Selection(sliding, select.astype(np.float64)),
-    )
+    constant, selection = np.where(wins, 0.0, high.max(axis=1)), Selection(sliding, select.astype(np.float64))
+    return Lines(wins.astype(np.float64), constant, np.ones_like(rival), np.zeros_like(rival), selection)
 
 
 def _taps(windows: Array) -> Array:
