@@ -939,6 +939,19 @@ def test_cells_of_unstable_and_other_nodes_are_refined_to_their_backward_bounds(
         assert 2.0 <= high[1] < 2.0 + 1e-9
 
 
+def test_cells_that_travel_in_several_parts_are_all_refined(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    layers = [c.Linear((k,), rng.normal(size=(6, 6)).astype(F32), np.zeros(6, F32)) for k in (0, 1, 3)]
+    net = build([c.Input((6,)), *layers[:2], c.Relu((2,)), layers[2], c.Tanh((4,))])
+    ball = bounds.Ball(np.zeros(6, F32), 1.0, "Linf", None)
+    together = en.boxes(bounds.value_bounds(bounds.prepare(net), ball, None))
+    monkeypatch.setattr(bounds, "CHUNK", 24)  # two cells at a time
+    parts = en.boxes(bounds.value_bounds(bounds.prepare(net), ball, None))
+    for (low, high), (a, b) in zip(together, parts, strict=True):
+        assert a == pytest.approx(low, rel=1e-9)
+        assert b == pytest.approx(high, rel=1e-9)
+
+
 def test_the_best_cut_on_the_way_counts():
     """Bounds over the box of the last ReLU's own interval can beat the pass to the input, and are taken."""
     rng = np.random.default_rng(0)
