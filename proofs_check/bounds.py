@@ -11,21 +11,22 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.certificate import Float32Array, Norm, PlainNetwork, RejectedError, need
 from proofs_check.network import Map, Rows, Shape, add, affine_map, dot, image, take, unit_rows
 from proofs_check.relaxations import Lines, hinted_slopes, lines_of, monotone, relu_slope
-from proofs_check.rounding import TINY, Array, centred, down, need_bounded, sum_error, up
+from proofs_check.rounding import TINY, Array, centred, down, need_bounded, need_exact_reading, sum_error, up
 
 MAX_CLASSES = 2**12
 MAX_WITNESS = 2**28
-CHUNK = 2**19  # coefficients travelling together: bounds memory
+CHUNK = 2**19  # coefficients of one node's forms travelling together: bounds memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ class Prepared:
 
 def prepare(network: PlainNetwork) -> Prepared:
     """Rejects a network with weights beyond the error bounds' range."""
+    need_exact_reading()
     shapes = tuple(image(s) for s in network.shapes)
     with np.errstate(all="ignore"):
         maps = tuple(affine_map(n, [shapes[i] for i in inputs_of(n)]) for n in network.nodes)
@@ -147,15 +149,16 @@ def value_bounds(prepared: Prepared, ball: Ball, hints: Witness | None) -> Value
 
     Interval arithmetic throughout; inputs of nonlinear nodes are intersected with their backward bounds.
     """
-    values = Values(prepared, ball, hints)
+    values, affine = Values(prepared, ball, hints), [True]  # affine: in the input
     with np.errstate(all="ignore"):
         values.append(*ball.box(), None, None)
         for k, node in enumerate(prepared.network.nodes[1:], start=1):
-            mapping = prepared.maps[k]
+            mapping, inputs = prepared.maps[k], inputs_of(node)
+            affine.append(mapping is not None and all(affine[i] for i in inputs))
             if mapping is not None:
-                _append_affine(values, mapping, inputs_of(node))
+                _append_affine(values, mapping, inputs)
             else:
-                _append_nonlinear(values, k, node)
+                _append_nonlinear(values, k, node, affine[inputs[0]])
     return values
 
 
@@ -175,12 +178,12 @@ def _append_affine(values: Values, mapping: Map, inputs: Sequence[int]) -> None:
     values.append(down(lower), up(upper), up(charge) if charge.any() else None, None)
 
 
-def _append_nonlinear(values: Values, k: int, node: Any) -> None:
-    """The lines of a nonlinear node, over its input's bounds after those were refined."""
+def _append_nonlinear(values: Values, k: int, node: Any, cheap: bool) -> None:
+    """The lines of a nonlinear node, over its input's bounds after those were refined. cheap: by short passes."""
     (i,) = inputs_of(node)
     is_relu = relu_slope(node) is not None
     if values.prepared.maps[i] is not None:
-        _refine(values, i, everything=not is_relu)
+        _refine(values, i, not is_relu, cheap or not is_relu)
     lower, upper = values.lower[i], values.upper[i]
     lines = lines_of(node, lower, upper, _hint(values, k, 0) if is_relu else None)
     magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
@@ -197,21 +200,34 @@ def _hint(values: Values, k: int, rows: int | Sequence[int]) -> Array | None:
     return found.reshape(*found.shape[:-1], *values.prepared.shapes[k])
 
 
-def _refine(values: Values, k: int, everything: bool) -> None:
-    """Intersect node k's bounds with backward ones: its unstable cells, or every cell that is not a point."""
+def _refine(values: Values, k: int, everything: bool, both: bool) -> None:
+    """Intersect node k's bounds with backward ones: of its unstable cells, or of `everything` that is not a point, the
+    end nearer to 0, and then the other end of those that still are unstable, or of `both`."""
     lower, upper = values.lower[k], values.upper[k]
     wanted = lower < upper if everything else (lower < 0) & (upper > 0)
+    nearer = np.where(upper < -lower, 1.0, -1.0)
+    _tighten(values, k, wanted, nearer)
+    _tighten(values, k, wanted if both else (lower < 0) & (upper > 0), -nearer)
+
+
+def _tighten(values: Values, k: int, wanted: NDArray[np.bool_], signs: Array) -> None:
+    """Intersect one end of the bounds of the cells `wanted` of node k, the upper one where signs is 1, the lower one
+    where it is -1, with its backward bound."""
     cells = np.argwhere(np.moveaxis(wanted, 0, -1))  # neighbours travel together
-    shapes = values.prepared.shapes
-    together = max(1, CHUNK // (2 * max(math.prod(s) for s in shapes[: k + 1])))
-    for first in range(0, len(cells), together):
-        part = cells[first : first + together]
-        rows = unit_rows(shapes[k], np.concatenate([part, part]))
-        rows.values[len(part) :] *= -1.0
+    for some in together(values.prepared.shapes[: k + 1], len(cells)):
+        at = tuple(cells[some].T[[2, 0, 1]])
+        rows = unit_rows(values.prepared.shapes[k], cells[some])
+        rows.values[:] *= signs[at][:, None, None, None]
         found = _descend(values, k, rows, None, False)
-        at = part[:, 2], part[:, 0], part[:, 1]
-        upper[at] = np.minimum(upper[at], found[: len(part)])
-        lower[at] = np.maximum(lower[at], -found[len(part) :])
+        ends = np.where(signs[at] > 0, found, np.inf), np.where(signs[at] > 0, -np.inf, -found)
+        values.upper[k][at] = np.minimum(values.upper[k][at], ends[0])
+        values.lower[k][at] = np.maximum(values.lower[k][at], ends[1])
+
+
+def together(shapes: Sequence[Shape], forms: int) -> Iterator[slice]:
+    """Parts of that many forms on nodes of these shapes, small enough to travel together."""
+    size = max(1, CHUNK // max(map(math.prod, shapes)))
+    return (slice(first, first + size) for first in range(0, forms, size))
 
 
 # ---------------------------------------------------------------- the backward pass
@@ -343,9 +359,13 @@ def functionals(values: Values, coefficients: Array, hint_rows: Sequence[int] | 
     hint_rows: per form, the witness row of its lower slopes. Also bounds over the box of every layer's values.
     """
     need_bounded(coefficients, "bounds")
-    rows = Rows(coefficients.reshape(len(coefficients), 1, 1, -1).astype(np.float64), None)
+    forms = coefficients.reshape(len(coefficients), 1, 1, -1).astype(np.float64)
+    found = np.zeros(len(forms))
     with np.errstate(all="ignore"):
-        return _descend(values, len(values.lower) - 1, rows, hint_rows, True)
+        for some in together(values.prepared.shapes, len(forms)):
+            hints = None if hint_rows is None else hint_rows[some]
+            found[some] = _descend(values, len(values.lower) - 1, Rows(forms[some], None), hints, True)
+    return found
 
 
 def differences(values: Values, y: int) -> tuple[Array, Array]:

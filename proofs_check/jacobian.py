@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check.bounds import CHUNK, Prepared, Values, inputs_of
+from proofs_check.bounds import Prepared, Values, inputs_of, together
 from proofs_check.certificate import Norm, RejectedError, need
 from proofs_check.network import IntArray, Map, Rows, Shape, Sliding, add, take, unit_rows, widen
 from proofs_check.relaxations import curve_of, pool_sliding, relu_slope
@@ -244,9 +244,8 @@ def _spread(prepared: Prepared, slopes: list[Slopes | None], node: int, sizes: A
     """Each cell of `node` has a coefficient of at most `sizes` (R, h, w, C): charge it to `moved` of every nonlinear
     node below and of the input."""
     cells = np.argwhere(sizes.any(axis=0))
-    together = max(1, CHUNK // max(math.prod(s) for s in prepared.shapes[: node + 1]))
-    for first in range(0, len(cells), together):
-        part = cells[first : first + together]
+    for some in together(prepared.shapes[: node + 1], len(cells)):
+        part = cells[some]
         rows, found = unit_rows(prepared.shapes[node], part), sizes[:, part[:, 0], part[:, 1], part[:, 2]]
         pending = {node: Interval(rows.values, np.zeros_like(rows.values), rows.corner)}
         for k in range(node, -1, -1):
@@ -290,10 +289,14 @@ def dual_norms_up(magnitudes: Array, norm: Norm) -> Array:
 
 def dual_norms(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array, norm: Norm) -> Array:
     """(R,) upper bounds of the norm dual to `norm` of the gradients of coefficients . z, for slopes as given."""
-    found = gradients(prepared, slopes, coefficients)
+    norms = np.zeros(len(coefficients))
     with np.errstate(all="ignore"):
-        entries = dual_norms_up(found.rows.magnitude().reshape(len(coefficients), -1), norm)
-        return np.minimum(entries, _sums_of_sizes(prepared, slopes, found)) if norm == "Linf" else entries
+        for some in together(prepared.shapes, len(coefficients)):
+            found = gradients(prepared, slopes, coefficients[some])
+            norms[some] = dual_norms_up(found.rows.magnitude().reshape(len(norms[some]), -1), norm)
+            if norm == "Linf":
+                norms[some] = np.minimum(norms[some], _sums_of_sizes(prepared, slopes, found))
+    return norms
 
 
 def _sums_of_sizes(prepared: Prepared, slopes: list[Slopes | None], found: Gradients) -> Array:

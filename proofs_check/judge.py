@@ -16,6 +16,7 @@ from proofs_check.certificate import (
     Verdict,
     need,
 )
+from proofs_check.rounding import need_exact_reading
 from proofs_check.rules import EVIDENCE, prove
 from proofs_check.rules.case import Case
 
@@ -27,12 +28,15 @@ def check(certificate: parse.Certificate, case: Case) -> Verdict:
     case.input in real arithmetic, given the named assumptions and exact export of the models.
     """
     try:
+        need_exact_reading()
         _tie(certificate, case)
         return Accepted(prove(certificate.rule, certificate.claim, certificate.evidence, case))
     except RejectedError as error:
         return Rejected(error.step, error.reason)
     except MemoryError as error:
         return Rejected("memory", f"the proof does not fit: {error}")
+    except (ArithmeticError, RecursionError) as error:  # no line may keep the others from being judged
+        return Rejected("internal", f"{type(error).__name__}: {error}")
 
 
 def _tie(certificate: parse.Certificate, case: Case) -> None:

@@ -13,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ LONE = re.compile("[\ud800-\udfff]")  # JSON can escape what UTF-8 cannot write
 MAX_AXES = 4
 MAX_CELLS = 2**27  # of all values of a network together
 MAX_NODES = 2**12
+MAX_DEPTH = 32  # arrays and objects in one another
 MAX_HEADER = 2**26  # bytes of a network's JSON, which takes many times as many in memory
 
 
@@ -63,9 +64,19 @@ def strict_json(data: bytes, place: str) -> Any:
     """JSON of RFC 8259 in UTF-8 without duplicate keys, NaN, Infinity or overflowing numbers."""
     try:
         text = data.decode("utf-8")
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_float, parse_float=_float)
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_float, parse_float=_float)
     except (ValueError, RecursionError) as error:
         raise MalformedError(place, f"not strict JSON: {error}") from error
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [v for outer in level for v in _inside(outer)]
+    wellformed(not level, place, f"nests deeper than {MAX_DEPTH} arrays and objects")
+    return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    found: dict[str, Any] | list[Any] = value if type(value) in (dict, list) else []
+    return found.values() if isinstance(found, dict) else found
 
 
 def read(kind: Any, value: Any, place: str) -> Any:

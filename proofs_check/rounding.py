@@ -1,8 +1,9 @@
 """Error bounds of float64 arithmetic, and elementary functions rounded outward.
 
-Model: IEEE 754 double, round to nearest, any summation order, fused multiply-add or not; results that
-underflow may be flushed to zero. u = 2^-53. With numbers of at most LIMIT, a product's underflow error
-times any number, summed over 2^26 products, stays below TINY. Numbers beyond LIMIT are rejected.
+Model: IEEE 754 double, round to nearest, any summation order, fused multiply-add or not; results that underflow may
+be flushed to zero, but no number that is read (`need_exact_reading`). u = 2^-53. With numbers of at most LIMIT, a
+product's underflow error times any number, summed over 2^26 products, stays below TINY. Numbers beyond LIMIT are
+rejected.
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ def dot_up(rows: Array, vector: Array) -> Array:
     """rows (R, n), vector (n,) -> (R,) >= rows @ vector in real arithmetic."""
     error = sum_error(len(vector)) * (np.abs(rows) @ np.abs(vector))
     return up(rows @ vector + up(error))
+
+
+def need_exact_reading() -> None:
+    """Rejects everything where subnormal operands count as zero, as after torch.set_flush_denormal(True): there the
+    float64 of a float32 is another number."""
+    least = np.array([1], dtype=np.uint32).view(np.float32).astype(np.float64)
+    need(least[0] == 2.0**-149, "arithmetic", "this process reads subnormal numbers as zero: switch that off")
 
 
 def need_bounded(value: Array, step: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from proofs_check import certificate as c
 from proofs_check import jacobian
-from proofs_check.bounds import Prepared, inputs_of
+from proofs_check.bounds import Prepared, inputs_of, together
 from proofs_check.certificate import Assumption, Claim, Norm, need
 from proofs_check.jacobian import Interval, Pending, affine_step, dual_norms_up, hand_on
 from proofs_check.network import Convolution, Dense, Map, Rows, Sliding
@@ -68,16 +68,17 @@ def global_constants(prepared: Prepared, y: int, norm: Norm) -> tuple[float, ...
 def products(prepared: Prepared, forms: Array, norm: Norm) -> Array:
     """(R,) constants of forms . z: forms (R, K) exact."""
     gains = node_gains(prepared, norm)
-    start = forms.reshape(len(forms), 1, 1, -1)
-    pending: Pending = {len(gains) - 1: Interval(start, np.zeros_like(start))}
     total = np.zeros(len(forms))
-    for k in range(len(gains) - 1, -1, -1):
-        rows, mapping = pending.pop(k, None), prepared.maps[k]
-        if rows is not None and mapping is not None:
-            hand_on(prepared, pending, k, affine_step(mapping, rows))
-        elif rows is not None:
-            duals = dual_norms_up(rows.magnitude().reshape(len(forms), -1), norm)
-            total = up(total + up(duals * gains[k]))
+    for some in together(prepared.shapes, len(forms)):
+        start = forms[some].reshape(-1, 1, 1, forms.shape[1])
+        pending: Pending = {len(gains) - 1: Interval(start, np.zeros_like(start))}
+        for k in range(len(gains) - 1, -1, -1):
+            rows, mapping = pending.pop(k, None), prepared.maps[k]
+            if rows is not None and mapping is not None:
+                hand_on(prepared, pending, k, affine_step(mapping, rows))
+            elif rows is not None:
+                duals = dual_norms_up(rows.magnitude().reshape(len(start), -1), norm)
+                total[some] = up(total[some] + up(duals * gains[k]))
     return total
 
 
@@ -97,9 +98,13 @@ def node_gains(prepared: Prepared, norm: Norm) -> list[float]:
 
 def _joined(before: list[float], norm: Norm, added: bool) -> float:
     """Of a sum of values, or of values side by side."""
-    if added or norm == "L1":
-        return _up(math.fsum(before))
-    return max(before) if norm == "Linf" else _up(math.sqrt(_up(math.fsum(_up(v * v) for v in before))))
+    if norm == "Linf" and not added:
+        return max(before)
+    squared = norm == "L2" and not added
+    total = 0.0
+    for gain in before:
+        total = _up(total + (_up(gain * gain) if squared else gain))
+    return _up(math.sqrt(total)) if squared else total
 
 
 def _nonlinear(prepared: Prepared, k: int, norm: Norm) -> float:

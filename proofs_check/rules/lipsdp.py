@@ -26,6 +26,7 @@ from proofs_check.rules.differences import decoded
 from proofs_check.rules.lipschitz import Theorem, need_theorem, premises, stated_constants
 
 MAX_NEURONS = 1024
+MAX_ENTRIES = 2**24  # of the map from one node to another
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,10 @@ class Increments:
 
 def _increments(prepared: Prepared, node: int, forms: Array | None) -> Increments:
     """Of the rows `forms` (R, size) of a node's value; default: of every cell."""
-    exact = np.eye(math.prod(prepared.shapes[node])) if forms is None else forms
+    size = math.prod(prepared.shapes[node])
+    largest = max(map(math.prod, prepared.shapes[: node + 1]))
+    need(max(size, largest) * largest <= MAX_ENTRIES, "constants", "the network is too large for this rule")
+    exact = np.eye(size) if forms is None else forms
     images = np.moveaxis(exact.reshape(-1, *prepared.shapes[node]), 1, -1)
     pending = {node: Interval(images, np.zeros_like(images))}
     found: dict[int, Interval] = {}

@@ -131,9 +131,9 @@ def test_a_window_shows_the_image_and_zeros_outside(seed: int, step: int, offset
         for y in range(size):
             for x in range(size):
                 present = 0 <= top + y < 6 and 0 <= left + x < 5
-                assert inside[r, 0, y, x] == float(present)
+                assert inside[r, y, x, 0] == float(present)
                 expected = images[owner[r], :, top + y, left + x] if present else torch.zeros(2)
-                assert torch.equal(seen[r, :, y, x], expected)
+                assert torch.equal(seen[r, y, x], expected)
 
 
 # ---------------------------------------------------------------- networks with curves
