@@ -15,6 +15,7 @@ from torch import Tensor
 from proofs_check import certificate as c
 from verifiers.crown_convolution import to_phases
 from verifiers.crown_lines import (
+    Few,
     Lines,
     Selection,
     pool_selection,
@@ -29,6 +30,7 @@ from verifiers.crown_rows import (
     Step,
     add,
     adjoint,
+    channels_last,
     conv_adjoint,
     dot,
     evenly,
@@ -156,6 +158,9 @@ def _through_lines(net: CrownNetwork, k: int, rows: Rows, lines: Relaxed, owners
     """Positive coefficients take the upper line, negative ones the lower."""
     if isinstance(lines, Selection):
         return _through_selection(net, k, rows, lines, owners)
+    few = lines.few(rows.phases) if rows.at is None else None
+    if few is not None:
+        return _through_few(rows, few)
     excess, below, intercept = (
         gather(v, rows, owners)
         for v in (lines.upper_slope - lines.lower_slope, lines.lower_slope, lines.upper_intercept)
@@ -166,7 +171,15 @@ def _through_lines(net: CrownNetwork, k: int, rows: Rows, lines: Relaxed, owners
     constant = dot(positive, intercept)
     if lines.lower_intercept is not None:
         constant = constant + dot(own - positive, gather(lines.lower_intercept, rows, owners))
-    return Step((Rows(pulled.reshape(rows.coefficients.shape), rows.at),), constant)
+    return Step((rows.of(pulled),), constant)
+
+
+def _through_few(rows: Rows, few: Few) -> Step:
+    """Whole rows about one input, through the lines of ReLUs of which only a few are open."""
+    own = channels_last(rows.coefficients).flatten(1)
+    positive = own.index_select(1, few.places).clamp(min=0)
+    pulled = (own * few.slope).index_add_(1, few.places, positive * few.excess)
+    return Step((rows.of(pulled),), positive @ few.intercept)
 
 
 def _through_selection(net: CrownNetwork, k: int, rows: Rows, lines: Selection, owners: Owners) -> Step:
@@ -175,9 +188,9 @@ def _through_selection(net: CrownNetwork, k: int, rows: Rows, lines: Selection, 
     place, wins, top = (gather(v, own_rows, owners) for v in (lines.place, lines.wins, lines.top))
     own = grouped(own_rows.coefficients, top)
     positive = own.clamp(min=0)
-    moved = (own - positive + positive * wins).flatten(3)
+    moved, place = (v.movedim(-1, 2).flatten(3) for v in (own - positive + positive * wins, place))
     image = moved.new_zeros(*moved.shape[:3], math.prod(lines.image))
-    spread = image.scatter_add(3, place.flatten(3).expand_as(moved), moved).flatten(0, 1).unflatten(2, lines.image)
+    spread = image.scatter_add(3, place.expand_as(moved), moved).flatten(0, 1).unflatten(2, lines.image)
     node = net.nodes[k]
     if not isinstance(node, c.MaxPool2d):
         raise TypeError(f"{type(node).__name__} is no max pooling")
@@ -188,9 +201,10 @@ def _through_selection(net: CrownNetwork, k: int, rows: Rows, lines: Selection, 
 
 
 def _through_interval(rows: Rows, values: Interval, owners: Owners) -> Tensor:
-    lower, upper = (gather(v, rows, owners) for v in values)
-    own = grouped(rows.coefficients, upper)
-    return dot(own.clamp(min=0), upper) + dot(own.clamp(max=0), lower)
+    lower, upper = values
+    middle, reach = (gather(v, rows, owners) for v in ((lower + upper) / 2, (upper - lower) / 2))
+    own = grouped(rows.coefficients, middle)
+    return dot(own, middle) + dot(own.abs(), reach)
 
 
 # ---------------------------------------------------------------- at the input
@@ -247,7 +261,8 @@ def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Row
         root = net.parents(k)[0]
         if isinstance(node, c.Conv2d) and rows.at is None and root in net.roots and not pending:
             above, below, scale = _root(known, root, scaled)
-            pulled = conv_adjoint(net, k).phases(rows.coefficients, (above.shape[2], above.shape[3]))
+            image = whole(rows, net.network.shapes[k]).coefficients
+            pulled = conv_adjoint(net, k).phases(image, (above.shape[2], above.shape[3]))
             split = None if scale is None else to_phases(scale, node.stride)
             return Rows(pulled), to_phases(above, node.stride), to_phases(below, node.stride), split
         for i, part in zip(net.parents(k), adjoint(net, k, rows).inputs, strict=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,8 +33,8 @@ def _axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
 
 @dataclass(frozen=True, eq=False)
 class Adjoint:
-    """The adjoint of one convolution. kernel: (C' * s * s, C / groups, h, w), channels of the input with their phases
-    innermost. before: cells to pad above and to the left."""
+    """The adjoint of one convolution. kernel: (s * s * C', C / groups, h, w), in each group the phases of the input
+    outermost. before: cells to pad above and to the left."""
 
     kernel: Tensor
     before: Pair
@@ -43,15 +42,27 @@ class Adjoint:
     groups: int
 
     def phases(self, rows: Tensor, image: Pair) -> Tensor:
-        """Rows (R, C, h, w) of the output as rows of the input, (R, C' * s * s, ⌈H / s⌉, ⌈W / s⌉): see `to_phases`.
+        """Rows (R, C, h, w) of the output as rows of the input, (R, s * s * C', ⌈H / s⌉, ⌈W / s⌉): see `to_phases`.
 
         Cells that stick out of the image (H, W) where s does not divide it are not zero.
         """
-        sides: list[int] = []
-        for axis in (1, 0):
-            wanted = -(-image[axis] // self.stride[axis]) + self.kernel.shape[2 + axis] - 1
-            sides += [self.before[axis], wanted - rows.shape[2 + axis] - self.before[axis]]
-        return F.conv2d(F.pad(rows, sides), self.kernel, None, 1, 0, 1, self.groups)
+        wanted = [-(-image[a] // self.stride[a]) for a in (0, 1)]
+        after = [wanted[a] + self.kernel.shape[2 + a] - 1 - rows.shape[2 + a] - self.before[a] for a in (0, 1)]
+        if min(*self.before, *after) < 0:
+            cut = F.pad(rows, (self.before[1], after[1], self.before[0], after[0]))
+            return self._sorted(F.conv2d(cut, self.kernel, None, 1, 0, 1, self.groups))
+        # the same padding on both sides costs a few cells more and no copy of the rows
+        padding = [max(self.before[a], after[a]) for a in (0, 1)]
+        found = F.conv2d(rows, self.kernel, None, 1, padding, 1, self.groups)
+        top, left = (padding[a] - self.before[a] for a in (0, 1))
+        return self._sorted(found[:, :, top : top + wanted[0], left : left + wanted[1]])
+
+    def _sorted(self, found: Tensor) -> Tensor:
+        """Channels by phase and then by group."""
+        phases = self.stride[0] * self.stride[1]
+        if self.groups == 1 or phases == 1:
+            return found
+        return found.unflatten(1, (self.groups, phases, -1)).transpose(1, 2).flatten(1, 3)
 
     def whole(self, rows: Tensor, image: Pair) -> Tensor:
         """Rows (R, C, h, w) of the output as rows (R, C', H, W) of the input."""
@@ -63,21 +74,21 @@ def adjoint_of(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, grou
     down, right = (_axis(weight.shape[2 + a], stride[a], padding[a], dilation[a]) for a in (0, 1))
     out, inputs = weight.shape[0] // groups, weight.shape[1]
     taps = weight.view(groups, out, inputs, *weight.shape[2:]).transpose(1, 2)
-    kernel = weight.new_zeros(groups, inputs, *stride, out, down.length, right.length)
+    kernel = weight.new_zeros(groups, *stride, inputs, out, down.length, right.length)
     for y in range(weight.shape[2]):
         for x in range(weight.shape[3]):
-            kernel[:, :, down.phase[y], right.phase[x], :, down.shift[y], right.shift[x]] = taps[..., y, x]
+            kernel[:, down.phase[y], right.phase[x], :, :, down.shift[y], right.shift[x]] = taps[..., y, x]
     merged = kernel.reshape(groups * inputs * stride[0] * stride[1], out, down.length, right.length)
     return Adjoint(merged, (down.before, right.before), stride, groups)
 
 
 def to_phases(images: Tensor, stride: Pair) -> Tensor:
-    """(N, C, H, W) -> (N, C * s * s, ⌈H / s⌉, ⌈W / s⌉): cell (y, x) of phase (a, b) is pixel (s y + a, s x + b), zero
+    """(N, C, H, W) -> (N, s * s * C, ⌈H / s⌉, ⌈W / s⌉): cell (y, x) of phase (a, b) is pixel (s y + a, s x + b), zero
     outside."""
     n, channels, height, width = images.shape
     rows, columns = -(-height // stride[0]), -(-width // stride[1])
     padded = F.pad(images, (0, columns * stride[1] - width, 0, rows * stride[0] - height))
-    parts = padded.unflatten(3, (columns, stride[1])).unflatten(2, (rows, stride[0])).permute(0, 1, 3, 5, 2, 4)
+    parts = padded.unflatten(3, (columns, stride[1])).unflatten(2, (rows, stride[0])).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(n, channels * stride[0] * stride[1], rows, columns)
 
 
@@ -85,7 +96,6 @@ def from_phases(rows: Tensor, stride: Pair, image: Pair) -> Tensor:
     """The inverse of `to_phases`, cut to the image."""
     if stride == (1, 1):
         return rows[:, :, : image[0], : image[1]]
-    parts = rows.unflatten(1, (-1, *stride))
-    lines = [torch.stack(parts[:, :, a].unbind(2), -1) for a in range(stride[0])]  # (R, C', h, w, s)
-    merged = torch.stack(lines, 3)  # (R, C', h, s, w, s)
-    return merged.flatten(4).flatten(2, 3)[:, :, : image[0], : image[1]]
+    parts = rows.unflatten(1, (*stride, -1)).permute(0, 4, 1, 5, 2, 3)  # (R, h, s, w, s, C'), channels last
+    merged = parts.flatten(3, 4).flatten(1, 2)[:, : image[0], : image[1]]
+    return merged.permute(0, 3, 1, 2)

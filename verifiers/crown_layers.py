@@ -6,20 +6,18 @@ Every nonlinearity's input is bounded by the tighter of the two, as the judge do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown_bounds import Ball, Bounds, Relaxed, backward
+from verifiers.crown_bounds import Ball, Bounds
+from verifiers.crown_elements import footprint, portion, tightened
 from verifiers.crown_lines import default_slopes
 from verifiers.crown_network import NONLINEAR, SLOPED, CrownNetwork, Interval, interval
-from verifiers.crown_rows import Owners, Rows, add, adjoint, unit_rows, within
+from verifiers.crown_rows import Rows, add, adjoint, unit_rows, within
 
-CHUNK = 2**19  # coefficients of one layer propagated at once: a processor's cache
-ALONE = 0.25  # share of a portion that the rows of one input must fill to be handled alone
 MIXING = (c.Linear, c.Conv2d, c.AveragePool2d, c.Add)  # nodes whose elements depend on several elements below
 
 
@@ -64,7 +62,8 @@ def value_bounds(net: CrownNetwork, ball: Ball, slopes: Tensor | None, before: K
             if k in net.affine and not cut:
                 bounds = _around(net, k, bounds, anchors[k][0], ball)
             elif not before.enough:
-                bounds = _tightened(known, k, bounds)
+                signs = _only_signs(net, k) and k not in net.affine
+                bounds = tightened(known, k, bounds, _wanted(net, k, bounds), signs)
         if slopes is None and isinstance(node, SLOPED):
             start, stop = net.slope_ranges[k]
             chosen[:, start:stop] = default_slopes(*found[node.inputs[0]]).flatten(1)
@@ -95,10 +94,13 @@ def _around(net: CrownNetwork, k: int, bounds: Interval, center: Tensor, ball: B
 
 def _wanted(net: CrownNetwork, k: int, bounds: Interval) -> Tensor:
     """Elements of node k worth more than interval arithmetic: those of open sign, or all, if not only ReLUs use it."""
-    users = [node for i, node in enumerate(net.nodes) if k in net.parents(i)]
-    if all(isinstance(node, SLOPED) for node in users if isinstance(node, NONLINEAR)):
-        return (bounds[0] < 0) & (bounds[1] > 0)
-    return bounds[0] < bounds[1]
+    return (bounds[0] < 0) & (bounds[1] > 0) if _only_signs(net, k) else bounds[0] < bounds[1]
+
+
+def _only_signs(net: CrownNetwork, k: int) -> bool:
+    """Only ReLUs use node k, of all nonlinearities: elements of known sign need no more bounding."""
+    users = (node for i, node in enumerate(net.nodes) if k in net.parents(i))
+    return all(isinstance(node, SLOPED) for node in users if isinstance(node, NONLINEAR))
 
 
 def _layers(net: CrownNetwork, k: int) -> int:
@@ -112,7 +114,7 @@ def dual_norms(net: CrownNetwork, k: int, norm: c.Norm) -> Tensor:
     if (k, norm) not in net.memo:
         shape = net.network.shapes[k]
         index = torch.arange(math.prod(shape), device=net.device)
-        size = max(1, CHUNK // _footprint(net, k)[0])
+        size = portion(footprint(net, k)[0])
         parts = [_gradient(net, k, i).coefficients.flatten(1) for i in index.split(size)]
         order = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}[norm]
         net.memo[k, norm] = torch.cat([torch.linalg.vector_norm(p, order, dim=1) for p in parts]).view(shape)
@@ -127,75 +129,3 @@ def _gradient(net: CrownNetwork, k: int, index: Tensor) -> Rows:
         for i, part in zip(net.parents(j), step.inputs, strict=True):
             pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
     return within(pending[0], net.network.shapes[0])
-
-
-def _tightened(known: Bounds, k: int, bounds: Interval) -> Interval:
-    """`bounds` of node k, made tighter by backward passes where a sign is still open (or everywhere, if not ReLU)."""
-    lower, upper = bounds
-    sample, index = _wanted(known.net, k, bounds).flatten(1).nonzero(as_tuple=True)
-    if not len(sample):
-        return bounds
-    lines, flat = known.lines(known.slopes), sample * lower[0].numel() + index
-    portions = list(_portions(known.net, k, sample))
-    low, high = (
-        torch.cat([_end(known, lines, k, sample[part], index[part], sign) for part in portions]) for sign in (-1, 1)
-    )
-    return (
-        torch.maximum(lower, lower.flatten().scatter(0, flat, -low).view(lower.shape)),
-        torch.minimum(upper, upper.flatten().scatter(0, flat, high).view(upper.shape)),
-    )
-
-
-def _portions(net: CrownNetwork, k: int, sample: Tensor) -> Iterator[slice]:
-    """Rows about inputs `sample` (R,), ascending, in portions of a bounded size; of one input each where that alone
-    fills a portion. Windows are looked up row by row anyway: there the rows of several inputs stay together.
-    """
-    widest, windows = _footprint(net, k)
-    size = max(1, CHUNK // widest)
-    counts = torch.unique_consecutive(sample, return_counts=True)[1].tolist()
-    if net.device.type != "cpu" or windows or len(sample) <= size * ALONE * len(counts):
-        counts = [len(sample)]
-    start = 0
-    for count in counts:
-        yield from (slice(i, min(i + size, start + count)) for i in range(start, start + count, size))
-        start += count
-
-
-def _footprint(net: CrownNetwork, k: int) -> tuple[int, bool]:
-    """Most coefficients of one row of node k on its way to the input, and whether they are windows all the way."""
-    if k not in net.footprints:
-        first = torch.zeros(1, dtype=torch.long, device=net.device)
-        pending = {i: rows for i, (rows, _) in unit_rows(net, k, first).items()}
-        widest, windows = 1, True
-        while pending:
-            j = max(pending)
-            node, rows = net.nodes[j], pending.pop(j)
-            widest, windows = max(widest, rows.coefficients.numel()), windows and rows.at is not None
-            if j in net.roots:
-                continue
-            linear = not isinstance(node, NONLINEAR)
-            parts = adjoint(net, j, rows).inputs if linear else (_through_nonlinearity(net, j, rows),)
-            for i, part in zip(net.parents(j), parts, strict=True):
-                pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
-        net.footprints[k] = widest, windows
-    return net.footprints[k]
-
-
-def _through_nonlinearity(net: CrownNetwork, k: int, rows: Rows) -> Rows:
-    """Rows of the shape that those of the nonlinear node k have below it."""
-    if not isinstance(net.nodes[k], c.MaxPool2d):
-        return rows
-    return Rows(rows.coefficients.new_zeros(len(rows.coefficients), *net.network.shapes[net.parents(k)[0]]))
-
-
-def _end(known: Bounds, lines: dict[int, Relaxed], k: int, sample: Tensor, index: Tensor, sign: int) -> Tensor:
-    """Upper bounds (R,) of sign times element index[r] of node k on ball sample[r], ascending."""
-    present = slice(int(sample[0]), int(sample[-1]) + 1)
-    known, lines = known.pick(present), {i: line.pick(present) for i, line in lines.items()}
-    owners = Owners(sample - present.start, len(sample) if present.stop == present.start + 1 else None)
-    constant = torch.zeros((), dtype=known.net.dtype, device=known.net.device)
-    pending: dict[int, Rows] = {}
-    for i, (rows, extra) in unit_rows(known.net, k, index).items():
-        constant = constant + sign * extra
-        pending[i] = rows if sign > 0 else Rows(-rows.coefficients, rows.at)
-    return constant + backward(known, pending, owners, lines, False)

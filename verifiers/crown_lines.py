@@ -8,26 +8,58 @@ it. Source: Zhang et al. 2018.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.crown_convolution import Pair, to_phases
 from verifiers.plain import pad
 
+FEW = 0.3  # share of a layer's elements up to which picking them out is faster than treating all alike
 HALVINGS = 40  # of the interval in which a tangent touches
 
 
 @dataclass(frozen=True, eq=False)
+class Few:
+    """ReLUs of one input, channels last: slope (n,) of every lower line, through 0; the upper lines are the same but at
+    `places` (m,), where they are steeper by `excess` (m,) and have an `intercept` (m,)."""
+
+    slope: Tensor
+    places: Tensor
+    excess: Tensor
+    intercept: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Lines:
-    """upper_slope x + upper_intercept above, lower_slope x + lower_intercept (None: 0) below; (N, *shape) each."""
+    """upper_slope x + upper_intercept above, lower_slope x + lower_intercept (None: 0) below; (N, *shape) each.
+
+    memo: of `few`.
+    """
 
     upper_slope: Tensor
     upper_intercept: Tensor
     lower_slope: Tensor
     lower_intercept: Tensor | None = None
+    memo: dict[Pair, Few | None] = field(default_factory=lambda: {})
+
+    def few(self, stride: Pair) -> Few | None:
+        """Of one input's ReLUs, in phases: those that are not exactly linear, if they are few."""
+        if len(self.upper_slope) > 1 or self.lower_intercept is not None:
+            return None
+        if stride not in self.memo:
+            split = (v if stride == (1, 1) else to_phases(v, stride) for v in self._lines())
+            above, slope, intercept = ((v.movedim(1, -1) if v.dim() == 4 else v).flatten() for v in split)
+            places = ((above != slope) | (intercept != 0)).nonzero().flatten()
+            found = Few(slope, places, (above - slope)[places], intercept[places])
+            self.memo[stride] = found if len(places) < FEW * len(slope) else None
+        return self.memo[stride]
+
+    def _lines(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.upper_slope, self.lower_slope, self.upper_intercept
 
     def pick(self, index: Tensor | slice) -> Lines:
         """The inputs `index`."""

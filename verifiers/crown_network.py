@@ -28,7 +28,7 @@ class CrownNetwork:
     slope_ranges: for each Relu / LeakyRelu node, its elements' places in a row of the witness (node order).
     affine: nodes that are affine functions of the input. memo: dual norms of their gradients, once computed.
     adjoints, matrices: of convolutions, once computed; matrices between windows, by (node, height, width).
-    footprints: of rows of a node, once computed (crown_bounds.py).
+    repeated: biases of convolutions, by (node, cells). footprints: of rows of a node (crown_elements.py).
     """
 
     network: c.PlainNetwork
@@ -40,6 +40,7 @@ class CrownNetwork:
     memo: dict[tuple[int, c.Norm], Tensor] = dataclasses.field(default_factory=dict)
     adjoints: dict[int, Adjoint] = dataclasses.field(default_factory=dict)
     matrices: dict[tuple[int, int, int], Tensor] = dataclasses.field(default_factory=dict)
+    repeated: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)
     footprints: dict[int, tuple[int, bool]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -80,6 +81,12 @@ class CrownNetwork:
 
     def weight(self, k: int, name: str) -> Tensor:
         return self.weights[k, name]
+
+    def biases(self, k: int, cells: int) -> Tensor:
+        """The biases of the convolution k, (cells * channels,): of every cell in turn."""
+        if (k, cells) not in self.repeated:
+            self.repeated[k, cells] = self.weight(k, "bias").repeat(cells)
+        return self.repeated[k, cells]
 
     def element_scale(self, k: int) -> tuple[Tensor, Tensor]:
         """(scale, shift) of an elementwise affine node, each broadcastable against its value without a batch axis."""

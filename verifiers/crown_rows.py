@@ -2,7 +2,8 @@
 
 A row's coefficients cover the whole value, or, for an image (channels, height, width), a window of it: the receptive
 field of one neuron costs its own size and not the image's. Coefficients of window cells outside the image mean
-nothing; whoever reads them looks at values that are zero there. Part of the native CROWN engine.
+nothing; whoever reads them looks at values that are zero there. Images lie in memory with their channels last, which
+convolutions of few channels like best. Part of the native CROWN engine.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown_convolution import Adjoint, Pair, adjoint_of
+from verifiers.crown_convolution import Adjoint, Pair, adjoint_of, from_phases, to_phases
 from verifiers.crown_network import CrownNetwork
 from verifiers.crown_windows import Windows
 
@@ -25,15 +26,27 @@ WASTE = 16  # times as many products as needed that are as fast in one matrix pr
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """coefficients: (R, *shape) of a node's value, or (R, C, h, w) of the windows `at` of it."""
+    """coefficients: (R, *shape) of a node's value, or (R, C, h, w) of the windows `at` of it.
+
+    phases: whole images may be split as by `to_phases`, for a while: (R, s * s * C, H / s, W / s).
+    """
 
     coefficients: Tensor
     at: Windows | None = None
+    phases: Pair = (1, 1)
 
     @property
     def size(self) -> Pair:
         """Height and width of the coefficients."""
         return self.coefficients.shape[2], self.coefficients.shape[3]
+
+    def of(self, coefficients: Tensor) -> Rows:
+        """Other coefficients (G, R / G, …) of the same cells, as `grouped`."""
+        shape = self.coefficients.shape
+        if len(shape) == 4:
+            image = coefficients.reshape(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
+            return Rows(image, self.at, self.phases)
+        return Rows(coefficients.reshape(shape), self.at, self.phases)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,22 +73,30 @@ class Step:
 # ---------------------------------------------------------------- rows and values
 
 
-def gather(value: Tensor, rows: Rows, owners: Owners) -> Tensor:
-    """`value` (N, *shape) as the rows see it: (G, 1, *shape), to stand beside `grouped` rows. N = 1: shared by all.
+def channels_last(images: Tensor) -> Tensor:
+    """(R, C, h, w) -> (R, h, w, C); vectors stay as they are."""
+    return images.permute(0, 2, 3, 1) if images.dim() == 4 else images
 
-    Cells outside the image are zero.
+
+def gather(value: Tensor, rows: Rows, owners: Owners) -> Tensor:
+    """`value` (N, *shape) as the rows see it: (G, 1, h, w, C) or (G, 1, n), to stand beside `grouped` rows.
+
+    N = 1: shared by all. Cells outside the image are zero.
     """
     if rows.at is not None:
         return rows.at.seen(value, rows.size, owners.index)[:, None]
+    last = channels_last(value if rows.phases == (1, 1) else to_phases(value, rows.phases)).contiguous()
     if owners.each is None and len(value) > 1:
-        value = value.index_select(0, owners.index)
-    return value[:, None]
+        last = last.index_select(0, owners.index)
+    return last[:, None]
 
 
 def grouped(coefficients: Tensor, seen: Tensor) -> Tensor:
-    """Coefficients (R, *shape) as (G, R / G, *shape), the rows that share one of the G `seen` values together."""
+    """Coefficients (R, C, h, w) or (R, n) as (G, R / G, h, w, C), the rows that share one of the G `seen` values
+    together."""
     each = len(coefficients) // max(1, len(seen))
-    return coefficients.reshape(len(seen), each, *coefficients.shape[1:])
+    last = channels_last(coefficients)
+    return last.reshape(len(seen), each, *last.shape[1:])
 
 
 def dot(coefficients: Tensor, seen: Tensor) -> Tensor:
@@ -94,19 +115,20 @@ def within(rows: Rows, shape: tuple[int, ...]) -> Rows:
     if rows.at is None:
         return rows
     inside = rows.at.inside(rows.size, (shape[1], shape[2]), rows.coefficients)
-    return Rows(rows.coefficients * inside, rows.at)
+    return rows.of(channels_last(rows.coefficients) * inside)
 
 
 def whole(rows: Rows, shape: tuple[int, ...]) -> Rows:
     """The rows as whole images."""
     if rows.at is None:
-        return rows
+        split = rows.phases != (1, 1)
+        return Rows(from_phases(rows.coefficients, rows.phases, (shape[1], shape[2]))) if split else rows
     r, channels = rows.coefficients.shape[:2]
     places = rows.at.places(rows.size, (shape[1], shape[2]))
-    image = rows.coefficients.new_zeros(r, channels, shape[1] * shape[2])
-    spread = places[:, None, :].expand(r, channels, -1)
-    kept = within(rows, shape).coefficients
-    return Rows(image.scatter_add(2, spread, kept.flatten(2)).view(r, *shape))
+    image = rows.coefficients.new_zeros(r, shape[1] * shape[2], channels)
+    kept = channels_last(within(rows, shape).coefficients).flatten(1, 2)
+    spread = image.scatter_add(1, places[:, :, None].expand_as(kept), kept)
+    return Rows(spread.view(r, shape[1], shape[2], channels).permute(0, 3, 1, 2))
 
 
 def settle(rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -118,6 +140,8 @@ def settle(rows: Rows, shape: tuple[int, ...]) -> Rows:
 
 def add(a: Rows, b: Rows, shape: tuple[int, ...]) -> Rows:
     """a + b: windows on one grid are aligned; all else gives whole images."""
+    if a.at is None and b.at is None and a.phases == b.phases:
+        return Rows(a.coefficients + b.coefficients, None, a.phases)
     if a.at is None or b.at is None or (a.at.grid, a.at.step) != (b.at.grid, b.at.step):
         return Rows(whole(a, shape).coefficients + whole(b, shape).coefficients)
     dy, dx = (b.at.offset[i] - a.at.offset[i] for i in (0, 1))
@@ -142,14 +166,16 @@ def adjoint(net: CrownNetwork, k: int, rows: Rows) -> Step:
             constant = rows.coefficients @ net.weight(k, "bias")
             return Step((Rows(rows.coefficients @ net.weight(k, "weight")),), constant)
         case c.Conv2d():
-            return _conv_adjoint(net, k, node, within(rows, net.network.shapes[k]))
+            return _conv_adjoint(net, k, node, rows)
         case c.BatchNorm() | c.Shift() | c.Scale() | c.Divide():
             return _scale_adjoint(net, k, rows)
         case c.Add():
             return Step((rows, rows))
         case c.Flatten():
-            return Step((Rows(rows.coefficients.reshape(-1, *shapes[0])),))
+            image = rows.coefficients.reshape(-1, *shapes[0])
+            return Step((Rows(image.contiguous(memory_format=torch.channels_last) if image.dim() == 4 else image),))
         case c.Concat():
+            rows = rows if rows.phases == (1, 1) else whole(rows, net.network.shapes[k])
             parts = torch.split(rows.coefficients, [s[0] for s in shapes], dim=1)
             return Step(tuple(Rows(p, rows.at) for p in parts))
         case c.AveragePool2d():
@@ -167,7 +193,7 @@ def _scale_adjoint(net: CrownNetwork, k: int, rows: Rows) -> Step:
     shape = net.network.shapes[k]
     factor, offset = (gather(t.expand(shape)[None], rows, everyone) for t in net.element_scale(k))
     own = grouped(rows.coefficients, factor)
-    return Step((Rows((own * factor).reshape(rows.coefficients.shape), rows.at),), dot(own, offset))
+    return Step((rows.of(own * factor),), dot(own, offset))
 
 
 def conv_adjoint(net: CrownNetwork, k: int) -> Adjoint:
@@ -182,13 +208,16 @@ def conv_adjoint(net: CrownNetwork, k: int) -> Adjoint:
 
 
 def _conv_adjoint(net: CrownNetwork, k: int, node: c.Conv2d, rows: Rows) -> Step:
-    """rows: zero outside the image."""
+    image = net.network.shapes[k]
+    rows = whole(rows, image) if rows.at is None else within(rows, image)
     height, width = rows.size
-    bias = net.weight(k, "bias")[:, None].expand(-1, height * width)
-    constant = rows.coefficients.flatten(1) @ bias.flatten()
+    constant = channels_last(rows.coefficients).flatten(1) @ net.biases(k, height * width)
     shape = net.network.shapes[node.inputs[0]]
     if rows.at is None:
-        return Step((Rows(conv_adjoint(net, k).whole(rows.coefficients, (shape[1], shape[2]))),), constant)
+        maps, below = conv_adjoint(net, k), (shape[1], shape[2])
+        if any(below[a] % node.stride[a] for a in (0, 1)):
+            return Step((Rows(maps.whole(rows.coefficients, below)),), constant)
+        return Step((Rows(maps.phases(rows.coefficients, below), None, node.stride),), constant)
     at = rows.at.through(node.stride, node.padding[:2])
     return Step((settle(Rows(_window_adjoint(net, k, node, rows.coefficients), at), shape),), constant)
 
@@ -203,9 +232,13 @@ def _window_adjoint(net: CrownNetwork, k: int, node: c.Conv2d, rows: Tensor) -> 
         return F.conv_transpose2d(rows, weight, None, node.stride, 0, 0, node.groups, node.dilation)
     if (k, *size) not in net.matrices:
         units = torch.eye(rows.shape[1:].numel(), dtype=net.dtype, device=net.device).view(-1, *rows.shape[1:])
+        units = (
+            units.unflatten(0, rows.shape[1:]).permute(1, 2, 0, 3, 4, 5).flatten(0, 2)
+        )  # one per cell, channels last
         pulled = F.conv_transpose2d(units, weight, None, node.stride, 0, 0, node.groups, node.dilation)
-        net.matrices[k, size[0], size[1]] = pulled.flatten(1)
-    return (rows.flatten(1) @ net.matrices[k, size[0], size[1]]).view(len(rows), -1, *full)
+        net.matrices[k, size[0], size[1]] = channels_last(pulled).flatten(1)
+    images = channels_last(rows).flatten(1) @ net.matrices[k, size[0], size[1]]
+    return images.view(len(rows), *full, -1).permute(0, 3, 1, 2)
 
 
 def _average_adjoint(node: c.AveragePool2d, rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -261,7 +294,8 @@ def unit_rows(net: CrownNetwork, k: int, index: Tensor) -> dict[int, tuple[Rows,
             cell = index % (shape[1] * shape[2])
             offset = (-node.padding[0], -node.padding[1])
             at = Windows(cell, (shape[1], shape[2]), node.stride, offset)
-            rows = settle(Rows(net.weight(k, "weight")[channel], at), net.network.shapes[node.inputs[0]])
+            taps = net.weight(k, "weight")[channel].contiguous(memory_format=torch.channels_last)
+            rows = settle(Rows(taps, at), net.network.shapes[node.inputs[0]])
             return {node.inputs[0]: (rows, net.weight(k, "bias")[channel])}
         case _:
             return {k: (_one_hot(shape, index, net), torch.zeros(len(index), dtype=net.dtype, device=net.device))}

@@ -30,7 +30,7 @@ class Windows:
     offset: Pair
 
     def seen(self, images: Tensor, size: Pair, owner: Tensor) -> Tensor:
-        """(R, C, h, w): what each row's window shows of image owner[r] of (N, C, H, W); zeros outside it."""
+        """(R, h, w, C): what each row's window shows of image owner[r] of (N, C, H, W); zeros outside it."""
         views = self._views(images, size)
         if len(images) == 1:
             owner = torch.zeros_like(self.cells)
@@ -41,17 +41,17 @@ class Windows:
         return views[owner, self.cells // self.grid[1], self.cells % self.grid[1]]
 
     def _views(self, images: Tensor, size: Pair) -> Tensor:
-        """(N, *grid, C, h, w), a view of the padded images."""
+        """(N, *grid, h, w, C), a view of the padded images."""
         sides: list[int] = []
         for axis in (1, 0):
             last = (self.grid[axis] - 1) * self.step[axis] + self.offset[axis] + size[axis]
             sides += [-self.offset[axis], last - images.shape[2 + axis]]
         padded = F.pad(images, sides)  # negative sides cut
         rows = padded.unfold(2, size[0], self.step[0]).unfold(3, size[1], self.step[1])
-        return rows.permute(0, 2, 3, 1, 4, 5)
+        return rows.permute(0, 2, 3, 4, 5, 1)
 
     def inside(self, size: Pair, image: Pair, like: Tensor) -> Tensor:
-        """(R, 1, h, w): 1 where a window's cell lies in the image, else 0."""
+        """(R, h, w, 1): 1 where a window's cell lies in the image, else 0."""
         return self.seen(like.new_ones(1, 1, *image), size, self.cells)
 
     def places(self, size: Pair, image: Pair) -> Tensor:
