@@ -52,20 +52,28 @@ CASES = 6  # of a test over random seeds: what only a later one would notice cou
 BOUNDS = ("mutants", "bounds", "network_maps", "bounds_attacks", "float32_error", "exponential", "rule_lipschitz")
 RULES = ("rule_margin", "judge", "exponential", "rule_lipschitz", "rule_smoothing", "float32_error")
 TESTS = {
-    "rounding.py": ("mutants", "rounding", "rule_smoothing", "bounds_attacks", "bounds", "exponential"),
+    "rounding.py": (
+        "mutants",
+        "rounding",
+        "rule_smoothing",
+        "bounds_attacks",
+        "bounds",
+        "exponential",
+        "second_review",
+    ),
     "network.py": ("mutants", "network_maps", "bounds", "bounds_attacks", "rule_lipschitz"),
     "relaxations.py": BOUNDS,
-    "bounds.py": (*BOUNDS, "judge"),
+    "bounds.py": (*BOUNDS, "judge", "second_review"),
     "float32.py": ("mutants", "float32_error", "judge"),
     "jacobian.py": ("gradients", "mutants", "rule_lipschitz", "rule_layers", "branches"),
-    "judge.py": ("rule_margin", "branches", "judge", "rule_smoothing"),
+    "judge.py": ("rule_margin", "branches", "judge", "rule_smoothing", "second_review"),
     "rules/case.py": RULES,
     "rules/differences.py": RULES,
     "rules/exponential.py": RULES,
     "rules/margin.py": RULES,
-    "rules/layer_norms.py": ("rule_layers", "rule_lipschitz"),
+    "rules/layer_norms.py": ("rule_layers", "rule_lipschitz", "second_review"),
     "rules/lipschitz.py": RULES,
-    "rules/lipsdp.py": ("branches", "rule_margin", "rule_lipschitz", "judge"),
+    "rules/lipsdp.py": ("branches", "rule_margin", "rule_lipschitz", "judge", "second_review"),
     "rules/adaptive.py": ("rule_adaptive", "adversarial"),
     "rules/smoothing.py": ("branches", "rule_smoothing", "judge"),
 }

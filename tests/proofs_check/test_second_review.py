@@ -3,6 +3,7 @@ end a run or ask for all memory there is."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -45,13 +46,15 @@ def verdict(case: Case, rule: str, evidence: object, **kw: Any) -> c.Verdict:
 # ---------------------------------------------------------------- numbers read as other numbers
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def flushing() -> Iterator[None]:
     """This process reads subnormal numbers as zero, for a while."""
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor always keeps subnormal numbers")
-    yield
-    torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def tiny_weights() -> Case:
@@ -64,10 +67,9 @@ def tiny_weights() -> Case:
         c.Scale((2,), array([2.0**20])),
         c.Shift((3,), array([9, 0])),
     ]
-    torch.set_flush_denormal(False)
     network = build(nodes)
-    torch.set_flush_denormal(True)
-    return Case(bounds_without_guard(network), None, array([1.0]))
+    with flushing():
+        return Case(bounds_without_guard(network), None, array([1.0]))
 
 
 def bounds_without_guard(network: c.PlainNetwork) -> bounds.Prepared:
@@ -79,15 +81,15 @@ def bounds_without_guard(network: c.PlainNetwork) -> bounds.Prepared:
     return bounds.Prepared(network, maps, shapes, bounds.slope_starts(network))
 
 
-@pytest.mark.usefixtures("flushing")
 def test_a_process_that_reads_subnormal_weights_as_zero_accepts_nothing():
     case = tiny_weights()
     assert not case.robust.maps[1].apply(np.ones((1, 1, 1))).any()  # type: ignore[union-attr]
-    found = verdict(case, "network_margin", NetworkMargin(None))
-    assert isinstance(found, c.Rejected)
-    assert found.step == "arithmetic"
-    with pytest.raises(c.RejectedError, match="subnormal"):
-        bounds.prepare(case.robust.network)
+    with flushing():
+        found = verdict(case, "network_margin", NetworkMargin(None))
+        assert isinstance(found, c.Rejected)
+        assert found.step == "arithmetic"
+        with pytest.raises(c.RejectedError, match="subnormal"):
+            bounds.prepare(case.robust.network)
 
 
 def test_subnormal_weights_count_as_what_they_are():
