@@ -68,9 +68,10 @@ def strict_json(data: bytes, place: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise MalformedError(place, f"not strict JSON: {error}") from error
     level: list[Any] = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [v for outer in level for v in _inside(outer)]
-    wellformed(not level, place, f"nests deeper than {MAX_DEPTH} arrays and objects")
+    deeper = any(type(v) in (dict, list) for v in level)
+    wellformed(not deeper, place, f"nests deeper than {MAX_DEPTH} arrays and objects")
     return value
 
 

@@ -63,6 +63,8 @@ class Bench:
             return Result(number, None, "malformed", step=error.place, reason=error.reason)
         except RejectedError as error:  # a network of alpha beyond the judge's range
             return Result(number, number - 1, "rejected", step=error.step, reason=error.reason)
+        except MemoryError as error:
+            return Result(number, number - 1, "rejected", step="memory", reason=f"a network does not fit: {error}")
         verdict, radius = judge.check(found, case), found.claim.radius
         if isinstance(verdict, Rejected):
             return Result(number, found.index, "rejected", radius, found.rule, (), verdict.step, verdict.reason)

@@ -44,7 +44,7 @@ class Lines:
     upper_intercept: Tensor
     lower_slope: Tensor
     lower_intercept: Tensor | None = None
-    memo: dict[Pair, Few | None] = field(default_factory=lambda: {})
+    memo: dict[Pair, Few | None] = field(init=False, default_factory=lambda: {})
 
     def few(self, stride: Pair) -> Few | None:
         """Of one input's ReLUs, in phases: those that are not exactly linear, if they are few."""

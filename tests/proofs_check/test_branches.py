@@ -161,6 +161,17 @@ def test_a_proof_that_does_not_fit_in_memory_is_rejected(monkeypatch: pytest.Mon
     )
 
 
+def test_a_network_of_alpha_that_does_not_fit_in_memory_ends_no_run(monkeypatch: pytest.MonkeyPatch):
+    bench, line, row = first_line(ACCEPTED)
+
+    def too_large(*_: object) -> NoReturn:
+        raise MemoryError("1 TiB")
+
+    monkeypatch.setattr(bench, "alpha", too_large)
+    found = bench.judge(1, line, row)
+    assert (found.state, found.step, found.reason) == ("rejected", "memory", "a network does not fit: 1 TiB")
+
+
 def test_there_is_nothing_to_judge_in_a_line_that_certifies_nothing():
     record = {"format": c.FORMAT, "index": 0, "label": 0, "method": "margin", "outcome": "abstained", "class_of": "mix",
               "alpha": 0.9, "norm": "Linf", "radius": None, "predicted": 0, "reason": "too weak", "advice": "",

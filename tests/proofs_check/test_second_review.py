@@ -152,8 +152,11 @@ def test_json_may_nest_so_deep_and_no_deeper(opening: str, closing: str):
     deep = parse.MAX_DEPTH
     assert parse.strict_json((opening * deep + "1" + closing * deep).encode(), "here") is not None
     for depth in (deep + 1, 900, 10**5):
-        with pytest.raises(c.MalformedError, match=r"nests deeper|not strict JSON"):
-            parse.strict_json((opening * depth + "1" + closing * depth).encode(), "here")
+        for inside in ("1", "[]", "{}", '"a"'):
+            with pytest.raises(c.MalformedError, match=r"nests deeper|not strict JSON"):
+                parse.strict_json((opening * depth + inside + closing * depth).encode(), "here")
+    with pytest.raises(c.MalformedError, match="nests deeper"):
+        parse.strict_json(("[" * (deep + 1) + "]" * (deep + 1)).encode(), "here")
 
 
 def test_a_line_of_any_depth_is_a_verdict_not_a_crash():

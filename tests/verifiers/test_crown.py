@@ -6,6 +6,7 @@ Run in float64. Points are allowed 1e-9 of slack per unit of magnitude: the engi
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import numpy as np
 import pytest
@@ -204,6 +205,24 @@ def test_tuned_slopes_are_never_looser(kind: str, seed: int, norm: c.Norm, steps
         assert (soft_after <= soft_before + 1e-9).all()
     else:
         assert (after.upper <= before.upper + 1e-12).all()
+
+
+@given(kinds, seeds, norms, st.sampled_from([0.002, 0.05]), st.integers(0, 3), st.integers(0, 1))
+@FEW
+def test_an_input_alone_gets_what_it_gets_among_others(
+    kind: str, seed: int, norm: c.Norm, radius: float, steps: int, shared: int
+) -> None:
+    """Alone, the ReLUs of which few are open go another way; tuned slopes count all the same."""
+    query = problem(kind, seed, norm, radius, (0.0, 1.0))
+    together = analyse(query, steps, shared)
+    for n in range(len(query.inputs)):
+        row = slice(n, n + 1)
+        one = dataclasses.replace(
+            query, inputs=query.inputs[row], radius=query.radius[row], predicted=query.predicted[row]
+        )
+        alone = analyse(one, steps, shared)
+        for found, expected in ((alone.upper, together.upper[row]), (alone.lower, together.lower[row])):
+            assert torch.allclose(found, expected, rtol=1e-6, atol=1e-9)
 
 
 @given(seeds, norms, st.sampled_from([0.55, 0.75, 0.9]), st.sampled_from([0.5, 1.0, 4.0]))

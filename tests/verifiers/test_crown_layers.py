@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ from verifiers.crown import Crown
 from verifiers.crown_bounds import ball
 from verifiers.crown_convolution import adjoint_of, from_phases, to_phases
 from verifiers.crown_layers import value_bounds
-from verifiers.crown_lines import pool_selection, sigmoid_lines, tanh_lines
+from verifiers.crown_lines import pool_selection, relu_lines, sigmoid_lines, tanh_lines
 from verifiers.crown_network import prepare
 from verifiers.crown_windows import Windows
 from verifiers.engine import MarginQuery
@@ -134,6 +135,23 @@ def test_a_window_shows_the_image_and_zeros_outside(seed: int, step: int, offset
                 assert inside[r, y, x, 0] == float(present)
                 expected = images[owner[r], :, top + y, left + x] if present else torch.zeros(2)
                 assert torch.equal(seen[r, y, x], expected)
+
+
+@given(seeds, st.integers(1, 2), st.floats(0.0, 0.5))
+@MANY
+def test_lines_with_other_slopes_are_other_lines_however_they_are_read(seed: int, stride: int, leak: float) -> None:
+    g = rng_of(seed)
+    lower = torch.randn(1, 3, 4, 6, generator=g)
+    lines = relu_lines(lower, lower + 0.2, torch.rand(lower.shape, generator=g), leak)
+    before = lines.few((stride, stride))
+    if before is None:  # many are open
+        return
+    moved = dataclasses.replace(lines, lower_slope=lines.lower_slope + 1.0)
+    after = moved.few((stride, stride))
+    assert after is None or not torch.equal(after.slope, before.slope)
+    assert before.slope.tolist() == to_phases(lines.lower_slope, (stride, stride)).movedim(1, -1).flatten().tolist()
+    open_or_bent = (lines.upper_slope != lines.lower_slope) | (lines.upper_intercept != 0)
+    assert len(before.places) == int(open_or_bent.sum())
 
 
 # ---------------------------------------------------------------- networks with curves
