@@ -119,7 +119,8 @@ def witness(data: bytes, network: PlainNetwork) -> Witness:
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """Proven bounds of every node's value on the ball, images: lower[k] and upper[k].
+    """Proven bounds of every node's value on the ball, images: lower[k] and upper[k]. They may shrink after later nodes
+    were appended; what was derived from the wider ones stays proven.
 
     charges: per affine node, what one unit of |coefficient| may lose to rounding. lines: per nonlinear node.
     """
@@ -178,12 +179,12 @@ def _append_affine(values: Values, mapping: Map, inputs: Sequence[int]) -> None:
     values.append(down(lower), up(upper), up(charge) if charge.any() else None, None)
 
 
-def _append_nonlinear(values: Values, k: int, node: Any, cheap: bool) -> None:
-    """The lines of a nonlinear node, over its input's bounds after those were refined. cheap: by short passes."""
+def _append_nonlinear(values: Values, k: int, node: Any, affine_input: bool) -> None:
+    """The lines of a nonlinear node, over its input's bounds after those were refined."""
     (i,) = inputs_of(node)
     is_relu = relu_slope(node) is not None
     if values.prepared.maps[i] is not None:
-        _refine(values, i, not is_relu, cheap or not is_relu)
+        _refine(values, i, not is_relu, affine_input or not is_relu)
     lower, upper = values.lower[i], values.upper[i]
     lines = lines_of(node, lower, upper, _hint(values, k, 0) if is_relu else None)
     magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
@@ -200,14 +201,14 @@ def _hint(values: Values, k: int, rows: int | Sequence[int]) -> Array | None:
     return found.reshape(*found.shape[:-1], *values.prepared.shapes[k])
 
 
-def _refine(values: Values, k: int, everything: bool, both: bool) -> None:
-    """Intersect node k's bounds with backward ones: of its unstable cells, or of `everything` that is not a point, the
-    end nearer to 0, and then the other end of those that still are unstable, or of `both`."""
+def _refine(values: Values, k: int, every_cell: bool, both_ends: bool) -> None:
+    """Intersect node k's bounds with backward ones: of its unstable cells (or of every one that is not a point) the end
+    nearer to 0, then the other end of those that still are unstable (or of all of them)."""
     lower, upper = values.lower[k], values.upper[k]
-    wanted = lower < upper if everything else (lower < 0) & (upper > 0)
+    wanted = lower < upper if every_cell else (lower < 0) & (upper > 0)
     nearer = np.where(upper < -lower, 1.0, -1.0)
     _tighten(values, k, wanted, nearer)
-    _tighten(values, k, wanted if both else (lower < 0) & (upper > 0), -nearer)
+    _tighten(values, k, wanted if both_ends else (lower < 0) & (upper > 0), -nearer)
 
 
 def _tighten(values: Values, k: int, wanted: NDArray[np.bool_], signs: Array) -> None:
@@ -295,7 +296,8 @@ def _step(values: Values, k: int, rows: Rows, hint_rows: Sequence[int] | None) -
 
 
 def _lower_slopes(values: Values, k: int, rows: Rows, lines: Lines, hint_rows: Sequence[int] | None) -> Array:
-    """Lower slopes of node k at the cells of `rows`, by each form's own witness row where it has one."""
+    """Lower slopes of node k at the cells of `rows`, by each form's own witness row where it has one: any slope in
+    [slope, 1] is that of a line below everywhere, whatever bounds the lines were made from."""
     node = values.prepared.network.nodes[k]
     slope = relu_slope(node)
     own = None if hint_rows is None or slope is None else _hint(values, k, hint_rows)

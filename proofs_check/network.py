@@ -51,7 +51,8 @@ def unit_rows(shape: Shape, cells: IntArray) -> Rows:
 
 
 def take(parameter: Array, rows: Rows) -> Array:
-    """A per-element parameter (C or 1, H, W) or (C, 1, 1) at the cells of `rows`; zero beyond the image."""
+    """A per-element parameter (C or 1, H, W) or (C, 1, 1) at the cells of `rows`; beyond the image, where rows are
+    zero, it is zero or that of the channel."""
     last = np.moveaxis(parameter, 0, -1)
     if rows.corner is None or parameter.shape[1:] == (1, 1):
         return last
@@ -73,7 +74,8 @@ def dot(values: Array, parameter: Array) -> Array:
 def settle(values: Array, corner: IntArray, whole: bool, shape: Shape) -> Rows:
     """Rows on an image of `shape` from windows that may reach beyond it: what lies beyond is dropped.
 
-    corner: (R, 2), or (2,) if `whole`, the same for all rows. Large windows become the whole image.
+    corner: (R, 2), or (2,) if `whole`, the same for all rows. Large windows become the whole image. `values` may be
+    written to: it must be the caller's own.
     """
     if whole:
         return Rows(_place(values, corner, shape[1:]), None)
@@ -264,7 +266,10 @@ class Diagonal(Map):
 
 
 class Cropping(Map):
-    """Cells start, start + step, ... before stop, of each axis of the input; `value` where that lies beyond it."""
+    """Cells start, start + step, ... before stop, of each axis of the input; `value` where that lies beyond it.
+
+    As windows of one cell, their padding is negative where cells are cut away.
+    """
 
     def __init__(self, start: Shape, stop: Shape, step: Shape, value: float, shape: Shape) -> None:
         self.shape = shape
