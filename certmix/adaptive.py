@@ -22,7 +22,7 @@ from certmix.audit import Audit
 from certmix.data import Dataset
 from certmix.engines import make_engine
 from certmix.errors import UsageError
-from certmix.judging import Bench, bench, largest_accepted
+from certmix.judging import Bench, bench, largest_accepted, prepared
 from certmix.lines import certificate_line
 from certmix.margins import box_margin, own_class
 from certmix.mixing import MixedClassifier, transformed
@@ -32,7 +32,6 @@ from certmix.problem import Problem
 from certmix.search import largest_passing
 from certmix.settings import Settings, diameter
 from certmix.store import Store
-from proofs_check.bounds import prepare
 from proofs_check.certificate import Adaptive, InputAlpha, PlainNetwork, Rejected, Transform
 from proofs_check.rules.adaptive import AdaptiveMargin
 from verifiers.crown import Analysis, Crown
@@ -195,7 +194,7 @@ class AdaptiveProver:
         if not isinstance(engine, Crown):
             raise UsageError(f"adaptive mixes need the engine crown, got {problem.settings.engine}")
         network = self.mix.network
-        judge = judge if network is None else dataclasses.replace(judge, alpha=prepare(network))
+        judge = judge if network is None else dataclasses.replace(judge, alpha=prepared(network))
         with torch.no_grad():
             predicted = PlainModule(problem.network).double()(problem.inputs.double()).argmax(dim=1)
         bounder = AdaptiveBounder(problem, self.mix, predicted, engine)

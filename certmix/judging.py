@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from certmix.errors import UsageError
 from certmix.outcomes import Certified
 from proofs_check import judge, parse
 from proofs_check.bounds import Prepared, prepare
-from proofs_check.certificate import Accepted, PlainNetwork, Rejected, Verdict
+from proofs_check.certificate import Accepted, PlainNetwork, Rejected, RejectedError, Verdict
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 
@@ -36,7 +37,16 @@ class Bench:
 
 
 def bench(robust: PlainNetwork, standard: PlainNetwork | None) -> Bench:
-    return Bench(prepare(robust), None if standard is None else prepare(standard))
+    """Raises UsageError where the judge can take one of the networks not at all."""
+    return Bench(prepared(robust), None if standard is None else prepared(standard))
+
+
+def prepared(network: PlainNetwork) -> Prepared:
+    """The network as the judge works with it. Raises UsageError where it cannot."""
+    try:
+        return prepare(network)
+    except RejectedError as error:
+        raise UsageError(f"the judge refuses to work with the network: {error}") from error
 
 
 def largest_accepted(

@@ -41,6 +41,16 @@ def test_every_certified_outcome_is_accepted_by_the_judge(pair, x, norm):
         assert 0 < outcome.radius <= diameter(norm, (0.0, 1.0), x[0].numel())
 
 
+def test_a_process_that_reads_subnormal_numbers_as_zero_is_refused_in_words(pair, x):
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor always keeps subnormal numbers")
+    try:
+        with pytest.raises(UsageError, match="reads subnormal numbers as zero"):
+            certmix.certify(*pair, x, alpha=ALPHA, radius=0.1)
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_the_largest_radius_is_certified_as_a_fixed_one_and_a_tenth_more_is_not(pair, x):
     for k, outcome in enumerate(certmix.certify(*pair, x[:4], alpha=ALPHA)):
         assert isinstance(outcome, certmix.Certified)
