@@ -22,6 +22,8 @@ from verifiers.crown_network import CrownNetwork, prepare
 from verifiers.crown_slopes import LEVELS, Tuning, tune_rows, tune_shared
 from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
 
+KEPT = 31 * 2**20  # bytes: glibc returns freed blocks to the system unless one as large was freed before, up to 32 MB
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -108,6 +110,7 @@ class Crown(Engine):
 
     def prepare(self, network: PlainNetwork) -> CrownNetwork:
         """The network's weights where and as this engine computes; reusable for many queries."""
+        torch.empty(KEPT, dtype=torch.uint8)  # allocated and freed
         try:
             return prepare(network, getattr(torch, self.precision), torch.device(self.device))
         except RuntimeError as error:

@@ -17,7 +17,7 @@ from verifiers.crown_bounds import Bounds, Relaxed, backward
 from verifiers.crown_network import NONLINEAR, CrownNetwork, Interval
 from verifiers.crown_rows import Owners, Rows, add, adjoint, unit_rows
 
-CHUNK = 2**19  # coefficients of one layer propagated at once: a processor's cache
+CHUNK = 2**20  # coefficients of one layer propagated at once: a processor's cache
 ALONE = 0.25  # share of a portion that the rows of one input must fill to be handled alone
 
 
