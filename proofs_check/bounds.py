@@ -22,7 +22,7 @@ from proofs_check import certificate as c
 from proofs_check.certificate import Float32Array, Norm, PlainNetwork, RejectedError, need
 from proofs_check.network import Map, Rows, Shape, add, affine_map, dot, image, take, unit_rows
 from proofs_check.relaxations import Lines, hinted_slopes, lines_of, monotone, relu_slope
-from proofs_check.rounding import TINY, Array, centred, down, need_bounded, need_exact_reading, sum_error, up
+from proofs_check.rounding import TINY, Array, centred, down, need_arithmetic, need_bounded, sum_error, up
 
 MAX_CLASSES = 2**12
 MAX_WITNESS = 2**28
@@ -63,7 +63,7 @@ class Prepared:
 
 def prepare(network: PlainNetwork) -> Prepared:
     """Rejects a network with weights beyond the error bounds' range."""
-    need_exact_reading()
+    need_arithmetic()
     shapes = tuple(image(s) for s in network.shapes)
     with np.errstate(all="ignore"):
         maps = tuple(affine_map(n, [shapes[i] for i in inputs_of(n)]) for n in network.nodes)

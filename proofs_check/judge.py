@@ -16,7 +16,7 @@ from proofs_check.certificate import (
     Verdict,
     need,
 )
-from proofs_check.rounding import need_exact_reading
+from proofs_check.rounding import need_arithmetic
 from proofs_check.rules import EVIDENCE, prove
 from proofs_check.rules.case import Case
 
@@ -28,7 +28,7 @@ def check(certificate: parse.Certificate, case: Case) -> Verdict:
     case.input in real arithmetic, given the named assumptions and exact export of the models.
     """
     try:
-        need_exact_reading()
+        need_arithmetic()
         _tie(certificate, case)
         return Accepted(prove(certificate.rule, certificate.claim, certificate.evidence, case))
     except RejectedError as error:

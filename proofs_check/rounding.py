@@ -1,7 +1,7 @@
 """Error bounds of float64 arithmetic, and elementary functions rounded outward.
 
 Model: IEEE 754 double, round to nearest, any summation order, fused multiply-add or not; results that underflow may
-be flushed to zero, but no number that is read (`need_exact_reading`). u = 2^-53. With numbers of at most LIMIT, a
+be flushed to zero, but no number that is read (`need_arithmetic`). u = 2^-53. With numbers of at most LIMIT, a
 product's underflow error times any number, summed over 2^26 products, stays below TINY. Numbers beyond LIMIT are
 rejected.
 """
@@ -59,11 +59,15 @@ def dot_up(rows: Array, vector: Array) -> Array:
     return up(rows @ vector + up(error))
 
 
-def need_exact_reading() -> None:
-    """Rejects everything where subnormal operands count as zero, as after torch.set_flush_denormal(True): there the
-    float64 of a float32 is another number."""
+def need_arithmetic() -> None:
+    """Rejects everything in a process whose floating-point unit was switched to another mode than the model's: where
+    subnormal operands count as zero, as after torch.set_flush_denormal(True), the float64 of a float32 is another
+    number; where sums are not rounded to nearest, every error bound is too small."""
     least = np.array([1], dtype=np.uint32).view(np.float32).astype(np.float64)
     need(least[0] == 2.0**-149, "arithmetic", "this process reads subnormal numbers as zero: switch that off")
+    sums = np.array([1.0, -1.0, 1.0]) + np.array([1.0, -1.0, 1.5]) * 2.0**-53
+    nearest = bool((sums == [1.0, -1.0, 1.0 + 2.0**-52]).all())
+    need(nearest, "arithmetic", "this process does not round to nearest: set its rounding mode back")
 
 
 def need_bounded(value: Array, step: str) -> None:

@@ -138,7 +138,8 @@ def _increments(prepared: Prepared, node: int, forms: Array | None) -> Increment
     """Of the rows `forms` (R, size) of a node's value; default: of every cell."""
     size = math.prod(prepared.shapes[node])
     largest = max(map(math.prod, prepared.shapes[: node + 1]))
-    need(max(size, largest) * largest <= MAX_ENTRIES, "constants", "the network is too large for this rule")
+    count = size if forms is None else len(forms)
+    need(count * largest <= MAX_ENTRIES, "constants", "the network is too large for this rule")
     exact = np.eye(size) if forms is None else forms
     images = np.moveaxis(exact.reshape(-1, *prepared.shapes[node]), 1, -1)
     pending = {node: Interval(images, np.zeros_like(images))}
@@ -152,7 +153,6 @@ def _increments(prepared: Prepared, node: int, forms: Array | None) -> Increment
         for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
             need_bounded(part.magnitude(), "constants")
             pending[i] = jacobian.sum_of(pending[i], part, prepared.shapes[i]) if i in pending else part
-    count = len(exact)
     neurons = [_flat(found.get(k), count, prepared, k) for k in _activations(prepared)]
     both = (np.concatenate([getattr(n, name) for n in neurons], axis=1) for name in ("centre", "radius"))
     return Increments(_flat(pending.get(0), count, prepared, 0), Interval(*both))

@@ -15,8 +15,9 @@ from flint import arb, ctx
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check import parse
+from proofs_check import judge, parse
 from proofs_check.bounds import Ball
+from proofs_check.rules.case import Case
 from verifiers.plain import build
 
 Rng = np.random.Generator
@@ -257,3 +258,20 @@ def attempts(count: int, seed: int, attempt: Callable[[Rng], str]) -> dict[str, 
             raise AssertionError(f"seed {k}: {type(error).__name__}: {error}") from error
         found[outcome] = found.get(outcome, 0) + 1
     return found
+
+
+# ---------------------------------------------------------------- claims without a file
+
+
+def claim_of(case: Case, **kw: Any) -> c.Claim:
+    """About `case`; every field but its digests may be given."""
+    given: dict[str, Any] = {
+        "norm": "L2", "radius": 0.1, "alpha": 0.9, "temperature": 1.0, "predicted": 0, "class_of": "robust",
+        "domain": None, "semantics": "real", "robust": case.robust.network.sha256, "standard": None,
+        "input": parse.array_sha256(case.input), "smoothing": None,
+    }  # fmt: skip
+    return c.Claim(**(given | kw))
+
+
+def verdict(case: Case, rule: str, evidence: object, **kw: Any) -> c.Verdict:
+    return judge.check(parse.Certificate(0, 0, "margin", claim_of(case, **kw), rule, evidence), case)

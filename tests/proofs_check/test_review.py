@@ -7,7 +7,6 @@ import math
 import tracemalloc
 import zlib
 from pathlib import Path
-from typing import Any
 
 import exact_network as en
 import hostile as ho
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from flint import fmpq
 
-from proofs_check import bounds, folder, judge, parse, run
+from proofs_check import bounds, folder, parse, run
 from proofs_check import certificate as c
 from proofs_check.network import unit_rows, widen
 from proofs_check.rules import lipsdp, smoothing
@@ -30,19 +29,6 @@ ANY_KINDS = tuple(k for k in dict.fromkeys(en.IMAGE_KINDS + en.VECTOR_KINDS) if 
 
 def array(values: object) -> c.Float32Array:
     return np.array(values, dtype=F32)
-
-
-def claim_of(case: Case, **kw: Any) -> c.Claim:
-    given: dict[str, Any] = {
-        "norm": "L2", "radius": 0.1, "alpha": 0.9, "temperature": 1.0, "predicted": 0, "class_of": "robust",
-        "domain": None, "semantics": "real", "robust": case.robust.network.sha256, "standard": None,
-        "input": parse.array_sha256(case.input), "smoothing": None,
-    }  # fmt: skip
-    return c.Claim(**(given | kw))
-
-
-def verdict(case: Case, rule: str, evidence: object, **kw: Any) -> c.Verdict:
-    return judge.check(parse.Certificate(0, 0, "margin", claim_of(case, **kw), rule, evidence), case)
 
 
 # ---------------------------------------------------------------- LipSDP
@@ -60,7 +46,7 @@ def test_a_max_pool_that_no_logit_sees_does_not_stand_in_for_the_logits():
     x = np.zeros((1, 2, 2), F32)
     case = Case(bounds.prepare(build(nodes)), None, x)
     multipliers = base64.b64encode(np.ones((2, 1), "<f4").tobytes()).decode()
-    found = verdict(case, "lipschitz_global", GlobalLipschitz("4a", (0.0, 1e-5), multipliers), radius=1000.0)
+    found = ho.verdict(case, "lipschitz_global", GlobalLipschitz("4a", (0.0, 1e-5), multipliers), radius=1000.0)
     assert isinstance(found, c.Rejected), "d_1 falls by 1000 within the ball"
 
 
@@ -147,7 +133,7 @@ def test_a_network_of_a_million_classes_is_covered_without_counting_them():
     case = Case(bounds.prepare(build(padded)), None, np.zeros(2, F32))
     tracemalloc.start()
     with pytest.raises(c.RejectedError, match="rivals of 0"):
-        smoothing._need_cover(claim_of(case), case, [(1,)])
+        smoothing._need_cover(ho.claim_of(case), case, [(1,)])
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
@@ -155,9 +141,9 @@ def test_a_network_of_a_million_classes_is_covered_without_counting_them():
 @pytest.mark.parametrize("named", [(0, 2), (1, 1), (1, 3), (-1, 1), (0, 1, 2), (1, 2, 3), (-1, 1, 2)])
 def test_groups_name_the_rivals_and_nobody_else(named: tuple[int, ...]):
     case = Case(bounds.prepare(build([c.Input((3,)), c.Flatten((0,))])), None, np.zeros(3, F32))
-    smoothing._need_cover(claim_of(case), case, [(1,), (2,)])
+    smoothing._need_cover(ho.claim_of(case), case, [(1,), (2,)])
     with pytest.raises(c.RejectedError, match="rivals of 0"):
-        smoothing._need_cover(claim_of(case), case, [named])
+        smoothing._need_cover(ho.claim_of(case), case, [named])
 
 
 def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
@@ -168,10 +154,10 @@ def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
     for network in networks:
         (tmp_path / "networks" / f"{network.sha256}.safetensors").write_bytes(network.data)
         named = c.Adaptive(c.InputAlpha(network.sha256, 0.5, 1.0), None)
-        found = bench.alpha(claim_of(case, adaptive=named))
+        found = bench.alpha(ho.claim_of(case, adaptive=named))
         assert found is not None
         assert found.network.sha256 == network.sha256
-        assert found is bench.alpha(claim_of(case, adaptive=named)), "read once"
+        assert found is bench.alpha(ho.claim_of(case, adaptive=named)), "read once"
         assert len(bench.alphas) == 1
 
 

@@ -4,17 +4,21 @@ end a run or ask for all memory there is."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import ctypes.util
 import dataclasses
 import json
 import math
+import platform
 from collections.abc import Iterator
 from typing import Any
 
+import hostile as ho
 import numpy as np
 import pytest
 import torch
 
-from proofs_check import bounds, jacobian, judge, parse
+from proofs_check import bounds, jacobian, parse
 from proofs_check import certificate as c
 from proofs_check.network import Rows
 from proofs_check.rules import RULES, layer_norms, lipsdp
@@ -28,19 +32,6 @@ F32 = np.float32
 
 def array(values: object) -> c.Float32Array:
     return np.array(values, dtype=F32)
-
-
-def claim_of(case: Case, **kw: Any) -> c.Claim:
-    given: dict[str, Any] = {
-        "norm": "Linf", "radius": 1e-3, "alpha": 0.9, "temperature": 1.0, "predicted": 0, "class_of": "robust",
-        "domain": None, "semantics": "real", "robust": case.robust.network.sha256, "standard": None,
-        "input": parse.array_sha256(case.input), "smoothing": None,
-    }  # fmt: skip
-    return c.Claim(**(given | kw))
-
-
-def verdict(case: Case, rule: str, evidence: object, **kw: Any) -> c.Verdict:
-    return judge.check(parse.Certificate(0, 0, "margin", claim_of(case, **kw), rule, evidence), case)
 
 
 # ---------------------------------------------------------------- numbers read as other numbers
@@ -85,11 +76,27 @@ def test_a_process_that_reads_subnormal_weights_as_zero_accepts_nothing():
     case = tiny_weights()
     assert not case.robust.maps[1].apply(np.ones((1, 1, 1))).any()  # type: ignore[union-attr]
     with flushing():
-        found = verdict(case, "network_margin", NetworkMargin(None))
+        found = ho.verdict(case, "network_margin", NetworkMargin(None))
         assert isinstance(found, c.Rejected)
         assert found.step == "arithmetic"
         with pytest.raises(c.RejectedError, match="subnormal"):
             bounds.prepare(case.robust.network)
+
+
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00], ids=["down", "up", "to zero"])
+def test_a_process_that_rounds_another_way_accepts_nothing(mode: int):
+    if platform.machine() != "x86_64":
+        pytest.skip("the numbers of the rounding modes are those of x86-64")
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    case = dead_chain([1.0], c.Add)
+    assert isinstance(ho.verdict(case, "network_margin", NetworkMargin(None)), c.Accepted)
+    assert libm.fesetround(mode) == 0
+    try:
+        found = ho.verdict(case, "network_margin", NetworkMargin(None))
+    finally:
+        libm.fesetround(0)
+    assert isinstance(found, c.Rejected)
+    assert found.step == "arithmetic"
 
 
 def test_subnormal_weights_count_as_what_they_are():
@@ -130,7 +137,7 @@ def test_gains_that_add_up_beyond_a_double_are_infinite(norm: c.Norm, scales: li
     case = dead_chain(scales, joined)
     assert layer_norms.node_gains(case.robust, norm)[-2] == math.inf
     evidence = LayerLipschitz("4a", (0.0, 100.0))
-    assert isinstance(verdict(case, "lipschitz_layers", evidence, norm=norm), (c.Accepted, c.Rejected))
+    assert isinstance(ho.verdict(case, "lipschitz_layers", evidence, norm=norm), (c.Accepted, c.Rejected))
 
 
 def test_a_surprise_in_one_rule_is_a_rejection(monkeypatch: pytest.MonkeyPatch):
@@ -140,7 +147,7 @@ def test_a_surprise_in_one_rule_is_a_rejection(monkeypatch: pytest.MonkeyPatch):
         raise OverflowError("intermediate overflow")
 
     monkeypatch.setitem(RULES, "network_margin", dataclasses.replace(RULES["network_margin"], check=surprised))
-    found = verdict(case, "network_margin", NetworkMargin(None))
+    found = ho.verdict(case, "network_margin", NetworkMargin(None))
     assert found == c.Rejected("internal", "OverflowError: intermediate overflow")
 
 
@@ -210,8 +217,9 @@ def test_a_network_whose_map_is_huge_is_no_question_for_lipsdp(monkeypatch: pyte
     nodes.append(c.Linear((2,), np.ones((2, 2), F32), array([9, 0])))
     prepared = bounds.prepare(build(nodes))
     multipliers, constants = np.ones((2, 2), F32), np.array([0.0, 1e6])
+    monkeypatch.setattr(lipsdp, "MAX_ENTRIES", 2 * 3)  # two neurons, three inputs
     lipsdp.need_constants(prepared, 0, constants, multipliers)
-    monkeypatch.setattr(lipsdp, "MAX_ENTRIES", 8)
+    monkeypatch.setattr(lipsdp, "MAX_ENTRIES", 2 * 3 - 1)
     with pytest.raises(c.RejectedError, match="too large"):
         lipsdp.need_constants(prepared, 0, constants, multipliers)
 
