@@ -34,6 +34,7 @@ from verifiers.crown_rows import (
     conv_adjoint,
     dot,
     evenly,
+    filled,
     gather,
     grouped,
     whole,
@@ -139,7 +140,7 @@ def cut_bounds(
             met.append(constant + _over_boxes(known, pending, owners))
             if last is not None and len(met) > last:
                 return torch.stack(torch.broadcast_tensors(*met))
-        rows = pending.pop(k)
+        rows = filled(pending.pop(k), net.network.shapes[k])
         step = _through_lines(net, k, rows, lines[k], owners) if k in lines else adjoint(net, k, rows)
         if step.constant is not None:
             constant = constant + step.constant
@@ -151,7 +152,9 @@ def cut_bounds(
 
 def _over_boxes(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tensor:
     """Upper bounds (R,) of the pending rows from the boxes of the nodes' values."""
-    return torch.stack([_through_interval(rows, known.values[k], owners) for k, rows in pending.items()]).sum(0)
+    shapes = known.net.network.shapes
+    found = [_through_interval(filled(rows, shapes[k]), known.values[k], owners) for k, rows in pending.items()]
+    return torch.stack(found).sum(0)
 
 
 def _through_lines(net: CrownNetwork, k: int, rows: Rows, lines: Relaxed, owners: Owners) -> Step:
@@ -178,7 +181,8 @@ def _through_few(rows: Rows, few: Few) -> Step:
     """Whole rows about one input, through the lines of ReLUs of which only a few are open."""
     own = channels_last(rows.coefficients).flatten(1)
     positive = own.index_select(1, few.places).clamp(min=0)
-    pulled = (own * few.slope).index_add_(1, few.places, positive * few.excess)
+    below = own.mul_(few.slope) if rows.writable else own * few.slope
+    pulled = below.index_add_(1, few.places, positive * few.excess)
     return Step((rows.of(pulled),), positive @ few.intercept)
 
 
@@ -212,12 +216,15 @@ def _through_interval(rows: Rows, values: Interval, owners: Owners) -> Tensor:
 
 def _over_ball(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tensor:
     """Upper bounds (R,) of rows of affine nodes: over the boxes, or over the balls cut by them if that is smaller."""
-    in_box = [_at(known.anchors[k][1], rows, owners) for k, rows in pending.items()]
-    rows, above, below, scale = _at_root(known, dict(pending), known.ball.norm != "Linf")
+    pending = {k: filled(rows, known.net.network.shapes[k]) for k, rows in pending.items()}
+    boxes_only = known.ball.norm == "Linf"
+    in_box = _at_anchors(known, pending, owners, 1)
+    at_center = in_box if boxes_only else _at_anchors(known, pending, owners, 0)
+    rows, above, below, scale = _at_root(known, pending, not boxes_only)  # uses the pending rows up
     reach = gather((above + below) / 2, rows, owners)
     own = grouped(rows.coefficients, reach)
-    box = torch.stack(in_box).sum(0) + dot(own.abs(), reach)
-    if known.ball.norm == "Linf" or scale is None:
+    box = in_box + dot(own.abs(), reach)
+    if scale is None:
         return box
     above, below = (gather(v, rows, owners) for v in (above, below))
     unit = gather(scale, rows, Owners(torch.zeros_like(owners.index), None)).abs().flatten(2).flatten(0, 1)
@@ -226,8 +233,7 @@ def _over_ball(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tenso
     radius = known.ball.radius if len(known.ball.radius) == 1 else known.ball.radius[owners.index]
     held = torch.minimum(sizes, _held_by_ball(sizes.detach(), way, radius[:, None], known.ball.norm))
     dual = held.norm(dim=1) if known.ball.norm == "L2" else held.amax(1)
-    in_ball = torch.stack([_at(known.anchors[k][0], rows, owners) for k, rows in pending.items()]).sum(0)
-    return torch.minimum(box, in_ball + radius * dual + ((sizes - held) * way).sum(1))
+    return torch.minimum(box, at_center + radius * dual + ((sizes - held) * way).sum(1))
 
 
 def _held_by_ball(sizes: Tensor, way: Tensor, radius: Tensor, norm: c.Norm) -> Tensor:
@@ -245,9 +251,10 @@ def _held_by_ball(sizes: Tensor, way: Tensor, radius: Tensor, norm: c.Norm) -> T
     return cap
 
 
-def _at(values: Tensor, rows: Rows, owners: Owners) -> Tensor:
-    seen = gather(values, rows, owners)
-    return dot(grouped(rows.coefficients, seen), seen)
+def _at_anchors(known: Bounds, pending: dict[int, Rows], owners: Owners, which: int) -> Tensor:
+    """The pending rows (R,) at the balls' centres (0) or at the boxes' middles (1)."""
+    seen = {k: gather(known.anchors[k][which], rows, owners) for k, rows in pending.items()}
+    return torch.stack([dot(grouped(pending[k].coefficients, v), v) for k, v in seen.items()]).sum(0)
 
 
 def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Rows, Tensor, Tensor, Tensor | None]:
@@ -261,8 +268,7 @@ def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Row
         root = net.parents(k)[0]
         if isinstance(node, c.Conv2d) and rows.at is None and root in net.roots and not pending:
             above, below, scale = _root(known, root, scaled)
-            image = whole(rows, net.network.shapes[k]).coefficients
-            pulled = conv_adjoint(net, k).phases(image, (above.shape[2], above.shape[3]))
+            pulled = conv_adjoint(net, k).phases(rows.coefficients, (above.shape[2], above.shape[3]), rows.phases)
             split = None if scale is None else to_phases(scale, node.stride)
             return Rows(pulled), to_phases(above, node.stride), to_phases(below, node.stride), split
         for i, part in zip(net.parents(k), adjoint(net, k, rows).inputs, strict=True):

@@ -1,7 +1,7 @@
 """Backward bounds of single elements of a layer, in portions of a bounded size. Part of the native CROWN engine.
 
-Of a ReLU's input only an open sign calls for bounds. So the end nearer to zero is bounded first, and the other only if
-that leaves the sign open.
+Of a ReLU's input only an open sign calls for bounds. So the end on zero's side of the value at the ball's centre is
+bounded first, and the other only if that leaves the sign open.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Elements:
         return torch.maximum(lower, -below), torch.minimum(upper, above)
 
 
-def tightened(known: Bounds, k: int, bounds: Interval, wanted: Tensor, signs: bool) -> Interval:
+def tightened(known: Bounds, k: int, bounds: Interval, wanted: Tensor, center: Tensor, signs: bool) -> Interval:
     """`bounds` of node k, made tighter by backward passes for the elements `wanted`, (N, *shape) each.
 
-    signs: only the sign of an element counts, until it proves to be open.
+    center: the values at the balls' centres. signs: only the sign of an element counts, until it proves to be open.
     """
     sample, index = wanted.flatten(1).nonzero(as_tuple=True)
     if not len(sample):
         return bounds
     lines = known.lines(known.slopes)
-    nearer = torch.where(bounds[1] < -bounds[0], 1, -1).flatten(1)[sample, index]
-    first = Elements(k, sample, index, nearer)
+    toward_zero = torch.where(center < 0, 1, -1).flatten(1)[sample, index]
+    first = Elements(k, sample, index, toward_zero)
     found = _upper(known, lines, first)
     bounds = first.cut(bounds, found)
     second = first.pick(found > 0).other() if signs else first.other()
@@ -70,8 +70,8 @@ def _upper(known: Bounds, lines: dict[int, Relaxed], elements: Elements) -> Tens
     found: list[Tensor] = []
     for own in _groups(known.net, elements):
         present = slice(int(own.sample[0]), int(own.sample[-1]) + 1)
-        some = {i: line.pick(present) for i, line in lines.items()}
-        found += [_pass(known.pick(present), some, part, present) for part in _portions(known.net, own)]
+        inputs, some = known.pick(present), {i: line.pick(present) for i, line in lines.items()}
+        found += [_pass(inputs, some, part, present) for part in _portions(known.net, own)]
     return torch.cat(found)
 
 

@@ -15,7 +15,7 @@ from proofs_check import certificate as c
 from verifiers.crown_bounds import Ball, Bounds
 from verifiers.crown_elements import footprint, portion, tightened
 from verifiers.crown_lines import default_slopes
-from verifiers.crown_network import NONLINEAR, SLOPED, CrownNetwork, Interval, interval
+from verifiers.crown_network import NONLINEAR, SLOPED, CrownNetwork, Interval, interval, value
 from verifiers.crown_rows import Rows, add, adjoint, unit_rows, within
 
 MIXING = (c.Linear, c.Conv2d, c.AveragePool2d, c.Add)  # nodes whose elements depend on several elements below
@@ -50,20 +50,20 @@ def value_bounds(net: CrownNetwork, ball: Ball, slopes: Tensor | None, before: K
     anchors = {0: (ball.center, (ball.lower + ball.upper) / 2)}
     cut = ball.norm != "Linf" and _is_cut(ball)
     known = Bounds(net, ball, [(ball.lower, ball.upper)], anchors, chosen)
-    found = known.values
+    found, centers = known.values, [ball.center]
     for k in range(1, len(net.nodes)):
         node, parents = net.nodes[k], net.parents(k)
         bounds = interval(net, k, [found[i] for i in parents])
+        centers.append(value(net, k, [centers[i] for i in parents]))
         if k in net.affine:
-            at_center, in_middle = ([anchors[i][j] for i in parents] for j in (0, 1))
-            anchors[k] = _anchor(net, k, at_center), _anchor(net, k, in_middle)
+            anchors[k] = centers[k], value(net, k, [anchors[i][1] for i in parents])
         if k in net.preactivations:
             bounds = before.cut(k, bounds)
             if k in net.affine and not cut:
                 bounds = _around(net, k, bounds, anchors[k][0], ball)
             elif not before.enough:
                 signs = _only_signs(net, k) and k not in net.affine
-                bounds = tightened(known, k, bounds, _wanted(net, k, bounds), signs)
+                bounds = tightened(known, k, bounds, _wanted(net, k, bounds), centers[k], signs)
         if slopes is None and isinstance(node, SLOPED):
             start, stop = net.slope_ranges[k]
             chosen[:, start:stop] = default_slopes(*found[node.inputs[0]]).flatten(1)
@@ -75,11 +75,6 @@ def _is_cut(ball: Ball) -> bool:
     """Some ball reaches beyond its box."""
     reach = ball.radius.view(-1, *(1,) * (ball.center.dim() - 1))
     return bool(((ball.lower > ball.center - reach) | (ball.upper < ball.center + reach)).any())
-
-
-def _anchor(net: CrownNetwork, k: int, inputs: list[Tensor]) -> Tensor:
-    """The value of the affine node k at points."""
-    return interval(net, k, [(x, x) for x in inputs])[0]
 
 
 def _around(net: CrownNetwork, k: int, bounds: Interval, center: Tensor, ball: Ball) -> Interval:

@@ -154,6 +154,14 @@ def interval(net: CrownNetwork, k: int, inputs: list[Interval]) -> Interval:
             return monotone(node, lower), monotone(node, upper)
 
 
+def value(net: CrownNetwork, k: int, inputs: list[Tensor]) -> Tensor:
+    """The value of node k at points: inputs and result (N, *shape)."""
+    node = net.nodes[k]
+    if isinstance(node, c.Linear | c.Conv2d):
+        return _linear(node, inputs[0], net.weight(k, "weight"), net.weight(k, "bias"))
+    return interval(net, k, [(x, x) for x in inputs])[0]
+
+
 def _linear(node: c.Linear | c.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(node, c.Linear):
         return F.linear(x, weight, bias)

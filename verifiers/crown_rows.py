@@ -8,6 +8,7 @@ convolutions of few channels like best. Part of the native CROWN engine.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +29,14 @@ WASTE = 16  # times as many products as needed that are as fast in one matrix pr
 class Rows:
     """coefficients: (R, *shape) of a node's value, or (R, C, h, w) of the windows `at` of it.
 
-    phases: whole images may be split as by `to_phases`, for a while: (R, s * s * C, H / s, W / s).
+    phases: whole images may be split as by `to_phases`, for a while: (R, s * s * C, H / s, W / s). The last phases may
+    be missing: they are zero (see `filled`). fresh: nobody else holds the coefficients, they may be written over.
     """
 
     coefficients: Tensor
     at: Windows | None = None
     phases: Pair = (1, 1)
+    fresh: bool = False
 
     @property
     def size(self) -> Pair:
@@ -41,12 +44,17 @@ class Rows:
         return self.coefficients.shape[2], self.coefficients.shape[3]
 
     def of(self, coefficients: Tensor) -> Rows:
-        """Other coefficients (G, R / G, …) of the same cells, as `grouped`."""
+        """Other coefficients (G, R / G, …) of the same cells, as `grouped`, that nobody else holds."""
         shape = self.coefficients.shape
         if len(shape) == 4:
             image = coefficients.reshape(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
-            return Rows(image, self.at, self.phases)
-        return Rows(coefficients.reshape(shape), self.at, self.phases)
+            return Rows(image, self.at, self.phases, True)
+        return Rows(coefficients.reshape(shape), self.at, self.phases, True)
+
+    @property
+    def writable(self) -> bool:
+        """They may be written over, here and now."""
+        return self.fresh and not torch.is_grad_enabled()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +129,27 @@ def within(rows: Rows, shape: tuple[int, ...]) -> Rows:
 def whole(rows: Rows, shape: tuple[int, ...]) -> Rows:
     """The rows as whole images."""
     if rows.at is None:
-        split = rows.phases != (1, 1)
-        return Rows(from_phases(rows.coefficients, rows.phases, (shape[1], shape[2]))) if split else rows
+        if rows.phases == (1, 1):
+            return rows
+        split = filled(rows, shape)
+        return Rows(from_phases(split.coefficients, split.phases, (shape[1], shape[2])), fresh=True)
     r, channels = rows.coefficients.shape[:2]
-    places = rows.at.places(rows.size, (shape[1], shape[2]))
-    image = rows.coefficients.new_zeros(r, shape[1] * shape[2], channels)
-    kept = channels_last(within(rows, shape).coefficients).flatten(1, 2)
-    spread = image.scatter_add(1, places[:, :, None].expand_as(kept), kept)
-    return Rows(spread.view(r, shape[1], shape[2], channels).permute(0, 3, 1, 2))
+    area = shape[1] * shape[2]
+    first = area * torch.arange(r, device=rows.at.cells.device)[:, None]
+    places = first + rows.at.places(rows.size, (shape[1], shape[2]))
+    kept = channels_last(within(rows, shape).coefficients).flatten(0, 2)
+    spread = kept.new_zeros(r * area, channels).index_add_(0, places.flatten(), kept)
+    return Rows(spread.view(r, shape[1], shape[2], channels).permute(0, 3, 1, 2), fresh=True)
+
+
+def filled(rows: Rows, shape: tuple[int, ...]) -> Rows:
+    """The same rows with the phases that were missing."""
+    if rows.phases == (1, 1):
+        return rows
+    missing = rows.phases[0] * rows.phases[1] * shape[0] - rows.coefficients.shape[1]
+    if not missing:
+        return rows
+    return Rows(F.pad(rows.coefficients, (0, 0, 0, 0, 0, missing)), None, rows.phases, True)
 
 
 def settle(rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -141,9 +162,9 @@ def settle(rows: Rows, shape: tuple[int, ...]) -> Rows:
 def add(a: Rows, b: Rows, shape: tuple[int, ...]) -> Rows:
     """a + b: windows on one grid are aligned; all else gives whole images."""
     if a.at is None and b.at is None and a.phases == b.phases:
-        return Rows(a.coefficients + b.coefficients, None, a.phases)
+        return _sum(a, b)
     if a.at is None or b.at is None or (a.at.grid, a.at.step) != (b.at.grid, b.at.step):
-        return Rows(whole(a, shape).coefficients + whole(b, shape).coefficients)
+        return _sum(whole(a, shape), whole(b, shape))
     dy, dx = (b.at.offset[i] - a.at.offset[i] for i in (0, 1))
     (ah, aw), (bh, bw) = a.size, b.size
     top, left = min(0, dy), min(0, dx)
@@ -154,12 +175,23 @@ def add(a: Rows, b: Rows, shape: tuple[int, ...]) -> Rows:
     return settle(Rows(grown_a + grown_b, Windows(a.at.cells, a.at.grid, a.at.step, offset)), shape)
 
 
+def _sum(a: Rows, b: Rows) -> Rows:
+    """The sum of two whole rows in the same phases, written over one of them where that may be."""
+    if a.coefficients.shape[1:2] < b.coefficients.shape[1:2]:
+        a, b = b, a  # b has phases missing
+    if a.coefficients.shape == b.coefficients.shape and b.writable:
+        a, b = b, a
+    target = a.coefficients if a.writable else a.coefficients.clone()
+    target[:, : b.coefficients.shape[1]] += b.coefficients
+    return Rows(target, None, a.phases, True)
+
+
 # ---------------------------------------------------------------- adjoint maps
 
 
 def adjoint(net: CrownNetwork, k: int, rows: Rows) -> Step:
     """Rows of an affine node k, rewritten as rows of its inputs."""
-    node = net.nodes[k]
+    node, rows = net.nodes[k], filled(rows, net.network.shapes[k])
     shapes = [net.network.shapes[i] for i in net.parents(k)]
     match node:
         case c.Linear():
@@ -170,7 +202,8 @@ def adjoint(net: CrownNetwork, k: int, rows: Rows) -> Step:
         case c.BatchNorm() | c.Shift() | c.Scale() | c.Divide():
             return _scale_adjoint(net, k, rows)
         case c.Add():
-            return Step((rows, rows))
+            both = dataclasses.replace(rows, fresh=False)
+            return Step((both, both))
         case c.Flatten():
             image = rows.coefficients.reshape(-1, *shapes[0])
             return Step((Rows(image.contiguous(memory_format=torch.channels_last) if image.dim() == 4 else image),))
@@ -208,16 +241,16 @@ def conv_adjoint(net: CrownNetwork, k: int) -> Adjoint:
 
 
 def _conv_adjoint(net: CrownNetwork, k: int, node: c.Conv2d, rows: Rows) -> Step:
-    image = net.network.shapes[k]
-    rows = whole(rows, image) if rows.at is None else within(rows, image)
-    height, width = rows.size
-    constant = channels_last(rows.coefficients).flatten(1) @ net.biases(k, height * width)
+    rows = within(rows, net.network.shapes[k])
+    last = channels_last(rows.coefficients).flatten(1)
+    constant = last @ net.biases(k, last.shape[1] // net.network.shapes[k][0])
     shape = net.network.shapes[node.inputs[0]]
     if rows.at is None:
         maps, below = conv_adjoint(net, k), (shape[1], shape[2])
         if any(below[a] % node.stride[a] for a in (0, 1)):
-            return Step((Rows(maps.whole(rows.coefficients, below)),), constant)
-        return Step((Rows(maps.phases(rows.coefficients, below), None, node.stride),), constant)
+            return Step((Rows(maps.whole(rows.coefficients, below, rows.phases), fresh=True),), constant)
+        pulled = maps.reached(rows.coefficients, below, rows.phases)
+        return Step((Rows(pulled, None, node.stride, True),), constant)
     at = rows.at.through(node.stride, node.padding[:2])
     return Step((settle(Rows(_window_adjoint(net, k, node, rows.coefficients), at), shape),), constant)
 

@@ -24,7 +24,8 @@ from proofs_check.bounds import Ball, prepare
 from proofs_check.certificate import Claim, RejectedError
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin import NetworkMargin, network_margin
-from verifiers.crown import Analysis, Crown, rivals_of
+from verifiers.crown import Analysis, Crown, rivals_of, split
+from verifiers.crown_bounds import ball, functional_upper
 from verifiers.crown_layers import Known, value_bounds
 from verifiers.crown_slopes import Tuning
 from verifiers.engine import MarginQuery
@@ -109,7 +110,17 @@ def plain(rng: np.random.Generator) -> c.PlainNetwork:
     return finish(rng, [*nodes, c.Relu((4,))])
 
 
-KINDS = {"residual": residual, "mixed_layers": mixed_layers, "curved": curved, "plain": plain}
+def branched(rng: np.random.Generator) -> c.PlainNetwork:
+    """Sums whose terms share nodes, in every way: rows of one node reach another several times, in phases or not."""
+    nodes: list[c.Node] = [c.Input((2, 8, 8)), conv(rng, 0, 3, 2), conv(rng, 1, 3, 3, k=1, pad=0), c.Add((2, 1))]
+    nodes += [c.Relu((1,)), conv(rng, 4, 3, 3), c.Add((5, 3)), c.Relu((6,))]  # up to node 3 all is affine
+    nodes += [conv(rng, 7, 4, 3, stride=2), c.Relu((8,)), conv(rng, 9, 4, 4)]
+    nodes += [conv(rng, 7, 4, 3, k=1, stride=2, pad=0), c.Add((10, 11)), c.Scale((12,), array(rng, 4, 1, 1))]
+    nodes += [c.Add((13, 12)), c.Add((14, 12)), c.Relu((15,)), c.Add((16, 16))]
+    return finish(rng, [*nodes, conv(rng, 17, 5, 4, k=1, stride=2, pad=0), c.Relu((18,))])
+
+
+KINDS = {"branched": branched, "residual": residual, "mixed_layers": mixed_layers, "curved": curved, "plain": plain}
 kinds = st.sampled_from(list(KINDS))
 
 
@@ -371,3 +382,25 @@ def test_coordinates_at_the_end_of_the_domain_cost_nothing_outward(norm: c.Norm)
         query = MarginQuery(net, torch.full((1, 4), center), norm, radius, domain, torch.tensor([0]))
         free = -8 * center + 0.5 * (4.0 if norm == "L2" else 2.0)
         assert float(analyse(query).upper[0, 1]) == pytest.approx(free if expected is None else expected, abs=1e-9)
+
+
+@given(kinds, seeds, norms, domains, st.integers(1, 3), st.sampled_from([0.003, 0.05]))
+@settings(max_examples=15, deadline=None)
+def test_writing_over_rows_changes_nothing(
+    kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, count: int, radius: float
+) -> None:
+    """Where gradients are wanted nothing is written over."""
+    query = next(split(problem(kind, seed, norm, radius, domain), count))
+    net = Crown(precision="float64").prepare(query.network)
+    rows = torch.randn(count, 5, CLASSES, generator=torch.Generator().manual_seed(seed % 2**31), dtype=torch.float64)
+
+    def found() -> list[Tensor]:
+        known = value_bounds(net, ball(query.inputs.double(), query.radius, norm, domain), None)
+        return [*(end for bounds in known.values for end in bounds), functional_upper(known, rows, None)]
+
+    with torch.no_grad():
+        over = found()
+    with torch.enable_grad():
+        kept = found()
+    for a, b in zip(over, kept, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)

@@ -105,6 +105,14 @@ def test_the_phase_convolution_is_the_adjoint(
     (expected,) = torch.autograd.grad((rows * y).sum(), x)
     adjoint = adjoint_of(weight, step, sides[:2], space, groups)
     assert torch.allclose(adjoint.whole(rows, (11, 10)), expected, atol=1e-12)
+    split = tuple(2 if n % 2 == 0 else 1 for n in rows.shape[2:])
+    with torch.no_grad():  # what was there before does not show
+        for sign in (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-1.0]), torch.tensor([5.0, 4.0])):
+            factor = sign.double().view(-1, 1, 1, 1)
+            found = adjoint.whole(rows * factor, (11, 10))
+            assert torch.allclose(found, expected * factor, atol=1e-12)
+            found = adjoint.whole(to_phases(rows * factor, split), (11, 10), split)
+            assert torch.allclose(found, expected * factor, atol=1e-12)
 
 
 @given(seeds, small, small, st.integers(3, 7), st.integers(3, 7))
