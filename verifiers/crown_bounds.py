@@ -140,7 +140,7 @@ def cut_bounds(
             met.append(constant + _over_boxes(known, pending, owners))
             if last is not None and len(met) > last:
                 return torch.stack(torch.broadcast_tensors(*met))
-        rows = filled(pending.pop(k), net.network.shapes[k])
+        rows = pending.pop(k)
         step = _through_lines(net, k, rows, lines[k], owners) if k in lines else adjoint(net, k, rows)
         if step.constant is not None:
             constant = constant + step.constant
@@ -159,6 +159,7 @@ def _over_boxes(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tens
 
 def _through_lines(net: CrownNetwork, k: int, rows: Rows, lines: Relaxed, owners: Owners) -> Step:
     """Positive coefficients take the upper line, negative ones the lower."""
+    rows = filled(rows, net.network.shapes[k])
     if isinstance(lines, Selection):
         return _through_selection(net, k, rows, lines, owners)
     few = lines.few(rows.phases) if rows.at is None else None
@@ -264,7 +265,7 @@ def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Row
     net = known.net
     while len(pending) > 1 or max(pending) not in net.roots:
         k = max(pending)
-        node, rows = net.nodes[k], pending.pop(k)
+        node, rows = net.nodes[k], filled(pending.pop(k), net.network.shapes[k])
         root = net.parents(k)[0]
         if isinstance(node, c.Conv2d) and rows.at is None and root in net.roots and not pending:
             above, below, scale = _root(known, root, scaled)
@@ -274,7 +275,7 @@ def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Row
         for i, part in zip(net.parents(k), adjoint(net, k, rows).inputs, strict=True):
             pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
     ((root, rows),) = pending.items()
-    return rows, *_root(known, root, scaled)
+    return filled(rows, net.network.shapes[root]), *_root(known, root, scaled)
 
 
 def _root(known: Bounds, k: int, scaled: bool) -> tuple[Tensor, Tensor, Tensor | None]:
