@@ -1,7 +1,7 @@
 """Backward bounds of single elements of a layer, in portions of a bounded size. Part of the native CROWN engine.
 
-Of a ReLU's input only an open sign calls for bounds. So the end on zero's side of the value at the ball's centre is
-bounded first, and the other only if that leaves the sign open.
+Of a ReLU's input only an open sign calls for bounds. So the end nearer to zero is bounded first, and the other only if
+that leaves the sign open.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Elements:
         return torch.maximum(lower, -below), torch.minimum(upper, above)
 
 
-def tightened(known: Bounds, k: int, bounds: Interval, wanted: Tensor, center: Tensor, signs: bool) -> Interval:
+def tightened(known: Bounds, k: int, bounds: Interval, wanted: Tensor, signs: bool) -> Interval:
     """`bounds` of node k, made tighter by backward passes for the elements `wanted`, (N, *shape) each.
 
-    center: the values at the balls' centres. signs: only the sign of an element counts, until it proves to be open.
+    signs: only the sign of an element counts, until it proves to be open.
     """
     sample, index = wanted.flatten(1).nonzero(as_tuple=True)
     if not len(sample):
         return bounds
     lines = known.lines(known.slopes)
-    toward_zero = torch.where(center < 0, 1, -1).flatten(1)[sample, index]
-    first = Elements(k, sample, index, toward_zero)
+    nearer = torch.where(bounds[1] < -bounds[0], 1, -1).flatten(1)[sample, index]  # the judge's own rule
+    first = Elements(k, sample, index, nearer)
     found = _upper(known, lines, first)
     bounds = first.cut(bounds, found)
     second = first.pick(found > 0).other() if signs else first.other()

@@ -50,20 +50,20 @@ def value_bounds(net: CrownNetwork, ball: Ball, slopes: Tensor | None, before: K
     anchors = {0: (ball.center, (ball.lower + ball.upper) / 2)}
     cut = ball.norm != "Linf" and _is_cut(ball)
     known = Bounds(net, ball, [(ball.lower, ball.upper)], anchors, chosen)
-    found, centers = known.values, [ball.center]
+    found = known.values
     for k in range(1, len(net.nodes)):
         node, parents = net.nodes[k], net.parents(k)
         bounds = interval(net, k, [found[i] for i in parents])
-        centers.append(value(net, k, [centers[i] for i in parents]))
         if k in net.affine:
-            anchors[k] = centers[k], value(net, k, [anchors[i][1] for i in parents])
+            at_center, in_middle = (value(net, k, [anchors[i][j] for i in parents]) for j in (0, 1))
+            anchors[k] = at_center, in_middle
         if k in net.preactivations:
             bounds = before.cut(k, bounds)
             if k in net.affine and not cut:
                 bounds = _around(net, k, bounds, anchors[k][0], ball)
             elif not before.enough:
                 signs = _only_signs(net, k) and k not in net.affine
-                bounds = tightened(known, k, bounds, _wanted(net, k, bounds), centers[k], signs)
+                bounds = tightened(known, k, bounds, _wanted(net, k, bounds), signs)
         if slopes is None and isinstance(node, SLOPED):
             start, stop = net.slope_ranges[k]
             chosen[:, start:stop] = default_slopes(*found[node.inputs[0]]).flatten(1)
