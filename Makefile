@@ -33,7 +33,7 @@ test-slow: .venv
 # engine laws against a checkout of upstream auto_LiRPA: make test-upstream UPSTREAM=DIR
 test-upstream: .venv
 	@if [ -d "$(UPSTREAM)/auto_LiRPA" ]; then \
-	  PYTHONPATH="$(UPSTREAM)" $(BIN)/python -m pytest tests/verifiers/test_engine_laws.py tests/verifiers/test_auto_lirpa.py tests/certmix/test_testing_finds.py tests/verifiers/test_auto_lirpa_jacobian.py; \
+	  PYTHONPATH="$(UPSTREAM)" $(BIN)/python -m pytest tests/verifiers/test_engine_laws.py tests/verifiers/auto_lirpa/test_auto_lirpa.py tests/certmix/testing/test_finds.py tests/verifiers/auto_lirpa/test_auto_lirpa_jacobian.py; \
 	else echo "skipped: UPSTREAM=DIR must name a checkout of auto_LiRPA, got '$(UPSTREAM)'"; fi
 
 lint: .venv

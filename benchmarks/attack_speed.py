@@ -27,9 +27,9 @@ from torch import Tensor
 
 from certmix.attacks import Schedule, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
-from certmix.data import load_data
-from certmix.mixing import MixedClassifier
-from certmix.models import load_model
+from certmix.data.dataset import load_data
+from certmix.mixing.mixed import MixedClassifier
+from certmix.models.model import load_model
 from proofs_check.certificate import Norm
 
 Runs = dict[str, Callable[[], Any]]

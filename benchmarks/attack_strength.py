@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from certmix.attacks import Ball, make_ball, quick_attack
 from certmix.attacks.worst import ATTACKS, Budget, worst
-from certmix.data import load_data
-from certmix.mixing import MixedClassifier
-from certmix.models import load_model
+from certmix.data.dataset import load_data
+from certmix.mixing.mixed import MixedClassifier
+from certmix.models.model import load_model
 
 RADIUS = 2 / 255
 ALPHAS = (0.6, 0.75, 0.9)

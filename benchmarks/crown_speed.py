@@ -6,7 +6,7 @@ With --case the other cases of the results file stay as they are.
 
 Same inputs, balls and classes; the tightness is the mean upper bound of z_j - z_y over inputs and rivals (smaller is
 tighter). auto_LiRPA is asked for all inputs in one batch, and in the small batches that suit it best on a processor
-(verifiers/auto_lirpa.py); the conversion of its network is not counted.
+(verifiers/auto_lirpa/engine.py); the conversion of its network is not counted.
 Processor seconds stand beside the wall clock, for machines that are shared.
 """
 
@@ -24,12 +24,12 @@ import torch
 from common import before, need_data, save
 from torch import Tensor
 
-from certmix.models import load_model
-from verifiers import auto_lirpa_compat as compat
-from verifiers.auto_lirpa import AutoLirpa, LoweredModule
-from verifiers.crown import Crown
+from certmix.models.model import load_model
+from verifiers.auto_lirpa import compat
+from verifiers.auto_lirpa.engine import AutoLirpa, LoweredModule
+from verifiers.crown.engine import Crown
 from verifiers.engine import MarginQuery
-from verifiers.plain import PlainModule
+from verifiers.network.module import PlainModule
 
 CASES = {
     "mnist 0.3": ("mnist/robust.onnx", "mnist/test_1000.npz", 0.3),

@@ -20,10 +20,10 @@ from common import need_data, save
 from queries import load_query
 from torch import Tensor
 
-from verifiers import auto_lirpa_compat as compat
-from verifiers import lowering
-from verifiers.auto_lirpa import AutoLirpa, LoweredModule, Method
+from verifiers.auto_lirpa import compat
+from verifiers.auto_lirpa.engine import AutoLirpa, LoweredModule, Method
 from verifiers.engine import MarginQuery
+from verifiers.network import lowering
 
 CASES = (
     ("mnist 0.3", "mnist/robust.onnx", "mnist/test_1000.npz", 0.3),

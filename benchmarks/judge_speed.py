@@ -52,7 +52,8 @@ def peak_mib() -> float:
 
 def judge_seconds(network_bytes: Path, inputs: np.ndarray, classes: list[int], radius: float) -> dict[str, Any]:
     """Imports numpy and the judge only."""
-    from proofs_check import bounds, parse
+    from proofs_check.kernel import bounds
+    from proofs_check.reading import parse
 
     before = peak_mib()
     prepared = bounds.prepare(parse.network(network_bytes.read_bytes()))
@@ -68,8 +69,8 @@ def judge_seconds(network_bytes: Path, inputs: np.ndarray, classes: list[int], r
 def engine_seconds(network_bytes: Path, inputs: np.ndarray, classes: list[int], radius: float) -> dict[str, Any]:
     import torch
 
-    from proofs_check import parse
-    from verifiers.auto_lirpa import AutoLirpa
+    from proofs_check.reading import parse
+    from verifiers.auto_lirpa.engine import AutoLirpa
     from verifiers.engine import MarginQuery
 
     torch.set_num_threads(1)
@@ -89,8 +90,8 @@ def question(name: str, limit: int, folder: Path) -> Path:
     """Everything both ways need, written where their processes find it."""
     import torch
 
-    from certmix.models import load_model
-    from verifiers.plain import PlainModule
+    from certmix.models.model import load_model
+    from verifiers.network.module import PlainModule
 
     model, images, radius = case_paths(name)
     network = load_model(model).network

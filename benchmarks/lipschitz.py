@@ -20,23 +20,23 @@ import numpy as np
 import torch
 from common import DATA, RESULTS, ROOT, save
 
-from certmix.data import load_data
-from certmix.lipschitz import GlobalPairs, Request, global_pairs, measure
-from certmix.models import load_model
-from proofs_check import bounds
+from certmix.commands.lipschitz import GlobalPairs, Request, global_pairs, measure
+from certmix.data.dataset import load_data
+from certmix.models.model import load_model
 from proofs_check import certificate as c
-from proofs_check.rules.lipsdp import need_constants
-from verifiers.auto_lirpa_jacobian import load as upstream_jacobian
-from verifiers.auto_lirpa_jacobian import upstream_gradient_bounds
+from proofs_check.kernel import bounds
+from proofs_check.rules.lipschitz.lipsdp import need_constants
+from verifiers.auto_lirpa.jacobian import load as upstream_jacobian
+from verifiers.auto_lirpa.jacobian import upstream_gradient_bounds
 from verifiers.engine import EngineError
-from verifiers.jacobian import gradient_bounds, slope_intervals, unrestricted_slopes
-from verifiers.jacobian_constants import difference_rows, local_bounds
-from verifiers.jacobian_linked import linked_dual_norms
-from verifiers.linear_maps import LinearMaps
-from verifiers.lipschitz_estimate import Search, estimate
-from verifiers.lipsdp import LipSDP
-from verifiers.plain import build
-from verifiers.value_bounds import Balls
+from verifiers.lipschitz.constants import difference_rows, local_bounds
+from verifiers.lipschitz.estimate import Search, estimate
+from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals, unrestricted_slopes
+from verifiers.lipschitz.jacobian_linked import linked_dual_norms
+from verifiers.lipschitz.lipsdp import LipSDP
+from verifiers.lipschitz.value_bounds import Balls
+from verifiers.network.linear_maps import LinearMaps
+from verifiers.network.module import build
 
 DIGITS = ROOT / "examples" / "digits"
 CASES: dict[str, tuple[Path, Path, dict[c.Norm, float]]] = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from certmix.data import load_data
-from certmix.models import load_model
+from certmix.data.dataset import load_data
+from certmix.models.model import load_model
 from verifiers.engine import MarginQuery
-from verifiers.plain import PlainModule
+from verifiers.network.module import PlainModule
 
 
 def load_query(model: Path, images: Path, radius: float, limit: int) -> tuple[MarginQuery, Tensor]:

@@ -22,16 +22,16 @@ from common import ROOT, need_data, save
 from torch import Tensor
 
 import certmix
-from certmix.bounders import Bounder, Finding
-from certmix.crown_bounder import CrownBounder
-from certmix.judging import bench
-from certmix.margin_prover import MarginProver
-from certmix.problem import Problem
+from certmix.provers.judging import bench
+from certmix.provers.margin.bounder import Bounder, Finding
+from certmix.provers.margin.crown_bounder import CrownBounder
+from certmix.provers.margin.prover import MarginProver
+from certmix.provers.problem import Problem
 from certmix.settings import Settings
-from verifiers.crown import Analysis, Crown
-from verifiers.crown_bounds import Bounds
-from verifiers.crown_layers import NOTHING, Known
-from verifiers.crown_network import CrownNetwork
+from verifiers.crown.backward import Bounds
+from verifiers.crown.engine import Analysis, Crown
+from verifiers.crown.intermediate import NOTHING, Known
+from verifiers.crown.network import CrownNetwork
 from verifiers.engine import MarginQuery
 
 CASES: dict[str, tuple[str, str, str, Settings]] = {

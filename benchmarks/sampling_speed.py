@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from common import need_data, save
 
-from certmix.models import load_model
-from certmix.smoothing_plan import choose, lower_bounds
-from verifiers import confidence, sampling
-from verifiers.sampling import Base, GridNoise, Job
+from certmix.models.model import load_model
+from certmix.provers.smoothing.plan import choose, lower_bounds
+from verifiers.smoothing import confidence, sampling
+from verifiers.smoothing.sampling import Base, GridNoise, Job
 
 ROUNDS = 5
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from common import ROOT, save
 
-from certmix.data import load_data
-from certmix.judging import bench
-from certmix.models import load_model
-from certmix.problem import Problem
+from certmix.data.dataset import load_data
+from certmix.models.model import load_model
+from certmix.provers.judging import bench
+from certmix.provers.problem import Problem
+from certmix.provers.smoothing.evaluation import compare, mix_predictions
+from certmix.provers.smoothing.plan import BOUNDS, MIX_BOUNDS
 from certmix.settings import Settings, SmoothingSettings
-from certmix.smoothing_evaluation import compare, mix_predictions
-from certmix.smoothing_plan import BOUNDS, MIX_BOUNDS
 
 DIGITS = ROOT / "examples" / "digits"
 

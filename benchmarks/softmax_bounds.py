@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from certmix.search import largest_passing
+from certmix.provers.radius_search import largest_passing
 from proofs_check.certificate import Norm, PlainNetwork
-from verifiers import auto_lirpa, interval, lowering
-from verifiers import auto_lirpa_compat as compat
+from verifiers.auto_lirpa import compat
+from verifiers.auto_lirpa import engine as auto_lirpa
+from verifiers.network import interval, lowering
 
 
 class Softmax(nn.Module):

@@ -23,12 +23,12 @@ from torch import nn
 
 import certmix
 from certmix.__main__ import main as command
-from certmix.adaptive import AdaptiveMix, SigmoidAlpha, certify_adaptive
+from certmix.commands.sweep import Point
+from certmix.provers.adaptive import AdaptiveMix, SigmoidAlpha, certify_adaptive
+from certmix.reports.sweep_tables import front
 from certmix.settings import Settings
-from certmix.sweep import Point
-from certmix.sweep_tables import front
 from proofs_check.certificate import Flatten, Input, Linear, PlainNetwork, Relu, Transform
-from verifiers.plain import build
+from verifiers.network.module import build
 
 DIGITS = ROOT / "examples" / "digits"
 RADII = (0.1, 0.15)

@@ -21,17 +21,17 @@ from common import before, need_data, save
 from queries import load_query
 from torch import Tensor
 
-from certmix.exponential import Head, head
-from certmix.margins import box_margin, own_class
+from certmix.provers.margin.exponential_head import Head, head
 from certmix.theorems.margin import certifies, required_margin
-from proofs_check import parse
-from proofs_check.bounds import prepare
+from certmix.theorems.softmax_margin import box_margin, own_class
 from proofs_check.certificate import Claim, PlainNetwork, RejectedError
+from proofs_check.kernel.bounds import prepare
+from proofs_check.reading import parse
 from proofs_check.rules.case import Case
-from proofs_check.rules.margin import NetworkMargin, network_margin
-from verifiers.crown import Analysis, Crown, split
+from proofs_check.rules.margin.rule import NetworkMargin, network_margin
+from verifiers.crown.engine import Analysis, Crown, split
 from verifiers.engine import MarginQuery
-from verifiers.plain import PlainModule
+from verifiers.network.module import PlainModule
 
 CASES = (
     ("mnist 0.1", "mnist/robust.onnx", "mnist/test_1000.npz", 0.1),

@@ -13,13 +13,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from certmix.certification import certify
-    from certmix.data import Dataset, load_data
+    from certmix.data.dataset import Dataset, load_data
     from certmix.errors import UsageError
-    from certmix.judging import check
-    from certmix.mixing import MixedClassifier
-    from certmix.models import Model, from_module, load_model
-    from certmix.outcomes import Abstained, Certified, Falsified, Reason
+    from certmix.mixing.mixed import MixedClassifier
+    from certmix.models.model import Model, from_module, load_model
+    from certmix.provers.certify import certify
+    from certmix.provers.judging import check
+    from certmix.records.outcomes import Abstained, Certified, Falsified, Reason
     from certmix.settings import Settings, SmoothingSettings
 
 __all__ = [
@@ -41,20 +41,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Abstained": "outcomes",
-    "Certified": "outcomes",
-    "Dataset": "data",
-    "Falsified": "outcomes",
-    "MixedClassifier": "mixing",
-    "Model": "models",
-    "Reason": "outcomes",
+    "Abstained": "records.outcomes",
+    "Certified": "records.outcomes",
+    "Dataset": "data.dataset",
+    "Falsified": "records.outcomes",
+    "MixedClassifier": "mixing.mixed",
+    "Model": "models.model",
+    "Reason": "records.outcomes",
     "Settings": "settings",
     "SmoothingSettings": "settings",
-    "certify": "certification",
-    "check": "judging",
-    "from_module": "models",
-    "load_data": "data",
-    "load_model": "models",
+    "certify": "provers.certify",
+    "check": "provers.judging",
+    "from_module": "models.model",
+    "load_data": "data.dataset",
+    "load_model": "models.model",
     "UsageError": "errors",
 }
 

@@ -6,20 +6,23 @@ import importlib
 import signal
 import sys
 
-from certmix.arguments import Parser, parse
+from certmix.commands.arguments import Parser, parse
 from certmix.errors import UsageError
 
 # command: (module with add_arguments(parser) and run(options) -> exit code, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "audit": ("certmix.audit", "certify every input of a dataset, and keep the evidence"),
-    "check": ("certmix.check_command", "judge every certificate of an audit, in a process without torch"),
-    "report": ("certmix.report", "tables and one page of an audit: accuracies, certified shares, radii"),
-    "sweep": ("certmix.sweep", "every alpha and temperature from one audit, with no new verification"),
-    "tune": ("certmix.tune", "choose alpha and temperature on one split, report on another"),
-    "lipschitz": ("certmix.lipschitz", "Lipschitz constants of h and the radii they certify: estimated, local, global"),
-    "replay": ("certmix.replay", "repeat a random part of an audit's noise draws and compare the counts"),
-    "smoothing-bounds": ("certmix.smoothing_command", "every smoothing bound side by side, on the same draws"),
-    "certify-log": ("certmix.certify_log", "certified accuracy of a mix from a Cohen-style smoothing log"),
+    "audit": ("certmix.commands.audit", "certify every input of a dataset, and keep the evidence"),
+    "check": ("certmix.commands.check", "judge every certificate of an audit, in a process without torch"),
+    "report": ("certmix.commands.report", "tables and one page of an audit: accuracies, certified shares, radii"),
+    "sweep": ("certmix.commands.sweep", "every alpha and temperature from one audit, with no new verification"),
+    "tune": ("certmix.commands.tune", "choose alpha and temperature on one split, report on another"),
+    "lipschitz": (
+        "certmix.commands.lipschitz",
+        "Lipschitz constants of h and the radii they certify",
+    ),
+    "replay": ("certmix.commands.replay", "repeat a random part of an audit's noise draws and compare the counts"),
+    "smoothing-bounds": ("certmix.commands.smoothing_bounds", "every smoothing bound side by side, on the same draws"),
+    "certify-log": ("certmix.commands.certify_log", "certified accuracy of a mix from a Cohen-style smoothing log"),
     "experiment": ("certmix.experiments.command", "the paper's experiments on any pair of models"),
     "soundness": ("certmix.testing.command", "try to make a certifier lie: ours, or yours"),
 }

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from certmix.errors import UsageError
-from certmix.mixing import check_alpha, check_temperature
-from certmix.outcomes import Method
+from certmix.mixing.mixed import check_alpha, check_temperature
+from certmix.records.outcomes import Method
 from proofs_check.certificate import Norm, Semantics
 from verifiers import ENGINES
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from proofs_check import parse
-from proofs_check.bounds import Prepared, prepare
 from proofs_check.certificate import (
     Accepted,
     Float32Array,
@@ -16,7 +14,9 @@ from proofs_check.certificate import (
     Verdict,
     need,
 )
-from proofs_check.rounding import need_arithmetic
+from proofs_check.kernel.bounds import Prepared, prepare
+from proofs_check.kernel.rounding import need_arithmetic
+from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE, prove
 from proofs_check.rules.case import Case
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from proofs_check import folder, judge, parse
-from proofs_check.bounds import Prepared, prepare
+from proofs_check import judge
 from proofs_check.certificate import Claim, MalformedError, Rejected, RejectedError, wellformed
+from proofs_check.kernel.bounds import Prepared, prepare
+from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 

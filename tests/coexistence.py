@@ -123,7 +123,7 @@ class Law:
         """Listen to the judge and to the confirmation, once certmix itself has been imported."""
         if "certmix" in sys.modules and not self.watching:
             self.watching = True
-            self._judge(importlib.import_module("certmix.judging"))
+            self._judge(importlib.import_module("certmix.provers.judging"))
             self._confirmation(importlib.import_module("certmix.attacks.confirm"))
 
     def _judge(self, module: Any) -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from proofs_check import certificate as c
-from verifiers.plain import build
+from verifiers.network.module import build
 
 NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
 ORDER: dict[c.Norm, float] = {"Linf": np.inf, "L2": 2, "L1": 1}

@@ -1,7 +1,7 @@
 """Bounding engines, all untrusted: they answer `engine.MarginQuery`."""
 
-from verifiers.auto_lirpa import AutoLirpa
-from verifiers.crown import Crown
+from verifiers.auto_lirpa.engine import AutoLirpa
+from verifiers.crown.engine import Crown
 from verifiers.engine import Engine
 
 ENGINES: dict[str, type[Engine]] = {

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from certmix.mixing import MixedClassifier
-from verifiers.plain import PlainModule
+from certmix.mixing.mixed import MixedClassifier
+from verifiers.network.module import PlainModule
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 

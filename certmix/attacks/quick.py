@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from certmix.attacks.ball import make_ball
 from certmix.attacks.objectives import ClassifierObjective, FloorObjective
 from certmix.attacks.pgd import Candidates, Schedule, pgd
-from certmix.mixing import MixedClassifier
+from certmix.mixing.mixed import MixedClassifier
 from proofs_check.certificate import Norm
 
 

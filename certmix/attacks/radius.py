@@ -14,7 +14,7 @@ from certmix.attacks.ball import Ball, make_ball, size_up
 from certmix.attacks.objectives import ClassifierObjective, FloorObjective, Objective
 from certmix.attacks.pgd import Schedule, pgd
 from certmix.errors import UsageError
-from certmix.mixing import MixedClassifier
+from certmix.mixing.mixed import MixedClassifier
 from proofs_check.certificate import Norm
 
 LINE_STEPS = 12

@@ -16,7 +16,7 @@ from certmix.attacks.ball import Ball
 from certmix.attacks.objectives import ClassifierObjective, FloorObjective, Loss
 from certmix.attacks.pgd import Candidates, Schedule, pgd
 from certmix.errors import UsageError
-from certmix.mixing import MixedClassifier
+from certmix.mixing.mixed import MixedClassifier
 
 
 @dataclass(frozen=True)

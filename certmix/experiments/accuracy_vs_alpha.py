@@ -13,7 +13,7 @@ from certmix.attacks.ball import Ball
 from certmix.attacks.worst import mix_attack, transfer, worst
 from certmix.experiments.output import Line, plot, write
 from certmix.experiments.pair import Pair, percent
-from certmix.mixing import MixedClassifier, check_alpha
+from certmix.mixing.mixed import MixedClassifier, check_alpha
 
 NAME = "accuracy-vs-alpha"
 ALPHAS = (0.0, 0.2, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmix import arguments
-from certmix.certify_log import accuracy, mix_radii, read_log
+from certmix.commands import arguments
+from certmix.commands.certify_log import accuracy, mix_radii, read_log
 from certmix.errors import UsageError
 from certmix.experiments.output import Line, plot, write
 from certmix.experiments.smoothing_run import SmoothingRun, of_every_bound, read_run
-from certmix.mixing import check_alpha
+from certmix.mixing.mixed import check_alpha
 
 NAME = "certified-curves"
 TITLES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from certmix import arguments
+from certmix.commands import arguments
 from certmix.experiments import accuracy_vs_alpha, certified_curves, confidence, pair, tradeoff
-from certmix.mixing import check_temperature
+from certmix.mixing.mixed import check_temperature
 
 ON_A_PAIR = {
     tradeoff.NAME: tradeoff.run,

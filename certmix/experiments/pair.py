@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from certmix import arguments
 from certmix.attacks.ball import Ball, make_ball
 from certmix.attacks.worst import Budget
-from certmix.data import load_data
+from certmix.commands import arguments
+from certmix.data.dataset import load_data
 from certmix.errors import UsageError
-from certmix.models import load_model
+from certmix.models.model import load_model
 from proofs_check.certificate import Norm
 
 

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from certmix.errors import UsageError
-from certmix.finished_run import open_inputs
-from certmix.judging import bench
-from certmix.problem import Problem
-from certmix.smoothing_evaluation import compare
-from certmix.smoothing_plan import Bound
-from certmix.store import FINAL, Store
+from certmix.provers.judging import bench
+from certmix.provers.problem import Problem
+from certmix.provers.smoothing.evaluation import compare
+from certmix.provers.smoothing.plan import Bound
+from certmix.runs.finished import open_inputs
+from certmix.runs.store import FINAL, Store
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -18,8 +18,8 @@ from certmix.attacks.worst import transfer
 from certmix.errors import UsageError
 from certmix.experiments.output import Line, plot, write
 from certmix.experiments.pair import Pair, percent
-from certmix.general_mixing import OUTPUTS, SCALINGS, GeneralMixedClassifier, Output, Scaling
-from certmix.mixing import MixedClassifier
+from certmix.mixing.general import OUTPUTS, SCALINGS, GeneralMixedClassifier, Output, Scaling
+from certmix.mixing.mixed import MixedClassifier
 
 NAME = "tradeoff"
 GAMMAS = (0.0, 0.1, 0.3, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, math.inf)

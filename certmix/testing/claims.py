@@ -197,7 +197,7 @@ def ask(certifier: Certifier, problem: Problem) -> Claims:
     It is handed float32 modules of the plain networks. Raises ProtocolError where the answer has the wrong form;
     NotImplementedError (no claim) passes through, as does whatever else the certifier raises.
     """
-    from verifiers.plain import PlainModule
+    from verifiers.network.module import PlainModule
 
     standard, robust = PlainModule(problem.standard), PlainModule(problem.robust)
     x = torch.from_numpy(problem.inputs.copy())

@@ -14,7 +14,7 @@ from certmix.testing.problem import Problem, constant_network
 from certmix.testing.protocol import Certifier
 from certmix.testing.strategies import Source, standard_network
 from proofs_check import certificate as c
-from verifiers.plain import build
+from verifiers.network.module import build
 
 
 def spike_network(

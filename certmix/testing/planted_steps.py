@@ -15,7 +15,7 @@ from certmix.testing import reference as ref
 from certmix.testing import reference_lipschitz as lip
 from certmix.testing.problem import exponent
 from proofs_check import certificate as c
-from verifiers.plain import build
+from verifiers.network.module import build
 
 Array = ref.Array
 

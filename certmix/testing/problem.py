@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from proofs_check.certificate import Flatten, Input, Linear, Node, PlainNetwork
-from verifiers.plain import PlainModule, build
+from verifiers.network.module import PlainModule, build
 
 
 @dataclass(frozen=True, eq=False)

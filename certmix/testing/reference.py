@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from certmix.testing.problem import dual_exponent, exponent
 from certmix.testing.solvers import AFFINE, affine_map
 from proofs_check import certificate as c
-from verifiers.plain import PlainModule
+from verifiers.network.module import PlainModule
 
 Array = NDArray[np.float64]
 Box = tuple[Array, Array]

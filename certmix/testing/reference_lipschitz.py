@@ -16,7 +16,7 @@ from certmix.testing.problem import dual_exponent, exponent
 from certmix.testing.reference import Array, MarginSteps, argmax, forward, pool_windows, read_network
 from certmix.testing.solvers import AFFINE, affine_map
 from proofs_check import certificate as c
-from verifiers.plain import PlainModule
+from verifiers.network.module import PlainModule
 
 UP = 1 + 1e-12
 

@@ -34,7 +34,7 @@ from certmix.testing.laws.statistics import BaseCase, VoteCase
 from certmix.testing.problem import Problem
 from certmix.testing.reproduce import replay
 from proofs_check import certificate as c
-from verifiers.plain import build
+from verifiers.network.module import build
 
 '''
 

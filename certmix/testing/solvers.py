@@ -18,7 +18,7 @@ from certmix.testing.attack import Proposal, claimed_rows
 from certmix.testing.claims import Claims
 from certmix.testing.problem import dual_exponent, exponent
 from proofs_check import certificate as c
-from verifiers.plain import PlainModule
+from verifiers.network.module import PlainModule
 
 ALMOST = 1 - Fraction(1, 2**80)
 MOST_PROGRAMS = 12

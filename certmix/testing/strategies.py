@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from certmix.testing.problem import Problem, constant_network, flatten_nodes, prepend
 from certmix.testing.protocol import Certifier
 from proofs_check import certificate as c
-from verifiers.plain import PlainModule, build
+from verifiers.network.module import PlainModule, build
 
 _SIMPLE = [0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 3.0, -3.0, 1.5, -1.5, 0.25, -0.25, 4.0, -4.0, 0.75, -0.75]
 WEIGHTS = np.array([*_SIMPLE, *np.random.default_rng(0).normal(size=256 - len(_SIMPLE))], np.float32)

@@ -1,6 +1,6 @@
 """Lemma 3.2 and what MATH.md 6 and 7 add to it: which margins of h (and g) certify the mix, and from which alpha on.
 
-Floats that propose: the judge derives the same facts with every rounding counted (proofs_check/rules/margin.py).
+Floats that propose: the judge derives the same facts with every rounding counted (proofs_check/rules/margin/rule.py).
 """
 
 from __future__ import annotations

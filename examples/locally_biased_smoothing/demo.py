@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from certmix.attacks import Schedule, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
-from certmix.data import load_data
-from certmix.general_mixing import LocallyBiasedSmoothing, OneNearestNeighbour
+from certmix.data.dataset import load_data
+from certmix.mixing.general import LocallyBiasedSmoothing, OneNearestNeighbour
 
 DIGITS = Path(__file__).parents[1] / "digits"
 NEGATIVE, POSITIVE = 3, 8

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from proofs_check.certificate import Assumption, Claim, ClassOf, Semantics, need
-from proofs_check.rules import adaptive, layer_norms, lipschitz, lipsdp, margin, smoothing
+from proofs_check.rules import adaptive, smoothing
 from proofs_check.rules.case import Case
+from proofs_check.rules.lipschitz import layer_norms, lipsdp
+from proofs_check.rules.lipschitz import rule as lipschitz
+from proofs_check.rules.margin import rule as margin
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from flint import arb
 
-from proofs_check import bounds
 from proofs_check.certificate import Assumption, Claim, RejectedError, Transform, need
-from proofs_check.rounding import Array
+from proofs_check.kernel import bounds
+from proofs_check.kernel.rounding import Array
 from proofs_check.rules.case import Case
-from proofs_check.rules.differences import differences, rivals, slopes
-from proofs_check.rules.margin import NetworkMargin, network_margin
+from proofs_check.rules.margin.differences import differences, rivals, slopes
+from proofs_check.rules.margin.rule import NetworkMargin, network_margin
 
 
 @dataclass(frozen=True)

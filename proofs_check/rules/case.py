@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proofs_check.bounds import Ball, Prepared
 from proofs_check.certificate import Claim, Float32Array
+from proofs_check.kernel.bounds import Ball, Prepared
 
 
 @dataclass(frozen=True, eq=False)

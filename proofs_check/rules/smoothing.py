@@ -19,7 +19,7 @@ import numpy as np
 from flint import arb, ctx
 
 from proofs_check.certificate import Assumption, Claim, RejectedError, Smoothing, need
-from proofs_check.rounding import normal_cdf, normal_quantile
+from proofs_check.kernel.rounding import normal_cdf, normal_quantile
 from proofs_check.rules.case import Case
 
 

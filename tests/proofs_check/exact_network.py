@@ -14,9 +14,9 @@ from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check.bounds import Ball, Values
-from proofs_check.shapes import output_shape
-from verifiers.plain import build
+from proofs_check.kernel.bounds import Ball, Values
+from proofs_check.reading.shapes import output_shape
+from verifiers.network.module import build
 
 Exact = NDArray[np.object_]
 BITS = 200

@@ -15,10 +15,11 @@ from flint import arb, ctx
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check import judge, parse
-from proofs_check.bounds import Ball
+from proofs_check import judge
+from proofs_check.kernel.bounds import Ball
+from proofs_check.reading import parse
 from proofs_check.rules.case import Case
-from verifiers.plain import build
+from verifiers.network.module import build
 
 Rng = np.random.Generator
 F32 = np.float32

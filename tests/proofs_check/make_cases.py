@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from torch.nn import Identity
 
-from certmix.adaptive import AdaptiveMix, SigmoidAlpha, audit_adaptive
-from certmix.audit import Audit
-from certmix.data import Dataset
-from certmix.models import Model
+from certmix.commands.audit import Audit
+from certmix.data.dataset import Dataset
+from certmix.models.model import Model
+from certmix.provers.adaptive import AdaptiveMix, SigmoidAlpha, audit_adaptive
+from certmix.runs.store import Store
 from certmix.settings import Settings, SmoothingSettings
-from certmix.store import Store
-from proofs_check import parse
-from proofs_check.bounds import prepare
 from proofs_check.certificate import (
     AveragePool2d,
     Conv2d,
@@ -35,8 +33,10 @@ from proofs_check.certificate import (
     Shift,
     Transform,
 )
-from proofs_check.rules.layer_norms import global_constants
-from verifiers.plain import PlainModule, build
+from proofs_check.kernel.bounds import prepare
+from proofs_check.reading import parse
+from proofs_check.rules.lipschitz.layer_norms import global_constants
+from verifiers.network.module import PlainModule, build
 
 HERE = Path(__file__).resolve().parent
 

@@ -21,18 +21,21 @@ import pytest
 import torch
 from scipy import stats
 
-from certmix.lines import certificate_line
+from certmix.records.lines import certificate_line
 from proofs_check import __main__ as command
-from proofs_check import bounds, float32, folder, jacobian, judge, parse
 from proofs_check import certificate as c
+from proofs_check import judge
 from proofs_check.certificate import Accepted, Assumption, Claim, MalformedError, Rejected, RejectedError, Smoothing
+from proofs_check.kernel import bounds, float32
+from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE, RULES, prove
 from proofs_check.rules.adaptive import AdaptiveMargin
 from proofs_check.rules.case import Case
-from proofs_check.rules.layer_norms import LayerLipschitz
-from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
-from proofs_check.rules.lipsdp import GlobalLipschitz
-from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin
+from proofs_check.rules.lipschitz import jacobian
+from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
+from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
+from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
+from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin
 from proofs_check.rules.smoothing import (
     Look,
     Mean,
@@ -43,7 +46,7 @@ from proofs_check.rules.smoothing import (
     SmoothedMeans,
     Tail,
 )
-from verifiers.plain import PlainModule, build
+from verifiers.network.module import PlainModule, build
 
 F32 = np.float32
 HERE = Path(__file__).resolve().parent

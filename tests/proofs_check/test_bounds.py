@@ -12,10 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from proofs_check import bounds
 from proofs_check import certificate as c
-from proofs_check.relaxations import relu_slope
-from verifiers.plain import PlainModule, build
+from proofs_check.kernel import bounds
+from proofs_check.kernel.relaxations import relu_slope
+from verifiers.network.module import PlainModule, build
 
 Rng = np.random.Generator
 

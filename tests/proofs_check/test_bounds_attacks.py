@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from proofs_check import bounds
 from proofs_check import certificate as c
-from verifiers.auto_lirpa import AutoLirpa
+from proofs_check.kernel import bounds
+from verifiers.auto_lirpa.engine import AutoLirpa
 from verifiers.engine import MarginQuery
-from verifiers.plain import PlainModule, build
+from verifiers.network.module import PlainModule, build
 
 F32 = np.float32
 POINT = np.array([0.9], dtype=F32)

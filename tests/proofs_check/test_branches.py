@@ -18,12 +18,15 @@ import pytest
 from flint import arb, arb_mat, ctx
 
 from proofs_check import __main__ as command
-from proofs_check import bounds, folder, judge, parse, run, shapes
 from proofs_check import certificate as c
-from proofs_check.rules import EVIDENCE, RULES, Rule, lipsdp, prove, smoothing
+from proofs_check import judge, run
+from proofs_check.kernel import bounds
+from proofs_check.reading import folder, parse, shapes
+from proofs_check.rules import EVIDENCE, RULES, Rule, prove, smoothing
 from proofs_check.rules.case import Case
-from proofs_check.rules.margin import NetworkMargin, PairMargin
-from verifiers.plain import build
+from proofs_check.rules.lipschitz import lipsdp
+from proofs_check.rules.margin.rule import NetworkMargin, PairMargin
+from verifiers.network.module import build
 
 HERE = Path(__file__).resolve().parent
 ACCEPTED = HERE / "accepted" / "margin_linf"

@@ -10,19 +10,20 @@ from flint import arb, ctx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmix.lines import certificate_line
-from proofs_check import bounds, parse
-from proofs_check.bounds import Ball, prepare, value_bounds
-from proofs_check.bounds import differences as box_of
+from certmix.records.lines import certificate_line
 from proofs_check.certificate import Accepted, Claim, Input, Linear, PlainNetwork
 from proofs_check.judge import check
-from proofs_check.rounding import arb_up
+from proofs_check.kernel import bounds
+from proofs_check.kernel.bounds import Ball, prepare, value_bounds
+from proofs_check.kernel.bounds import differences as box_of
+from proofs_check.kernel.rounding import arb_up
+from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
-from proofs_check.rules.differences import Differences, rivals
-from proofs_check.rules.exponential import chord, upper_of
-from proofs_check.rules.margin import NetworkMargin, box_proves
-from verifiers.plain import build
+from proofs_check.rules.margin.differences import Differences, rivals
+from proofs_check.rules.margin.exponential import chord, upper_of
+from proofs_check.rules.margin.rule import NetworkMargin, box_proves
+from verifiers.network.module import build
 
 SIZE = 3
 

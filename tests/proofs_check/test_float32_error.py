@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from proofs_check import bounds, float32
 from proofs_check import certificate as c
-from verifiers.plain import PlainModule, build
+from proofs_check.kernel import bounds, float32
+from verifiers.network.module import PlainModule, build
 
 F32 = np.float32
 Rng = np.random.Generator

@@ -11,9 +11,10 @@ import torch
 from flint import fmpq
 from numpy.typing import NDArray
 
-from proofs_check import bounds, jacobian
 from proofs_check import certificate as c
-from verifiers.plain import PlainModule, build
+from proofs_check.kernel import bounds
+from proofs_check.rules.lipschitz import jacobian
+from verifiers.network.module import PlainModule, build
 
 F32 = np.float32
 Rng = np.random.Generator

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmix.lines import certificate_line
-from proofs_check import parse
-from proofs_check.bounds import prepare
+from certmix.records.lines import certificate_line
 from proofs_check.certificate import Accepted, Assumption, Claim, Input, Linear, PlainNetwork, Rejected, Relu, Verdict
 from proofs_check.judge import check, check_bytes
-from proofs_check.parse import array_sha256
+from proofs_check.kernel.bounds import prepare
+from proofs_check.reading import parse
+from proofs_check.reading.parse import array_sha256
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
-from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin
-from verifiers.plain import build
+from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin
+from verifiers.network.module import build
 
 X = np.array([0.25, 0.75], dtype=np.float32)
 

@@ -20,10 +20,12 @@ from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
 from small_networks import NORMS
 
-from proofs_check import bounds, float32, jacobian, network, rounding
 from proofs_check import certificate as c
-from proofs_check import relaxations as rx
-from verifiers.plain import PlainModule, build
+from proofs_check.kernel import bounds, float32, rounding
+from proofs_check.kernel import layers as network
+from proofs_check.kernel import relaxations as rx
+from proofs_check.rules.lipschitz import jacobian
+from verifiers.network.module import PlainModule, build
 
 F32 = np.float32
 Rng = np.random.Generator

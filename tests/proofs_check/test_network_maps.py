@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from proofs_check import bounds, network
 from proofs_check import certificate as c
-from verifiers.plain import build
+from proofs_check.kernel import bounds
+from proofs_check.kernel import layers as network
+from verifiers.network.module import build
 
 F32 = np.float32
 Rng = np.random.Generator

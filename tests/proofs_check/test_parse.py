@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmix.lines import certificate_line
-from proofs_check import parse
+from certmix.records.lines import certificate_line
 from proofs_check.certificate import Claim, Conv2d, Flatten, Input, Linear, MalformedError, Relu, Shift
+from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE
-from proofs_check.rules.margin import NetworkMargin
-from verifiers.plain import build
+from proofs_check.rules.margin.rule import NetworkMargin
+from verifiers.network.module import build
 
 CLAIM = Claim("Linf", 0.1, 0.75, 1.0, 2, "robust", (0.0, 1.0), "real", "a" * 64, None, "b" * 64, None)
 

@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 from flint import fmpq
 
-from proofs_check import bounds, folder, parse, run
 from proofs_check import certificate as c
-from proofs_check.network import unit_rows, widen
-from proofs_check.rules import lipsdp, smoothing
+from proofs_check import run
+from proofs_check.kernel import bounds
+from proofs_check.kernel.layers import unit_rows, widen
+from proofs_check.reading import folder, parse
+from proofs_check.reading.shapes import output_shape
+from proofs_check.rules import smoothing
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipsdp import GlobalLipschitz
-from proofs_check.shapes import output_shape
-from verifiers.plain import build
+from proofs_check.rules.lipschitz import lipsdp
+from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
+from verifiers.network.module import build
 
 F32 = np.float32
 ANY_KINDS = tuple(k for k in dict.fromkeys(en.IMAGE_KINDS + en.VECTOR_KINDS) if k != "max")

@@ -11,8 +11,8 @@ from flint import arb, fmpq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofs_check import rounding as r
 from proofs_check.certificate import RejectedError
+from proofs_check.kernel import rounding as r
 
 finite = st.floats(-(2.0**90), 2.0**90)
 

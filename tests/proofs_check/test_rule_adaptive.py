@@ -10,12 +10,12 @@ import pytest
 from flint import arb
 
 from proofs_check import certificate as c
-from proofs_check import parse
-from proofs_check.bounds import prepare
+from proofs_check.kernel.bounds import prepare
+from proofs_check.reading import parse
 from proofs_check.rules import adaptive
 from proofs_check.rules.adaptive import AdaptiveMargin
 from proofs_check.rules.case import Case
-from verifiers.plain import build
+from verifiers.network.module import build
 
 F32 = np.float32
 X = np.zeros(1, dtype=F32)

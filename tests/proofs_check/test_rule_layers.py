@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import DUAL, NORMS, ORDER, array, every_layer, mlp
 
-from proofs_check import bounds, jacobian
 from proofs_check import certificate as c
 from proofs_check.certificate import Claim, RejectedError
-from proofs_check.parse import array_sha256
-from proofs_check.rules import layer_norms, prove
+from proofs_check.kernel import bounds
+from proofs_check.reading.parse import array_sha256
+from proofs_check.rules import prove
 from proofs_check.rules.case import Case
-from proofs_check.rules.layer_norms import (
+from proofs_check.rules.lipschitz import jacobian, layer_norms
+from proofs_check.rules.lipschitz.layer_norms import (
     LayerLipschitz,
     global_constants,
     layer_lipschitz,
@@ -27,9 +28,9 @@ from proofs_check.rules.layer_norms import (
     products,
     spectral_norm,
 )
-from verifiers.layer_norms import product_constants
-from verifiers.linear_maps import LinearMaps
-from verifiers.plain import PlainModule, build
+from verifiers.lipschitz.layer_norms import product_constants
+from verifiers.network.linear_maps import LinearMaps
+from verifiers.network.module import PlainModule, build
 
 FORMS = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])
 

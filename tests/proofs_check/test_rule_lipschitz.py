@@ -16,13 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import DUAL, NORMS, ORDER, array, every_layer, mlp
 
-from proofs_check import bounds, jacobian
 from proofs_check import certificate as c
 from proofs_check.certificate import Assumption, Claim, RejectedError, Smoothing
-from proofs_check.parse import array_sha256
+from proofs_check.kernel import bounds
+from proofs_check.reading.parse import array_sha256
 from proofs_check.rules import prove
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz import (
+from proofs_check.rules.lipschitz import jacobian
+from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz, global_lipschitz, need_constants, positive_definite
+from proofs_check.rules.lipschitz.rule import (
     EngineRelaxedLipschitz,
     LocalLipschitz,
     RelaxedLipschitz,
@@ -31,13 +33,12 @@ from proofs_check.rules.lipschitz import (
     need_fixed_point,
     relaxed_lipschitz,
 )
-from proofs_check.rules.lipsdp import GlobalLipschitz, global_lipschitz, need_constants, positive_definite
-from verifiers.jacobian import slope_intervals, unrestricted_slopes
-from verifiers.jacobian_linked import linked_dual_norms, linked_gradient_bounds
-from verifiers.linear_maps import LinearMaps
-from verifiers.lipsdp import LipSDP, increments, least_rho
-from verifiers.plain import PlainModule, build
-from verifiers.value_bounds import Balls, ValueBounds
+from verifiers.lipschitz.jacobian import slope_intervals, unrestricted_slopes
+from verifiers.lipschitz.jacobian_linked import linked_dual_norms, linked_gradient_bounds
+from verifiers.lipschitz.lipsdp import LipSDP, increments, least_rho
+from verifiers.lipschitz.value_bounds import Balls, ValueBounds
+from verifiers.network.linear_maps import LinearMaps
+from verifiers.network.module import PlainModule, build
 
 
 def case_of(network: c.PlainNetwork, x: np.ndarray) -> Case:

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from flint import arb, ctx
 
-from proofs_check import bounds, float32
 from proofs_check.certificate import Accepted, Claim, Input, Linear, PlainNetwork, Rejected, RejectedError, Smoothing
 from proofs_check.judge import _tie, check
-from proofs_check.parse import Certificate, array_sha256
+from proofs_check.kernel import bounds, float32
+from proofs_check.reading.parse import Certificate, array_sha256
 from proofs_check.rules import prove
 from proofs_check.rules.case import Case
-from proofs_check.rules.differences import Differences, differences, exponentials, need_class, slopes
-from proofs_check.rules.exponential import chord, exponential_misses
-from proofs_check.rules.lipschitz import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz, need_fixed_point
-from proofs_check.rules.margin import EngineMargin, NetworkMargin, PairMargin, box_proves, margin_lower
-from verifiers.plain import build
+from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz, need_fixed_point
+from proofs_check.rules.margin.differences import Differences, differences, exponentials, need_class, slopes
+from proofs_check.rules.margin.exponential import chord, exponential_misses
+from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin, box_proves, margin_lower
+from verifiers.network.module import build
 
 X = np.array([1.0], dtype=np.float32)
 Rng = np.random.Generator

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from scipy.special import betaincinv
 from scipy.stats import norm
 
-from proofs_check import parse
-from proofs_check.bounds import prepare
 from proofs_check.certificate import Assumption, Claim, Input, Linear, RejectedError, Smoothing
+from proofs_check.kernel.bounds import prepare
+from proofs_check.reading import parse
 from proofs_check.rules import RULES, prove
 from proofs_check.rules.case import Case
 from proofs_check.rules.smoothing import (
@@ -31,7 +31,7 @@ from proofs_check.rules.smoothing import (
     Tail,
     _tail_up,
 )
-from verifiers.plain import build
+from verifiers.network.module import build
 
 CLASSES = 3
 NETWORK = build([Input((4,)), Linear((0,), np.ones((CLASSES, 4), np.float32), np.zeros(CLASSES, np.float32))])

@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 import torch
 
-from proofs_check import bounds, jacobian, parse
 from proofs_check import certificate as c
-from proofs_check.network import Rows
-from proofs_check.rules import RULES, layer_norms, lipsdp
+from proofs_check.kernel import bounds
+from proofs_check.kernel.layers import Rows
+from proofs_check.reading import parse
+from proofs_check.rules import RULES
 from proofs_check.rules.case import Case
-from proofs_check.rules.layer_norms import LayerLipschitz
-from proofs_check.rules.margin import NetworkMargin
-from verifiers.plain import build
+from proofs_check.rules.lipschitz import jacobian, layer_norms, lipsdp
+from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
+from proofs_check.rules.margin.rule import NetworkMargin
+from verifiers.network.module import build
 
 F32 = np.float32
 

@@ -23,7 +23,7 @@ from proofs_check import certificate as c
 from proofs_check.certificate import Norm
 from verifiers import ENGINES
 from verifiers.engine import Engine, LogitBounds, MarginQuery
-from verifiers.plain import PlainModule, build
+from verifiers.network.module import PlainModule, build
 
 EXAMPLES = settings(max_examples=8)
 NORMS = st.sampled_from(["Linf", "L2", "L1"])

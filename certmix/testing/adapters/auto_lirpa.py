@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from certmix.testing.problem import exponent
-from verifiers import auto_lirpa_compat as compat
-from verifiers.auto_lirpa import LoweredModule, _default_dtype, _quiet
-from verifiers.lowering import lower
-from verifiers.plain import PlainModule
+from verifiers.auto_lirpa import compat
+from verifiers.auto_lirpa.engine import LoweredModule, _default_dtype, _quiet
+from verifiers.network.lowering import lower
+from verifiers.network.module import PlainModule
 
 Pair = tuple[Tensor, Tensor]
 

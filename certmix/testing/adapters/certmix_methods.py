@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from certmix.certification import certify
-from certmix.outcomes import Certified, Method, Outcome
+from certmix.provers.certify import certify
+from certmix.records.outcomes import Certified, Method, Outcome
 from certmix.settings import Settings
 
 BOX = 64.0  # half the side of the domain that a largest radius is searched in, in multiples of the batch's reach

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from certmix import smoothing_plan as planning
-from certmix.certification import certify as certify_mix
-from certmix.outcomes import Certified
+from certmix.provers.certify import certify as certify_mix
+from certmix.provers.smoothing import plan as planning
+from certmix.provers.smoothing.plan import Plan
+from certmix.provers.smoothing.prover import SLACK
+from certmix.records.outcomes import Certified
 from certmix.settings import Settings, SmoothingSettings
-from certmix.smoothing import SLACK
-from certmix.smoothing_plan import Plan
 from certmix.theorems.smoothing import required_margin
-from verifiers import confidence
+from verifiers.smoothing import confidence
 
 SELECTION = 50
 VOTES = 400

@@ -17,7 +17,7 @@ from certmix.testing.problem import Problem, prepend
 from certmix.testing.protocol import Certifier, radii
 from certmix.testing.strategies import Wishes, problems
 from proofs_check import certificate as c
-from verifiers.plain import PlainModule, build
+from verifiers.network.module import PlainModule, build
 
 CLASS = frozenset({"mix", "robust"})
 MOST = 2.0**16

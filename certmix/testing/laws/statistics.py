@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from certmix.testing.laws.law import Counterexample, Law, Trial
 from certmix.testing.protocol import Certifier, selections
 from proofs_check import certificate as c
-from verifiers.plain import PlainModule, build
+from verifiers.network.module import PlainModule, build
 
 SIGNIFICANCE = 1e-10
 REPEATS = 3000

@@ -1,0 +1,183 @@
+"""Certify every input of a dataset: inside which radius can nothing change the mix's answer?
+
+Writes a self-contained folder: one certificate (or the reason why there is none) per input, and all that
+`certmix check` needs to re-derive them. Interrupted runs go on where they stopped when started again.
+
+Exit 0: finished. 1: a certificate was refuted by an attack, which must not happen. 2: bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from certmix.commands import arguments
+from certmix.data.dataset import Dataset, load_data
+from certmix.mixing.mixed import MixedClassifier
+from certmix.models.model import Model, load_model
+from certmix.provers.certify import Prover, prove
+from certmix.provers.judging import bench
+from certmix.provers.problem import Problem, Recorder
+from certmix.provers.smoothing.evaluation import mix_predictions
+from certmix.records.curves import Collector
+from certmix.records.lines import record_line
+from certmix.records.outcomes import Certified, Falsified, Outcome
+from certmix.runs.store import Store, dataset_sha256
+from certmix.settings import Settings
+from proofs_check.reading.parse import RunHeader
+
+SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
+EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_certification(parser)
+    parser.add_argument("--out", metavar="DIR", help="folder to write; new, or that of the same run, interrupted")
+
+
+def run(options: argparse.Namespace) -> int:
+    settings = arguments.settings(options)
+    out = Path(arguments.required(options, "out"))
+    standard = load_model(arguments.required(options, "standard"))
+    robust = load_model(arguments.required(options, "robust"))
+    data = load_data(arguments.required(options, "data"), options.limit)
+    data.require(robust.input_shape, robust.classes, settings.domain)
+    return Audit(standard, robust, data, settings, Store(out)).run()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Audit:
+    """One run over a dataset. prover: what answers for a batch of inputs. mix: the classifier whose clean predictions
+    are recorded; None: the mix of the settings."""
+
+    standard: Model
+    robust: Model
+    data: Dataset
+    settings: Settings
+    store: Store
+    prover: Prover = prove
+    mix: torch.nn.Module | None = None
+
+    def run(self) -> int:
+        """Prove, write, finish; the exit code."""
+        networks = [n for n in (self.standard.network, self.robust.network) if n is not None]
+        inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
+        self._problem(0, 1)  # misuse shows before anything is written
+        done = self.store.open(self.header(), networks, inputs, self.data.labels)
+        started = time.monotonic()
+        proposed = self._certify_from(done)
+        hits = [r for r in self.store.lines() if r["outcome"] == "falsified"]
+        self.store.finish()
+        self.store.write_json("audit.json", self._record(time.monotonic() - started, done, proposed))
+        self._summary(proposed)
+        return 1 if any(r["confirmed"] for r in hits) else 0
+
+    def header(self) -> RunHeader:
+        standard, robust = self.standard.network, self.robust.require_network()
+        return RunHeader(
+            standard=None if standard is None else standard.sha256,
+            robust=robust.sha256,
+            dataset=dataset_sha256(self.data.inputs, self.data.labels),
+            count=len(self.data.inputs),
+            settings={
+                **dataclasses.asdict(self.settings),
+                "standard": self.standard.source,
+                "robust": self.robust.source,
+                "standard_faithfulness": self.standard.faithfulness,
+                "robust_faithfulness": self.robust.faithfulness,
+                "certmix": importlib.metadata.version("certmix"),
+                "torch": torch.__version__,
+            },
+        )
+
+    def _problem(self, start: int, stop: int, record: Recorder | None = None) -> Problem:
+        indices = tuple(range(start, min(stop, len(self.data.inputs))))
+        labels = tuple(int(self.data.labels[i]) for i in indices)
+        inputs = torch.from_numpy(np.ascontiguousarray(self.data.inputs[start:stop], dtype=np.float32))
+        return Problem(self.standard, self.robust, inputs, indices, labels, self.settings, record)
+
+    def _certify_from(self, done: int) -> list[tuple[float, float]]:
+        """Certify inputs done, done + 1, …; pairs (proposed, judged) of radii."""
+        total, size = len(self.data.inputs), self._batch_size()
+        first = self._problem(done, done + 1) if done < total else None
+        judge = None if first is None else bench(first.network, self.standard.network)
+        radii: list[tuple[float, float]] = []
+        collector = Collector()
+        columns = (TextColumn("certifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("", total=total, completed=done)
+            for start in range(done, total, size):
+                problem = self._problem(start, start + size, collector if self.settings.curves else None)
+                if judge is None:
+                    raise TypeError("excluded: there is an input left")
+                outcomes = self.prover(problem, judge)
+                collector.write(self.store.path, start)
+                self.store.append(_line(problem, k, outcome) for k, outcome in enumerate(outcomes))
+                self._report_refuted(problem, outcomes)
+                radii += [(o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)]
+                progress.update(task, completed=min(start + size, total))
+        return radii
+
+    def _batch_size(self) -> int:
+        size = self.settings.batch_size
+        return min(size, SMOOTHING_BATCH) if self.settings.method == "smoothing" else size
+
+    def _report_refuted(self, problem: Problem, outcomes: list[Outcome]) -> None:
+        """Everything needed to reproduce a refuted certificate, beside the run and on the terminal."""
+        for k, outcome in enumerate(outcomes):
+            if isinstance(outcome, Falsified):
+                folder = self.store.path / "refuted"
+                folder.mkdir(exist_ok=True)
+                path = folder / f"{problem.indices[k]}.npz"
+                np.savez(path, input=problem.input(k), counterexample=outcome.counterexample)
+                print(f"REFUTED: input {problem.indices[k]}: {outcome.advice}; reproduce with {path}")
+
+    def _record(self, seconds: float, done: int, radii: list[tuple[float, float]]) -> dict[str, Any]:
+        x = torch.from_numpy(np.ascontiguousarray(self.data.inputs, dtype=np.float32))
+        pair, s = (self.standard.module, self.robust.module), self.settings
+        mix = MixedClassifier(*pair, s.alpha, s.temperature) if self.mix is None else self.mix
+        models = {"standard": pair[0], "robust": pair[1], "mix": mix}
+        found = {name: predictions(model, x) for name, model in models.items()}
+        if self.settings.method == "smoothing":  # h is the smoothed one: the deployable mix estimates it by draws
+            found["robust, not smoothed"], found["mix, not smoothed"] = found.pop("robust"), found.pop("mix")
+            whole = self._problem(0, len(self.data.inputs))
+            found["mix"] = mix_predictions(whole, EVALUATION_DRAWS).tolist()
+        return {
+            "seconds": seconds,
+            "resumed_at": done,
+            "largest_relative_cost_of_judging": _cost(radii),
+            "predictions": found,
+        }
+
+    def _summary(self, radii: list[tuple[float, float]]) -> None:
+        n = len(self.data.inputs)
+        print(f"{len(radii)} inputs certified in this session, {n} in the run: {self.store.path}")
+        if radii and self.settings.radius is None:
+            print(f"largest relative part of a proposed radius that the judge did not accept: {_cost(radii):.2e}")
+        print(f"next: certmix check {self.store.path}; certmix report {self.store.path}")
+
+
+def _cost(radii: list[tuple[float, float]]) -> float:
+    return max(((p - r) / p for p, r in radii if p > 0), default=0.0)
+
+
+def _line(problem: Problem, k: int, outcome: Outcome) -> bytes:
+    if isinstance(outcome, Certified):
+        return outcome.line
+    return record_line(problem.indices[k], problem.labels[k], outcome)
+
+
+def predictions(model: torch.nn.Module, inputs: torch.Tensor, batch: int = 256) -> list[int]:
+    """Predicted classes, in float32, without gradients."""
+    with torch.no_grad():
+        return [int(c) for i in range(0, len(inputs), batch) for c in model(inputs[i : i + batch]).argmax(dim=1)]

@@ -1,0 +1,175 @@
+"""Certified-accuracy curves of a mix from a smoothed model's certification log: no model and no data needed.
+
+The log is a tab-separated file in the style of Cohen et al. 2019: a header idx label predict radius correct time
+and one line per input; radius = σ Φ⁻¹(lower confidence bound of h_y), predict −1 an abstention. Nothing is known of g:
+the curves hold for every standard model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.special import ndtr
+
+from certmix.commands import arguments
+from certmix.errors import UsageError
+from certmix.mixing.mixed import check_alpha
+from certmix.theorems import smoothing as theorem
+
+COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+NEEDED = ("label", "predict", "radius")
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """accuracy: certified accuracies in percent, one per radius; largest: the largest certified radius of a correct
+    input, None if there is none."""
+
+    accuracy: tuple[float, ...]
+    largest: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """radius: (N,) certified radii of h's class, each reduced by half a unit of its last printed digit; -inf where h
+    abstained. correct: (N,) the class is the label. noise_std: σ of the log. source: the file."""
+
+    radius: Array
+    correct: NDArray[np.bool_]
+    noise_std: float
+    source: str
+
+
+def read_log(path: str | Path, noise_std: float, as_printed: bool = False) -> Log:
+    """as_printed: take radii as they are, which may overstate them by half a unit of their last digit.
+
+    Raises UsageError: no such file, a column missing, a line that does not fit, noise_std <= 0."""
+    path = Path(path)
+    if not (math.isfinite(noise_std) and noise_std > 0):
+        raise UsageError(f"noise_std must be > 0, got {noise_std}")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not a text file") from None
+    header = lines[0].split("\t") if lines else []
+    missing = [name for name in NEEDED if name not in header]
+    if missing:
+        raise UsageError(f"{path}: column {missing[0]!r} is missing; a log has the columns {' '.join(COLUMNS)}")
+    rows = [
+        _row(path, number, line, header, as_printed) for number, line in enumerate(lines[1:], start=2) if line.strip()
+    ]
+    if not rows:
+        raise UsageError(f"{path}: holds no inputs")
+    radius, correct = zip(*rows, strict=True)
+    return Log(np.array(radius), np.array(correct), noise_std, str(path))
+
+
+def _row(path: Path, number: int, line: str, header: list[str], as_printed: bool) -> tuple[float, bool]:
+    cells = line.split("\t")
+    if len(cells) != len(header):
+        raise UsageError(f"{path}, line {number}: has {len(cells)} columns, the header has {len(header)}")
+    cell = dict(zip(header, cells, strict=True))
+    try:
+        label, predict, radius = int(cell["label"]), int(cell["predict"]), Decimal(cell["radius"])
+    except (ValueError, InvalidOperation):
+        raise UsageError(f"{path}, line {number}: label, predict and radius must be numbers: {line!r}") from None
+    if not radius.is_finite() or radius < 0:
+        raise UsageError(f"{path}, line {number}: radius must be >= 0 and finite, got {cell['radius']}")
+    if predict == -1:
+        return -math.inf, False
+    return float(radius) if as_printed else least(radius), predict == label
+
+
+def least(printed: Decimal) -> float:
+    """The least value that prints as `printed`: half a unit of its last digit below."""
+    exponent = printed.as_tuple().exponent
+    if not isinstance(exponent, int):
+        raise TypeError("excluded: the number is finite")
+    return float(printed - Decimal(5).scaleb(exponent - 1))
+
+
+def mix_radii(log: Log, alpha: float) -> dict[str, Array]:
+    """Radii (N,) of the mix's class by every theorem, from h_y >= Φ(radius/σ) and h_i <= 1 − h_y."""
+    h_y = ndtr(log.radius / log.noise_std)
+    sigma = log.noise_std
+    return {
+        "theorem_3_5_paper": theorem.theorem_3_5_radius(h_y, 1 - h_y, alpha, sigma, "paper"),
+        "theorem_3_5": theorem.theorem_3_5_radius(h_y, 1 - h_y, alpha, sigma, "tight"),
+        "theorem_3_7": theorem.theorem_3_7_radius(h_y, 1 - h_y, alpha, sigma),
+        "direct": log.radius - theorem.direct_price(alpha, sigma),
+    }
+
+
+def accuracy(radii: Array, correct: NDArray[np.bool_], at: float) -> float:
+    """Certified accuracy in percent: correct, and certified with a radius strictly above `at`."""
+    return 100.0 * float(np.mean((radii > at) & correct))
+
+
+def curves(log: Log, alpha: float, at: tuple[float, ...] = RADII) -> dict[str, Curve]:
+    """The curve of every theorem at the radii `at`."""
+    found: dict[str, Curve] = {}
+    for name, radii in mix_radii(log, alpha).items():
+        kept = radii[log.correct & (radii > 0)]
+        shares = tuple(accuracy(radii, log.correct, r) for r in at)
+        found[name] = Curve(shares, float(kept.max()) if len(kept) else None)
+    return found
+
+
+# ---------------------------------------------------------------- command line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", metavar="LOG.tsv", help=f"columns {' '.join(COLUMNS)}")
+    parser.add_argument("--noise-std", type=arguments.number, required=True, metavar="S", help="σ of the log")
+    parser.add_argument(
+        "--alpha", type=arguments.number, required=True, metavar="A", help="weight of the smoothed model"
+    )
+    parser.add_argument(
+        "--radii", type=arguments.number, nargs="+", default=RADII, metavar="R", help="radii of the table's columns"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+
+
+def run(options: argparse.Namespace) -> int:
+    alpha = check_alpha(options.alpha)
+    if alpha <= 0.5:
+        raise UsageError(f"certificates from a log need alpha > 1/2, got {alpha}")
+    radii = tuple(options.radii)
+    if any(not (math.isfinite(r) and r >= 0) for r in radii):
+        raise UsageError(f"radii must be >= 0 and finite, got {list(radii)}")
+    log = read_log(options.log, options.noise_std)
+    found = curves(log, alpha, radii)
+    _show(log, alpha, radii, found)
+    if options.json:
+        bounds = {name: dataclasses.asdict(curve) for name, curve in found.items()}
+        record = {"log": log.source, "noise_std": log.noise_std, "alpha": alpha, "radii": radii, "bounds": bounds}
+        Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def _show(log: Log, alpha: float, radii: tuple[float, ...], found: dict[str, Curve]) -> None:
+    title = f"certified accuracy (%) of the mix, alpha {alpha:g}, noise {log.noise_std:g}, {len(log.radius)} inputs"
+    table = Table(title=title, padding=(0, 0), pad_edge=False)
+    for heading in ("bound", *(f"{r:g}" for r in radii), "largest radius"):
+        table.add_column(heading, justify="left" if heading == "bound" else "right", no_wrap=True)
+    for name, curve in found.items():
+        largest = "none" if curve.largest is None else f"{curve.largest:.3f}"
+        table.add_row(name, *(f"{share:.1f}" for share in curve.accuracy), largest)
+    console = Console()
+    console.print(table)
+    console.print("all figures rest on the log's word for its radii, and are floats that no judge has proven")
+    console.print(f"{int(np.isinf(log.radius).sum())} abstentions of the smoothed model count as not certified")

@@ -1,0 +1,76 @@
+"""Every smoothing bound side by side on the same noise draws, and the accuracy of the mix as it would be deployed.
+
+Each row holds by itself with the whole failure probability; "best" is what an audit would certify. Nothing is
+written but the optional figures: certificates come from certmix audit --method smoothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from certmix.commands import arguments
+from certmix.data.dataset import load_data
+from certmix.errors import UsageError
+from certmix.models.model import load_model
+from certmix.provers.judging import bench
+from certmix.provers.problem import Problem
+from certmix.provers.smoothing.evaluation import compare, mix_predictions
+from certmix.records import assumptions as rests
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_certification(parser)
+    parser.set_defaults(method="smoothing", norm="L2")
+    parser.add_argument("--prediction-samples", type=int, default=1000, metavar="N", help="draws of the deployed mix")
+    parser.add_argument("--json", metavar="FILE", help="write all radii there")
+
+
+def run(options: argparse.Namespace) -> int:
+    settings = arguments.settings(options)
+    if settings.method != "smoothing":
+        raise UsageError(f"this compares smoothing bounds: leave out --method {settings.method}")
+    if settings.alpha <= 0.5 and not settings.use_standard:
+        raise UsageError(f"smoothing h alone needs alpha > 1/2, got {settings.alpha}: raise it, or --use-standard")
+    standard = load_model(arguments.required(options, "standard"))
+    robust = load_model(arguments.required(options, "robust"))
+    data = load_data(arguments.required(options, "data"), options.limit)
+    data.require(robust.input_shape, robust.classes, settings.domain)
+    labels = tuple(int(v) for v in data.labels)
+    inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
+    problem = Problem(standard, robust, inputs, tuple(range(len(data))), labels, settings)
+    radii, correct = show_bounds(problem, options.prediction_samples)
+    if options.json:
+        record = {bound: values.tolist() for bound, values in radii.items()}
+        Path(options.json).write_text(json.dumps({"radii": record, "correct": correct.tolist()}) + "\n")
+    return 0
+
+
+def show_bounds(problem: Problem, draws: int) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
+    """Print the table of all bounds on the problem's own draws; the radii (N,) per bound, and where the mix, with h
+    estimated by `draws` draws, is right."""
+    found = compare(problem, bench(problem.network, problem.standard.network))
+    radii: dict[str, NDArray[np.float64]] = {bound: np.array([row[bound] for row in found]) for bound in found[0]}
+    correct = mix_predictions(problem, draws) == np.array(problem.labels)
+    _show(radii, correct, draws)
+    return radii, correct
+
+
+def _show(radii: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_], draws: int) -> None:
+    table = Table(title=f"{len(correct)} inputs, the same draws for every bound; radii over all inputs, 0 if none")
+    for heading in ("bound", "certified %", "mean radius", "median", "largest"):
+        table.add_column(heading, justify="left" if heading == "bound" else "right", no_wrap=True)
+    for bound, values in radii.items():
+        figures = (values.mean(), np.median(values), values.max())
+        table.add_row(bound, f"{100 * np.mean(values > 0):.1f}", *(f"{v:.4f}" for v in figures))
+    console = Console()
+    console.print(table)
+    console.print(f"radii rest on {rests.words(rests.SMOOTHING)}: floats that certmix audit has the judge prove")
+    console.print(f"the deployed mix, h estimated by {draws} draws, is right on {100 * np.mean(correct):.1f} %")

@@ -1,0 +1,177 @@
+"""Models: an ONNX file or a torch module as a differentiable module and, where possible, a plain network."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from certmix.errors import UsageError
+from certmix.models.onnx.reader import one_line, plain_network, read_file, signature
+from proofs_check.certificate import Float32Array, PlainNetwork
+from verifiers.network.module import PlainModule
+
+SAMPLES = 16
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A classifier: (N, *input_shape) raw inputs -> (N, classes) logits.
+
+    module: torch module in evaluation mode, differentiable. network: the plain network that certificates
+    speak of; None if some operator has no counterpart there: such a model serves as the standard
+    classifier only. source: where it came from. faithfulness: the largest |difference| between the module's
+    logits and those of the source (onnxruntime, or the given module) over the samples compared; 0 where
+    the module is the source itself. no_network: why there is no plain network, or None if there is one.
+    """
+
+    module: nn.Module
+    network: PlainNetwork | None
+    classes: int
+    input_shape: tuple[int, ...]
+    source: str
+    faithfulness: float
+    no_network: str | None = None
+
+    def require_network(self) -> PlainNetwork:
+        """The plain network. Raises UsageError, saying why, where there is none."""
+        if self.network is None:
+            raise UsageError(
+                f"{self.source} has no plain network ({self.no_network}): it can only be the standard classifier"
+            )
+        return self.network
+
+
+def load_model(path: str | Path, samples: Float32Array | None = None) -> Model:
+    """The ONNX model at `path`, compared with onnxruntime on random inputs in [0, 1] and on `samples`.
+
+    samples: (N, *input_shape) float32 or None. Ensures: `network` is not None. Raises UsageError (one line)
+    where the file is missing, truncated or not ONNX, holds an unsupported operator, or where onnxruntime
+    computes something else.
+    """
+    path = Path(path)
+    model = read_file(path)
+    try:
+        network = plain_network(model)
+        module = PlainModule(network).eval()
+        faithfulness = _compare_with_onnxruntime(module, model, _samples(network.input_shape, samples))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return Model(module, network, network.classes, network.input_shape, str(path), faithfulness)
+
+
+def from_module(module: nn.Module, input_shape: tuple[int, ...], samples: Float32Array | None = None) -> Model:
+    """Any torch module as a model, compared with the module itself on samples.
+
+    module: (N, *input_shape) -> (N, K) logits; it is copied and used in evaluation mode, in float32, on the
+    CPU. Ensures: `network` is the plain network if every operator has a counterpart; otherwise it is None
+    and `module` is the copy. Raises UsageError where the module does not run on `input_shape` or gives no logits.
+    """
+    source = f"torch module {type(module).__name__}"
+    try:
+        own = copy.deepcopy(module).eval().to("cpu", torch.float32).requires_grad_(False)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"{source} cannot be copied: {one_line(error)}") from error
+    inputs = _samples(tuple(input_shape), samples)
+    expected = _logits(own, inputs, source)
+    try:
+        network = plain_network(_export(own, torch.zeros(1, *input_shape)))
+        plain = PlainModule(network).eval()
+        faithfulness = _largest_difference(plain, inputs, expected)
+    except UsageError as error:
+        return Model(own, None, expected.shape[1], tuple(input_shape), source, 0.0, str(error))
+    return Model(plain, network, network.classes, network.input_shape, source, faithfulness)
+
+
+def _samples(shape: tuple[int, ...], given: Float32Array | None) -> Float32Array:
+    random = np.random.default_rng(0).random((SAMPLES, *shape), dtype=np.float32)
+    if given is None:
+        return random
+    if given.shape[1:] != shape:
+        raise UsageError(f"the model takes inputs of shape {shape}, the samples have {given.shape[1:]}")
+    return np.concatenate([random, given.astype(np.float32)])
+
+
+def _logits(module: nn.Module, inputs: Float32Array, source: str) -> NDArray[np.float32]:
+    """The module's logits (N, K). Raises UsageError where it fails or gives something else."""
+    try:
+        with torch.no_grad():
+            logits = module(torch.from_numpy(inputs))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(f"{source} fails on inputs of shape {inputs.shape}: {one_line(error)}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(f"{source} must give logits of shape ({len(inputs)}, classes), got {shape}")
+    return logits.numpy()
+
+
+def _export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
+    """`module`, in evaluation mode, as ONNX with its weights unchanged (no folding of normalisation layers).
+
+    A trace records one path: where torch warns that a tensor steered Python code, `_check_control_flow`
+    must find that its value did not.
+    """
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.onnx.export(
+                module,
+                (example,),
+                buffer,  # type: ignore[arg-type]
+                dynamo=False,
+                training=torch.onnx.TrainingMode.PRESERVE,
+                do_constant_folding=False,
+                opset_version=17,
+            )
+        model = onnx.load_from_string(buffer.getvalue())
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(f"torch cannot export it: {one_line(error)}") from error
+    if any(warning.category.__name__ == "TracerWarning" for warning in caught):
+        _check_control_flow(module, example)
+    return model
+
+
+def _check_control_flow(module: nn.Module, example: Tensor) -> None:
+    """Raises UsageError unless the module runs on tensors without values: its path then depends on shapes alone."""
+    try:
+        with torch.device("meta"):
+            copy.deepcopy(module).to("meta")(example.to("meta"))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(f"its control flow may depend on the input's values: {one_line(error)}") from error
+
+
+def _compare_with_onnxruntime(module: nn.Module, model: onnx.ModelProto, inputs: Float32Array) -> float:
+    ends = signature(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    batches = [inputs] if ends.any_batch else np.split(inputs, len(inputs))
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        expected = np.concatenate([np.asarray(session.run([ends.output], {ends.input: x})[0]) for x in batches])
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise UsageError(f"onnxruntime cannot run it ({one_line(error)})") from error
+    return _largest_difference(module, inputs, expected)
+
+
+def _largest_difference(module: nn.Module, inputs: Float32Array, expected: NDArray[np.float32]) -> float:
+    """Largest |difference| of logits. Raises UsageError where the two are plainly different functions."""
+    with torch.no_grad():
+        found = module(torch.from_numpy(inputs)).numpy()
+    if found.shape != expected.shape:
+        raise UsageError(f"the plain network gives logits of shape {found.shape}, the source {expected.shape}")
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE * (1 + float(np.abs(expected).max())):
+        raise UsageError(f"the plain network differs from the source by {difference:.3g} in a logit")
+    return difference

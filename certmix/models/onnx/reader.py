@@ -1,0 +1,176 @@
+"""From ONNX bytes to the plain network: reads the file, folds constants, walks the graph.
+
+The graph is read at batch size 1, so every intermediate shape is known and shape arithmetic folds away.
+What a single operator becomes stands in `onnx_operators`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from certmix.errors import UsageError
+from certmix.models.onnx.call import Builder, Call, Value
+from certmix.models.onnx.operators import CAN_FOLD, OPERATORS
+from certmix.models.simplify import simplify
+from proofs_check.certificate import MalformedError, PlainNetwork
+from verifiers.network import module as plain
+
+EXPORT_AGAIN = "export the model again"
+
+
+def read_file(path: Path) -> onnx.ModelProto:
+    """The model in one ONNX file, external tensors included if they lie in the file's folder.
+
+    Raises UsageError: no such file, not ONNX, truncated, invalid, external data outside the folder.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file: give the path of an ONNX model")
+    try:
+        model = onnx.load(path, load_external_data=False)
+        for tensor in _tensors(model.graph):
+            if external_data_helper.uses_external_data(tensor):
+                _load_external(tensor, path.resolve().parent)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: not a complete ONNX model ({one_line(error)}): {EXPORT_AGAIN}") from error
+    return model
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's text, or its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    constants = [a.t for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
+    return [*graph.initializer, *constants]
+
+
+def _load_external(tensor: onnx.TensorProto, folder: Path) -> None:
+    location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+    if not (folder / location).resolve().is_relative_to(folder):
+        raise UsageError(f"tensor {tensor.name!r} lies outside the model's folder, in {location!r}: store it inside")
+    external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Names of the model's one input and output, the input's shape without the batch axis.
+
+    any_batch: the batch axis is symbolic; otherwise it is fixed to 1.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    any_batch: bool
+
+
+def signature(model: onnx.ModelProto) -> Signature:
+    """Raises UsageError unless the model maps one float32 tensor of known shape (batch, …) to one tensor."""
+    initial = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initial]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        raise UsageError(f"has {len(inputs)} inputs and {len(model.graph.output)} outputs, needs one of each")
+    kind = inputs[0].type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        raise UsageError(f"input {inputs[0].name!r} is not float32: export the model in float32")
+    sizes = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    if len(sizes) not in (2, 4) or any(n is None or n < 1 for n in sizes[1:]):
+        raise UsageError(
+            f"input {inputs[0].name!r} has shape {sizes}, needs (batch, channels, height, width) or (batch, features)"
+        )
+    if sizes[0] not in (None, 0, 1):
+        raise UsageError(f"the batch axis is fixed to {sizes[0]}: export with a dynamic batch axis or a batch of 1")
+    shape = tuple(n for n in sizes[1:] if n is not None)
+    return Signature(inputs[0].name, model.graph.output[0].name, shape, sizes[0] != 1)
+
+
+def plain_network(model: onnx.ModelProto) -> PlainNetwork:
+    """The plain network that computes `model` on one input.
+
+    Ensures: constants keep their exact float32 values (x - c becomes a shift by -c, x / c a division), so
+    that in real arithmetic both compute the same function. Raises UsageError naming the operator and
+    node that has no counterpart.
+    """
+    ends = signature(model)
+    builder = Builder(ends.shape)
+    values: dict[str, Value] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    values[ends.input] = builder.input
+    values[""] = None
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    for node in _needed(model.graph, ends.output):
+        _read_node(node, values, builder, opset)
+    result = values.get(ends.output)
+    if not isinstance(result, int):
+        raise UsageError(f"output {ends.output!r} does not depend on the input: {EXPORT_AGAIN}")
+    try:
+        return plain.build(simplify(builder.nodes, result))
+    except MalformedError as error:
+        raise UsageError(f"{error}: the output must be one vector of logits") from error
+
+
+def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
+    """The nodes that `output` depends on, in the graph's (topological) order."""
+    wanted, found = {output}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            found.append(node)
+    return found[::-1]
+
+
+def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder, opset: int) -> None:
+    label = f"operator {node.op_type} (node {node.name or node.output[0]!r})"
+    missing = [name for name in node.input if name not in values]
+    if missing:
+        raise UsageError(f"{label}: input {missing[0]!r} is an output that is not supported")
+    inputs = tuple(values[name] for name in node.input)
+    own = node.domain in ("", "ai.onnx")
+    if own and node.op_type in CAN_FOLD and not any(isinstance(value, int) for value in inputs):
+        values.update(zip(node.output, _fold(node, inputs, opset, label), strict=True))
+        return
+    operator = OPERATORS.get(node.op_type) if own else None
+    if operator is None:
+        hint = ": remove it, so that the output is logits" if node.op_type in ("Softmax", "LogSoftmax") else ""
+        raise UsageError(
+            f"{label} has no counterpart in the plain network{hint}. Only the robust classifier needs one: "
+            "the standard classifier may also be a torch module passed from Python"
+        )
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    call = Call(label, inputs, attributes, builder)
+    try:
+        values[node.output[0]] = operator(call)
+    except MalformedError as error:
+        raise UsageError(f"{label}: {error.reason}") from error
+
+
+def _fold(node: onnx.NodeProto, inputs: Sequence[Any], opset: int, label: str) -> list[np.ndarray]:
+    """The node's outputs, all its inputs being constants."""
+    given = {name: np.asarray(value) for name, value in zip(node.input, inputs, strict=True) if name}
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in given.items()
+    ]
+    graph = helper.make_graph([node], "fold", infos, [onnx.ValueInfoProto(name=name) for name in node.output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    try:
+        results = ReferenceEvaluator(model).run(None, given)
+    except (ValueError, TypeError, RuntimeError, LookupError, NotImplementedError, MemoryError) as error:
+        raise UsageError(f"{label}: its constant inputs do not fold ({one_line(error)})") from error
+    return [np.asarray(result) for result in results]

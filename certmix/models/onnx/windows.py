@@ -1,0 +1,95 @@
+"""ONNX convolution and pooling as plain nodes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from certmix.models.onnx.call import Call, Shape
+from proofs_check import certificate as c
+
+Quad = tuple[int, int, int, int]
+
+
+def conv(call: Call) -> int:
+    size, weight = call.image()[1:], call.weight(1)
+    if weight.ndim != 4:
+        call.fail(f"needs a 2-d kernel, got weights of shape {weight.shape}")
+    stride, dilation = _pair(call, "strides"), _pair(call, "dilations")
+    kernel = (weight.shape[2], weight.shape[3])
+    padding = _padding(call, size, kernel, stride, dilation)
+    bias = np.zeros(len(weight), dtype=np.float32) if call.value(2) is None else call.weight(2)
+    groups = int(call.attribute("group", 1))
+    return call.builder.emit(c.Conv2d((call.data(),), weight, bias, stride, padding, dilation, groups))
+
+
+def _pair(call: Call, name: str) -> tuple[int, int]:
+    value = [int(n) for n in call.attribute(name, (1, 1))]
+    return (value[0], value[1]) if len(value) == 2 else call.fail(f"{name} must have two entries, got {value}")
+
+
+def _padding(call: Call, size: Shape, kernel: Shape, stride: Shape, dilation: Shape) -> Quad:
+    """(top, left, bottom, right) from `pads` or `auto_pad`."""
+    mode = call.attribute("auto_pad", "NOTSET")
+    if mode == "VALID":
+        return (0, 0, 0, 0)
+    if mode == "NOTSET":
+        top, left, bottom, right = (int(n) for n in call.attribute("pads", (0, 0, 0, 0)))
+        return (top, left, bottom, right)
+    before, after = [0, 0], [0, 0]
+    for axis in (0, 1):
+        span = dilation[axis] * (kernel[axis] - 1) + 1
+        total = max((math.ceil(size[axis] / stride[axis]) - 1) * stride[axis] + span - size[axis], 0)
+        small, large = total // 2, total - total // 2
+        before[axis], after[axis] = (small, large) if mode == "SAME_UPPER" else (large, small)
+    return (before[0], before[1], after[0], after[1])
+
+
+def _window(call: Call) -> tuple[tuple[int, int], tuple[int, int], Quad]:
+    """kernel, stride and padding of a pooling operator."""
+    size = call.image()[1:]
+    kernel, stride = _pair(call, "kernel_shape"), _pair(call, "strides")
+    if _pair(call, "dilations") != (1, 1):
+        call.fail("dilated pooling is not supported")
+    padding = _padding(call, size, kernel, stride, (1, 1))
+    if call.attribute("ceil_mode", 0):
+        rest = [(size[a] + padding[a] + padding[a + 2] - kernel[a]) % stride[a] for a in (0, 1)]
+        if any(rest):
+            call.fail("ceil_mode adds partial windows, which are not supported: pool with ceil_mode=False")
+    return kernel, stride, padding
+
+
+def max_pool(call: Call) -> int:
+    return call.builder.emit(c.MaxPool2d((call.data(),), *_window(call)))
+
+
+def average_pool(call: Call) -> int:
+    count_padding = bool(call.attribute("count_include_pad", 0))
+    return call.builder.emit(c.AveragePool2d((call.data(),), *_window(call), count_padding))
+
+
+def global_average_pool(call: Call) -> int:
+    height, width = call.image()[1:]
+    return _mean(call, (height, width))
+
+
+def global_max_pool(call: Call) -> int:
+    height, width = call.image()[1:]
+    return call.builder.emit(c.MaxPool2d((call.data(),), (height, width), (1, 1), (0, 0, 0, 0)))
+
+
+def _mean(call: Call, kernel: tuple[int, int]) -> int:
+    return call.builder.emit(c.AveragePool2d((call.data(),), kernel, (1, 1), (0, 0, 0, 0), False))
+
+
+def reduce_mean(call: Call) -> int:
+    """Means over height, width or both, as an average pooling."""
+    _, height, width = call.image()
+    axes = {axis % 4 for axis in call.integers(1, "axes") or ()}
+    if not axes or not axes <= {2, 3}:
+        call.fail(f"means over axes {sorted(axes)} are not supported, only over height and width")
+    pooled = _mean(call, (height if 2 in axes else 1, width if 3 in axes else 1))
+    if call.attribute("keepdims", 1):
+        return pooled
+    return call.builder.emit(c.Flatten((pooled,))) if axes == {2, 3} else call.fail("keepdims=0 needs both axes")

@@ -1,0 +1,317 @@
+"""Certificates for mixes whose alpha depends on the input, or whose robust logits pass a nondecreasing nonlinearity.
+
+Lemma 3.2 holds at any lower bound of alpha on the ball. The judge derives that bound where alpha is a SigmoidAlpha of a
+plain network; otherwise it takes the declared one and says ALPHA_BOUND_TRUSTED. Source: MATH.md 8.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from certmix.attacks import Schedule, make_ball, pgd
+from certmix.attacks.objectives import ClassifierObjective
+from certmix.commands.audit import Audit
+from certmix.data.dataset import Dataset
+from certmix.errors import UsageError
+from certmix.mixing.mixed import MixedClassifier, transformed
+from certmix.models.model import Model
+from certmix.provers.judging import Bench, bench, largest_accepted, prepared
+from certmix.provers.margin.engines import make_engine
+from certmix.provers.problem import Problem
+from certmix.provers.radius_search import largest_passing
+from certmix.records.lines import certificate_line
+from certmix.records.outcomes import Abstained, Certified, Falsified, Outcome, Reason
+from certmix.runs.store import Store
+from certmix.settings import Settings, diameter
+from certmix.theorems.softmax_margin import box_margin, own_class
+from proofs_check.certificate import Adaptive, InputAlpha, PlainNetwork, Rejected, Transform
+from proofs_check.rules.adaptive import AdaptiveMargin
+from verifiers.crown.engine import Analysis, Crown
+from verifiers.crown.network import CrownNetwork
+from verifiers.engine import EngineError, MarginQuery
+from verifiers.network.module import PlainModule
+
+SHORTER = 1e-6  # relative, of alpha: what float bounds of it may be off by
+NEAR = 0.2  # lack of slack beyond which the judge, who also has the exponential form, is not asked
+
+
+class SigmoidAlpha(nn.Module):
+    """a(x) = low + (high - low) sigmoid(s_1(x) - s_0(x)), s the two logits of `network`; (N, …) -> (N,)."""
+
+    def __init__(self, network: PlainNetwork, low: float, high: float) -> None:
+        super().__init__()
+        if not 0 <= low <= high <= 1:
+            raise UsageError(f"alpha's range must have 0 <= low <= high <= 1, got {low}, {high}")
+        if network.classes != 2:
+            raise UsageError(f"the network of alpha must have two logits, has {network.classes}")
+        self.network = network
+        self.module = PlainModule(network).eval()
+        self.low = low
+        self.high = high
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.module(x)
+        return self.of_difference(s[:, 1] - s[:, 0])
+
+    def of_difference(self, difference: Tensor) -> Tensor:
+        """Nondecreasing in s_1 - s_0."""
+        return self.low + (self.high - self.low) * torch.sigmoid(difference)
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveMix:
+    """What of the mix is adaptive. alpha: the plain case's number; a network; or a module with alpha_lower declared."""
+
+    alpha: float | nn.Module
+    alpha_lower: float | None = None
+    transform: Transform | None = None
+
+    @property
+    def network(self) -> PlainNetwork | None:
+        return self.alpha.network if isinstance(self.alpha, SigmoidAlpha) else None
+
+    def classifier(self, standard: nn.Module, robust: nn.Module, temperature: float) -> MixedClassifier:
+        """The mix itself."""
+        lower = self.alpha.low if isinstance(self.alpha, SigmoidAlpha) else self.alpha_lower
+        return MixedClassifier(standard, robust, self.alpha, temperature, alpha_lower=lower, transform=self.transform)
+
+    def claimed(self) -> Adaptive | None:
+        """The claim's field; None: nothing is adaptive."""
+        alpha = None
+        if isinstance(self.alpha, SigmoidAlpha):
+            alpha = InputAlpha(self.alpha.network.sha256, self.alpha.low, self.alpha.high)
+        elif isinstance(self.alpha, nn.Module):
+            alpha = InputAlpha(None, self.least(), 1.0)
+        return None if alpha is None and self.transform is None else Adaptive(alpha, self.transform)
+
+    def least(self) -> float:
+        """A lower bound of alpha everywhere."""
+        if isinstance(self.alpha, SigmoidAlpha):
+            return self.alpha.low
+        if isinstance(self.alpha, nn.Module):
+            if self.alpha_lower is None:
+                raise UsageError("an alpha that depends on the input needs alpha_lower, a lower bound of it")
+            return self.alpha_lower
+        return self.alpha
+
+
+# ---------------------------------------------------------------- float bounds that propose
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """On M balls: alpha (M,) a lower bound of alpha; margin (M,) of min_i h_y - h_i after transform and temperature."""
+
+    alpha: Tensor
+    margin: Tensor
+    witness: tuple[bytes | None, ...]
+    alpha_witness: tuple[bytes | None, ...]
+
+    def slack(self) -> Tensor:
+        """(M,) > 0 where Lemma 3.2 follows. Where alpha <= 1/2: -1."""
+        required = (1 - self.alpha) / self.alpha.clamp_min(1e-9)
+        return torch.where(self.alpha > 0.5, self.margin - required, -1.0)
+
+
+def transformed_upper(lower: Tensor, upper: Tensor, differences: Tensor, predicted: Tensor, how: Transform) -> Tensor:
+    """(N, K) upper bounds of M(z_j) - M(z_y), 0 at y, from bounds of z and upper bounds of z_j - z_y, (N, K) each.
+
+    Where M is convex z_j <= min(u_j, z_y + b_j) may be used too (proof: proofs_check/rules/adaptive.py).
+    """
+    own = lower.gather(1, predicted[:, None])
+    reach = upper
+    if how.clamp and how.power >= 1:
+        reach = torch.where(differences <= 0, torch.minimum(upper, own + differences), upper)
+    found = transformed(reach, how) - transformed(own, how)
+    return found.masked_fill(own_class(predicted, upper.shape[1]), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveBounder:
+    """The native engine on h and on the network of alpha."""
+
+    problem: Problem
+    mix: AdaptiveMix
+    predicted: Tensor
+    engine: Crown
+    prepared: dict[str, CrownNetwork] = field(default_factory=dict)
+
+    def find(self, rows: Tensor, radii: Tensor) -> Bounds:
+        """Bounds for inputs `rows` (M,) at `radii` (M,). Raises EngineError."""
+        h = self._analyse(self.problem.network, rows, radii, self.predicted[rows])
+        upper, predicted = h.upper, self.predicted[rows]
+        if self.mix.transform is not None:
+            low, high = _logits(h)
+            upper = transformed_upper(low, high, h.upper, predicted, self.mix.transform)
+        margin = box_margin(h.lower, upper, predicted, self.problem.settings.temperature)
+        margin = margin.masked_fill(own_class(predicted, upper.shape[1]), 1.0).min(dim=1).values
+        margin = torch.where((upper <= 0).all(dim=1), margin, -1.0)
+        network = self.mix.network
+        if network is None or not isinstance(self.mix.alpha, SigmoidAlpha):
+            alpha = torch.full_like(margin, self.mix.least())
+            return Bounds(alpha, margin, h.witness(), (None,) * len(rows))
+        s = self._analyse(network, rows, radii, torch.zeros_like(predicted))
+        alpha = self.mix.alpha.of_difference(s.lower[:, 1]) * (1 - SHORTER)
+        return Bounds(alpha.clamp_min(self.mix.alpha.low), margin, h.witness(), s.witness())
+
+    def _analyse(self, network: PlainNetwork, rows: Tensor, radii: Tensor, classes: Tensor) -> Analysis:
+        s = self.problem.settings
+        query = MarginQuery(network, self.problem.inputs[rows], s.norm, radii, s.domain, classes)
+        if network.sha256 not in self.prepared:
+            self.prepared[network.sha256] = self.engine.prepare(network)
+        return self.engine.analyse(query, self.prepared[network.sha256])
+
+
+def _logits(found: Analysis) -> tuple[Tensor, Tensor]:
+    """Bounds of every logit, (N, K) each."""
+    n, k = found.upper.shape
+    forms = torch.cat([torch.eye(k), -torch.eye(k)]).double().to(found.upper.device)
+    inputs = torch.arange(n, device=found.upper.device).repeat_interleave(2 * k)
+    reach, _ = found.reach(inputs, forms.repeat(n, 1), None, None, None)
+    reach = reach.reshape(n, 2 * k)
+    return -reach[:, k:], reach[:, :k]
+
+
+# ---------------------------------------------------------------- prover
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveProver:
+    """A prover (certmix.provers.certify.Prover) for one adaptive mix; settings.alpha is not read but for the record."""
+
+    mix: AdaptiveMix
+
+    def __call__(self, problem: Problem, judge: Bench) -> list[Outcome]:
+        engine = make_engine(problem.settings)
+        if not isinstance(engine, Crown):
+            raise UsageError(f"adaptive mixes need the engine crown, got {problem.settings.engine}")
+        network = self.mix.network
+        judge = judge if network is None else dataclasses.replace(judge, alpha=prepared(network))
+        with torch.no_grad():
+            predicted = PlainModule(problem.network).double()(problem.inputs.double()).argmax(dim=1)
+        bounder = AdaptiveBounder(problem, self.mix, predicted, engine)
+        outcomes: list[Outcome] = []
+        for rows in torch.arange(len(problem.inputs)).split(problem.settings.batch_size):
+            try:
+                radii = self._radii(bounder, rows)
+                found = bounder.find(rows, radii)
+            except EngineError as error:
+                outcomes += [_abstained(problem, bounder, r, Reason.ENGINE_FAILED, str(error)) for r in rows.tolist()]
+                continue
+            outcomes += [self._outcome(bounder, judge, r, k, radii, found) for k, r in enumerate(rows.tolist())]
+        return [self._attacked(problem, outcome) for outcome in outcomes]
+
+    def _radii(self, bounder: AdaptiveBounder, rows: Tensor) -> Tensor:
+        s = bounder.problem.settings
+        if s.radius is not None:
+            return torch.full((len(rows),), s.radius, dtype=torch.float64)
+        if s.domain is None:
+            raise TypeError("excluded by Settings")
+        limit = diameter(s.norm, s.domain, bounder.problem.inputs[0].numel())
+        return largest_passing(lambda k, r: bounder.find(rows[k], r).slack() > 0, len(rows), limit, s.tolerance)
+
+    def _outcome(
+        self, bounder: AdaptiveBounder, judge: Bench, row: int, k: int, radii: Tensor, found: Bounds
+    ) -> Outcome:
+        problem, s = bounder.problem, bounder.problem.settings
+        alpha, radius, y = float(found.alpha[k]), float(radii[k]), int(bounder.predicted[row])
+        if alpha <= 0.5:
+            text = f"alpha is only known to be >= {alpha:.4g} on the ball, Lemma 3.2 needs more than 1/2"
+            return _abstained(problem, bounder, row, Reason.NO_THEOREM, text)
+        if (s.radius is None and radius == 0) or float(found.slack()[k]) < -NEAR:
+            text = f"the bounds certify no radius of {radius:.6g}: raise alpha or the temperature"
+            return _abstained(problem, bounder, row, Reason.RADIUS_NOT_REACHED, text)
+        evidence = AdaptiveMargin(_encoded(found.witness[k]), _encoded(found.alpha_witness[k]))
+
+        def write(tried: float) -> bytes:
+            plain = problem.claim(row, tried, y, "robust", None)
+            claim = dataclasses.replace(plain, alpha=alpha, adaptive=self.mix.claimed())
+            return certificate_line(
+                problem.indices[row], problem.labels[row], "margin", claim, "adaptive_margin", evidence
+            )
+
+        value = problem.input(row)
+        judged = largest_accepted(radius, s.radius is not None, write, lambda line: judge.verdict(line, value))
+        if isinstance(judged, Rejected):
+            return _abstained(problem, bounder, row, Reason.JUDGE_REJECTED, f"{judged.step}: {judged.reason}")
+        return Certified(
+            y, judged[0], s.norm, alpha, "margin", "robust", judged[1], problem.network,
+            problem.standard.network, value, radius, None, self.mix.network,
+        )  # fmt: skip
+
+    def _attacked(self, problem: Problem, outcome: Outcome) -> Outcome:
+        """Adaptive PGD on the adaptive mix inside the certified ball; Falsified where float64 agrees."""
+        s = problem.settings
+        if s.attack_steps == 0 or not isinstance(outcome, Certified):
+            return outcome
+        mix = self.mix.classifier(problem.standard.module, problem.robust.module, s.temperature)
+        x, y = torch.from_numpy(outcome.input)[None], torch.tensor([outcome.predicted])
+        ball = make_ball(x, torch.tensor([outcome.radius], dtype=torch.float64), s.norm, s.domain)
+        found = pgd(ClassifierObjective(mix, "margin"), ball, y, Schedule(steps=s.attack_steps, seed=s.seed))
+        if not bool(found.found[0]):
+            return outcome
+        point = found.points[0].numpy()
+        with torch.no_grad():
+            lost = int(copy.deepcopy(mix).double()(found.points.double()).argmax()) != outcome.predicted
+        if not lost:
+            return dataclasses.replace(outcome, float32_only=point)
+        text = "the adaptive mix, in float64, leaves the certified class there"
+        return Falsified(
+            outcome.predicted, outcome.radius, s.norm, outcome.alpha, "margin", "robust", point, False, text
+        )
+
+
+def _encoded(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def _abstained(problem: Problem, bounder: AdaptiveBounder, row: int, reason: Reason, advice: str) -> Abstained:
+    return problem.abstained(int(bounder.predicted[row]), reason, advice)
+
+
+# ---------------------------------------------------------------- ways in
+
+
+def certify_adaptive(standard: Model, robust: Model, x: Tensor, mix: AdaptiveMix, settings: Settings) -> list[Outcome]:
+    """Certify an adaptive mix at every input; settings.alpha is ignored.
+
+    x: (N, *input_shape) float32, raw units. Ensures: every Certified outcome was accepted by the judge; its claim is
+    certificate.Claim, whose alpha is a lower bound of alpha(x') on the ball. Raises UsageError for misuse.
+    """
+    checked(robust, mix)
+    count = len(x)
+    own = dataclasses.replace(settings, alpha=mix.least())
+    problem = Problem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, own)
+    return AdaptiveProver(mix)(problem, bench(problem.network, standard.network))
+
+
+def audit_adaptive(
+    standard: Model, robust: Model, data: Dataset, mix: AdaptiveMix, settings: Settings, out: Path
+) -> int:
+    """The same for a dataset, as a run's folder that `certmix check` re-derives; the audit's exit code."""
+    checked(robust, mix)
+    own = dataclasses.replace(settings, alpha=mix.least(), curves=False)
+    classifier = mix.classifier(standard.module, robust.module, own.temperature)
+    code = Audit(standard, robust, data, own, Store(out), AdaptiveProver(mix), classifier).run()
+    if mix.network is not None:
+        (out / "networks" / f"{mix.network.sha256}.safetensors").write_bytes(mix.network.data)
+    return code
+
+
+def checked(robust: Model, mix: AdaptiveMix) -> None:
+    """Raise UsageError unless the mix fits the robust model and is adaptive."""
+    if mix.claimed() is None:
+        raise UsageError("nothing of this mix is adaptive: use certmix.certify")
+    if not (math.isfinite(mix.least()) and 0 <= mix.least() <= 1):
+        raise UsageError(f"alpha_lower must be in [0, 1], got {mix.least()}")
+    network = mix.network
+    if network is not None and network.input_shape != robust.input_shape:
+        raise UsageError(f"the network of alpha takes inputs {network.input_shape}, h takes {robust.input_shape}")

@@ -1,0 +1,79 @@
+"""Asking the judge from the prover's side, and shrinking a radius that rounding took away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmix.errors import UsageError
+from certmix.records.outcomes import Certified
+from proofs_check import judge
+from proofs_check.certificate import Accepted, PlainNetwork, Rejected, RejectedError, Verdict
+from proofs_check.kernel.bounds import Prepared, prepare
+from proofs_check.reading import parse
+from proofs_check.rules import EVIDENCE
+from proofs_check.rules.case import Case
+
+# relative shrinkage tried in turn when the judge does not prove a proposed radius
+SHRINKAGE = (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """The networks of one run, prepared once for the judge. alpha: that of an input-dependent weight."""
+
+    robust: Prepared
+    standard: Prepared | None
+    alpha: Prepared | None = None
+
+    def verdict(self, line: bytes, value: NDArray[np.float32]) -> Verdict:
+        """The judge's verdict on one certificate line about `value`. Raises MalformedError."""
+        found = parse.line(line, EVIDENCE)
+        if not isinstance(found, parse.Certificate):
+            return Rejected("outcome", f"is {found.outcome}, there is nothing to judge")
+        return judge.check(found, Case(self.robust, self.standard, value, self.alpha))
+
+
+def bench(robust: PlainNetwork, standard: PlainNetwork | None) -> Bench:
+    """Raises UsageError where the judge can take one of the networks not at all."""
+    return Bench(prepared(robust), None if standard is None else prepared(standard))
+
+
+def prepared(network: PlainNetwork) -> Prepared:
+    """The network as the judge works with it. Raises UsageError where it cannot."""
+    try:
+        return prepare(network)
+    except RejectedError as error:
+        raise UsageError(f"the judge refuses to work with the network: {error}") from error
+
+
+def largest_accepted(
+    radius: float, fixed: bool, write: Callable[[float], bytes], judge_line: Callable[[bytes], Verdict]
+) -> tuple[float, bytes] | Rejected:
+    """The first radius of radius * (1 - s), s in SHRINKAGE, whose certificate the judge accepts, with its line.
+
+    fixed: only `radius` itself is wanted. Otherwise the last rejection.
+    """
+    verdict: Verdict = Rejected("radius", "none was proposed")
+    for shrinkage in SHRINKAGE[:1] if fixed else SHRINKAGE:
+        tried = radius * (1 - shrinkage)
+        line = write(tried)
+        verdict = judge_line(line)
+        if isinstance(verdict, Accepted):
+            return tried, line
+    if isinstance(verdict, Accepted):
+        raise TypeError("an accepted verdict is returned above")
+    return verdict
+
+
+def check(certificate: Certified) -> Verdict:
+    """The judge's verdict on a certificate returned by `certmix.certify`, re-derived from nothing but its bytes,
+    the networks and the input.
+
+    Returns Accepted(assumptions) or Rejected(step, reason). Raises MalformedError for damaged bytes.
+    """
+    c = certificate
+    return judge.check_bytes(c.line, c.robust, c.standard, c.input, c.alpha_network)

@@ -1,0 +1,327 @@
+"""Lipschitz certificates (`--method lipschitz`): Theorem 3.5 and (4a) from constants the judge re-derives.
+
+Five kinds of evidence compete for each input and the largest radius the judge accepts wins: global constants by
+LipSDP (ℓ2 constants, small networks) or by layer norms and unrestricted Jacobians (any network), anchored constants of
+the ball by Jacobian bounds, relaxed constants from the engine's bounds of the logit differences, and, on request,
+those bounds themselves, trusted.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certmix.provers.judging import Bench, largest_accepted
+from certmix.provers.problem import Problem
+from certmix.provers.radius_search import largest_passing
+from certmix.records.lines import certificate_line
+from certmix.records.outcomes import Certified, Outcome, Reason
+from certmix.settings import diameter
+from certmix.theorems.lipschitz import (
+    Point,
+    bisected_radius,
+    closed_form_radius,
+    least_margin,
+    probability_bounds,
+    reaches,
+)
+from certmix.theorems.margin import certifies, critical_alpha, required_margin
+from proofs_check.certificate import PlainNetwork, Rejected, RejectedError
+from proofs_check.kernel.bounds import value_bounds
+from proofs_check.rules.case import Case
+from proofs_check.rules.lipschitz.jacobian import difference_constants
+from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz, global_constants
+from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
+from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
+from verifiers import ENGINES
+from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
+from verifiers.lipschitz.constants import local_bounds, local_constants
+from verifiers.lipschitz.jacobian import unrestricted_slopes
+from verifiers.lipschitz.lipsdp import GlobalBound, LipSDP
+from verifiers.network.linear_maps import LinearMaps
+from verifiers.network.module import PlainModule
+
+MAX_NEURONS = 128  # a network with more leaves out global constants: minutes of work for the smallest radii
+SPARE = 1 + 1e-9  # constants are stated a hair larger: the judge's own rounding differs
+Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | LayerLipschitz | EngineRelaxedLipschitz
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalTable:
+    """Global ℓ2 constants of logit differences, one semidefinite bound per pair, computed when first asked for."""
+
+    maps: LinearMaps
+    solver: LipSDP
+    found: dict[tuple[int, int], GlobalBound] = field(default_factory=dict)
+
+    def rows(self, predicted: int) -> list[GlobalBound | None]:
+        """Per class j the bound of z_j - z_y; None at y. Raises EngineError."""
+        classes = self.maps.network.classes
+        pairs = [(min(j, predicted), max(j, predicted)) for j in range(classes) if j != predicted]
+        missing = [p for p in pairs if p not in self.found]
+        eye = np.eye(classes)
+        bounds = self.solver.bounds(
+            self.maps, np.array([eye[i] - eye[k] for i, k in missing]), unrestricted_slopes(self.maps)
+        ) if missing else []  # fmt: skip
+        self.found.update(zip(missing, bounds, strict=True))
+        return [None if j == predicted else self.found[min(j, predicted), max(j, predicted)] for j in range(classes)]
+
+    def constants(self, predicted: int, norm: str) -> Tensor:
+        """(K,) constants of z_j - z_y in `norm`: ‖·‖_2 <= ‖·‖_1, ‖·‖_2 <= sqrt(n) ‖·‖_inf."""
+        factor = math.sqrt(math.prod(self.maps.network.input_shape)) if norm == "Linf" else 1.0
+        values = [0.0 if b is None else b.constant * factor for b in self.rows(predicted)]
+        return torch.tensor(values, dtype=torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One proposed radius of one input, and the rule that is to prove it; <= 0 where the rule proposes nothing."""
+
+    radius: float
+    rule: str
+
+
+@dataclass(frozen=True, eq=False)
+class LipschitzProver:
+    """Ensures: every Certified line was accepted by the judge."""
+
+    problem: Problem
+    bench: Bench
+    engine: Engine
+    maps: LinearMaps
+    table: GlobalTable
+
+    def prove(self) -> list[Outcome]:
+        """One outcome per input, in order."""
+        s = self.problem.settings
+        logits = PlainModule(self.problem.network).double()(self.problem.inputs.double())
+        point = Point(logits, logits.argmax(dim=1), s.alpha, s.temperature)
+        outcomes: dict[int, Outcome] = {}
+        for row in range(len(logits)):
+            refusal = self._refusal(point, row)
+            if refusal is not None:
+                outcomes[row] = refusal
+        rows = [r for r in range(len(logits)) if r not in outcomes]
+        proposals, failures = self._proposals(point, torch.tensor(rows, dtype=torch.int64))
+        for k, row in enumerate(rows):
+            outcomes[row] = self._outcome(point, row, [p[k] for p in proposals], failures)
+        return [outcomes[r] for r in range(len(logits))]
+
+    def _refusal(self, point: Point, row: int) -> Outcome | None:
+        s, margin = self.problem.settings, float(least_margin(point)[row])
+        if margin <= 0:
+            return self._abstained(point, row, Reason.TIE, "the two most probable classes tie at the input")
+        if s.use_standard or s.semantics != "real":
+            advice = "Lipschitz constants speak of h alone and of real arithmetic: leave out use_standard and semantics"
+            return self._abstained(point, row, Reason.NO_THEOREM, advice)
+        if s.alpha <= 0.5:
+            return self._abstained(
+                point, row, Reason.NO_THEOREM, f"Theorem 3.5 needs alpha > 1/2, got {s.alpha}: raise alpha"
+            )
+        needed = required_margin(s.alpha)
+        if margin > needed:
+            return None
+        advice = (
+            f"the robust model's margin {margin:.4g} is not above the required {needed:.4g}: "
+            f"raise alpha above {critical_alpha(margin):.4g} or the temperature above {s.temperature:g}"
+        )
+        return self._abstained(point, row, Reason.MARGIN_TOO_SMALL, advice)
+
+    def _abstained(self, point: Point, row: int, reason: Reason, advice: str) -> Outcome:
+        return self.problem.abstained(int(point.predicted[row]), reason, advice)
+
+    # -------------------------------------------------------------- proposals
+
+    def _limit(self, point: Point, rows: Tensor) -> float:
+        """The largest radius looked for: the domain's diameter; without a domain a multiple of what the gradients
+        at the inputs themselves would certify."""
+        s = self.problem.settings
+        if s.domain is not None:
+            return diameter(s.norm, s.domain, self.problem.inputs[0].numel())
+        slopes = self._constants(rows, torch.zeros(len(rows), dtype=torch.float64), point.predicted[rows])
+        reach = closed_form_radius(_rows(point, rows), slopes)
+        return 64 * float(reach[torch.isfinite(reach)].max().clamp(min=1e-30)) if len(rows) else 1.0
+
+    def _proposals(self, point: Point, rows: Tensor) -> tuple[list[list[Candidate]], list[str]]:
+        """Per kind of evidence a candidate per row, radius 0 where it certifies none; and why kinds were left out."""
+        s = self.problem.settings
+        kinds = {"lipschitz_relaxed": self._relaxed}
+        if s.evidence == "engine":
+            kinds = {"engine_lipschitz_relaxed": self._relaxed}
+        else:
+            kinds["lipschitz_local"] = self._local
+            kinds["lipschitz_layers"] = self._layers
+            if s.norm == "L2":  # in the other norms sqrt(n) or nothing is gained: local constants are better
+                kinds["lipschitz_global"] = self._global
+        proposals: list[list[Candidate]] = []
+        failures: list[str] = []
+        for rule, radii in kinds.items():
+            try:
+                found = radii(point, rows).tolist()
+            except EngineError as error:
+                failures.append(f"{rule}: {error}")
+                continue
+            proposals.append([Candidate(r, rule) for r in found])
+        return proposals, failures
+
+    def _search(self, point: Point, rows: Tensor, test: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The largest radii that pass `test`(indices, radii), or the fixed radius where it passes."""
+        s = self.problem.settings
+        size = s.batch_size
+
+        def in_batches(index: Tensor, radii: Tensor) -> Tensor:
+            parts = [test(index[i : i + size], radii[i : i + size]) for i in range(0, len(index), size)]
+            return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
+
+        if s.radius is None:
+            return largest_passing(in_batches, len(rows), self._limit(point, rows), s.tolerance)
+        fixed = torch.full((len(rows),), s.radius, dtype=torch.float64)
+        return torch.where(in_batches(torch.arange(len(rows)), fixed), fixed, -1.0)
+
+    def _global(self, point: Point, rows: Tensor) -> Tensor:
+        norm = self.problem.settings.norm
+        return self._everywhere(point, rows, [self.table.constants(int(y), norm) for y in point.predicted[rows]])
+
+    def _layers(self, point: Point, rows: Tensor) -> Tensor:
+        return self._everywhere(
+            point, rows, [torch.tensor(self._stated(int(y)), dtype=torch.float64) for y in point.predicted[rows]]
+        )
+
+    def _stated(self, predicted: int) -> tuple[float, ...]:
+        """What the judge derives from the layers. Raises EngineError where it derives nothing."""
+        try:
+            return global_constants(self.bench.robust, predicted, self.problem.settings.norm)
+        except RejectedError as error:
+            raise EngineError(f"{error.step}: {error.reason}") from error
+
+    def _everywhere(self, point: Point, rows: Tensor, constants: list[Tensor]) -> Tensor:
+        """The radii of global constants, (K,) per row."""
+        s = self.problem.settings
+        if not constants:
+            return torch.zeros(0, dtype=torch.float64)
+        part = _rows(point, rows)
+        if s.radius is None:
+            return bisected_radius(part, torch.stack(constants), s.tolerance).clamp(max=self._limit(point, rows))
+        fixed = torch.full((len(rows),), s.radius, dtype=torch.float64)
+        return torch.where(reaches(part, torch.stack(constants), fixed), fixed, -1.0)
+
+    def _local(self, point: Point, rows: Tensor) -> Tensor:
+        def test(index: Tensor, radii: Tensor) -> Tensor:
+            part = _rows(point, rows[index])
+            return reaches(part, self._constants(rows[index], radii, part.predicted), radii)
+
+        return self._search(point, rows, test)
+
+    def _constants(self, rows: Tensor, radii: Tensor, predicted: Tensor) -> Tensor:
+        s = self.problem.settings
+        known = local_bounds(self.maps, self.problem.inputs[rows], radii, s.norm, s.domain)
+        return local_constants(known, predicted.to(self.maps.device)).cpu()
+
+    def _relaxed(self, point: Point, rows: Tensor) -> Tensor:
+        def test(index: Tensor, radii: Tensor) -> Tensor:
+            found = self._ask(rows[index], radii, point.predicted[rows[index]])
+            part = _rows(point, rows[index])
+            least, most = probability_bounds(found.lower, found.upper, part.predicted, part.temperature)
+            rival = most.masked_fill(part.own, -1.0).amax(dim=1)
+            # r > eps with relaxed constants of the eps-ball, at its fixed point (MATH.md 4)
+            return certifies(least.gather(1, part.predicted[:, None])[:, 0] - rival, part.alpha)
+
+        return self._search(point, rows, test)
+
+    def _ask(self, rows: Tensor, radii: Tensor, predicted: Tensor) -> LogitBounds:
+        s = self.problem.settings
+        query = MarginQuery(self.problem.network, self.problem.inputs[rows], s.norm, radii, s.domain, predicted)
+        return self.engine.bounds(query)
+
+    # -------------------------------------------------------------- the judge disposes
+
+    def _outcome(self, point: Point, row: int, candidates: list[Candidate], failures: list[str]) -> Outcome:
+        s = self.problem.settings
+        fixed = s.radius is not None
+        rejected: Rejected | None = None
+        usable = [p for p in candidates if p.radius > 0 or (fixed and p.radius == s.radius)]
+        best: tuple[float, bytes] | None = None
+        for candidate in sorted(usable, key=lambda p: -p.radius):
+            if best is not None and best[0] >= candidate.radius:
+                break
+            found = self._judged(point, row, candidate)
+            if isinstance(found, Rejected):
+                rejected = found
+            elif best is None or found[0] > best[0]:
+                best = found
+        if best is not None:
+            return Certified(
+                int(point.predicted[row]), best[0], s.norm, s.alpha, "lipschitz", "robust", best[1],
+                self.problem.network, self.problem.standard.network, self.problem.input(row),
+                max(p.radius for p in usable),
+            )  # fmt: skip
+        if rejected is not None and not fixed:
+            return self._abstained(point, row, Reason.JUDGE_REJECTED, f"{rejected.step}: {rejected.reason}")
+        if not candidates:
+            return self._abstained(point, row, Reason.ENGINE_FAILED, "; ".join(failures))
+        wanted = "any radius" if s.radius is None else f"radius {s.radius:.6g}"
+        advice = f"no Lipschitz constant certifies {wanted}: raise alpha or the temperature, or use --method margin"
+        return self._abstained(point, row, Reason.RADIUS_NOT_REACHED, "; ".join([advice, *failures]))
+
+    def _judged(self, point: Point, row: int, candidate: Candidate) -> tuple[float, bytes] | Rejected:
+        predicted, value = int(point.predicted[row]), self.problem.input(row)
+
+        def write(tried: float) -> bytes:
+            claim = self.problem.claim(row, tried, predicted, "robust", None)
+            evidence = self._evidence(row, predicted, tried, candidate.rule)
+            index, label = self.problem.indices[row], self.problem.labels[row]
+            return certificate_line(index, label, "lipschitz", claim, candidate.rule, evidence)
+
+        fixed = self.problem.settings.radius is not None
+        return largest_accepted(candidate.radius, fixed, write, lambda line: self.bench.verdict(line, value))
+
+    def _evidence(self, row: int, predicted: int, radius: float, rule: str) -> Evidence:
+        one = torch.tensor([row]), torch.tensor([radius], dtype=torch.float64), torch.tensor([predicted])
+        if rule == "lipschitz_global":
+            bounds = self.table.rows(predicted)
+            width = max(len(b.multipliers) for b in bounds if b is not None)
+            stacked = np.stack([np.zeros(width, "<f4") if b is None else b.multipliers.astype("<f4") for b in bounds])
+            constants = tuple(0.0 if b is None else b.constant for b in bounds)
+            return GlobalLipschitz("4a", constants, base64.b64encode(stacked.tobytes()).decode())
+        if rule == "lipschitz_layers":
+            return LayerLipschitz("4a", tuple(v * SPARE for v in self._stated(predicted)))
+        if rule == "lipschitz_local":
+            # what the judge will derive, stated a hair larger
+            claim = self.problem.claim(row, radius, predicted, "robust", None)
+            ball = Case(self.bench.robust, None, self.problem.input(row)).ball(claim)
+            derived = difference_constants(value_bounds(self.bench.robust, ball, None), predicted)
+            return LocalLipschitz("4a", tuple((derived * SPARE).tolist()), None)
+        found = self._ask(*one)
+        if rule == "engine_lipschitz_relaxed":
+            name = self.problem.settings.engine
+            return EngineRelaxedLipschitz(name, tuple(found.lower[0].tolist()), tuple(found.upper[0].tolist()))
+        data = found.witness[0]
+        return RelaxedLipschitz(None if data is None else base64.b64encode(data).decode())
+
+
+def _rows(point: Point, rows: Tensor) -> Point:
+    return Point(point.logits[rows], point.predicted[rows], point.alpha, point.temperature)
+
+
+@functools.lru_cache(maxsize=4)
+def global_table(network: PlainNetwork, device: str, max_neurons: int) -> GlobalTable:
+    """One table per network: global constants are computed once and serve every input."""
+    return GlobalTable(LinearMaps(network, device), LipSDP(max_neurons=max_neurons))
+
+
+def certify_lipschitz(problem: Problem, bench: Bench) -> list[Outcome]:
+    """Lipschitz certificates for every input of `problem`; a network without a Lipschitz bound is an outcome."""
+    try:
+        table = global_table(problem.network, problem.settings.device, MAX_NEURONS)
+    except EngineError as error:
+        predicted = PlainModule(problem.network)(problem.inputs).argmax(dim=1).tolist()
+        return [problem.abstained(y, Reason.ENGINE_FAILED, str(error)) for y in predicted]
+    engine = ENGINES[problem.settings.engine]()
+    return LipschitzProver(problem, bench, engine, table.maps, table).prove()

@@ -1,0 +1,94 @@
+"""What a prover is handed: models, a batch of inputs, their places in the dataset, and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from certmix.errors import UsageError
+from certmix.models.model import Model
+from certmix.records.curves import Observation
+from certmix.records.outcomes import Abstained, Reason
+from certmix.settings import Settings
+from proofs_check.certificate import Claim, ClassOf, PlainNetwork, Smoothing
+from proofs_check.reading.parse import array_sha256
+
+# index in the dataset, and bounds of h's logit differences that some engine found there
+Recorder = Callable[[int, Observation], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """inputs: (N, *shape) float32 in raw units. indices, labels: (N,) places in the dataset and true classes.
+
+    record: told of every bound of h's logit differences that is found, if anybody wants to know.
+    """
+
+    standard: Model
+    robust: Model
+    inputs: Tensor
+    indices: tuple[int, ...]
+    labels: tuple[int, ...]
+    settings: Settings
+    record: Recorder | None = None
+
+    def __post_init__(self) -> None:
+        standard, robust = self.standard, self.robust
+        if standard.classes != robust.classes:
+            raise UsageError(f"class counts differ: standard has {standard.classes}, robust has {robust.classes}")
+        expected = robust.require_network().input_shape
+        if self.settings.use_standard and standard.network is None:
+            raise UsageError("use_standard needs a standard model with a plain network: leave it out")
+        if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
+            found = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
+            raise UsageError(f"inputs must be float32 of shape (N, {', '.join(map(str, expected))}), got {found}")
+        if not bool(torch.isfinite(self.inputs).all()):
+            raise UsageError("inputs hold NaN or infinite values")
+        if self.settings.domain is not None:
+            check_domain(self.inputs, self.settings.domain)
+
+    @property
+    def network(self) -> PlainNetwork:
+        """The robust model's plain network."""
+        return self.robust.require_network()
+
+    def input(self, row: int) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self.inputs[row].numpy())
+
+    def claim(self, row: int, radius: float, predicted: int, class_of: ClassOf, smoothing: Smoothing | None) -> Claim:
+        """The claim these settings make about input `row`."""
+        s = self.settings
+        return Claim(
+            norm=s.norm,
+            radius=radius,
+            alpha=s.alpha,
+            temperature=s.temperature,
+            predicted=predicted,
+            class_of=class_of,
+            domain=s.domain,
+            semantics=s.semantics,
+            robust=self.network.sha256,
+            standard=None if self.standard.network is None else self.standard.network.sha256,
+            input=array_sha256(self.input(row)),
+            smoothing=smoothing,
+        )
+
+    def abstained(self, predicted: int, reason: Reason, advice: str, class_of: ClassOf = "robust") -> Abstained:
+        s = self.settings
+        return Abstained(predicted, s.radius, s.norm, s.alpha, s.method, class_of, reason, advice)
+
+
+def check_domain(inputs: Tensor, domain: tuple[float, float]) -> None:
+    """Raise UsageError unless every coordinate, exactly, lies in the domain."""
+    exact = inputs.double()
+    low, high = float(exact.min()), float(exact.max())
+    if low < domain[0] or high > domain[1]:
+        raise UsageError(
+            f"inputs reach from {low} to {high}, outside the domain [{domain[0]}, {domain[1]}]: "
+            f"rescale them or pass the domain they live in"
+        )

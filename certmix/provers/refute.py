@@ -1,0 +1,70 @@
+"""The quick attack inside every certified ball: it may refute a certificate, never prove one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from certmix.attacks.confirm import Confirmed, confirm
+from certmix.attacks.quick import quick_attack
+from certmix.provers.problem import Problem
+from certmix.records.outcomes import Certified, Falsified, Outcome
+
+
+def refute(problem: Problem, outcomes: list[Outcome]) -> list[Outcome]:
+    """`outcomes`, where every Certified one has been attacked inside its own ball.
+
+    A candidate confirmed by rigorous evaluation of the stored weights turns its outcome into Falsified: either
+    the judge or the confirmation is wrong, and the run must stop. One that only the float32 modules see stays
+    Certified and is noted on it. Smoothed classifiers are not attacked: their h is not the network itself.
+    """
+    s = problem.settings
+    rows = [k for k, o in enumerate(outcomes) if isinstance(o, Certified) and s.method != "smoothing"]
+    if s.attack_steps == 0 or not rows:
+        return outcomes
+    found = [o for o in outcomes if isinstance(o, Certified)]
+    tried = quick_attack(
+        problem.standard.module,
+        problem.robust.module,
+        s.alpha,
+        s.temperature,
+        problem.inputs[rows],
+        torch.tensor([o.predicted for o in found]),
+        s.norm,
+        torch.tensor([o.radius for o in found], dtype=torch.float64),
+        s.domain,
+        steps=s.attack_steps,
+        seed=s.seed,
+    )
+    result = list(outcomes)
+    for k, row in enumerate(rows):
+        if bool(tried.found[k]):
+            result[row] = _judged(problem, found[k], tried.points[k].numpy())
+    return result
+
+
+def _judged(problem: Problem, outcome: Certified, candidate: np.ndarray) -> Outcome:
+    s = problem.settings
+    answer = confirm(
+        candidate,
+        outcome.input,
+        outcome.radius,
+        s.norm,
+        s.domain,
+        problem.standard.network or problem.standard.module,
+        problem.network,
+        s.alpha,
+        s.temperature,
+        outcome.predicted,
+    )
+    if not isinstance(answer, Confirmed):
+        return dataclasses.replace(outcome, float32_only=candidate)
+    advice = (
+        f"class {answer.rival} beats the certified class {outcome.predicted} by at least {answer.margin_down:.3g} "
+        f"within radius {outcome.radius!r}"
+    )
+    return Falsified(
+        outcome.predicted, outcome.radius, s.norm, s.alpha, s.method, outcome.class_of, candidate, True, advice
+    )

@@ -1,0 +1,256 @@
+"""Randomised-smoothing certificates: selection draws -> plan -> certifying draws -> counts -> a judged radius.
+
+What is certified is the exact expectation h (and hence the mix built on it). A deployed model estimates h by
+finitely many draws: see smoothing_evaluation.mix_predictions, an evaluation and not a certificate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certmix.provers.judging import Bench, largest_accepted
+from certmix.provers.problem import Problem
+from certmix.provers.smoothing import plan as planning
+from certmix.provers.smoothing.base_model import base_of, check, noise_of, usable
+from certmix.provers.smoothing.plan import Bound, Counts
+from certmix.provers.smoothing.tally import Evidence, Tally, block_size
+from certmix.records.lines import certificate_line
+from certmix.records.outcomes import Certified, Outcome, Reason
+from certmix.theorems.smoothing import required_margin
+from proofs_check.certificate import Smoothing
+from proofs_check.rules.smoothing import Look, Sample
+from verifiers.smoothing import confidence, sampling
+from verifiers.smoothing.sampling import Base, GridNoise, Job
+
+Array = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+FUTILITY = (0.03, 0.2)  # fractions of the draws after which hopeless inputs are given up; abstaining needs no share
+SLACK = 1e-9  # relative: the proposed radius stays clear of float error
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothingProver:
+    """One batch of inputs under the problem's settings. Ensures: every Certified line was accepted by the judge."""
+
+    problem: Problem
+    bench: Bench
+    base: Base
+    noise: GridNoise
+    centres: NDArray[np.int64]
+    progress: Progress | None = None
+
+    @staticmethod
+    def of(problem: Problem, judge: Bench, progress: Progress | None = None) -> SmoothingProver:
+        """Raises UsageError where these settings can never certify, or the models do not fit them."""
+        check(problem)
+        noise = noise_of(problem)
+        centres = sampling.grid_points(problem.inputs.numpy(), noise.grid)
+        return SmoothingProver(problem, judge, base_of(problem), noise, centres, progress)
+
+    # -------------------------------------------------------------- shares and sizes
+
+    @property
+    def required(self) -> float:
+        return 0.0 if self.problem.settings.use_standard else required_margin(self.problem.settings.alpha)
+
+    @property
+    def looks(self) -> list[int]:
+        """Numbers of draws at which sampling may stop."""
+        s = self.problem.settings.smoothing
+        return sorted({math.ceil(f * s.samples) for f in s.looks})
+
+    @property
+    def reserved(self) -> float:
+        """Share of the failure probability for a sampler that is exact only up to 2^-64."""
+        return self.noise.sampler_share(self.problem.settings.smoothing.samples, self.centres[0].size)
+
+    @property
+    def look_share(self) -> float:
+        probability = self.problem.settings.smoothing.failure_probability
+        return confidence.split(planning.share_of(probability, self.reserved), len(self.looks))
+
+    @property
+    def block(self) -> int:
+        return block_size(self.problem.settings.smoothing.samples)
+
+    # -------------------------------------------------------------- the run
+
+    def prove(self) -> list[Outcome]:
+        """One outcome per input, in order."""
+        s = self.problem.settings
+        bound = cast("Bound", s.smoothing.bound)
+        tallies = self.select([bound])
+        outcomes: dict[int, Outcome] = {}
+        done = 0
+        last = self.looks[-1]
+        stops = sorted({*self.looks, *(math.ceil(f * last) for f in FUTILITY)})
+        for stop in stops:
+            waiting = [t for t in tallies if t.row not in outcomes]
+            self.count(waiting, done, stop)
+            done = stop
+            for tally in waiting:
+                outcome = self._decide(tally, stop)
+                if outcome is not None:
+                    outcomes[tally.row] = outcome
+        return [outcomes[row] for row in range(len(self.problem.inputs))]
+
+    def select(self, bounds: Sequence[Bound]) -> list[Tally]:
+        """Selection draws of every input, and the plan each of `bounds` makes of them."""
+        s = self.problem.settings
+        n = s.smoothing.selection_samples
+        tallies: list[Tally] = []
+        collected: list[Array] = []
+        for part, outputs in self._sample(range(len(self.problem.inputs)), 0, n, sampling.SELECTION):
+            collected.append(outputs)
+            if part.stop == n:
+                found = np.concatenate(collected)
+                plans = [
+                    planning.choose(found, b, self.looks[-1], self.look_share, s.alpha, self.required) for b in bounds
+                ]
+                tallies.append(Tally.start(part.row, found.mean(axis=0), plans))
+                collected = []
+        return tallies
+
+    def count(self, tallies: Sequence[Tally], start: int, stop: int) -> None:
+        """Add certifying draws start … stop − 1 of every tally's input."""
+        by_row = {t.row: t for t in tallies}
+        for part, outputs in self._sample([t.row for t in tallies], start, stop, sampling.CERTIFYING):
+            by_row[part.row].add(part.start, outputs, self.block)
+
+    def _sample(self, rows: Sequence[int] | range, start: int, stop: int, stage: int) -> Iterator[tuple[Job, Array]]:
+        s = self.problem.settings
+        jobs = [Job(r, self.problem.indices[r], start, stop) for r in rows]
+        stream = sampling.sample(
+            self.base, self.noise, self.centres, jobs, s.seed, stage, s.smoothing.draw_batch, self.progress
+        )
+        while True:
+            piece = usable(lambda: next(stream, None))
+            if piece is None:
+                return
+            yield piece
+
+    # -------------------------------------------------------------- from counts to outcomes
+
+    def lower(self, tally: Tally, plan: int, draws: int) -> list[Array]:
+        chosen = tally.plans[plan]
+        share = confidence.split(self.look_share, chosen.statements)
+        return planning.lower_bounds(chosen, tally.totals(plan), draws, share)
+
+    def radius(self, tally: Tally, plan: int, lower: Sequence[Array]) -> float:
+        """The radius `lower` certifies around the input, at most; <= 0 or -inf: none."""
+        s = self.problem.settings
+        shift = planning.largest_shift(tally.plans[plan], lower, s.alpha, self.required)
+        distance = sampling.grid_distance(self.problem.input(tally.row), self.noise.grid)
+        return (s.smoothing.noise_std * shift - distance) * (1 - SLACK)
+
+    def _decide(self, tally: Tally, draws: int) -> Outcome | None:
+        """An outcome after so many draws, or None to go on."""
+        s, last = self.problem.settings, self.looks[-1]
+        if draws in self.looks:
+            lower = self.lower(tally, 0, draws)
+            radius = self.radius(tally, 0, lower)
+            if draws == last or (s.radius is not None and radius > s.radius):
+                return self._finish(tally, draws, lower, radius)
+        hopeful = self.radius(tally, 0, self._optimistic(tally, draws))
+        goal = 0.0 if s.radius is None else s.radius
+        return None if hopeful > goal else self._abstain(tally, hopeful)
+
+    def _optimistic(self, tally: Tally, draws: int) -> list[Array]:
+        """Lower bounds to hope for at the last look, five standard deviations above what was seen."""
+        last, plan = self.looks[-1], tally.plans[0]
+        counts: list[Counts] = []
+        for table in tally.totals(0):
+            seen = table / draws
+            hoped = seen + 5 * np.sqrt(seen * (1 - seen) / draws) + 10 / draws
+            counts.append(np.floor(np.minimum(hoped, 1.0) * last).astype(np.int64))
+        return planning.lower_bounds(plan, counts, last, confidence.split(self.look_share, plan.statements))
+
+    def _finish(self, tally: Tally, draws: int, lower: list[Array], radius: float) -> Outcome:
+        s = self.problem.settings
+        if radius <= 0 or (s.radius is not None and radius <= s.radius):
+            return self._abstain(tally, radius)
+        wanted = radius if s.radius is None else s.radius
+        row, plan = tally.row, tally.plans[0]
+        found = self._evidence(tally, draws, lower)
+
+        def write(tried: float) -> bytes:
+            claim = self.problem.claim(row, tried, plan.predicted, self._class_of, self._smoothing())
+            index, label = self.problem.indices[row], self.problem.labels[row]
+            return certificate_line(index, label, "smoothing", claim, plan.rule, found)
+
+        value = self.problem.input(row)
+        accepted = largest_accepted(wanted, s.radius is not None, write, lambda b: self.bench.verdict(b, value))
+        if not isinstance(accepted, tuple):
+            return self.problem.abstained(plan.predicted, Reason.JUDGE_REJECTED, accepted.reason, self._class_of)
+        return Certified(
+            predicted=plan.predicted,
+            radius=accepted[0],
+            norm=s.norm,
+            alpha=s.alpha,
+            method="smoothing",
+            class_of=self._class_of,
+            line=accepted[1],
+            robust=self.problem.network,
+            standard=self.problem.standard.network,
+            input=value,
+            proposed_radius=wanted,
+        )
+
+    @property
+    def _class_of(self) -> Literal["robust", "mix"]:
+        return "mix" if self.problem.settings.use_standard else "robust"
+
+    def _smoothing(self) -> Smoothing:
+        s = self.problem.settings
+        return Smoothing(
+            noise_std=s.smoothing.noise_std,
+            base=self.base.kind,
+            failure_probability=s.smoothing.failure_probability,
+            grid=self.noise.grid,
+            networks="both" if s.use_standard else "robust",
+        )
+
+    def _evidence(self, tally: Tally, draws: int, lower: list[Array]) -> Evidence:
+        s = self.problem.settings
+        looks = tuple(Look(n, self.look_share) for n in self.looks)
+        at, selection = self.looks.index(draws), s.smoothing.selection_samples
+        taken = Sample(s.seed, selection, self.base.precision, looks, at, self.reserved)
+        share = confidence.split(self.look_share, tally.plans[0].statements)
+        return tally.evidence(0, taken, lower, share, -(-draws // self.block))
+
+    def _abstain(self, tally: Tally, radius: float) -> Outcome:
+        s, predicted = self.problem.settings, tally.plans[0].predicted
+        margin = float(tally.mean[predicted] - np.delete(tally.mean, predicted).max())
+        if margin <= self.required:
+            advice = f"the smoothed margin is about {margin:.3g}, the required one is {self.required:.3g}: "
+            advice += (
+                "the class is too close to call" if s.use_standard else f"raise alpha above {1 / (1 + margin):.3g}"
+            )
+            return self.problem.abstained(predicted, Reason.MARGIN_TOO_SMALL, advice, self._class_of)
+        if s.radius is not None and radius > 0:
+            advice = (
+                f"the counts reach radius {radius:.4g} of the {s.radius:g} asked for: more samples, or larger noise"
+            )
+            return self.problem.abstained(predicted, Reason.RADIUS_NOT_REACHED, advice, self._class_of)
+        advice = (
+            f"the smoothed margin is about {margin:.3g} against the required {self.required:.3g}, but its confidence "
+            f"bound stays below: take more than {s.smoothing.samples} samples, or raise alpha"
+        )
+        return self.problem.abstained(predicted, Reason.NOT_ENOUGH_SAMPLES, advice, self._class_of)
+
+
+def prove_smoothing(problem: Problem, judge: Bench) -> list[Outcome]:
+    """Outcomes of all inputs: Certified (each line accepted by the judge) or Abstained. Raises UsageError."""
+    s = problem.settings
+    if s.alpha <= 0.5 and not s.use_standard:
+        advice = f"smoothing h alone needs alpha > 1/2, got {s.alpha}: raise alpha, or smooth g too (use_standard)"
+        check(problem)
+        return [problem.abstained(0, Reason.NO_THEOREM, advice) for _ in problem.indices]
+    return SmoothingProver.of(problem, judge).prove()

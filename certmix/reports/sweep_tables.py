@@ -1,0 +1,107 @@
+"""What a sweep looks like: tables on the terminal and one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from certmix.records import assumptions as rests
+
+matplotlib.use("Agg")
+ROWS = 11
+FRONT = 8
+
+
+class Shares(Protocol):
+    """One point of a sweep (certmix.commands.sweep.Point)."""
+
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def radius(self) -> float: ...
+    @property
+    def clean(self) -> float: ...
+    @property
+    def certified_correct(self) -> float: ...
+    @property
+    def attacked(self) -> float | None: ...
+
+
+def show(points: Sequence[Shares], n: int, norm: str) -> None:
+    """A table per radius, its rows thinned, and the pairs that no other pair beats in both respects."""
+    console = Console()
+    for radius in sorted({p.radius for p in points}):
+        own = [p for p in points if p.radius == radius]
+        temperatures = sorted({p.temperature for p in own})
+        table = Table("alpha", title=f"clean/certified/attacked %, {n} inputs, {norm} {radius:.6g}")
+        for t in temperatures:
+            table.add_column(f"T = {t:g}", justify="right")
+        alphas = sorted({p.alpha for p in own})
+        by_pair = {(p.alpha, p.temperature): p for p in own}
+        for alpha in _thinned(alphas):
+            table.add_row(f"{alpha:g}", *[_cell(by_pair[alpha, t]) for t in temperatures])
+        console.print(table)
+        _show_front(console, own)
+    console.print("certified: by Lemma 3.2 and correct. attacked: an upper limit, by one pool of points for all mixes")
+    console.print(f"certified shares rest on {rests.words(rests.ENGINE)}: --certify has the judge prove a pair")
+
+
+def _thinned(values: list[float]) -> list[float]:
+    step = max(1, -(-(len(values) - 1) // (ROWS - 1)))
+    return sorted({*values[::step], values[-1]})
+
+
+def _cell(point: Shares) -> str:
+    attacked = "—" if point.attacked is None else f"{point.attacked:.1f}"
+    return f"{point.clean:.1f}/{point.certified_correct:.1f}/{attacked}"
+
+
+def front(points: Sequence[Shares]) -> list[Shares]:
+    """Points that no other point beats in clean or certified accuracy without losing in the other, by clean accuracy.
+
+    Of several with the same shares, the one with the smallest alpha.
+    """
+    best: list[Shares] = []
+    for p in sorted(points, key=lambda p: (-p.clean, -p.certified_correct, p.alpha)):
+        if not best or p.certified_correct > best[-1].certified_correct:
+            best.append(p)
+    return best
+
+
+def _show_front(console: Console, points: Sequence[Shares]) -> None:
+    table = Table("clean %", "certified %", "alpha", "T", title="best pairs, chosen on these very inputs")
+    for p in front(points)[-FRONT:]:
+        table.add_row(f"{p.clean:.1f}", f"{p.certified_correct:.1f}", f"{p.alpha:g}", f"{p.temperature:g}")
+    console.print(table)
+
+
+def plot(path: Path, points: Sequence[Shares], norm: str) -> None:
+    """One panel per radius and temperature: three shares against alpha."""
+    radii, temperatures = (sorted({getattr(p, name) for p in points}) for name in ("radius", "temperature"))
+    size = (3.2 * len(temperatures), 2.8 * len(radii))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(radii), len(temperatures), squeeze=False, sharex=True, sharey=True)
+    for i, radius in enumerate(radii):
+        for j, temperature in enumerate(temperatures):
+            own = [p for p in points if p.radius == radius and p.temperature == temperature]
+            alphas = [p.alpha for p in own]
+            panel = axes[i][j]
+            panel.plot(alphas, [p.clean for p in own], label="clean")
+            attacked = [p.attacked for p in own if p.attacked is not None]
+            if attacked:
+                panel.plot(alphas, attacked, "--", label="attacked (upper limit)")
+            panel.plot(alphas, [p.certified_correct for p in own], label="certified")
+            panel.set_title(f"{norm} {radius:.4g}, T = {temperature:g}", fontsize=9)
+            panel.grid(alpha=0.3)
+            panel.set_xlabel("alpha" if i == len(radii) - 1 else "")
+            panel.set_ylabel("% of inputs" if j == 0 else "")
+    axes[0][0].legend(fontsize=7)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,75 @@
+"""A run's folder, opened again: settings, networks, inputs, curves, certificates."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from certmix.data.dataset import Dataset
+from certmix.errors import UsageError
+from certmix.models.model import Model
+from certmix.records import curves
+from certmix.runs.store import FINAL, Store
+from certmix.settings import Settings
+from proofs_check.certificate import MalformedError
+from proofs_check.reading import folder, parse
+from verifiers.network.module import PlainModule
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """certified: the certified lines, as plain objects. curves: every bound the run kept."""
+
+    path: Path
+    settings: Settings
+    standard: Model
+    robust: Model
+    data: Dataset
+    curves: curves.Curves
+    certified: tuple[dict[str, Any], ...]
+
+
+def open_inputs(path: Path) -> tuple[Settings, Model, Model, Dataset]:
+    """Settings, g, h and data of the finished run in `path`, from nothing but the folder. Raises UsageError."""
+    if not (path / FINAL).exists():
+        raise UsageError(f"{path} holds no finished audit: run certmix audit, again if it was interrupted")
+    try:
+        header = parse.run_header((path / "run.json").read_bytes())
+        if header.standard is None:
+            raise UsageError(f"{path} does not hold the standard model, which the mix's accuracy needs")
+        standard, robust = (_model(path, sha256) for sha256 in (header.standard, header.robust))
+        rows = list(folder.rows(path))
+        settings = _settings(header.settings)
+    except MalformedError as error:
+        raise UsageError(f"{path}: {error}") from error
+    inputs = np.stack([r.value for r in rows])
+    data = Dataset(inputs, np.array([r.label for r in rows], dtype=np.int64), str(path / "inputs.npz"))
+    return settings, standard, robust, data
+
+
+def open_run(path: Path) -> FinishedRun:
+    """The finished run in `path` with its curves. Raises UsageError."""
+    settings, standard, robust, data = open_inputs(path)
+    found = curves.read(path)
+    if len(found.index) and (found.index.max() >= len(data) or found.upper.shape[1] != robust.classes):
+        raise UsageError(f"{path / curves.FOLDER} belongs to another run: audit again")
+    lines = tuple(r for r in Store(path).lines() if r["outcome"] == "certified")
+    return FinishedRun(path, settings, standard, robust, data, found, lines)
+
+
+def _model(path: Path, sha256: str) -> Model:
+    network = folder.network(path, sha256)
+    name = f"{path}/networks/{sha256}.safetensors"
+    return Model(PlainModule(network).eval(), network, network.classes, network.input_shape, name, 0.0)
+
+
+def _settings(stored: dict[str, Any]) -> Settings:
+    names = {field.name for field in dataclasses.fields(Settings)}
+    try:
+        return parse.read(Settings, {n: v for n, v in stored.items() if n in names}, "run.json.settings")
+    except MalformedError as error:
+        raise UsageError(f"written by another version of certmix ({error}): audit again") from error

@@ -1,0 +1,366 @@
+"""Rigorous bounds of gradients of logit functionals over a ball, by the chain rule on intervals.
+
+R rows travel from the logits to the input; every rounding widens them. Invariant: each element of Clarke's generalised
+Jacobian of the functionals at each x in the ball, with respect to each pending node, lies in the interval (Clarke 1983,
+2.6.6; intervals are convex). The set is convex, so the largest dual norm of the gradient is a Lipschitz constant on it
+(mean value theorem). MATH.md 4.
+
+Two enclosures are intersected at every nonlinear node. `plain`: interval times interval. `middle` and `moved`: with
+slopes M + E, |E| <= R, the chain rule's product telescopes into that of the M alone plus, for each nonlinear node k,
+(row at k) E_k P_k, P_k the product of the M below it; so no coefficient moves by more than sum_k |row at k| R_k |P_k|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proofs_check import certificate as c
+from proofs_check.certificate import Norm, RejectedError, need
+from proofs_check.kernel.bounds import Prepared, Values, inputs_of, together
+from proofs_check.kernel.layers import IntArray, Map, Rows, Shape, Sliding, add, take, unit_rows, widen
+from proofs_check.kernel.relaxations import curve_of, pool_sliding, relu_slope
+from proofs_check.kernel.rounding import Array, centred, dot_up, down, enclose, need_bounded, sum_error, up
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Rows of one node (R, h, w, C), each coefficient in centre ± radius; corner: their windows, as in `Rows`."""
+
+    centre: Array
+    radius: Array
+    corner: IntArray | None = None
+
+    @staticmethod
+    def between(lower: Array, upper: Array) -> Interval:
+        return Interval(*centred(lower, upper))
+
+    def magnitude(self) -> Array:
+        return up(np.abs(self.centre) + self.radius)
+
+
+def slope_interval(node: c.Node, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """least <= derivative <= most of an elementwise node wherever lower <= its input <= upper; 0 <= least <= most."""
+    slope, curve = relu_slope(node), curve_of(node)
+    if slope is not None:
+        return np.where(lower > 0, 1.0, slope), np.where(upper < 0, slope, 1.0)
+    if curve is None:
+        raise RejectedError("jacobian", f"{type(node).__name__} has no known slopes")
+    # sigmoid' and tanh' are even and decrease in |y|
+    far = np.maximum(np.abs(lower), np.abs(upper))
+    near = np.where((lower <= 0) & (upper >= 0), 0.0, np.minimum(np.abs(lower), np.abs(upper)))
+    return np.maximum(enclose(curve.exact_slope, far)[0], 0.0), enclose(curve.exact_slope, near)[1]
+
+
+def affine_step(mapping: Map, rows: Interval) -> list[Interval]:
+    """The rows of each input of an affine node."""
+    error = sum_error(mapping.terms)
+    spread = up(rows.radius + up(2 * error * np.abs(rows.centre)))
+    centres = mapping.adjoint(Rows(rows.centre, rows.corner))
+    radii = mapping.adjoint(Rows(spread, rows.corner), absolute=True)
+    pairs = zip(centres, radii, strict=True)
+    return [Interval(m.values, up(up(r.values * (1 + 2 * error))), m.corner) for m, r in pairs]
+
+
+def scaled(rows: Interval, least: Array, most: Array) -> Interval:
+    """Rows times slopes in [least, most], 0 <= least <= most, broadcast."""
+    low, high = down(rows.centre - rows.radius), up(rows.centre + rows.radius)
+    bottom = down(np.where(low >= 0, low * least, low * most))
+    top = up(np.where(high >= 0, high * most, high * least))
+    return Interval.between(bottom, top)
+
+
+def sum_of(first: Interval, second: Interval, shape: Shape) -> Interval:
+    centre = add(Rows(first.centre, first.corner), Rows(second.centre, second.corner), shape)
+    radius = add(Rows(first.radius, first.corner), Rows(second.radius, second.corner), shape)
+    return Interval(centre.values, up(up(radius.values) + up(sum_error(2) * np.abs(centre.values))), centre.corner)
+
+
+# ---------------------------------------------------------------- nonlinear nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """A nonlinear node as a factor: least <= slope <= most, images. Max pooling (`sliding`): the share of each cell of
+    each window, (oh, ow, kh, kw, C). middle +- radius holds the same slopes; radius 0: the slope is known."""
+
+    least: Array
+    most: Array
+    middle: Array
+    radius: Array
+    sliding: Sliding | None
+    shape: Shape
+
+    @staticmethod
+    def within(least: Array, most: Array, sliding: Sliding | None, shape: Shape) -> Slopes:
+        middle, radius = centred(least, most)
+        return Slopes(least, most, middle, np.where(least == most, 0.0, radius), sliding, shape)
+
+    def times(self, rows: Interval, least: Array, most: Array) -> Interval:
+        """Rows of the node's input: each coefficient times a slope in [least, most], 0 <= least <= most."""
+        if self.sliding is None:
+            low, high = (take(s, Rows(rows.centre, rows.corner)) for s in (least, most))
+            product = scaled(rows, low, high)
+            return Interval(product.centre, product.radius, rows.corner)
+        taps = scaled(Interval(rows.centre[:, :, :, None, None], rows.radius[:, :, :, None, None]), least, most)
+        error = sum_error(taps.centre.shape[3] * taps.centre.shape[4])
+        frame = Rows(rows.centre, None)
+        charged = up(taps.radius + up(2 * error * np.abs(taps.centre)))
+        centre = self.sliding.spread(frame, lambda i, j: taps.centre[:, :, :, i, j], self.shape).values
+        radius = self.sliding.spread(frame, lambda i, j: charged[:, :, :, i, j], self.shape).values
+        return Interval(centre, up(radius * (1 + 2 * error)))
+
+    def doubts(self, rows: Interval) -> Array:
+        """(R, h, w, C): how much of each cell of the node's input its rows times slopes may lie beside rows times
+        `middle`; 0 where the slope is known."""
+        exact = Interval(rows.magnitude(), np.zeros_like(rows.radius))
+        return np.where(self.uncertain(), self.times(exact, self.radius, self.radius).magnitude(), 0.0)
+
+    def uncertain(self) -> NDArray[np.bool_]:
+        """(h, w, C): the cells of the node's input with a slope that is not known."""
+        if self.sliding is None:
+            return np.moveaxis(self.radius, 0, -1) > 0
+        taps = (self.radius > 0).astype(np.float64)[None]
+        frame = Rows(taps[:, :, :, 0, 0], None)
+        return self.sliding.spread(frame, lambda i, j: taps[:, :, :, i, j], self.shape).values[0] > 0
+
+    def forward(self, value: Interval) -> Interval:
+        """The middle slopes applied to an image (C, H, W)."""
+        if self.sliding is None:
+            centre = value.centre * self.middle
+            return Interval(centre, up(up(value.radius * self.middle) + sum_error(2) * np.abs(centre)))
+        sliding, shares = self.sliding, np.transpose(self.middle, (4, 2, 3, 0, 1))
+        parts = (value.centre, np.abs(value.centre), value.radius)
+        centre, size, radius = ((sliding.windows(v, 0.0) * shares).sum(axis=(1, 2)) for v in parts)
+        error = 2 * sum_error(math.prod(sliding.kernel))
+        return Interval(centre, up(up(radius * (1 + error)) + error * size))
+
+
+def slopes_over(values: Values) -> list[Slopes | None]:
+    """Per node, over the ball; None for an affine node and the input."""
+
+    def over(k: int, i: int) -> Slopes:
+        node, lower, upper = values.prepared.network.nodes[k], values.lower[i], values.upper[i]
+        if isinstance(node, c.MaxPool2d):
+            return pool_slopes(node, lower, upper, lower.shape)
+        return Slopes.within(*slope_interval(node, lower, upper), None, lower.shape)
+
+    return _of_nonlinear(values.prepared, over)
+
+
+def slopes_everywhere(prepared: Prepared) -> list[Slopes | None]:
+    """Per node, over the whole space; None for an affine node and the input."""
+
+    def everywhere(k: int, i: int) -> Slopes:
+        node, ones = prepared.network.nodes[k], np.ones(prepared.shapes[i])
+        if isinstance(node, c.MaxPool2d):
+            return pool_slopes(node, -ones, ones, ones.shape)  # any cell may win
+        least, most = unrestricted_slopes(prepared, k)
+        return Slopes.within(least * ones, most * ones, None, ones.shape)
+
+    return _of_nonlinear(prepared, everywhere)
+
+
+def _of_nonlinear(prepared: Prepared, found: Callable[[int, int], Slopes]) -> list[Slopes | None]:
+    """found(k, i) for each nonlinear node k, i its input; None for the others."""
+    kinds = zip(prepared.network.nodes, prepared.maps, strict=True)
+    return [found(k, *inputs_of(n)) if k > 0 and m is None else None for k, (n, m) in enumerate(kinds)]
+
+
+def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> Slopes:
+    """Max pooling selects: a cell has share 0 if another surely exceeds it, 1 if it exceeds all, else [0, 1]."""
+    sliding = pool_sliding(node)
+    low, high = sliding.windows(lower, -np.inf), sliding.windows(upper, -np.inf)
+    most = high >= low.max(axis=(1, 2), keepdims=True)
+    least = most & (most.sum(axis=(1, 2), keepdims=True) == 1)
+    least, most = (np.transpose(s, (3, 4, 1, 2, 0)).astype(np.float64) for s in (least, most & (high > -np.inf)))
+    return Slopes.within(least, most, sliding, shape)
+
+
+# ---------------------------------------------------------------- the backward pass
+
+Pending = dict[int, Interval]
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """R gradients with respect to the input: each in `rows`, and each `middle` plus, for every (node, sizes) of
+    `uncertain`, the unit rows of the node's cells times coefficients of at most `sizes` (R, h, w, C)."""
+
+    rows: Interval
+    middle: Interval
+    uncertain: list[tuple[int, Array]]
+
+
+def gradient_bounds(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array) -> Array:
+    """coefficients (R, K), exact -> (R, n): bounds of |partial derivative| for each input cell, for slopes as given."""
+    return gradients(prepared, slopes, coefficients).rows.magnitude().reshape(len(coefficients), -1)
+
+
+def gradients(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array) -> Gradients:
+    """Of the functionals coefficients . z, coefficients (R, K) exact, for slopes as given."""
+    last = len(prepared.maps) - 1
+    start = coefficients.reshape(len(coefficients), 1, 1, -1)
+    plain, middle = ({last: Interval(start, np.zeros_like(start))} for _ in range(2))
+    moved: dict[int, Array] = {}
+    uncertain: list[tuple[int, Array]] = []
+    with np.errstate(all="ignore"):
+        for k in range(last, 0, -1):
+            if k not in plain:
+                continue
+            mapping, factor = prepared.maps[k], cast("Slopes", slopes[k])  # one of the two
+            if mapping is not None:
+                for pending in (plain, middle):
+                    hand_on(prepared, pending, k, affine_step(mapping, pending.pop(k)))
+            else:
+                rows = _intersection(plain.pop(k), middle[k], moved.get(k))
+                hand_on(prepared, plain, k, [factor.times(rows, factor.least, factor.most)])
+                hand_on(prepared, middle, k, [factor.times(middle.pop(k), factor.middle, factor.middle)])
+                (i,) = inputs_of(prepared.network.nodes[k])
+                uncertain.append((i, factor.doubts(rows)))
+                _spread(prepared, slopes, *uncertain[-1], moved)
+    return Gradients(_intersection(plain[0], middle[0], moved.get(0)), middle[0], uncertain)
+
+
+def hand_on(prepared: Prepared, pending: Pending, k: int, parts: list[Interval]) -> None:
+    """Add the rows of node k's inputs to what is pending there."""
+    for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
+        need_bounded(part.magnitude(), "jacobian")
+        pending[i] = sum_of(pending[i], part, prepared.shapes[i]) if i in pending else part
+
+
+def _intersection(plain: Interval, middle: Interval, moved: Array | None) -> Interval:
+    radius = middle.radius if moved is None else up(middle.radius + moved)
+    low = np.maximum(down(plain.centre - plain.radius), down(middle.centre - radius))
+    return Interval.between(low, np.minimum(up(plain.centre + plain.radius), up(middle.centre + radius)))
+
+
+def _spread(prepared: Prepared, slopes: list[Slopes | None], node: int, sizes: Array, moved: dict[int, Array]) -> None:
+    """Each cell of `node` has a coefficient of at most `sizes` (R, h, w, C): charge it to `moved` of every nonlinear
+    node below and of the input."""
+    cells = np.argwhere(sizes.any(axis=0))
+    for some in together(prepared.shapes[: node + 1], len(cells)):
+        part = cells[some]
+        rows, found = unit_rows(prepared.shapes[node], part), sizes[:, part[:, 0], part[:, 1], part[:, 2]]
+        pending = {node: Interval(rows.values, np.zeros_like(rows.values), rows.corner)}
+        for k in range(node, -1, -1):
+            if k not in pending:
+                continue
+            reached, factor, mapping = pending.pop(k), slopes[k], prepared.maps[k]
+            if k == 0 or factor is not None:
+                reached = _whole(reached, prepared.shapes[k])
+                share = _weighted(found, reached.magnitude())
+                moved[k] = up(moved[k] + share) if k in moved else share
+            if mapping is not None:
+                hand_on(prepared, pending, k, affine_step(mapping, reached))
+            elif factor is not None:
+                hand_on(prepared, pending, k, [factor.times(reached, factor.middle, factor.middle)])
+
+
+def _whole(rows: Interval, shape: Shape) -> Interval:
+    centre, radius = (widen(Rows(part, rows.corner), shape).values for part in (rows.centre, rows.radius))
+    return Interval(centre, radius)
+
+
+def _weighted(weights: Array, magnitudes: Array) -> Array:
+    """(R, U) weights >= 0 of (U, h, w, C) -> (R, h, w, C), rounded up."""
+    total = weights @ magnitudes.reshape(len(magnitudes), -1)
+    return up(up(total * (1 + 2 * sum_error(len(magnitudes))))).reshape(-1, *magnitudes.shape[1:])
+
+
+# ---------------------------------------------------------------- constants
+
+
+def dual_norms_up(magnitudes: Array, norm: Norm) -> Array:
+    """(R, n) bounds of |partial derivatives| -> (R,) upper bounds of the gradients' norm dual to `norm`."""
+    error = sum_error(magnitudes.shape[1])
+    if norm == "L1":
+        return magnitudes.max(axis=1)
+    if norm == "Linf":
+        return up(magnitudes.sum(axis=1) * (1 + 2 * error))
+    squares = np.einsum("rx,rx->r", magnitudes, magnitudes)
+    return up(np.sqrt(squares) * (1 + 2 * error))  # what underflows is below `up`'s TINY
+
+
+def dual_norms(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array, norm: Norm) -> Array:
+    """(R,) upper bounds of the norm dual to `norm` of the gradients of coefficients . z, for slopes as given."""
+    norms = np.zeros(len(coefficients))
+    with np.errstate(all="ignore"):
+        for some in together(prepared.shapes, len(coefficients)):
+            found = gradients(prepared, slopes, coefficients[some])
+            norms[some] = dual_norms_up(found.rows.magnitude().reshape(len(norms[some]), -1), norm)
+            if norm == "Linf":
+                norms[some] = np.minimum(norms[some], _sums_of_sizes(prepared, slopes, found))
+    return norms
+
+
+def _sums_of_sizes(prepared: Prepared, slopes: list[Slopes | None], found: Gradients) -> Array:
+    """(R,) upper bounds of sum_i |J_i|, J the gradient.
+
+    For any a: |J_i| <= a_i J_i + b_i, b_i its largest difference at the two ends of J_i (convexity), and a . J is
+    a . middle plus the uncertain coefficients times what their cells are of a, carried forward by the middle slopes.
+    """
+    low, high = down(found.rows.centre - found.rows.radius), up(found.rows.centre + found.rows.radius)
+    chords, offsets = _chords(low, high)
+    sums: list[float] = []
+    for r, chord in enumerate(chords):
+        carried = _carried(prepared, slopes, np.moveaxis(chord, -1, 0))
+        factors = [offsets[r], chord, np.abs(chord), *(sizes[r] for _, sizes in found.uncertain)]
+        values = [np.ones_like(chord), found.middle.centre[r], found.middle.radius[r]]
+        values += [np.moveaxis(carried[k].magnitude(), 0, -1) for k, _ in found.uncertain]
+        row, column = (np.concatenate([part.ravel() for part in parts]) for parts in (factors, values))
+        sums.append(float(dot_up(row[None], column)[0]))
+    return np.array(sums)
+
+
+def _chords(low: Array, high: Array) -> tuple[Array, Array]:
+    """(a, b): |v| <= a v + b wherever low <= v <= high, for any a by convexity; this one is the tightest."""
+    width = np.maximum(high - low, 2.0**-400)
+    chords = np.where(low > 0, 1.0, np.where(high < 0, -1.0, np.clip((high + low) / width, -1.0, 1.0)))
+    ends = (up(up(np.abs(e) - chords * e) + sum_error(2) * np.abs(e)) for e in (low, high))
+    return chords, np.maximum(*ends)
+
+
+def _carried(prepared: Prepared, slopes: list[Slopes | None], value: Array) -> list[Interval]:
+    """Every node's image in the linear network of the middle slopes, without offsets, for this input image."""
+    found = [Interval(value, np.zeros_like(value))]
+    for node, mapping, factor in zip(prepared.network.nodes[1:], prepared.maps[1:], slopes[1:], strict=True):
+        inputs = [found[i] for i in inputs_of(node)]
+        if mapping is not None:
+            size = mapping.apply(*(v.magnitude() for v in inputs), absolute=True)
+            radius = mapping.apply(*(v.radius for v in inputs), absolute=True)
+            centre = mapping.apply(*(v.centre for v in inputs))
+            found.append(Interval(centre, up(radius + 4 * sum_error(mapping.terms) * size)))
+        else:
+            found.append(cast("Slopes", factor).forward(inputs[0]))
+        need_bounded(found[-1].magnitude(), "jacobian")
+    return found
+
+
+def difference_constants(values: Values, y: int) -> Array:
+    """(K,) constants L_j: |d_j(a) - d_j(b)| <= L_j ‖a - b‖ for all a, b in the ball, d_j = z_j - z_y; L_y = 0."""
+    classes = values.prepared.network.classes
+    need(0 <= y < classes, "jacobian", f"class {y} of {classes}")
+    rivals = np.delete(np.arange(classes), y)
+    forms = np.eye(classes)[rivals] - np.eye(classes)[y]
+    found = np.zeros(classes)
+    found[rivals] = dual_norms(values.prepared, slopes_over(values), forms, values.ball.norm)
+    need_bounded(found, "jacobian")
+    return found
+
+
+def unrestricted_slopes(prepared: Prepared, k: int) -> tuple[float, float]:
+    """The slopes an elementwise node can have anywhere."""
+    node = prepared.network.nodes[k]
+    slope = relu_slope(node)
+    if slope is not None:
+        return slope, 1.0
+    curve = curve_of(node)
+    if curve is None:
+        raise RejectedError("jacobian", f"node {k} ({type(node).__name__}) has no multipliers")
+    return 0.0, 1.0 if curve.name == "tanh" else 0.25

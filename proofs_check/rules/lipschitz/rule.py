@@ -1,0 +1,128 @@
+"""Lipschitz rules: Theorem 3.5 and its stronger form through the logits (MATH.md 4).
+
+d_j = z_j - z_y; L_j: a Lipschitz constant of d_j in the claim's norm, on a set that holds the claimed ball
+(anchored constants of that very ball, or global ones); T the temperature, m_i = h_y - h_i.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from flint import arb
+
+from proofs_check.certificate import Assumption, Claim, need
+from proofs_check.kernel import bounds
+from proofs_check.kernel.rounding import Array, up
+from proofs_check.rules.case import Case
+from proofs_check.rules.lipschitz import jacobian
+from proofs_check.rules.margin.differences import EngineBounds, engine_bounds, exponentials, need_class, slopes
+from proofs_check.rules.margin.rule import box_proves
+
+Theorem = Literal["3.5", "4a"]
+
+
+@dataclass(frozen=True)
+class LocalLipschitz:
+    """constants: L_j on the claimed ball, entry y is 0; re-derived here. witness: as in NetworkMargin."""
+
+    theorem: Theorem
+    constants: tuple[float, ...]
+    witness: str | None
+
+
+@dataclass(frozen=True)
+class RelaxedLipschitz:
+    """Relaxed local constants on the claimed ball, re-derived here from bounds of d_j. witness: as in NetworkMargin."""
+
+    witness: str | None
+
+
+@dataclass(frozen=True)
+class EngineRelaxedLipschitz(EngineBounds):
+    """The same from an engine's bounds."""
+
+
+def premises(claim: Claim, case: Case) -> tuple[Array, Array]:
+    """What every Lipschitz rule needs: (lower, upper) bounds of d_j at x itself, with y the strict argmax of h(x)."""
+    at_x = bounds.difference_bounds(case.robust, case.point(claim), claim.predicted, None)
+    need_class(case, claim, at_x[1])
+    return at_x
+
+
+def stated_constants(claim: Claim, stated: tuple[float, ...], case: Case) -> Array:
+    """The stated constants, well formed: K of them, >= 0, entry y zero."""
+    classes = case.robust.network.classes
+    need(len(stated) == classes, "constants", f"must have {classes} entries, got {len(stated)}")
+    constants = np.array(stated)
+    need((constants >= 0).all(), "constants", f"must be >= 0, got {constants.min()}")
+    need(constants[claim.predicted] == 0, "constants", "entry of the predicted class must be 0")
+    return constants
+
+
+def need_theorem(claim: Claim, theorem: Theorem, at_x: Array, constants: Array) -> None:
+    """The theorem proves the claim from upper bounds of d_j(x) and proven constants L_j."""
+    with np.errstate(over="ignore"):  # a constant may be as large as a double
+        reached = up(at_x + up(constants * claim.radius))
+    for i in range(len(at_x)):
+        if i == claim.predicted:
+            continue
+        proven = box_proves(reached, i, claim) if theorem == "4a" else _difference_form(claim, at_x, constants, i)
+        need(proven, "margin", f"rival {i}: Theorem {theorem} does not reach radius {claim.radius}")
+
+
+def _difference_form(claim: Claim, at_x: Array, constants: Array, rival: int) -> bool:
+    """Thm 3.5 with Lip(h_y - h_i) in place of the sum: alpha (m_i(x) - r Lip) > 1 - alpha.
+
+    Lip(m_i) <= T max_j L_j / 2: |dm_i/dd_i| = h_i (1 + m_i), |dm_i/dd_j| = h_j |m_i|. Because h_y + h_i <= 1 their sum
+    is at most (1 - m_i^2) / 2 if m_i >= -1/3, else 2 |m_i| (1 - |m_i|): never more than 1/2 (MATH.md 4).
+    """
+    e = exponentials(at_x, claim.temperature, claim.predicted)
+    alpha = arb(claim.alpha)
+    spent = alpha * arb(claim.radius) * arb(claim.temperature) * arb(float(constants.max())) / 2
+    # m_i(x) = (1 - e_i) / sum_j e_j, decreasing in every d_j as long as d_i <= 0 (3a); y has e_y = 1
+    return bool(at_x[rival] <= 0 and alpha * (1 - e[rival]) > (1 - alpha + spent) * sum(e, arb(0)))
+
+
+def local_lipschitz(claim: Claim, evidence: LocalLipschitz, case: Case) -> frozenset[Assumption]:
+    """Theorem 3.5 or (4a) with anchored constants of the claimed ball: r = min(r, eps) at eps = r."""
+    _, at_x = premises(claim, case)
+    stated = stated_constants(claim, evidence.constants, case)
+    values = bounds.value_bounds(case.robust, case.ball(claim), slopes(evidence.witness, case.robust))
+    derived = jacobian.difference_constants(values, claim.predicted)
+    for j in range(len(derived)):
+        need(derived[j] <= stated[j], "constants", f"class {j}: {stated[j]} is below the proven bound {derived[j]}")
+    need_theorem(claim, evidence.theorem, at_x, stated)
+    return frozenset()
+
+
+# ---------------------------------------------------------------- relaxed local constants
+
+
+def relaxed_lipschitz(claim: Claim, evidence: RelaxedLipschitz, case: Case) -> frozenset[Assumption]:
+    """Theorem 3.5 at its fixed point with bounds derived here."""
+    premises(claim, case)
+    hints = slopes(evidence.witness, case.robust)
+    need_fixed_point(claim, *bounds.difference_bounds(case.robust, case.ball(claim), claim.predicted, hints))
+    return frozenset()
+
+
+def engine_relaxed_lipschitz(claim: Claim, evidence: EngineRelaxedLipschitz, case: Case) -> frozenset[Assumption]:
+    """Theorem 3.5 at its fixed point with the engine's bounds: everything is re-derived but the bounds themselves."""
+    need_fixed_point(claim, *engine_bounds(claim, evidence, case))
+    return frozenset({Assumption.ENGINE_TRUSTED})
+
+
+def need_fixed_point(claim: Claim, lower: Array, upper: Array) -> None:
+    """r >= eps at eps = r, from relaxed constants: alpha (inf h_y - sup h_i) > 1 - alpha over the box of d.
+
+    inf h_y = 1 / sum_j exp(T u_j), sup h_i = exp(T u_i) / (exp(T u_i) + sum_(j != i) exp(T l_j)), l_y = u_y = 0.
+    """
+    e_low, e_up = (exponentials(b, claim.temperature, claim.predicted) for b in (lower, upper))
+    alpha, least = arb(claim.alpha), 1 / sum(e_up, arb(0))
+    for i in range(len(upper)):
+        if i != claim.predicted:
+            others = sum((e for j, e in enumerate(e_low) if j != i), arb(0))
+            most = e_up[i] / (e_up[i] + others)
+            need(alpha * (least - most) > 1 - alpha, "margin", f"rival {i}: relaxed constants do not reach the radius")

@@ -1,0 +1,87 @@
+"""The exponential form of the margin (MATH.md 3b): one backward pass more per rival, never looser than the box form.
+
+With w_i = 1 and w_j = 1 - alpha, Lemma 3.2 for the rival i is sum_j w_j exp(T d_j) < 2 alpha - 1, j != y.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from flint import arb
+
+from proofs_check.certificate import Claim, need
+from proofs_check.kernel import bounds
+from proofs_check.kernel.rounding import Array, arb_down, dot_up, sum_error, up
+from proofs_check.rules.margin.differences import Differences, Vector, exponentials, rivals
+
+
+@dataclass(frozen=True, eq=False)
+class Chord:
+    """sum_j w_j e_j <= intercept + coefficients . d wherever the sum could reach its threshold."""
+
+    coefficients: Vector
+    intercept: arb
+    threshold: arb
+
+
+def chord(found: Differences, rival: int, claim: Claim) -> Chord:
+    """(3b), times alpha: prove w . e < t with w_i = 1, w_j = 1 - alpha, t = 2 alpha - 1. Rejects if out of float range.
+
+    Violation region: a point with w . e >= t has w_j e_j >= w_j E_j - S, S = w . E - t, E_j = exp(T u_j).
+    """
+    y, k = claim.predicted, len(found.upper)
+    alpha, temperature = arb(claim.alpha), arb(claim.temperature)
+    weights = [arb(0) if j == y else arb(1) if j == rival else 1 - alpha for j in range(k)]
+    top = exponentials(found.upper, claim.temperature, y)
+    threshold = 2 * alpha - 1
+    slack = sum((w * e for w, e in zip(weights, top, strict=True)), arb(0)) - threshold
+    coefficients, intercept = np.zeros(k), arb(0)
+    for j in rivals(claim, k):
+        right = float(found.upper[j])
+        left = _raised(float(found.lower[j]), weights[j], top[j], slack, temperature)
+        slope = _secant(left, right, float(weights[j].mid()), claim.temperature)
+        need(math.isfinite(slope), "margin", f"rival {rival}: its chord is out of the range of floats")
+        ends = [weights[j] * (temperature * v).exp() - arb(slope) * v for v in (arb(left), arb(right))]
+        intercept += ends[0].max(ends[1])  # convex minus affine: largest at an end
+        coefficients[j] = slope
+    return Chord(coefficients, intercept, threshold)
+
+
+def _raised(lower: float, weight: arb, top: arb, slack: arb, temperature: arb) -> float:
+    """Left end of d_j inside the violation region, rounded down; never below `lower`."""
+    if not weight > 0:
+        return lower
+    rest = top - slack / weight
+    if not rest > 0:
+        return lower
+    return max(lower, arb_down(rest.log() / temperature))
+
+
+def _secant(left: float, right: float, weight: float, temperature: float) -> float:
+    """Slope of weight exp(T v) between the ends: any value is sound, this one is the tightest."""
+    width = temperature * (right - left)
+    scale = weight * temperature * math.exp(min(temperature * right, 700.0))
+    return scale * (-math.expm1(-width) / width if width > 0 else 1.0)
+
+
+def upper_of(found: Differences, coefficients: Array, y: int, hint_rows: list[int]) -> Array:
+    """coefficients (R, K), entry y zero -> (R,) upper bounds of coefficients . d over the ball."""
+    on_logits = coefficients.copy()
+    on_logits[:, y] = -coefficients.sum(axis=1)  # what this sum rounds, at most G(K) sum |c|, multiplies z_y
+    own = found.values.magnitude(-1).ravel()[y]
+    error = up(found.error + sum_error(len(found.error)) * own)
+    return up(bounds.functionals(found.values, on_logits, hint_rows) + dot_up(np.abs(coefficients), error))
+
+
+def exponential_misses(found: Differences, open_rivals: list[int], claim: Claim) -> list[int]:
+    """Those of `open_rivals` for which the exponential form does not prove the margin."""
+    if not open_rivals:
+        return []
+    k, hints = len(found.upper), found.values.witness
+    chords = [chord(found, i, claim) for i in open_rivals]
+    hint_rows = [0 if hints is None else hints.row(1 + k + i, k) for i in open_rivals]
+    reach = upper_of(found, np.stack([c.coefficients for c in chords]), claim.predicted, hint_rows)
+    proven = [c.intercept + arb(float(r)) < c.threshold for c, r in zip(chords, reach, strict=True)]
+    return [i for i, held in zip(open_rivals, proven, strict=True) if not held]

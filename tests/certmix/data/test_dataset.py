@@ -1,0 +1,166 @@
+"""Data files are read as they are documented, and everything unusable is refused in one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from certmix.data.dataset import load_data
+from certmix.errors import UsageError
+
+DATA = Path(os.environ.get("CERTMIX_DATA", Path(__file__).parents[3] / "../shared/data"))
+DIGITS = Path(__file__).parents[3] / "examples/digits"
+
+
+def save(path: Path, **arrays: object) -> Path:
+    np.savez(path / "d.npz", **arrays)  # type: ignore[arg-type]
+    return path / "d.npz"
+
+
+def images(count: int = 3) -> np.ndarray:
+    return np.linspace(0, 1, count * 4, dtype=np.float32).reshape(count, 1, 2, 2)
+
+
+@given(pixels=hnp.arrays(np.uint8, (4, 1, 2, 2)))
+def test_uint8_pixels_become_the_nearest_float32_to_a_255th(
+    tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray
+) -> None:
+    path = save(tmp_path_factory.mktemp("data"), images=pixels, labels=np.arange(4))
+    found = load_data(path).inputs
+    assert found.dtype == np.float32
+    assert np.array_equal(found, (pixels.astype(np.float64) / 255).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["images", "inputs"])
+def test_float32_inputs_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    data = load_data(save(tmp_path, **{name: images(), "labels": np.array([0, 1, 2], dtype=np.uint8)}))
+    assert np.array_equal(data.inputs, images())
+    assert data.labels.dtype == np.int64
+    assert data.labels.tolist() == [0, 1, 2]
+    data.require((1, 2, 2), 3, (0.0, 1.0))
+
+
+@given(st.integers(1, 5))
+def test_a_limit_keeps_the_first_entries(tmp_path_factory: pytest.TempPathFactory, limit: int) -> None:
+    data = load_data(save(tmp_path_factory.mktemp("data"), images=images(), labels=np.arange(3)), limit)
+    assert len(data) == len(data.inputs) == min(limit, 3)
+    assert np.array_equal(data.inputs, images()[:limit])
+
+
+def bad(entry: object, position: int = 0) -> np.ndarray:
+    value = images()
+    value.reshape(-1)[position] = entry
+    return value
+
+
+LABELS = np.arange(3)
+UNUSABLE = {
+    "labels are missing": {"images": images()},
+    "needs one array named images or inputs, has labels": {"labels": LABELS},
+    "needs one array named images or inputs, has images, inputs": {
+        "images": images(),
+        "inputs": images(),
+        "labels": LABELS,
+    },
+    "at least one entry": {"images": images(0), "labels": LABELS[:0]},
+    "has shape \\(3,\\)": {"images": np.zeros(3, np.float32), "labels": LABELS},
+    "not finite in entry 1": {"images": bad(np.nan, 4), "labels": LABELS},
+    "not finite in entry 0": {"images": bad(np.inf), "labels": LABELS},
+    "not finite in entry 2": {"images": np.full((3, 1, 2, 2), [[[[0.5]]], [[[0.5]]], [[[1e300]]]]), "labels": LABELS},
+    "dtype int64, needs uint8": {"images": np.zeros((3, 4), np.int64), "labels": LABELS},
+    "2 entries for 3 inputs": {"images": images(), "labels": LABELS[:2]},
+    "holds -1, needs classes >= 0": {"images": images(), "labels": LABELS - 1},
+    "dtype float64": {"images": images(), "labels": LABELS + 0.5},
+    "shape \\(3, 1\\)": {"images": images(), "labels": LABELS[:, None]},
+    "not a complete .npz file": {"images": np.array([[None]] * 3), "labels": LABELS},
+}
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_unusable_arrays_are_refused_in_one_line_that_names_the_file(tmp_path: Path, reason: str) -> None:
+    path = save(tmp_path, **UNUSABLE[reason])
+    with pytest.raises(UsageError, match=reason) as caught:
+        load_data(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_limit_of_0_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        load_data(tmp_path / "absent.npz")
+    with pytest.raises(UsageError, match="limit must be >= 1, got 0"):
+        load_data(save(tmp_path, images=images(), labels=LABELS), 0)
+
+
+def test_a_single_array_or_text_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", images())
+    (tmp_path / "d.txt").write_text("images, labels")
+    with pytest.raises(UsageError, match="single array"):
+        load_data(tmp_path / "d.npy")
+    with pytest.raises(UsageError, match=r"not a complete \.npz"):
+        load_data(tmp_path / "d.txt")
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_a_truncated_or_altered_file_is_refused_or_still_holds_the_same_data(
+    tmp_path_factory: pytest.TempPathFactory, position: int, cut: bool
+) -> None:
+    path = save(tmp_path_factory.mktemp("data"), images=images(), labels=LABELS)
+    data = bytearray(path.read_bytes())
+    position %= len(data)
+    if cut:
+        del data[position:]
+    else:
+        data[position] ^= 0x41
+    path.write_bytes(data)
+    try:
+        found = load_data(path)
+    except UsageError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - either outcome is allowed, each has its law
+    else:
+        assert np.array_equal(found.inputs, images())
+        assert np.array_equal(found.labels, LABELS)
+
+
+def test_a_dataset_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
+    data = load_data(save(tmp_path, images=images(), labels=LABELS))
+    with pytest.raises(UsageError, match=r"inputs have shape \(1, 2, 2\), the model takes \(4,\)"):
+        data.require((4,), 3, None)
+    with pytest.raises(UsageError, match="label 2 of input 2 is out of range: the models' classes are 0 to 1"):
+        data.require((1, 2, 2), 2, None)
+    with pytest.raises(UsageError, match=r"input 2 holds 0.9\d*, outside the domain \[0.0, 0.9\]"):
+        data.require((1, 2, 2), 3, (0.0, 0.9))
+    data.require((1, 2, 2), 3, None)
+
+
+def test_the_domain_is_compared_without_rounding(tmp_path: Path) -> None:
+    # float32(0.1) > 0.1, so the box [0, 0.1] does not hold it
+    data = load_data(save(tmp_path, images=np.full((1, 2), 0.1, np.float32), labels=np.array([0])))
+    with pytest.raises(UsageError, match="outside the domain"):
+        data.require((2,), 2, (0.0, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "shape"), [("mnist/test_1000.npz", 1000, (1, 28, 28)), ("cifar10/test_100.npz", 100, (3, 32, 32))]
+)
+def test_the_real_images_load(name: str, count: int, shape: tuple[int, ...]) -> None:
+    if not (DATA / name).exists():
+        pytest.skip(f"{DATA / name} is absent: set CERTMIX_DATA")
+    data = load_data(DATA / name)
+    data.require(shape, 10, (0.0, 1.0))
+    assert len(data) == count
+    assert set(np.unique(data.labels)) == set(range(10))
+
+
+def test_the_digits_splits_share_no_image_and_fit_the_models() -> None:
+    tune, audit = (load_data(DIGITS / f"{name}.npz") for name in ("tune", "audit"))
+    assert (len(tune), len(audit)) == (397, 400)
+    for part in (tune, audit):
+        part.require((1, 8, 8), 10, (0.0, 1.0))
+    assert not {x.tobytes() for x in tune.inputs} & {x.tobytes() for x in audit.inputs}

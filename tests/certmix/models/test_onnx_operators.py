@@ -1,0 +1,285 @@
+"""Every supported ONNX operator: random small graphs compute in torch what onnxruntime computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper, shape_inference
+
+from certmix.models.model import load_model
+from certmix.models.onnx.operators import OPERATORS
+
+Draw = Callable[..., int]
+
+
+@dataclass
+class Graph:
+    """An ONNX graph in the making; `last` names the latest value."""
+
+    shape: tuple[int, ...]
+    rng: np.random.Generator
+    opset: int = 17
+    last: str = "x"
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initial: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def constant(self, value: np.ndarray) -> str:
+        name = f"c{len(self.initial)}"
+        self.initial[name] = np.asarray(value)
+        return name
+
+    def weight(self, *shape: int) -> str:
+        return self.constant(self.rng.normal(size=shape).astype(np.float32))
+
+    def ints(self, *values: int) -> str:
+        return self.constant(np.array(values, dtype=np.int64))
+
+    def add(self, op: str, *inputs: str, **attributes: object) -> str:
+        self.last = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs) or [self.last_input()], [self.last], **attributes))
+        return self.last
+
+    def last_input(self) -> str:
+        return f"v{len(self.nodes) - 1}" if self.nodes else "x"
+
+    def model(self, batch: str | int = "batch", classes: int | None = 3) -> onnx.ModelProto:
+        x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, *self.shape])
+        logits = None if classes is None else [batch, classes]
+        y = helper.make_tensor_value_info(self.last, onnx.TensorProto.FLOAT, logits)
+        initial = [numpy_helper.from_array(value, name) for name, value in self.initial.items()]
+        graph = helper.make_graph(self.nodes, "g", [x], [y], initial)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the latest value, without the batch axis."""
+        if not self.nodes:
+            return self.shape
+        inferred = shape_inference.infer_shapes(self.model(1, None), strict_mode=True, data_prop=True)
+        dims = inferred.graph.output[0].type.tensor_type.shape.dim
+        return tuple(d.dim_value for d in dims)[1:]
+
+    def head(self) -> onnx.ModelProto:
+        """The model, closed with a flattening and a linear layer to three logits."""
+        size = int(np.prod(self.output_shape()))
+        assume(size > 0)
+        flat = self.add("Flatten", self.last)
+        self.add("Gemm", flat, self.weight(size, 3), self.weight(3))
+        return self.model()
+
+
+def pads(draw: Draw, most: int) -> list[int]:
+    return [draw(st.integers(0, most)) for _ in range(4)]
+
+
+def conv(g: Graph, draw: Draw) -> None:
+    channels, groups = g.output_shape()[0], draw(st.sampled_from([1, 1, 2]))
+    assume(channels % groups == 0)
+    kernel = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
+    out = groups * draw(st.integers(1, 2))
+    inputs = [g.last, g.weight(out, channels // groups, *kernel)]
+    if draw(st.booleans()):
+        inputs.append(g.weight(out))
+    where = draw(st.sampled_from([{"pads": pads(draw, 2)}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {}]))
+    dilations = [1, 1] if "auto_pad" in where else [draw(st.integers(1, 2)), 1]
+    size, around = g.output_shape()[1:], where.get("pads", [0] * 4)
+    spans = [dilations[a] * (kernel[a] - 1) + 1 - size[a] - around[a] - around[a + 2] for a in (0, 1)]
+    assume("auto_pad" in where or max(spans) <= 0)
+    g.add("Conv", *inputs, group=groups, strides=[draw(st.integers(1, 2)), 1], dilations=dilations, **where)
+
+
+def pool(g: Graph, draw: Draw) -> None:
+    kernel = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
+    padding = [draw(st.integers(0, kernel[a % 2] - 1)) for a in range(4)]
+    size = g.output_shape()[1:]
+    assume(all(size[a] + padding[a] + padding[a + 2] >= kernel[a] for a in (0, 1)))
+    strides = [draw(st.integers(1, 2)), draw(st.integers(1, 3))]
+    if draw(st.booleans()):
+        g.add("MaxPool", g.last, kernel_shape=kernel, strides=strides, pads=padding)
+    else:
+        count = int(draw(st.booleans()))
+        g.add("AveragePool", g.last, kernel_shape=kernel, strides=strides, pads=padding, count_include_pad=count)
+
+
+def batch_norm(g: Graph, draw: Draw) -> None:
+    channels = g.output_shape()[0]
+    variance = g.constant(g.rng.uniform(0.1, 2, channels).astype(np.float32))
+    parts = [g.weight(channels), g.weight(channels), g.weight(channels), variance]
+    g.add("BatchNormalization", g.last, *parts, epsilon=draw(st.sampled_from([1e-5, 1e-3])))
+
+
+def activation(g: Graph, draw: Draw) -> None:
+    op = draw(st.sampled_from(["Relu", "LeakyRelu", "Sigmoid", "Tanh", "Neg", "Identity", "Dropout", "Cast"]))
+    attributes = {"Cast": {"to": 1}, "LeakyRelu": {"alpha": draw(st.sampled_from([0.0, 0.01, 0.3, 1.0]))}}.get(op, {})
+    g.add(op, g.last, **attributes)
+
+
+def with_constant(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    kept = [n if draw(st.booleans()) else 1 for n in shape]
+    cut = draw(st.integers(-1, len(kept)))
+    value = g.rng.uniform(0.2, 2, ([1, *kept] if cut < 0 else kept[cut:])).astype(np.float32)
+    constant = g.constant(value * draw(st.sampled_from([1, -1])))
+    op = draw(st.sampled_from(["Add", "Sub", "Mul", "Div"]))
+    swapped = op != "Div" and draw(st.booleans())
+    g.add(op, *((constant, g.last) if swapped else (g.last, constant)))
+
+
+def residual(g: Graph, draw: Draw) -> None:
+    before = g.last
+    activation(g, draw)
+    g.add(draw(st.sampled_from(["Add", "Sub"])), *draw(st.permutations([before, g.last])))
+
+
+def concat(g: Graph, draw: Draw) -> None:
+    before = g.last
+    activation(g, draw)
+    g.add(
+        "Concat",
+        *draw(st.permutations([before, g.last, before])),
+        axis=draw(st.sampled_from([1, -len(g.output_shape())])),
+    )
+
+
+def mean(g: Graph, draw: Draw) -> None:
+    op = draw(st.sampled_from(["GlobalAveragePool", "GlobalMaxPool", "ReduceMean"]))
+    if op != "ReduceMean":
+        g.add(op, g.last)
+        return
+    axes = draw(st.sampled_from([[2, 3], [-1, -2], [2], [3]]))
+    keep = 1 if len(axes) == 1 else int(draw(st.booleans()))
+    if g.opset >= 18:
+        g.add(op, g.last, g.ints(*axes), keepdims=keep)
+    else:
+        g.add(op, g.last, axes=axes, keepdims=keep)
+
+
+def pad(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    rank = len(shape)
+    amounts = [draw(st.integers(-1 if n > 2 else 0, 2)) for n in shape * 2]
+    value = g.constant(np.float32(draw(st.sampled_from([0.0, 0.5]))))
+    g.add("Pad", g.last, g.ints(0, *amounts[:rank], 0, *amounts[rank:]), value)
+
+
+def slice_(g: Graph, draw: Draw) -> None:
+    axis = draw(st.integers(1, len(g.output_shape())))
+    start, stop, step = draw(st.integers(-4, 3)), draw(st.sampled_from([-1, 2, 5, 2**31 - 1])), draw(st.integers(1, 3))
+    g.add("Slice", g.last, g.ints(start), g.ints(stop), g.ints(axis), g.ints(step))
+
+
+def flattening(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    targets = [(0, -1), (-1, int(np.prod(shape))), (0, *shape), (0, *[0 for _ in shape])]
+    if draw(st.booleans()):
+        g.add("Flatten", g.last, axis=draw(st.sampled_from([1, -len(shape)])))
+    else:
+        g.add("Reshape", g.last, g.ints(*draw(st.sampled_from(targets))))
+
+
+def view_by_batch_size(g: Graph, draw: Draw) -> None:
+    """x.view(x.size(0), -1), as torch exports it."""
+    before = g.last
+    size = g.add("Gather", g.add("Shape", before), g.constant(np.array(0, dtype=np.int64)), axis=0)
+    one = g.add("Unsqueeze", size, g.ints(0))
+    g.add("Reshape", before, g.add("Concat", one, g.ints(-1), axis=0))
+
+
+def axes_of_length_one(g: Graph, draw: Draw) -> None:
+    g.add("GlobalAveragePool", g.last)
+    if draw(st.booleans()):
+        g.add("Transpose", g.last, perm=[0, 1, 3, 2])
+    g.add("Squeeze", g.last, g.ints(*draw(st.sampled_from([(2, 3), (-1, -2)]))))
+
+
+def gemm(g: Graph, draw: Draw) -> None:
+    size, out = g.output_shape()[0], draw(st.integers(1, 4))
+    transposed = draw(st.booleans())
+    inputs = [g.last, g.weight(out, size) if transposed else g.weight(size, out)]
+    inputs += draw(st.sampled_from([[], [g.weight(out)], [g.weight(1, out)], [g.weight(1)]]))
+    scales = st.sampled_from([1.0, 0.5, -1.7])
+    g.add("Gemm", *inputs, transB=int(transposed), alpha=draw(scales), beta=draw(scales))
+
+
+def matmul(g: Graph, draw: Draw) -> None:
+    size, out = g.output_shape()[0], draw(st.integers(1, 4))
+    product = g.add("MatMul", g.last, g.weight(size, out))
+    if draw(st.booleans()):
+        g.add("Add", *draw(st.permutations([product, g.weight(out)])))
+
+
+ANY = [activation, with_constant, residual, concat, pad, slice_]
+IMAGE = [*ANY, conv, pool, batch_norm, mean, flattening, view_by_batch_size, axes_of_length_one]
+VECTOR = [*ANY, gemm, matmul, batch_norm, flattening]
+
+
+@st.composite
+def graphs(draw: Draw) -> onnx.ModelProto:
+    """One to four random operators on a small input, then three logits."""
+    shape = draw(st.sampled_from([(2, 5, 4), (2, 3, 3), (4,)]))  # type: ignore[type-var]
+    g = Graph(shape, np.random.default_rng(draw(st.integers(0, 2**16))), draw(st.sampled_from([17, 18])))  # type: ignore[arg-type]
+    for _ in range(draw(st.integers(1, 4))):
+        now = g.output_shape()
+        assume(all(n > 0 for n in now))
+        choices = IMAGE if len(now) == 3 else VECTOR
+        draw(st.sampled_from(choices))(g, draw)  # type: ignore[operator]
+        assume(0 not in g.output_shape())
+    return g.head()  # type: ignore[return-value]
+
+
+def by_onnxruntime(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.concatenate([np.asarray(session.run(None, {"x": row[None]})[0]) for row in x])
+
+
+def check(model: onnx.ModelProto, folder: Path) -> None:
+    onnx.save(model, folder / "m.onnx")
+    loaded = load_model(folder / "m.onnx")
+    x = np.random.default_rng(1).normal(size=(3, *loaded.input_shape)).astype(np.float32)
+    expected = by_onnxruntime(model, x)
+    found = loaded.module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * (1 + np.abs(expected).max()))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(model=graphs())
+def test_random_graphs_compute_what_onnxruntime_computes(
+    tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto
+) -> None:
+    check(model, tmp_path_factory.mktemp("graph"))
+
+
+@pytest.mark.slow
+@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(model=graphs())
+def test_many_random_graphs_compute_what_onnxruntime_computes(
+    tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto
+) -> None:
+    check(model, tmp_path_factory.mktemp("graph"))
+
+
+@pytest.mark.parametrize("step", [*dict.fromkeys(IMAGE + VECTOR)], ids=lambda step: step.__name__)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_each_operator_alone_computes_what_onnxruntime_computes(
+    tmp_path_factory: pytest.TempPathFactory, step: Callable[[Graph, Draw], None], data: st.DataObject
+) -> None:
+    g = Graph((2, 5, 4) if step in IMAGE else (4,), np.random.default_rng(data.draw(st.integers(0, 99))))
+    step(g, data.draw)
+    assume(0 not in g.output_shape())
+    check(g.head(), tmp_path_factory.mktemp("graph"))
+
+
+def test_the_graphs_above_use_every_supported_operator() -> None:
+    source = Path(__file__).read_text()
+    assert [op for op in OPERATORS if f'"{op}"' not in source] == []

@@ -1,0 +1,81 @@
+"""Lipschitz constants of logit differences, on balls and everywhere, from bounds of the Jacobian."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from proofs_check import certificate as c
+from verifiers.lipschitz.jacobian import Slopes, gradient_bounds, slope_intervals, unrestricted_slopes
+from verifiers.lipschitz.jacobian_linked import linked_dual_norms
+from verifiers.lipschitz.value_bounds import Balls, ValueBounds, value_bounds
+from verifiers.network.linear_maps import LinearMaps
+
+ROWS_AT_ONCE = 64
+MAX_CELLS = 4096  # nonlinear elements: beyond, linking unrestricted slopes takes too long
+
+
+def difference_rows(classes: int, predicted: Tensor) -> Tensor:
+    """(N, K, K): row j of input n is e_j - e_y; row y is 0."""
+    eye = torch.eye(classes, dtype=torch.float64, device=predicted.device)
+    return eye[None] - eye[predicted][:, None]
+
+
+def local_constants(known: ValueBounds, predicted: Tensor) -> Tensor:
+    """(N, K) anchored Lipschitz constants of z_j - z_y on each ball, in the ball's own norm; column y is 0.
+
+    Ensures (untrusted): |d_j(a) - d_j(b)| <= constant * ‖a - b‖ for all a, b in the ball.
+    """
+    rows = difference_rows(known.maps.network.classes, predicted)
+    found = linked_dual_norms(known.maps, slope_intervals(known), rows, known.balls.norm)
+    return torch.where(rows.any(dim=2), found, 0.0)
+
+
+def pair_constants(known: ValueBounds) -> Tensor:
+    """(N, K, K) symmetric: Lipschitz constants of z_i - z_k on each ball, zero on the diagonal."""
+    slopes = slope_intervals(known)
+    return _pairs(known.maps, slopes, known.balls.norm, len(known.balls.center), linked_dual_norms)
+
+
+def global_pair_constants(maps: LinearMaps, norm: c.Norm) -> Tensor:
+    """(K, K): the same on the whole space, from the full slope intervals."""
+    slopes = unrestricted_slopes(maps)
+    few = sum(s[0].numel() for s in slopes if s is not None) <= MAX_CELLS
+    return _pairs(maps, slopes, norm, 1, linked_dual_norms if few else _unlinked)[0]
+
+
+def _unlinked(maps: LinearMaps, slopes: list[Slopes], rows: Tensor, norm: c.Norm) -> Tensor:
+    return gradient_bounds(maps, slopes, rows).dual_norm_upper(norm)
+
+
+def _pairs(
+    maps: LinearMaps,
+    slopes: list[Slopes],
+    norm: c.Norm,
+    count: int,
+    bounder: Callable[[LinearMaps, list[Slopes], Tensor, c.Norm], Tensor],
+) -> Tensor:
+    classes = maps.network.classes
+    result = torch.zeros((count, classes, classes), dtype=torch.float64, device=maps.device)
+    eye = torch.eye(classes, dtype=torch.float64, device=maps.device)
+    first, second = torch.triu_indices(classes, classes, 1, device=maps.device)
+    for i, j in zip(first.split(ROWS_AT_ONCE), second.split(ROWS_AT_ONCE), strict=True):
+        rows = (eye[i] - eye[j]).expand(count, -1, -1)
+        bound = bounder(maps, slopes, rows, norm)
+        result[:, i, j], result[:, j, i] = bound, bound
+    return result
+
+
+def local_bounds(
+    maps: LinearMaps,
+    inputs: Tensor,
+    radius: Tensor,
+    norm: c.Norm,
+    domain: tuple[float, float] | None,
+    crown: bool = True,
+) -> ValueBounds:
+    """Value bounds on the balls around `inputs` (N, *shape), the start of every local constant."""
+    center = inputs.to(maps.device, torch.float64)
+    return value_bounds(maps, Balls(center, radius.to(maps.device, torch.float64), norm, domain), crown)

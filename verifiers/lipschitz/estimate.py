@@ -1,0 +1,238 @@
+"""Estimates of local Lipschitz constants: the largest difference quotient and gradient an attack can find.
+
+Lower bounds of the constant (Yang et al. 2020, "A closer look at accuracy vs. robustness", 4.1), so what a
+theorem makes of them is an estimate and no certificate: their type is accepted by no certifying function.
+The search may run in float32 on a GPU; its best points are evaluated again in float64 with every rounding
+error counted, so that an estimate never exceeds the true constant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proofs_check.certificate import Norm
+from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals
+from verifiers.lipschitz.value_bounds import Balls, ValueBounds, value_bounds
+from verifiers.network.linear_maps import LinearMaps
+from verifiers.network.module import PlainModule
+
+ORDER: dict[Norm, float] = {"Linf": math.inf, "L2": 2, "L1": 1}
+DUAL_ORDER: dict[Norm, float] = {"Linf": 1, "L2": 2, "L1": math.inf}
+INSIDE = 1 - 2.0**-30
+
+
+@dataclass(frozen=True, eq=False)
+class LipschitzEstimate:
+    """(N, R) lower bounds, rounded down, of the constants of rows·z on each ball; points (N, R, *shape) attain them.
+
+    quotient: |f(x') - f(x)| / ‖x' - x‖, x the centre; gradient: the dual norm of f's gradient at a point.
+    """
+
+    quotient: Tensor
+    gradient: Tensor
+    points: Tensor
+
+    @property
+    def best(self) -> Tensor:
+        return torch.maximum(self.quotient, self.gradient)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Projected gradient ascent: `restarts` random starts of `steps` steps, in `dtype`."""
+
+    steps: int = 20
+    restarts: int = 10
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
+
+
+def estimate(
+    maps: LinearMaps, balls: Balls, rows: Tensor, search: Search, samples: Tensor | None = None
+) -> LipschitzEstimate:
+    """Attack the constant of each functional rows (N, R, K) of the logits on each ball of positive radius.
+
+    samples: (S, N, *shape) further points of the balls, or None. Ensures: each figure is a lower bound of the Lipschitz
+    constant of that functional on ball and domain; none is below `sampled` at `samples`.
+    """
+    if not bool((balls.radius > 0).all()):
+        raise ValueError(f"radius must be > 0, got {float(balls.radius.min())}")
+    found = [_evaluated(maps, balls, rows, points) for points in _search(maps, balls, rows, search)]
+    for points in () if samples is None else _inside(samples, balls):
+        found.append(_evaluated(maps, balls, rows, _for_each_row(points, rows)))
+    best = found[0]
+    for other in found[1:]:
+        best = _better(best, other)
+    return best
+
+
+def sampled(maps: LinearMaps, balls: Balls, rows: Tensor, samples: Tensor) -> Tensor:
+    """(N, R) largest difference quotients |rows·(z(x') - z(x))| / ‖x' - x‖ at samples (S, N, *shape), rounded down."""
+    quotients = [_counted(maps, balls, rows, _for_each_row(points, rows))[0] for points in _inside(samples, balls)]
+    return torch.stack(quotients).amax(dim=0)
+
+
+def _inside(samples: Tensor, balls: Balls) -> list[Tensor]:
+    """(N, *shape) each, moved into the balls where they lie outside."""
+    return [_project(points, balls.center, balls.radius, balls) for points in samples]
+
+
+def _for_each_row(points: Tensor, rows: Tensor) -> Tensor:
+    return points[:, None].expand(-1, rows.shape[1], *points.shape[1:])
+
+
+def _evaluated(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> LipschitzEstimate:
+    quotient, _ = _counted(maps, balls, rows, points)
+    return LipschitzEstimate(quotient, _counted_gradient(maps, balls, rows, points), points)
+
+
+def _better(first: LipschitzEstimate, second: LipschitzEstimate) -> LipschitzEstimate:
+    """The larger figures, and the points of the larger gradients."""
+    wins = (second.gradient > first.gradient).reshape(*first.gradient.shape, *[1] * (first.points.ndim - 2))
+    return LipschitzEstimate(
+        torch.maximum(first.quotient, second.quotient),
+        torch.maximum(first.gradient, second.gradient),
+        torch.where(wins, second.points, first.points),
+    )
+
+
+def probability_gradients(maps: LinearMaps, balls: Balls, points: Tensor, temperature: float) -> Tensor:
+    """(N, K) lower bounds, rounded down, of sup ‖grad h_i‖ on each ball: the largest dual norm at `points`.
+
+    h = softmax(temperature z), grad h_i = T h_i sum_k (1[k = i] - h_k) grad z_k; points (N, R, *shape) of the balls.
+    """
+    count, number = points.shape[:2]
+    known = _at(maps, points.flatten(0, 1))
+    low, up = known.lower[-1], known.upper[-1]
+    h = torch.softmax(temperature * (low + up) / 2, dim=1)
+    eye = torch.eye(h.shape[1], dtype=torch.float64, device=h.device)
+    rows = temperature * h[:, :, None] * (eye - h[:, None, :])
+    norms = gradient_bounds(maps, slope_intervals(known), rows).dual_norm_lower(balls.norm)
+    # relative error of each h_k, from the width of z and the rounding of softmax
+    doubt = torch.expm1(4 * temperature * (up - low).amax(dim=1)) + 2.0**-40
+    alone = gradient_bounds(maps, slope_intervals(known), eye.expand(len(h), -1, -1)).dual_norm_upper(balls.norm)
+    wrong = torch.einsum("nik,nk->ni", temperature * h[:, :, None] * (eye + h[:, None, :]), alone)
+    return (norms - 4 * doubt[:, None] * wrong).clamp(min=0).reshape(count, number, -1).amax(dim=1)
+
+
+def _search(maps: LinearMaps, balls: Balls, rows: Tensor, search: Search) -> tuple[Tensor, Tensor]:
+    """(N, R, *shape) float64 points with the largest quotient and the largest gradient found."""
+    count, number = rows.shape[:2]
+    shape = (count * number, *balls.center.shape[1:])
+    model = PlainModule(maps.network).to(maps.device, search.dtype)
+    center = balls.center.repeat_interleave(number, 0)
+    radius = balls.radius.repeat_interleave(number, 0)
+    functional = rows.reshape(count * number, -1).to(search.dtype)
+    generator = torch.Generator().manual_seed(search.seed)
+    best = [(torch.full((shape[0],), -1.0, dtype=search.dtype, device=maps.device), center.clone()) for _ in range(2)]
+    with torch.no_grad():
+        base = (model(center.to(search.dtype)) * functional).sum(1)
+    for _ in range(search.restarts):
+        move = torch.randn(shape, generator=generator, dtype=torch.float64).to(maps.device)
+        scale = torch.rand(shape[0], generator=generator, dtype=torch.float64).to(maps.device)
+        points = _project(center + move, center, radius * scale.clamp(min=0.01), balls)
+        for step in range(search.steps):
+            x = points.to(search.dtype, copy=True).requires_grad_()
+            gap = (model(x) * functional).sum(1)
+            (gradient,) = torch.autograd.grad(gap.sum(), x)
+            gap = (gap - base).detach()
+            size = torch.linalg.vector_norm((points - center).flatten(1), ord=ORDER[balls.norm], dim=1)
+            quotient = gap.abs() / size.clamp(min=1e-30).to(search.dtype)
+            dual = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL_ORDER[balls.norm], dim=1)
+            best = [_keep(b, v, points) for b, v in zip(best, (quotient, dual), strict=True)]
+            ascent = gradient.double() * torch.where(gap >= 0, 1.0, -1.0).reshape(-1, *[1] * (x.ndim - 1))
+            length = radius * (1.5 / math.sqrt(step + 1))
+            points = _project(points + _steepest(ascent, balls.norm, length), center, radius, balls)
+    return best[0][1].reshape(count, number, *shape[1:]), best[1][1].reshape(count, number, *shape[1:])
+
+
+def _keep(best: tuple[Tensor, Tensor], value: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    better = value > best[0]
+    mask = better.reshape(-1, *[1] * (points.ndim - 1))
+    return torch.where(better, value, best[0]), torch.where(mask, points, best[1])
+
+
+def _steepest(gradient: Tensor, norm: Norm, length: Tensor) -> Tensor:
+    """The step of ℓp length `length` along which the linearised value grows most (ℓ1: a share of the top entries)."""
+    flat = gradient.flatten(1)
+    if norm == "Linf":
+        direction = flat.sign()
+    elif norm == "L2":
+        direction = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp(min=1e-30)
+    else:
+        top = flat.abs() >= flat.abs().amax(dim=1, keepdim=True) * 0.9
+        direction = flat.sign() * top / top.sum(dim=1, keepdim=True)
+    return (direction * length[:, None]).reshape(gradient.shape)
+
+
+def _project(points: Tensor, center: Tensor, radius: Tensor, balls: Balls) -> Tensor:
+    """Into the ball, a hair inside so that rounding cannot leave it, and into the domain."""
+    if balls.domain is not None:
+        points = points.clamp(*balls.domain)
+    move, limit = (points - center).flatten(1), radius * INSIDE
+    if balls.norm == "Linf":
+        move = move.clamp(-limit[:, None], limit[:, None])
+    elif balls.norm == "L2":
+        size = torch.linalg.vector_norm(move, dim=1)
+        move = move * (limit / size.clamp(min=1e-300)).clamp(max=1.0)[:, None]
+    else:
+        move = _into_l1(move, limit)
+    # a last common shrinking pays for the rounding of the additions
+    return center + (move * INSIDE).reshape(center.shape)
+
+
+def _into_l1(move: Tensor, limit: Tensor) -> Tensor:
+    """Euclidean projection on the ℓ1 ball (Duchi et al. 2008)."""
+    size = move.abs()
+    ordered = size.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(1) - limit[:, None]
+    index = torch.arange(1, move.shape[1] + 1, device=move.device)
+    last = ((ordered * index > excess).sum(dim=1) - 1).clamp(min=0)
+    threshold = (excess.gather(1, last[:, None]) / (last + 1)[:, None]).clamp(min=0)
+    inside = (size.sum(dim=1) <= limit)[:, None]
+    return torch.where(inside, move, move.sign() * (size - threshold).clamp(min=0))
+
+
+def _at(maps: LinearMaps, points: Tensor) -> ValueBounds:
+    """Value bounds at single points: their width is the rounding error of the evaluation."""
+    return value_bounds(maps, Balls(points, torch.zeros(len(points), device=points.device), "Linf", None), crown=False)
+
+
+def _counted(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, R) quotients |rows·(z(point) - z(centre))| / ‖point - centre‖, rounded down, and the distances."""
+    count, number = rows.shape[:2]
+    far, near = _at(maps, points.flatten(0, 1)), _at(maps, balls.center)
+    low = far.lower[-1].reshape(rows.shape) - near.upper[-1][:, None]
+    high = far.upper[-1].reshape(rows.shape) - near.lower[-1][:, None]
+    middle, half = (low + high) / 2, (high - low) / 2
+    growth = (rows.shape[2] + 16) * 2.0**-51
+    value = (rows * middle).sum(2)
+    doubt = (rows.abs() * half).sum(2) + growth * (rows.abs() * (low.abs() + high.abs())).sum(2)
+    move = (points - balls.center[:, None]).flatten(2)
+    size = torch.linalg.vector_norm(move, ord=ORDER[balls.norm], dim=2)
+    size = size * (1 + (move.shape[2] + 16) * 2.0**-51) + 2.0**-52 * _rounding(balls, points)
+    quotient = ((value.abs() - doubt).clamp(min=0) / size.clamp(min=1e-300)) * (1 - 2.0**-51)
+    return torch.where(size > 0, quotient, 0.0).reshape(count, number), size
+
+
+def _rounding(balls: Balls, points: Tensor) -> Tensor:
+    """ℓp size of the vectors whose relative rounding enters point - centre."""
+    total = (points.abs() + balls.center.abs()[:, None]).flatten(2)
+    return 2 * torch.linalg.vector_norm(total, ord=ORDER[balls.norm], dim=2)
+
+
+def _counted_gradient(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> Tensor:
+    """(N, R) dual norms of the gradients at the points, rounded down; an undecided activation counts as an interval."""
+    count, number = rows.shape[:2]
+    known = _at(maps, points.flatten(0, 1))
+    flat = rows.reshape(count * number, 1, -1)
+    found = gradient_bounds(maps, slope_intervals(known), flat)
+    return found.dual_norm_lower(balls.norm).reshape(count, number)
