@@ -35,8 +35,8 @@ from certmix.theorems.lipschitz import (
 from certmix.theorems.margin import certifies, critical_alpha, required_margin
 from proofs_check.certificate import PlainNetwork, Rejected, RejectedError
 from proofs_check.kernel.bounds import value_bounds
+from proofs_check.kernel.jacobian import difference_constants
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz.jacobian import difference_constants
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz, global_constants
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz

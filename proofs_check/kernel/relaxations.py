@@ -168,18 +168,14 @@ def pool_sliding(node: c.MaxPool2d) -> Sliding:
 def pool_lines(lower: Array, upper: Array, node: c.MaxPool2d) -> Lines:
     """Below: the tap with the largest lower bound. Above: that tap where it dominates the others, else a constant."""
     sliding = pool_sliding(node)
-    low, high = (_taps(sliding.windows(v, -np.inf)) for v in (lower, upper))
+    windows = (sliding.windows(bound, -np.inf) for bound in (lower, upper))
+    low, high = (w.reshape(len(w), -1, *w.shape[3:]) for w in windows)  # (C, kh kw, oh, ow)
     select = low.argmax(axis=1)
     chosen = np.equal(np.arange(low.shape[1], dtype=np.int64)[:, None, None], select[:, None])
     rival = np.where(chosen, -np.inf, high).max(axis=1)
     wins = low.max(axis=1) >= rival
     constant, selection = np.where(wins, 0.0, high.max(axis=1)), Selection(sliding, select.astype(np.float64))
     return Lines(wins.astype(np.float64), constant, np.ones_like(rival), np.zeros_like(rival), selection)
-
-
-def _taps(windows: Array) -> Array:
-    """(C, kh, kw, oh, ow) -> (C, kh kw, oh, ow)."""
-    return windows.reshape(len(windows), -1, *windows.shape[3:])
 
 
 # ---------------------------------------------------------------- any nonlinear node

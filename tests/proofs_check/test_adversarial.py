@@ -26,12 +26,11 @@ from proofs_check import __main__ as command
 from proofs_check import certificate as c
 from proofs_check import judge
 from proofs_check.certificate import Accepted, Assumption, Claim, MalformedError, Rejected, RejectedError, Smoothing
-from proofs_check.kernel import bounds, float32
+from proofs_check.kernel import bounds, float32, jacobian
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE, RULES, prove
 from proofs_check.rules.adaptive import AdaptiveMargin
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz import jacobian
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from small_networks import NORMS
 
 from proofs_check import certificate as c
-from proofs_check.kernel import bounds, float32, rounding
+from proofs_check.kernel import bounds, float32, jacobian, rounding
 from proofs_check.kernel import layers as network
 from proofs_check.kernel import relaxations as rx
-from proofs_check.rules.lipschitz import jacobian
 from verifiers.network.module import PlainModule, build
 
 F32 = np.float32

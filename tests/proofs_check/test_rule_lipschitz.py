@@ -14,15 +14,15 @@ import torch
 from flint import arb, arb_mat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from partial_derivatives import gradient_bounds
 from small_networks import DUAL, NORMS, ORDER, array, every_layer, mlp
 
 from proofs_check import certificate as c
 from proofs_check.certificate import Assumption, Claim, RejectedError, Smoothing
-from proofs_check.kernel import bounds
+from proofs_check.kernel import bounds, jacobian
 from proofs_check.reading.parse import array_sha256
 from proofs_check.rules import prove
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz import jacobian
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz, global_lipschitz, need_constants, positive_definite
 from proofs_check.rules.lipschitz.rule import (
     EngineRelaxedLipschitz,
@@ -259,7 +259,7 @@ def test_the_judges_gradients_hold_every_choice_of_slopes(seed: int, activation:
     prepared = bounds.prepare(network)
     x = np.random.default_rng(seed).random(3).astype(np.float32)
     values = bounds.value_bounds(prepared, bounds.Ball(x, radius, "Linf", None), None)
-    found = jacobian.gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3))
+    found = gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3))
     sums = jacobian.dual_norms(prepared, jacobian.slopes_over(values), np.eye(3), "Linf")
     matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
     ends = [jacobian.slope_interval(network.nodes[k], *en.boxes(values)[k - 1]) for k in (2, 4)]
@@ -283,7 +283,7 @@ def test_the_judges_gradients_are_those_of_an_independent_computation(
         x = np.random.default_rng(seed).random(network.input_shape).astype(np.float32)
         prepared = bounds.prepare(network)
         values = bounds.value_bounds(prepared, bounds.Ball(x, radius, "L2", None), None)
-        found = jacobian.gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3)).reshape(3, -1)
+        found = gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3)).reshape(3, -1)
         maps = LinearMaps(network)
         given = torch.tensor([radius], dtype=torch.float64)
         balls = Balls(torch.from_numpy(x)[None].double(), given, "L2", None)
@@ -339,7 +339,7 @@ def test_uncertain_slopes_widen_gradients_only_along_what_lies_below_them() -> N
     prepared = bounds.prepare(network)
     values = bounds.value_bounds(prepared, bounds.Ball(np.zeros(2, np.float32), 0.5, "Linf", None), None)
     for slopes in (jacobian.slopes_over(values), jacobian.slopes_everywhere(prepared)):
-        found = jacobian.gradient_bounds(prepared, slopes, np.eye(2))
+        found = gradient_bounds(prepared, slopes, np.eye(2))
         assert found == pytest.approx(np.array([[2, 0], [0, 3]]), abs=1e-12)
 
 
@@ -357,7 +357,7 @@ def test_effects_of_one_uncertain_slope_cancel_in_the_sum_of_sizes() -> None:
     prepared = bounds.prepare(network)
     values = bounds.value_bounds(prepared, bounds.Ball(np.zeros(2, np.float32), 0.1, "Linf", None), None)
     slopes, form = jacobian.slopes_over(values), np.array([[1.0, -1.0]])
-    assert jacobian.gradient_bounds(prepared, slopes, form) == pytest.approx(np.array([[6, 5]]), rel=1e-12)
+    assert gradient_bounds(prepared, slopes, form) == pytest.approx(np.array([[6, 5]]), rel=1e-12)
     found = float(jacobian.dual_norms(prepared, slopes, form, "Linf")[0])
     assert 10 <= found <= 10 * (1 + 1e-12)
     assert jacobian.dual_norms(prepared, slopes, form, "L1")[0] == pytest.approx(6, rel=1e-12)

@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from proofs_check import certificate as c
-from proofs_check.kernel import bounds
+from proofs_check.kernel import bounds, jacobian
 from proofs_check.kernel.layers import Rows
 from proofs_check.reading import parse
 from proofs_check.rules import RULES
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz import jacobian, layer_norms, lipsdp
+from proofs_check.rules.lipschitz import layer_norms, lipsdp
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.margin.rule import NetworkMargin
 from verifiers.network.module import build

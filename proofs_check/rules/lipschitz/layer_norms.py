@@ -17,13 +17,13 @@ import numpy as np
 
 from proofs_check import certificate as c
 from proofs_check.certificate import Assumption, Claim, Norm, need
+from proofs_check.kernel import jacobian
 from proofs_check.kernel.bounds import Prepared, inputs_of, together
+from proofs_check.kernel.jacobian import Interval, Pending, affine_step, dual_norms_up, hand_on
 from proofs_check.kernel.layers import Convolution, Dense, Map, Rows, Sliding
 from proofs_check.kernel.relaxations import pool_sliding
 from proofs_check.kernel.rounding import Array, need_bounded, sum_error, up
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz import jacobian
-from proofs_check.rules.lipschitz.jacobian import Interval, Pending, affine_step, dual_norms_up, hand_on
 from proofs_check.rules.lipschitz.rule import Theorem, need_theorem, premises, stated_constants
 
 MAX_CELLS = 4096  # nonlinear cells: beyond, unrestricted Jacobians take too long

@@ -17,11 +17,11 @@ import numpy as np
 from flint import arb, arb_mat
 
 from proofs_check.certificate import Assumption, Claim, need
+from proofs_check.kernel import jacobian
 from proofs_check.kernel.bounds import Prepared, inputs_of
+from proofs_check.kernel.jacobian import Interval
 from proofs_check.kernel.rounding import Array, down, need_bounded, up
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz import jacobian
-from proofs_check.rules.lipschitz.jacobian import Interval
 from proofs_check.rules.lipschitz.rule import Theorem, need_theorem, premises, stated_constants
 from proofs_check.rules.margin.differences import decoded
 

@@ -13,10 +13,9 @@ import numpy as np
 from flint import arb
 
 from proofs_check.certificate import Assumption, Claim, need
-from proofs_check.kernel import bounds
+from proofs_check.kernel import bounds, jacobian
 from proofs_check.kernel.rounding import Array, up
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz import jacobian
 from proofs_check.rules.margin.differences import EngineBounds, engine_bounds, exponentials, need_class, slopes
 from proofs_check.rules.margin.rule import box_proves
 

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from flint import arb
-from numpy.typing import NDArray
 
 from proofs_check.certificate import Claim, RejectedError, need
 from proofs_check.kernel import bounds, float32
-from proofs_check.kernel.rounding import down, up
+from proofs_check.kernel.rounding import Array, down, up
 from proofs_check.rules.case import Case
-
-Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +26,13 @@ class Differences:
     values: of every node. error: (K,) what a float32 evaluation adds to every |d_j|; zero in real semantics.
     """
 
-    lower: Vector
-    upper: Vector
+    lower: Array
+    upper: Array
     values: bounds.Values
-    error: Vector
+    error: Array
 
 
-def exponentials(bound: Vector, temperature: float, y: int) -> list[arb]:
+def exponentials(bound: Array, temperature: float, y: int) -> list[arb]:
     """exp(T b_j) for every class j; exactly 1 for y."""
     return [arb(1) if j == y else (arb(temperature) * arb(float(b))).exp() for j, b in enumerate(bound)]
 
@@ -49,7 +46,7 @@ class EngineBounds:
     upper: tuple[float, ...]
 
 
-def engine_bounds(claim: Claim, stated: EngineBounds, case: Case) -> tuple[Vector, Vector]:
+def engine_bounds(claim: Claim, stated: EngineBounds, case: Case) -> tuple[Array, Array]:
     """(lower, upper) as stated, after everything but the bounds themselves is derived here: y is the strict argmax of
     h(x), and the bounds hold its d_j."""
     y, classes = claim.predicted, case.robust.network.classes
@@ -62,7 +59,7 @@ def engine_bounds(claim: Claim, stated: EngineBounds, case: Case) -> tuple[Vecto
     return lower, upper
 
 
-def need_class(case: Case, claim: Claim, upper: Vector) -> None:
+def need_class(case: Case, claim: Claim, upper: Array) -> None:
     """Definition 3.1: y is the strict argmax of h(x). upper: of d, at x or over a set that holds x."""
     if not (np.delete(upper, claim.predicted) < 0).all():
         upper = differences(case.robust, None, case, dataclasses.replace(claim, radius=0.0)).upper

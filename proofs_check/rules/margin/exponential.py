@@ -14,14 +14,14 @@ from flint import arb
 from proofs_check.certificate import Claim, need
 from proofs_check.kernel import bounds
 from proofs_check.kernel.rounding import Array, arb_down, dot_up, sum_error, up
-from proofs_check.rules.margin.differences import Differences, Vector, exponentials, rivals
+from proofs_check.rules.margin.differences import Differences, exponentials, rivals
 
 
 @dataclass(frozen=True, eq=False)
 class Chord:
     """sum_j w_j e_j <= intercept + coefficients . d wherever the sum could reach its threshold."""
 
-    coefficients: Vector
+    coefficients: Array
     intercept: arb
     threshold: arb
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from flint import arb
 
 from proofs_check.certificate import Assumption, Claim, RejectedError, need
+from proofs_check.kernel.rounding import Array
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.differences import (
     Differences,
     EngineBounds,
-    Vector,
     differences,
     engine_bounds,
     exponentials,
@@ -48,7 +48,7 @@ class PairMargin:
 # ---------------------------------------------------------------- Lemma 3.2
 
 
-def box_proves(upper: Vector, rival: int, claim: Claim) -> bool:
+def box_proves(upper: Array, rival: int, claim: Claim) -> bool:
     """(3a), times alpha: alpha (1 - e_i) > (1 - alpha) (1 + sum_{j != y} e_j) at d = upper, with u_i <= 0."""
     if not upper[rival] <= 0:
         return False

@@ -197,11 +197,6 @@ class Gradients:
     uncertain: list[tuple[int, Array]]
 
 
-def gradient_bounds(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array) -> Array:
-    """coefficients (R, K), exact -> (R, n): bounds of |partial derivative| for each input cell, for slopes as given."""
-    return gradients(prepared, slopes, coefficients).rows.magnitude().reshape(len(coefficients), -1)
-
-
 def gradients(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array) -> Gradients:
     """Of the functionals coefficients . z, coefficients (R, K) exact, for slopes as given."""
     last = len(prepared.maps) - 1
