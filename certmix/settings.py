@@ -61,7 +61,8 @@ class Settings:
     use_standard: also bound g (MATH.md 6), for any alpha; the class certified is then the mix's own.
     optimise: gradient steps spent on relu slopes per query (engine "crown"). tolerance: relative, of a largest
     radius. attack_steps: PGD steps of the quick attack inside every certified ball, 0 for none. curves: keep the bounds
-    found (method margin), also of inputs that only another alpha or temperature could certify.
+    found (method margin), also of inputs that only another alpha or temperature could certify. threads: of the
+    processor, for each tensor operation; like batch_size it may change the last bits of what an engine proposes.
     """
 
     alpha: float
@@ -80,6 +81,7 @@ class Settings:
     curves: bool = True
     batch_size: int = 32
     device: str = "cpu"
+    threads: int = 1
     seed: int = 0
     smoothing: SmoothingSettings = SmoothingSettings()
 
@@ -101,6 +103,8 @@ class Settings:
             raise UsageError("semantics float32 needs evidence network: an engine covers real arithmetic only")
         if not 0 < self.tolerance < 1:
             raise UsageError(f"tolerance must lie in (0, 1), got {self.tolerance}")
+        if self.threads < 1:
+            raise UsageError(f"threads must be >= 1, got {self.threads}")
         if self.batch_size < 1 or self.attack_steps < 0 or self.optimise < 0:
             raise UsageError(
                 f"batch_size must be >= 1, attack_steps and optimise >= 0, "

@@ -96,6 +96,7 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-curves", action="store_true", help="keep no bounds for certmix sweep (saves some time)")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs bounded at once (default 32)")
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
+    group.add_argument("--threads", type=int, default=1, metavar="N", help="of the processor (default 1)")
     group.add_argument("--seed", type=int, default=0, help="of attacks and noise (default 0)")
     noise = parser.add_argument_group("randomised smoothing (--method smoothing)")
     d = SmoothingSettings()
@@ -137,6 +138,7 @@ def settings(options: argparse.Namespace) -> Settings:
         curves=not options.no_curves,
         batch_size=options.batch_size,
         device=device(options.device),
+        threads=options.threads,
         seed=options.seed,
         smoothing=SmoothingSettings(
             noise_std=options.noise_std,

@@ -33,6 +33,7 @@ from certmix.records.lines import record_line
 from certmix.records.outcomes import Certified, Falsified, Outcome
 from certmix.runs.store import Store, dataset_sha256
 from certmix.settings import Settings
+from proofs_check.certificate import PlainNetwork
 from proofs_check.reading.parse import RunHeader
 
 SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
@@ -57,7 +58,11 @@ def run(options: argparse.Namespace) -> int:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Audit:
     """One run over a dataset. prover: what answers for a batch of inputs. mix: the classifier whose clean predictions
-    are recorded; None: the mix of the settings."""
+    are recorded; None: the mix of the settings. more_networks: what else the certificates speak of.
+
+    Results depend on the settings, batch_size and threads among them, and on the processor; not on where a run was
+    interrupted: batches begin at multiples of their size, and one that is not whole is proven again.
+    """
 
     standard: Model
     robust: Model
@@ -66,18 +71,32 @@ class Audit:
     store: Store
     prover: Prover = prove
     mix: torch.nn.Module | None = None
+    more_networks: tuple[PlainNetwork, ...] = ()
 
     def run(self) -> int:
         """Prove, write, finish; the exit code."""
-        networks = [n for n in (self.standard.network, self.robust.network) if n is not None]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.settings.threads)
+        try:
+            with self.store.locked():
+                return self._run()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _run(self) -> int:
+        models = (self.standard.network, self.robust.network)
+        networks = [n for n in (*models, *self.more_networks) if n is not None]
         inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
         self._problem(0, 1)  # misuse shows before anything is written
         done = self.store.open(self.header(), networks, inputs, self.data.labels)
+        if done < len(inputs):
+            done -= done % self._batch_size()
+            self.store.keep_first(done)
         started = time.monotonic()
         proposed = self._certify_from(done)
+        self.store.write_json("audit.json", self._record(time.monotonic() - started, done, proposed))
         hits = [r for r in self.store.lines() if r["outcome"] == "falsified"]
         self.store.finish()
-        self.store.write_json("audit.json", self._record(time.monotonic() - started, done, proposed))
         self._summary(proposed)
         return 1 if any(r["confirmed"] for r in hits) else 0
 

@@ -25,9 +25,8 @@ from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.mixing.mixed import check_alpha, check_temperature
 from certmix.models.model import load_model
-from certmix.records.lines import run_line
 from certmix.runs.finished import FinishedRun, open_run
-from certmix.runs.store import FINAL, Store
+from certmix.runs.store import Store
 from certmix.settings import Settings
 from proofs_check.certificate import Assumption
 from proofs_check.reading.parse import array_sha256
@@ -115,8 +114,7 @@ def need_disjoint(tune: Dataset, audit: Dataset) -> None:
 
 def finish(audit: Audit) -> int:
     """Run it unless its folder holds exactly this run, finished; the exit code."""
-    header = audit.store.path / "run.json"
-    if (audit.store.path / FINAL).exists() and header.read_bytes() == run_line(audit.header()):
+    if audit.store.finished(audit.header()):
         return int(any(r["outcome"] == "falsified" and r["confirmed"] for r in audit.store.lines()))
     return audit.run()
 

@@ -300,10 +300,8 @@ def audit_adaptive(
     checked(robust, mix)
     own = dataclasses.replace(settings, alpha=mix.least(), curves=False)
     classifier = mix.classifier(standard.module, robust.module, own.temperature)
-    code = Audit(standard, robust, data, own, Store(out), AdaptiveProver(mix), classifier).run()
-    if mix.network is not None:
-        (out / "networks" / f"{mix.network.sha256}.safetensors").write_bytes(mix.network.data)
-    return code
+    networks = () if mix.network is None else (mix.network,)
+    return Audit(standard, robust, data, own, Store(out), AdaptiveProver(mix), classifier, networks).run()
 
 
 def checked(robust: Model, mix: AdaptiveMix) -> None:

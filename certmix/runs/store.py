@@ -2,15 +2,18 @@
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
 complete; certificates.partial.jsonl until then), audit.json (untrusted: predictions, timing), curves/ (untrusted:
-bounds, see curves.py), refuted/; for readers verdict.json (commands/check.py), summary.json, report.html (commands/report.py).
+bounds, see curves.py), refuted/; for readers verdict.json (commands/check.py), summary.json, report.html
+(commands/report.py).
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,19 @@ from numpy.typing import NDArray
 
 from certmix.errors import UsageError
 from certmix.records.lines import run_line
-from proofs_check.certificate import FORMAT, MalformedError, PlainNetwork
+from proofs_check.certificate import FORMAT, RUN_FORMAT, MalformedError, PlainNetwork
 from proofs_check.reading import folder, parse
 
 PARTIAL = "certificates.partial.jsonl"
 FINAL = "certificates.jsonl"
 VERDICT = "verdict.json"
+_STARTING = "run.json.part"  # the first file of a folder: until it becomes run.json, the run has not begun
+_BEFORE_THE_RUN = frozenset({_STARTING, "networks", "inputs.npz", "inputs.npz.part"})
+# settings that change how fast a claim is found, or where, but not what is claimed: a run may go on with others
+NEUTRAL = frozenset(
+    {"batch_size", "device", "threads", "draw_batch", "standard", "robust", "standard_faithfulness"}
+    | {"robust_faithfulness", "certmix", "torch"}
+)
 
 
 def dataset_sha256(inputs: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
@@ -48,28 +58,74 @@ class Store:
         inputs: NDArray[np.float32],
         labels: NDArray[np.int64],
     ) -> int:
-        """Start, or go on with, exactly this run; the number of lines already there.
+        """Start, or go on with, this run; the number of lines already there.
 
-        Raises UsageError if the folder holds anything else, or this run, finished.
+        Raises UsageError if the folder holds anything else, or this run, finished. Settings in NEUTRAL may differ from
+        those that the run began with; its header keeps the first ones.
         """
-        wanted = run_line(header)
         run = self.path / "run.json"
         if run.exists():
-            if run.read_bytes() != wanted:
-                raise UsageError(f"{self.path} already holds another run: choose another --out, or remove it")
+            other = self.differences(header)
+            if other:
+                raise UsageError(
+                    f"{self.path} already holds another run ({'; '.join(other)}): choose another --out, or remove it"
+                )
             if (self.path / FINAL).exists():
                 raise UsageError(f"{self.path} already holds this run, finished: see certmix report {self.path}")
             return self._finished_lines()
-        if self.path.exists() and any(self.path.iterdir()):
+        held = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set[str]()
+        if held and not (_STARTING in held and held <= _BEFORE_THE_RUN):
             raise UsageError(f"{self.path} is not empty and holds no run: choose another --out")
         (self.path / "networks").mkdir(parents=True, exist_ok=True)
+        _write_part(self.path / _STARTING, run_line(header))
         for network in networks:
             _write(self.path / "networks" / f"{network.sha256}.safetensors", network.data)
         with (self.path / "inputs.npz.part").open("wb") as stream:
             np.savez(stream, inputs=inputs.astype("<f4"), labels=labels.astype("<i8"))
+            stream.flush()
+            os.fsync(stream.fileno())
         (self.path / "inputs.npz.part").rename(self.path / "inputs.npz")
-        _write(run, wanted)
+        (self.path / _STARTING).rename(run)
+        _sync_folder(self.path)
         return 0
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """While this lasts no other process may write the run; the system drops the lock with the process that holds
+        it, however that ends. Raises UsageError if somebody else is writing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process is writing {self.path}: wait for it, or choose another --out"
+                ) from error
+            yield
+        finally:
+            os.close(folder)
+
+    def differences(self, header: parse.RunHeader) -> list[str]:
+        """What of the run in the folder differs from `header`, NEUTRAL settings aside, each with both values; empty if
+        it is the same run. Requires run.json. Raises UsageError if that is no header."""
+        try:
+            held = parse.unseal((self.path / "run.json").read_bytes(), RUN_FORMAT, "run.json")
+        except MalformedError as error:
+            raise UsageError(f"{self.path} is damaged ({error}): choose another --out") from error
+        return _differences(held, parse.unseal(run_line(header), RUN_FORMAT, "run.json"), "")
+
+    def finished(self, header: parse.RunHeader) -> bool:
+        """Whether the folder holds this run, finished."""
+        return (self.path / FINAL).exists() and not self.differences(header)
+
+    def keep_first(self, count: int) -> None:
+        """Drop every line of the unfinished run after the first `count`."""
+        path = self.path / PARTIAL
+        if path.exists():
+            whole = b"".join(path.read_bytes().splitlines(keepends=True)[:count])
+            with path.open("r+b") as stream:
+                stream.truncate(len(whole))
 
     def _finished_lines(self) -> int:
         """Count whole, sealed lines of the partial file; cut off a torn last one."""
@@ -100,6 +156,7 @@ class Store:
     def finish(self) -> None:
         """All lines are there: give the file its final name."""
         (self.path / PARTIAL).rename(self.path / FINAL)
+        _sync_folder(self.path)
 
     def lines(self) -> list[dict[str, Any]]:
         """Every line so far as a plain object (for tables; the judge reads them itself, strictly)."""
@@ -126,8 +183,35 @@ def digests(folder: Path) -> dict[str, str]:
 def _write(path: Path, data: bytes) -> None:
     """All of it or nothing: written beside, flushed to disk, renamed."""
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as stream:
+    _write_part(part, data)
+    part.rename(path)
+
+
+def _write_part(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    part.rename(path)
+
+
+def _sync_folder(path: Path) -> None:
+    """Renames in the folder survive a loss of power from here on."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _differences(held: dict[str, Any], asked: dict[str, Any], prefix: str) -> list[str]:
+    found: list[str] = []
+    for name in dict.fromkeys([*held, *asked]):
+        if prefix and name in NEUTRAL:
+            continue
+        there, here = held.get(name), asked.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            found += _differences(there, here, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif there != here:
+            setting = f"{prefix}{name}".removeprefix("settings.")
+            found.append(f"{setting} is {there} there, {here} here")
+    return found

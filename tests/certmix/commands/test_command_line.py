@@ -103,7 +103,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(finished, digits, data, tmp
     whole, calls = os.fsync, iter(range(100))
 
     def full(descriptor: int) -> None:
-        if next(calls) == 5:
+        if (out / "certificates.partial.jsonl").exists() and next(calls) == 2:  # as the second batch is saved
             raise OSError(errno.ENOSPC, "No space left on device", str(out))
         whole(descriptor)
 

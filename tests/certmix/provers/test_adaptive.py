@@ -30,6 +30,7 @@ from certmix.provers.adaptive import (
     transformed_upper,
 )
 from certmix.records.outcomes import Abstained, Certified, Outcome
+from certmix.runs.store import Store
 from certmix.settings import Settings
 from proofs_check import judge
 from proofs_check.__main__ import main as judge_folder
@@ -453,3 +454,15 @@ def test_misuse_of_certify_adaptive_is_refused(pair, x: Tensor):
     wrong = build([Input((3,)), Linear((0,), np.zeros((2, 3), np.float32), np.zeros(2, np.float32))])
     with pytest.raises(UsageError, match="takes inputs"):
         certify_adaptive(*pair, x, AdaptiveMix(SigmoidAlpha(wrong, 0.6, 0.9)), Settings(0.75))
+
+
+def test_an_adaptive_run_is_not_finished_before_the_network_of_alpha_is_on_the_disk(
+    pair, x: Tensor, tmp_path: Path, monkeypatch
+):
+    out = tmp_path / "run"
+    stored = out / "networks" / f"{weight_network(0).sha256}.safetensors"
+    seen: list[bytes] = []
+    monkeypatch.setattr(Store, "finish", lambda store: seen.append(stored.read_bytes()))
+    data = Dataset(x[:2].numpy(), np.zeros(2, dtype=np.int64), "digits")
+    audit_adaptive(*pair, data, MIXES["both"], Settings(0.75, radius=0.05), out)
+    assert seen == [weight_network(0).data]
