@@ -6,7 +6,7 @@ BIN := .venv/bin
 OMP_NUM_THREADS ?= 1
 export CERTMIX_DATA OMP_NUM_THREADS
 
-.PHONY: demo test test-slow test-upstream lint mutation benchmarks clean
+.PHONY: demo test test-slow test-upstream lint mutation clean
 
 .venv: .venv/.complete
 

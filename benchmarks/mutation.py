@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import inspect
 import itertools
 import json
@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from common import RESULTS, ROOT, save
@@ -49,33 +49,41 @@ COPIED = (
 )
 CPU_SECONDS = 200
 CASES = 6  # of a test over random seeds: what only a later one would notice counts as a survivor
-BOUNDS = ("mutants", "bounds", "network_maps", "bounds_attacks", "float32_error", "exponential", "rule_lipschitz")
-RULES = ("rule_margin", "judge", "exponential", "rule_lipschitz", "rule_smoothing", "float32_error")
+STEPS = ("affine_steps", "relaxations", "concretization", "refinement", "witness")  # of kernel/, each step alone
+BOUNDS = (
+    *(f"kernel/{name}" for name in (*STEPS, "bounds", "layers", "ill_conditioned_networks", "float32")),
+    "rules/exponential",
+    "rules/lipschitz",
+)
+RULES = ("rules/margin", "judge", "rules/exponential", "rules/lipschitz", "rules/smoothing", "kernel/float32")
+# file of proofs_check -> files of tests/proofs_check, test_ left out
 TESTS = {
-    "rounding.py": (
-        "mutants",
-        "rounding",
-        "rule_smoothing",
-        "bounds_attacks",
-        "bounds",
-        "exponential",
-        "second_review",
+    "kernel/rounding.py": (
+        *(f"kernel/{name}" for name in ("rounding", *STEPS)),
+        "rules/smoothing",
+        "kernel/ill_conditioned_networks",
+        "kernel/bounds",
+        "rules/exponential",
+        "kernel/arithmetic_mode",
     ),
-    "network.py": ("mutants", "network_maps", "bounds", "bounds_attacks", "rule_lipschitz"),
-    "relaxations.py": BOUNDS,
-    "bounds.py": (*BOUNDS, "judge", "second_review"),
-    "float32.py": ("mutants", "float32_error", "judge"),
-    "jacobian.py": ("gradients", "mutants", "rule_lipschitz", "rule_layers", "branches"),
-    "judge.py": ("rule_margin", "branches", "judge", "rule_smoothing", "second_review"),
+    "kernel/layers.py": (
+        *(f"kernel/{name}" for name in (*STEPS, "linear_forms", "layers", "bounds", "ill_conditioned_networks")),
+        "rules/lipschitz",
+    ),
+    "kernel/relaxations.py": BOUNDS,
+    "kernel/bounds.py": (*BOUNDS, "judge", "kernel/linear_forms", "kernel/arithmetic_mode"),
+    "kernel/float32.py": ("kernel/float32_steps", "kernel/float32", "judge"),
+    "kernel/jacobian.py": ("kernel/jacobian", "kernel/jacobian_steps", "rules/lipschitz", "rules/layer_norms"),
+    "judge.py": ("rules/margin", "tie", "judge", "rules/smoothing", "rules/overflow", "run", "kernel/arithmetic_mode"),
     "rules/case.py": RULES,
-    "rules/differences.py": RULES,
-    "rules/exponential.py": RULES,
-    "rules/margin.py": RULES,
-    "rules/layer_norms.py": ("rule_layers", "rule_lipschitz", "second_review"),
-    "rules/lipschitz.py": RULES,
-    "rules/lipsdp.py": ("branches", "rule_margin", "rule_lipschitz", "judge", "second_review"),
-    "rules/adaptive.py": ("rule_adaptive", "adversarial"),
-    "rules/smoothing.py": ("branches", "rule_smoothing", "judge"),
+    "rules/margin/differences.py": RULES,
+    "rules/margin/exponential.py": RULES,
+    "rules/margin/rule.py": RULES,
+    "rules/lipschitz/layer_norms.py": ("rules/layer_norms", "rules/lipschitz", "rules/overflow"),
+    "rules/lipschitz/rule.py": RULES,
+    "rules/lipschitz/lipsdp.py": ("rules/lipsdp", "rules/margin", "rules/lipschitz", "judge"),
+    "rules/adaptive.py": ("rules/adaptive", "forgeries", "hostile_networks"),
+    "rules/smoothing.py": ("rules/smoothing_counts", "rules/smoothing", "judge"),
 }
 
 
@@ -165,10 +173,23 @@ def passes(test: Callable[..., None], name: str) -> bool:
     return True
 
 
+def load_tests(file: str) -> ModuleType:
+    """The module of "kernel/bounds": kernel/test_bounds.py of tests/proofs_check, below the current folder."""
+    folder, _, name = file.rpartition("/")
+    path = Path("tests", "proofs_check", folder, f"test_{name}.py")
+    spec = importlib.util.spec_from_file_location(f"{folder}.test_{name}" if folder else f"test_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    if spec.name not in sys.modules:
+        sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[spec.name])
+    return sys.modules[spec.name]
+
+
 def run_tests(tests: list[Test]) -> int:
     """Without pytest's start, in this process, until one fails."""
     for test in tests:
-        module = importlib.import_module(f"test_{test.file}")
+        module = load_tests(test.file)
         if not passes(getattr(module, test.name), test.name):
             return 1
     return 0
@@ -178,7 +199,7 @@ def survey(names: Iterable[str], out: Path) -> int:
     """Run every test on the unmutated judge; leave what each one reaches and how long it takes."""
     found: list[dict[str, Any]] = []
     for file in names:
-        module = importlib.import_module(f"test_{file}")
+        module = load_tests(file)
         for name, test in vars(module).items():
             if not name.startswith("test_") or not callable(test):
                 continue
@@ -360,7 +381,7 @@ def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("files", nargs="*", help="files of proofs_check, such as bounds.py (default: all)")
+    parser.add_argument("files", nargs="*", help="files of proofs_check, such as kernel/bounds.py (default: all)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="run only the survivors recorded last time")
     parser.add_argument("--depth", type=int, default=99, help="use only the first so many test files")

@@ -1,7 +1,7 @@
 """Smoothing bounds against models whose smoothed value is known in closed form.
 
 The bounds are float formulas and so are most references here: 1e-9 and 1e-6 are the references' own errors. The
-judge, which alone decides, is tested without tolerance in tests/proofs_check/test_rule_smoothing.py.
+judge, which alone decides, is tested without tolerance in tests/proofs_check/rules/test_smoothing.py.
 """
 
 from __future__ import annotations

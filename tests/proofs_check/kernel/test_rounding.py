@@ -7,11 +7,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from flint import arb, fmpq
+from flint import arb, ctx, fmpq
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proofs_check.certificate import RejectedError
+from proofs_check.kernel import rounding
 from proofs_check.kernel import rounding as r
 
 finite = st.floats(-(2.0**90), 2.0**90)
@@ -108,3 +109,20 @@ def test_enclose_is_elementwise_and_outward():
     for low, high, v in zip(lower.ravel(), upper.ravel(), values.ravel(), strict=True):
         assert arb(low) < arb(v).exp() < arb(high) or (v == 0 and low < 1 < high)
     assert fmpq(*float(lower[0, 1]).as_integer_ratio()) < 1
+
+
+def test_rounding_helpers_are_outward_by_at_least_two_units():
+    for x in (1.0, 1.5, 2.0**-30, 2.0**100, 0.0):
+        for value in (x, -x):
+            array = np.array([value])
+            step = Fraction(2) * Fraction(1, 2**53) * abs(Fraction(value)) + Fraction(2) ** -501
+            assert Fraction(float(rounding.up(array)[0])) >= Fraction(value) + step
+            assert Fraction(float(rounding.down(array)[0])) <= Fraction(value) - step
+
+
+def test_arb_ends_are_strictly_outside():
+    with ctx.workprec(300):
+        for ball in (arb(1) / 3, arb(2).sqrt(), -arb(2).exp(), arb(0), arb(1, 2.0**-60)):
+            assert arb(rounding.arb_up(ball)) > ball
+            assert arb(rounding.arb_down(ball)) < ball
+            assert rounding.arb_up(ball) - rounding.arb_down(ball) <= 2.0**-50 * 8

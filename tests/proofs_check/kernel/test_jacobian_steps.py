@@ -1,0 +1,181 @@
+"""Gradients on intervals, one step at a time, in exact arithmetic."""
+
+from __future__ import annotations
+
+import exact_network as en
+import numpy as np
+import pytest
+from exact_steps import affine_nets, at_least, at_most, exact_forms
+from flint import arb
+from small_networks import NORMS
+
+from proofs_check import certificate as c
+from proofs_check.kernel import bounds, jacobian
+from proofs_check.kernel import layers as network
+from proofs_check.kernel import relaxations as rx
+from verifiers.network.module import build
+
+F32 = np.float32
+
+
+# ---------------------------------------------------------------- the Jacobian
+
+
+def test_slope_intervals_hold_every_slope():
+    lower, upper = np.array([-1.0, 0.0, 0.5, -2.0, 0.0]), np.array([1.0, 1.0, 2.0, -1.0, 0.0])
+    least, most = jacobian.slope_interval(c.LeakyRelu((0,), 0.1), lower, upper)
+    assert least.tolist() == [0.1, 0.1, 1.0, 0.1, 0.1]
+    assert most.tolist() == [1.0, 1.0, 1.0, 0.1, 1.0]
+    for node, curve in ((c.Sigmoid((0,)), rx.SIGMOID), (c.Tanh((0,)), rx.TANH)):
+        least, most = jacobian.slope_interval(node, lower, upper)
+        for a, b, s, t in zip(lower, upper, least, most, strict=True):
+            for share in np.linspace(0, 1, 11):
+                slope = curve.exact_slope(arb(float(np.clip(a + share * (b - a), a, b))))
+                assert s <= slope <= t
+    with pytest.raises(c.RejectedError, match="slopes"):
+        jacobian.slope_interval(c.MaxPool2d((0,), (1, 1), (1, 1), (0, 0, 0, 0)), lower, upper)
+
+
+def test_scaled_intervals_hold_every_product():
+    rng = np.random.default_rng(0)
+    centre, radius = en.wild(rng, 1, 5, 5, 4), np.abs(en.wild(rng, 1, 5, 5, 4)) * rng.integers(0, 2, (1, 5, 5, 4))
+    least = rng.uniform(0, 1, (5, 5, 4))
+    most = least + rng.uniform(0, 1, (5, 5, 4)) * rng.integers(0, 2, (5, 5, 4))
+    found = jacobian.scaled(jacobian.Interval(centre, radius), least, most)
+    low, high = (en.exact(found.centre) + s * en.exact(found.radius) for s in (-1, 1))
+    for end in (en.exact(centre) - en.exact(radius), en.exact(centre) + en.exact(radius)):
+        for slope in (least, most):
+            product = end * en.exact(slope)
+            assert all((low <= product).ravel())
+            assert all((product <= high).ravel())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_affine_step_of_the_jacobian_holds_the_exact_product(seed: int):
+    rng = np.random.default_rng(seed)
+    for net in affine_nets(rng):
+        prepared = bounds.prepare(net)
+        k, mapping = 1, prepared.maps[1]
+        assert mapping is not None
+        if len(bounds.inputs_of(net.nodes[k])) > 1:
+            continue
+        (shape,) = (prepared.shapes[i] for i in bounds.inputs_of(net.nodes[k]))
+        out = prepared.shapes[k]
+        centre = en.wild(rng, 2, *out[1:], out[0])
+        if out[0] > 1:
+            centre[..., 1] = -centre[..., 0]
+        radius = np.abs(en.wild(rng, *centre.shape)) * rng.integers(0, 2)
+        (found,) = jacobian.affine_step(mapping, jacobian.Interval(centre, radius))
+        rows = network.Rows(centre, None)
+        point = rng.normal(size=shape)
+        zero = en._apply(net.nodes[k], [en.exact(np.zeros(shape)).reshape(net.shapes[0])]).reshape(out)
+        moved = en._apply(net.nodes[k], [en.exact(point).reshape(net.shapes[0])]).reshape(out) - zero
+        size = exact_forms(network.Rows(found.radius, None), en.exact(np.abs(point)))
+        for a, b, r in zip(exact_forms(rows, moved), exact_forms(network.Rows(found.centre, None), en.exact(point)),
+                           size, strict=True):  # fmt: skip
+            assert abs(a - b) <= r
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_dual_norms_are_rounded_up(norm: c.Norm):
+    rng = np.random.default_rng(0)
+    rows = np.abs(en.wild(rng, 60, 5))
+    for row, bound in zip(rows, jacobian.dual_norms_up(rows, norm), strict=True):
+        v, b = en.exact(row), en.rational(bound)
+        exact = {"Linf": v.sum() <= b, "L1": v.max() <= b, "L2": (v * v).sum() <= b * b}
+        assert exact[norm]
+        assert bound <= np.linalg.norm(row, {"Linf": 1, "L2": 2, "L1": np.inf}[norm]) * (1 + 1e-12)
+    assert jacobian.dual_norms_up(np.full((1, 2), 2.0**-600), norm)[0] >= 2.0**-600
+
+
+def test_sums_and_magnitudes_of_intervals_are_rounded_up():
+    rng = np.random.default_rng(0)
+    parts = [jacobian.Interval(en.wild(rng, 1, 5, 5, 4), np.abs(en.wild(rng, 1, 5, 5, 4))) for _ in range(2)]
+    total = jacobian.sum_of(*parts, (4, 5, 5))
+    centre, radius = (en.exact(getattr(parts[0], n)) + en.exact(getattr(parts[1], n)) for n in ("centre", "radius"))
+    gap = abs(centre - en.exact(total.centre)) + radius
+    assert at_most(gap, total.radius)
+    assert at_most(abs(en.exact(total.centre)) + en.exact(total.radius), total.magnitude())
+    both = np.sort(en.wild(rng, 2, 1, 5, 5, 4), axis=0)
+    between = jacobian.Interval.between(both[0], both[1])
+    assert at_least(en.exact(both[0]) - en.exact(between.centre) + en.exact(between.radius), np.zeros((1, 5, 5, 4)))
+    assert at_most(en.exact(both[1]) - en.exact(between.centre) - en.exact(between.radius), np.zeros((1, 5, 5, 4)))
+
+
+# ---------------------------------------------------------------- the Jacobian, continued
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_pooling_step_holds_the_gradient_of_every_choice_of_cells(seed: int):
+    """Within the bounds any cell may be the largest that reaches the largest lower end; rows go to the chosen ones."""
+    rng = np.random.default_rng(seed)
+    for node in (c.MaxPool2d((0,), (2, 2), (1, 1), (0, 0, 0, 0)), c.MaxPool2d((0,), (3, 2), (2, 1), (1, 1, 0, 0))):
+        shape = (2, 4, 4)
+        lower = rng.normal(size=shape)
+        upper = lower + rng.choice([0.0, 0.1, 1.0], size=shape)
+        sliding = rx.pool_sliding(node)
+        pooled = sliding.windows(lower, -np.inf).max(axis=(1, 2)).shape
+        centre, radius = en.wild(rng, 2, *pooled[1:], 2), np.abs(en.wild(rng, 2, *pooled[1:], 2)) * (seed % 2)
+        slopes = jacobian.pool_slopes(node, lower, upper, shape)
+        found = slopes.times(jacobian.Interval(centre, radius), slopes.least, slopes.most)
+        low, high = (en.exact(found.centre) + s * en.exact(found.radius) for s in (-1, 1))
+        for _ in range(4):
+            value = np.where(rng.integers(2, size=shape) == 0, lower, upper)
+            choice = sliding.windows(value, -np.inf)
+            taps = choice.reshape(2, -1, *choice.shape[3:]).argmax(axis=1)
+            rows = en.exact(centre) + en.exact(rng.choice([-1, 0, 1], size=centre.shape)) * en.exact(radius)
+            gradient = en.exact(np.zeros((2, 4, 4, 2)))
+            for ch, i, j in np.ndindex(2, *pooled[1:]):
+                a, b = divmod(int(taps[ch, i, j]), node.kernel[1])
+                y, x = i * node.stride[0] - node.padding[0] + a, j * node.stride[1] - node.padding[1] + b
+                gradient[:, y, x, ch] += rows[:, i, j, ch]
+            assert all((low <= gradient).ravel())
+            assert all((gradient <= high).ravel())
+
+
+def test_a_pooling_step_is_exact_where_one_cell_surely_wins():
+    lower = np.arange(16.0).reshape(1, 4, 4)
+    node = c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0))
+    rows = jacobian.Interval(np.ones((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))
+    slopes = jacobian.pool_slopes(node, lower, lower + 0.5, (1, 4, 4))
+    found = slopes.times(rows, slopes.least, slopes.most)
+    assert not slopes.uncertain().any()
+    expected = np.zeros((4, 4))
+    expected[1::2, 1::2] = 1.0
+    assert found.centre[0, :, :, 0] == pytest.approx(expected, abs=1e-12)
+    assert (found.radius <= 1e-12).all()
+    slopes = jacobian.pool_slopes(node, np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), (1, 4, 4))
+    tied = slopes.times(rows, slopes.least, slopes.most)
+    assert slopes.uncertain().all()
+    assert (tied.centre - tied.radius <= 0).all()
+    assert (tied.centre + tied.radius >= 1).all()
+
+
+@pytest.mark.parametrize(("node", "curve"), [(c.Sigmoid((0,)), rx.SIGMOID), (c.Tanh((0,)), rx.TANH)])
+def test_slope_intervals_of_curves_are_those_of_their_ends(node: c.Node, curve: rx.Curve):
+    lower, upper = np.array([-3.0, 1.0, -2.0, 0.0, -1.0, -5.0]), np.array([-1.0, 2.0, 1.0, 2.0, 0.0, 0.5])
+    far, near = np.array([3.0, 2.0, 2.0, 2.0, 1.0, 5.0]), np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    least, most = jacobian.slope_interval(node, lower, upper)
+    assert least == pytest.approx(curve.near_slope(far), rel=1e-12)
+    assert most == pytest.approx(curve.near_slope(near), rel=1e-12)
+    flat, _ = jacobian.slope_interval(node, np.array([-800.0]), np.array([800.0]))
+    assert 0 <= flat[0] < 1e-200
+
+
+def test_slopes_anywhere_are_the_steepest_of_each_node():
+    nodes = [c.Input((2,)), c.Relu((0,)), c.LeakyRelu((0,), 0.1), c.Sigmoid((0,)), c.Tanh((0,)), c.Flatten((0,))]
+    prepared = bounds.prepare(build([*nodes, c.Linear((1,), np.eye(2, dtype=F32), np.zeros(2, F32))]))
+    assert [jacobian.unrestricted_slopes(prepared, k) for k in (1, 2, 3, 4)] == [(0, 1), (0.1, 1), (0, 0.25), (0, 1)]
+    with pytest.raises(c.RejectedError, match="multipliers"):
+        jacobian.unrestricted_slopes(prepared, 5)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_dual_norms_cover_every_order_of_summation(norm: c.Norm):
+    """A sum of n magnitudes may be n - 1 half units too small, a root of one half as many."""
+    rows = np.random.default_rng(0).uniform(1, 2, (20, 400))
+    for row, bound in zip(rows, jacobian.dual_norms_up(rows, norm), strict=True):
+        computed = row.sum() if norm == "Linf" else np.sqrt(np.einsum("x,x->", row, row))
+        units = 399 if norm == "Linf" else 201
+        assert en.rational(computed) * (1 + units * en.rational(2.0**-53)) <= en.rational(bound)
+    assert jacobian.dual_norms_up(np.full((1, 9), 2.0**-600), norm)[0] >= 3 * 2.0**-600

@@ -1,0 +1,43 @@
+"""Sums beyond a double are infinite, and a surprise in one rule is a rejection."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import hostile as ho
+import pytest
+from chains import dead_chain
+
+from proofs_check import certificate as c
+from proofs_check.rules import RULES
+from proofs_check.rules.lipschitz import layer_norms
+from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
+from proofs_check.rules.margin.rule import NetworkMargin
+
+
+@pytest.mark.parametrize(
+    ("norm", "scales", "joined"),
+    [
+        ("L2", [2.0**127] * 4 + [2.0**3.7], c.Concat),
+        ("Linf", [2.0**127.9] * 8, c.Add),
+        ("L1", [2.0**127.9] * 8, c.Concat),
+    ],
+)
+def test_gains_that_add_up_beyond_a_double_are_infinite(norm: c.Norm, scales: list[float], joined: Any):
+    case = dead_chain(scales, joined)
+    assert layer_norms.node_gains(case.robust, norm)[-2] == math.inf
+    evidence = LayerLipschitz("4a", (0.0, 100.0))
+    assert isinstance(ho.verdict(case, "lipschitz_layers", evidence, norm=norm), (c.Accepted, c.Rejected))
+
+
+def test_a_surprise_in_one_rule_is_a_rejection(monkeypatch: pytest.MonkeyPatch):
+    case = dead_chain([1.0], c.Add)
+
+    def surprised(*_: object) -> frozenset[c.Assumption]:
+        raise OverflowError("intermediate overflow")
+
+    monkeypatch.setitem(RULES, "network_margin", dataclasses.replace(RULES["network_margin"], check=surprised))
+    found = ho.verdict(case, "network_margin", NetworkMargin(None))
+    assert found == c.Rejected("internal", "OverflowError: intermediate overflow")

@@ -1,0 +1,20 @@
+"""Lines of the runs in accepted/, ready to be judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proofs_check import run
+from proofs_check.reading import folder
+
+HERE = Path(__file__).resolve().parent
+
+
+ACCEPTED = HERE / "accepted" / "margin_linf"
+
+
+def first_line(path: Path) -> tuple[run.Bench, bytes, folder.Row]:
+    header = folder.header(path)
+    _, line, row = next(iter(run.tasks(path, header)))
+    assert row is not None
+    return run.bench(path, header), line, row

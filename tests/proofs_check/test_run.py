@@ -1,0 +1,110 @@
+"""A run as a whole: its networks, worker processes, order, memory, ends of streams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import hostile as ho
+import numpy as np
+import pytest
+from stored_cases import ACCEPTED, first_line
+
+from proofs_check import certificate as c
+from proofs_check import judge, run
+from proofs_check.kernel import bounds
+from proofs_check.reading import folder, parse
+from proofs_check.rules import EVIDENCE, RULES, Rule
+from proofs_check.rules.case import Case
+from verifiers.network.module import build
+
+F32 = np.float32
+
+
+def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
+    (tmp_path / "networks").mkdir()
+    networks = [build([c.Input((2,)), c.Linear((0,), k * np.eye(2, dtype=F32), np.zeros(2, F32))]) for k in range(1, 4)]
+    case = Case(bounds.prepare(networks[0]), None, np.zeros(2, F32))
+    bench = run.Bench(tmp_path, case.robust, None)
+    for network in networks:
+        (tmp_path / "networks" / f"{network.sha256}.safetensors").write_bytes(network.data)
+        named = c.Adaptive(c.InputAlpha(network.sha256, 0.5, 1.0), None)
+        found = bench.alpha(ho.claim_of(case, adaptive=named))
+        assert found is not None
+        assert found.network.sha256 == network.sha256
+        assert found is bench.alpha(ho.claim_of(case, adaptive=named)), "read once"
+        assert len(bench.alphas) == 1
+
+
+HERE = Path(__file__).resolve().parent
+
+
+def test_a_worker_process_judges_as_the_main_one_does():
+    header = folder.header(ACCEPTED)
+    run._start(ACCEPTED)
+    here = run.bench(ACCEPTED, header)
+    tasks = list(run.tasks(ACCEPTED, header))
+    assert [run._work(*task) for task in tasks] == [here.judge(*task) for task in tasks]
+    assert {run._work(*task).state for task in tasks} >= {"accepted"}
+
+
+def test_two_processes_give_the_verdicts_of_one():
+    assert list(run.results(ACCEPTED, 2)) == list(run.results(ACCEPTED, 1))
+
+
+def test_verdicts_come_in_the_order_of_many_lines(monkeypatch: pytest.MonkeyPatch):
+    """More lines than may wait for two processes at a time."""
+    once = list(run.tasks(ACCEPTED, folder.header(ACCEPTED)))
+    monkeypatch.setattr(run, "tasks", lambda *_: iter(once * 6))
+    assert list(run.results(ACCEPTED, 2)) == list(run.results(ACCEPTED, 1))
+
+
+def test_a_line_without_an_input_or_of_another_label_is_malformed():
+    bench, line, row = first_line(ACCEPTED)
+    assert bench.judge(1, line, row).state == "accepted"
+    assert bench.judge(1, line, None).reason == "index 0 is out of order"
+    assert bench.judge(2, line, row).reason == "index 0 is out of order"
+    other = bench.judge(1, line, folder.Row(row.value, row.label + 1))
+    assert (other.state, other.step) == ("malformed", "line 1")
+
+
+def test_a_network_of_alpha_out_of_range_is_rejected(monkeypatch: pytest.MonkeyPatch):
+    bench, line, row = first_line(HERE / "accepted" / "adaptive_network")
+
+    def out_of_range(_: c.Claim) -> NoReturn:
+        raise c.RejectedError("network", "exceeds 2^200")
+
+    monkeypatch.setattr(bench, "alpha", out_of_range)
+    found = bench.judge(1, line, row)
+    assert (found.state, found.step) == ("rejected", "network")
+
+
+def test_a_proof_that_does_not_fit_in_memory_is_rejected(monkeypatch: pytest.MonkeyPatch):
+    bench, line, row = first_line(ACCEPTED)
+    found = parse.line(line, EVIDENCE)
+    assert isinstance(found, parse.Certificate)
+
+    def too_large(*_: object) -> NoReturn:
+        raise MemoryError("1 TiB")
+
+    monkeypatch.setitem(RULES, found.rule, Rule(type(found.evidence), too_large))
+    assert judge.check(found, Case(bench.robust, bench.standard, row.value)) == c.Rejected(
+        "memory", "the proof does not fit: 1 TiB"
+    )
+
+
+def test_a_network_of_alpha_that_does_not_fit_in_memory_ends_no_run(monkeypatch: pytest.MonkeyPatch):
+    bench, line, row = first_line(ACCEPTED)
+
+    def too_large(*_: object) -> NoReturn:
+        raise MemoryError("1 TiB")
+
+    monkeypatch.setattr(bench, "alpha", too_large)
+    found = bench.judge(1, line, row)
+    assert (found.state, found.step, found.reason) == ("rejected", "memory", "a network does not fit: 1 TiB")
+
+
+@pytest.mark.parametrize("name", ["adaptive_clamp", "adaptive_cube", "adaptive_declared", "adaptive_network"])
+def test_an_adaptive_mix_needs_a_network_of_alpha_only_if_it_names_one(name: str):
+    bench, line, row = first_line(HERE / "accepted" / name)
+    assert bench.judge(1, line, row).state == "accepted"
