@@ -48,8 +48,8 @@ class SoftmaxBounds:
         rivals = torch.tensor([[j for j in range(self.classes) if j != y] for y in predicted.tolist()])
         eye = torch.eye(self.classes)
         functionals = eye[predicted][:, None] - eye[rivals]
-        x = self.lirpa.BoundedTensor(inputs, auto_lirpa._perturbation(self.lirpa, around))
-        with torch.no_grad(), auto_lirpa._quiet():
+        x = self.lirpa.BoundedTensor(inputs, auto_lirpa.perturbation(self.lirpa, around))
+        with torch.no_grad(), auto_lirpa.quiet():
             lower, _ = self.bounded.compute_bounds(x=(x,), C=functionals, method="CROWN", bound_upper=False)
         return lower.amin(1).double()
 

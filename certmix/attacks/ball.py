@@ -137,6 +137,7 @@ def _thresholded(offset: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> T
     magnitude, room = offset.abs(), torch.where(offset > 0, high, -low)
     too_little, enough = torch.zeros_like(radius), magnitude.flatten(1).amax(1)
     threshold = too_little
+    kept, size = magnitude, radius
     for step in range(THRESHOLD_STEPS + 1):
         left = magnitude - threshold.reshape(column)
         kept = torch.minimum(left.clamp_min(0), room)

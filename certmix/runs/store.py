@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Store:
         return 0
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None]:
         """While this lasts no other process may write the run; the system drops the lock with the process that holds
         it, however that ends. Raises UsageError if somebody else is writing."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ MOST_CORNERS = 9
 class Proposal:
     """Points worth an exact look, (input, point), the most suspicious first; `tried`: how many were evaluated."""
 
-    points: list[tuple[int, NDArray]]
+    points: list[tuple[int, NDArray[Any]]]
     tried: int
 
 
@@ -68,7 +69,7 @@ def by_gradient(claims: Claims, seed: int, count: int = 12, steps: int = 7) -> P
 def at_suspects(claims: Claims, seed: int) -> Proposal:
     """The points the problem was built around, whatever floating point thinks of them, and the input itself."""
     suspects = [s.astype(np.float64) for s in claims.problem.suspects]
-    points: list[tuple[int, NDArray]] = []
+    points: list[tuple[int, NDArray[Any]]] = []
     for row in claimed_rows(claims):
         points += [(int(row), s) for s in suspects] + [(int(row), claims.problem.inputs[row].astype(np.float64))]
     return Proposal(points, len(points))

@@ -80,6 +80,7 @@ class ConstantClass(Claims):
         return logs.gather(-1, y)[..., 0] - logs.scatter(-1, y, -math.inf).amax(-1)
 
     def refutation(self, row: int, point: NDArray[Any]) -> str | None:
+        text = None
         for y in self._possible_classes(row):
             rival = self._rival(y, point)
             if rival is None:

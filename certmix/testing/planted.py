@@ -6,6 +6,8 @@ arithmetic (weights up to 2^60 that cancel), and exact ties.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -145,7 +147,7 @@ def _problem(
     x: NDArray[np.float32],
     rival: int,
     radius: float,
-    suspects: NDArray,
+    suspects: NDArray[Any],
     alphas: tuple[float, ...] = (1.0, 0.75),
 ) -> Problem:
     standard, alpha = robust, 1.0

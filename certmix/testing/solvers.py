@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -25,7 +26,7 @@ MOST_PROGRAMS = 12
 AFFINE = (c.Linear, c.Conv2d, c.BatchNorm, c.Shift, c.Scale, c.Divide, c.AveragePool2d, c.Pad, c.Slice, c.Flatten)
 
 
-def affine_map(network: c.PlainNetwork, k: int, module: PlainModule) -> tuple[NDArray, NDArray]:
+def affine_map(network: c.PlainNetwork, k: int, module: PlainModule) -> tuple[NDArray[Any], NDArray[Any]]:
     """Node k as (matrix (out, in), offset (out,)) in float64, for one-input affine nodes.
 
     Entries are those of the layer (one product each); batch norm and division carry their one rounding.
@@ -53,6 +54,8 @@ def without_offset(network: c.PlainNetwork, k: int) -> c.PlainNetwork:
             node = dataclasses.replace(node, constant=np.zeros_like(node.constant))
         case c.Pad():
             node = dataclasses.replace(node, value=0.0)
+        case _:
+            return network
     nodes = (*network.nodes[:k], node, *network.nodes[k + 1 :])
     return dataclasses.replace(network, nodes=nodes)
 
@@ -66,7 +69,7 @@ def by_closed_form(claims: Claims, seed: int) -> Proposal:
     if any(not isinstance(n, (*AFFINE, c.Input)) for n in problem.robust.nodes):
         return Proposal([], 0)
     columns = _exact_gradient(problem.robust)
-    points: list[tuple[int, NDArray]] = []
+    points: list[tuple[int, NDArray[Any]]] = []
     for row in claimed_rows(claims):
         radius = Fraction(min(float(claims.radius[row]), 2.0**70)) * ALMOST
         for y, i in itertools.permutations(range(problem.robust.classes), 2):
@@ -76,7 +79,7 @@ def by_closed_form(claims: Claims, seed: int) -> Proposal:
     return Proposal(points, len(points))
 
 
-def _exact_gradient(network: c.PlainNetwork) -> NDArray:
+def _exact_gradient(network: c.PlainNetwork) -> NDArray[Any]:
     """The (K, D) matrix of an affine network in fractions."""
     size = math.prod(network.input_shape)
     base = np.array(exact.logits(network, np.zeros(network.input_shape)), object)
@@ -84,7 +87,7 @@ def _exact_gradient(network: c.PlainNetwork) -> NDArray:
     return np.array([np.array(exact.logits(network, e), object) - base for e in unit], object).T.reshape(-1, size)
 
 
-def _worst_step(gradient: NDArray, radius: Fraction, norm: str) -> NDArray:
+def _worst_step(gradient: NDArray[Any], radius: Fraction, norm: str) -> NDArray[Any]:
     """The step of length <= radius (nearly radius) that increases gradient·x most, in fractions."""
     p = exponent(norm)
     top = max(range(len(gradient)), key=lambda j: abs(gradient[j]))
@@ -111,7 +114,7 @@ def _root_up(value: Fraction, p: int) -> Fraction:
     return guess.limit_denominator(2**200) + Fraction(1, 2**190) if guess else guess
 
 
-def _clip_exact(point: NDArray, domain: tuple[float, float] | None) -> NDArray:
+def _clip_exact(point: NDArray[Any], domain: tuple[float, float] | None) -> NDArray[Any]:
     if domain is None:
         return point
     low, high = Fraction(domain[0]), Fraction(domain[1])
@@ -136,7 +139,7 @@ def by_program(claims: Claims, seed: int) -> Proposal:
     rows = claimed_rows(claims)
     pairs = [(int(r), y, i) for r in rows for y, i in itertools.permutations(range(problem.robust.classes), 2)]
     order = np.random.default_rng(seed).permutation(len(pairs))[:MOST_PROGRAMS]
-    points: list[tuple[int, NDArray]] = []
+    points: list[tuple[int, NDArray[Any]]] = []
     for row, y, i in (pairs[k] for k in order):
         found = _solve(claims, row, y, i)
         if found is not None:
@@ -144,7 +147,7 @@ def by_program(claims: Claims, seed: int) -> Proposal:
     return Proposal(points, len(points))
 
 
-def _solve(claims: Claims, row: int, y: int, i: int) -> NDArray | None:
+def _solve(claims: Claims, row: int, y: int, i: int) -> NDArray[Any] | None:
     """argmin of z_y - z_i over the ball of input `row` by one program, pulled strictly inside; None if unsolved."""
     problem = claims.problem
     radius = float(claims.radius[row])
@@ -164,7 +167,7 @@ class _Program:
     """Variables: the input deviations' split for L1, every node's value, one binary per unstable ReLU."""
 
     def __init__(
-        self, network: c.PlainNetwork, center: NDArray, radius: float, l1: bool, domain: tuple[float, float] | None
+        self, network: c.PlainNetwork, center: NDArray[Any], radius: float, l1: bool, domain: tuple[float, float] | None
     ) -> None:
         self.network, self.center, self.radius, self.l1 = network, center, radius, l1
         self.low: list[float] = []
@@ -183,7 +186,7 @@ class _Program:
             self._node(k, module)
         self.widest = max(map(abs, [*self.low, *self.high]))
 
-    def _variables(self, low: NDArray, high: NDArray, integral: int = 0) -> range:
+    def _variables(self, low: NDArray[Any], high: NDArray[Any], integral: int = 0) -> range:
         start = len(self.low)
         self.low += [float(v) for v in low]
         self.high += [float(v) for v in high]
@@ -209,7 +212,7 @@ class _Program:
         else:
             self.slices.append(self._affine(list(sources[0]), *affine_map(self.network, k, module)))
 
-    def _affine(self, source: list[int], matrix: NDArray, offset: NDArray) -> range:
+    def _affine(self, source: list[int], matrix: NDArray[Any], offset: NDArray[Any]) -> range:
         low, high = np.array(self.low)[source], np.array(self.high)[source]
         up, down = np.maximum(matrix, 0), np.minimum(matrix, 0)
         out = self._variables(up @ low + down @ high + offset, up @ high + down @ low + offset)
@@ -231,7 +234,7 @@ class _Program:
                 self.rows.append(({o: 1.0, switch: -float(b)}, -math.inf, 0.0))
         return out
 
-    def minimise(self, y: int, i: int) -> NDArray | None:
+    def minimise(self, y: int, i: int) -> NDArray[Any] | None:
         """The input at which z_y - z_i is least, or None where the solver gives up within its second."""
         out = self.slices[-1]
         cost = np.zeros(len(self.low))

@@ -12,7 +12,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def is_old(lirpa: types.ModuleType) -> bool:
 
 
 @contextlib.contextmanager
-def importing() -> Iterator[None]:
+def importing() -> Generator[None]:
     """Names imported by 0.3 (numpy.lib.arraysetops.isin, torch.onnx.symbolic_helper._set_opset_version) and by
     upstream's plots (graphviz.Digraph, never called here)."""
     # the module itself: torch.onnx also has an attribute of this name, which is another module
@@ -62,13 +62,13 @@ def importing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tracing() -> Iterator[None]:
+def tracing() -> Generator[None]:
     """Converting a module to 0.3's graph: indexable jit nodes, opset state put back afterwards."""
     exporter = _exporter_globals()
     before = (exporter.export_onnx_opset_version, exporter.autograd_inlining)
     try:
         exporter.autograd_inlining = False
-        with _lent(torch._C.Node, "__getitem__", _attribute):
+        with _lent(torch._C.Node, "__getitem__", _attribute):  # pyright: ignore[reportPrivateUsage]
             yield
     finally:
         exporter.export_onnx_opset_version, exporter.autograd_inlining = before
@@ -100,7 +100,7 @@ def _importable(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _lent(owner: Any, name: str, value: Any) -> Iterator[None]:
+def _lent(owner: Any, name: str, value: Any) -> Generator[None]:
     missing = object()
     before = owner.__dict__.get(name, missing)
     setattr(owner, name, value)

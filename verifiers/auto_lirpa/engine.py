@@ -12,7 +12,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -105,7 +105,7 @@ class Session:
     def __init__(self, network: PlainNetwork, dtype: torch.dtype, device: torch.device) -> None:
         self.network = network
         lowered = low.lower(network)
-        self.lowered = low.Lowered(tuple(_cast(step, dtype, device) for step in lowered.steps), lowered.shapes)
+        self.lowered = low.Lowered(tuple(cast(step, dtype, device) for step in lowered.steps), lowered.shapes)
         self.dtype, self.device = dtype, device
         self.bounded: Any = None
         self.patches = True
@@ -142,7 +142,7 @@ class Session:
         rivals = torch.stack([torch.tensor([j for j in range(classes) if j != y]) for y in range(classes)])
         index = rivals.to(self.device)[predicted]
         eye = torch.eye(classes, dtype=self.dtype, device=self.device)
-        x = lirpa.BoundedTensor(inputs.center, _perturbation(lirpa, inputs))
+        x = lirpa.BoundedTensor(inputs.center, perturbation(lirpa, inputs))
         arguments = {"C": eye[index] - eye[predicted][:, None]} | self._known(inputs, values)
         try:
             lower, upper = self._compute(method, x, arguments, iterations)
@@ -155,7 +155,7 @@ class Session:
         return zeros.scatter(1, index, lower.detach()), zeros.scatter(1, index, upper.detach())
 
     def _compute(self, method: Method, x: Tensor, arguments: dict[str, Any], iterations: int) -> interval.Interval:
-        with _quiet(), torch.set_grad_enabled(method == "alpha-CROWN"), _default_dtype(self.dtype):
+        with quiet(), torch.set_grad_enabled(method == "alpha-CROWN"), default_dtype(self.dtype):
             self.bounded.set_bound_opts({"optimize_bound_args": {"iteration": iterations}})
             try:
                 return self.bounded.compute_bounds(x=(x,), method=method, **arguments)
@@ -173,7 +173,7 @@ class Session:
         lirpa = compat.load()
         module = LoweredModule(self.lowered).eval()
         example = torch.zeros(1, *self.network.input_shape, dtype=self.dtype, device=self.device)
-        with _quiet(), _default_dtype(self.dtype):
+        with quiet(), default_dtype(self.dtype):
             try:
                 bounded = compat.bounded_module(lirpa)(module, example, _options(self.lowered, self.patches))
             except Exception as error:
@@ -219,12 +219,12 @@ def _limit(method: str, lirpa: Any, error: Exception) -> str:
     return f"auto_LiRPA {lirpa.__version__} cannot do {method} on this network ({text[0]}); use methods=('IBP',)"
 
 
-def _cast(step: low.Step, dtype: torch.dtype, device: torch.device) -> low.Step:
+def cast(step: low.Step, dtype: torch.dtype, device: torch.device) -> low.Step:
     values = {f.name: getattr(step, f.name) for f in fields(step)}
     return replace(step, **{k: v.to(device, dtype) for k, v in values.items() if isinstance(v, Tensor)})
 
 
-def _perturbation(lirpa: Any, inputs: interval.InputSet) -> Any:
+def perturbation(lirpa: Any, inputs: interval.InputSet) -> Any:
     """The input set in auto_LiRPA's terms.
 
     l2 and l1 balls pose as their bounding box, so that interval steps are sound with a radius per input;
@@ -278,7 +278,7 @@ def _patch_norms(lirpa: Any, A: Any, inputs: interval.InputSet) -> Tensor:
 
 
 @contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Generator[None]:
     """auto_LiRPA makes some of its tensors in the default dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -289,7 +289,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """auto_LiRPA prints, logs and warns; its news reach the user as EngineError only."""
     logger = logging.getLogger("auto_LiRPA")
     level = logger.level

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from proofs_check.certificate import PlainNetwork
 from verifiers.auto_lirpa import compat
-from verifiers.auto_lirpa.engine import LoweredModule, _cast, _default_dtype, _perturbation, _quiet
+from verifiers.auto_lirpa.engine import LoweredModule, cast, default_dtype, perturbation, quiet
 from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import GradientBounds
 from verifiers.lipschitz.value_bounds import Balls
@@ -44,8 +44,8 @@ def upstream_gradient_bounds(network: PlainNetwork, balls: Balls, rows: Tensor) 
     last = len(lowered.steps) - 1
     head = low.Dense((last,), rows.cpu().double(), torch.zeros(len(rows), dtype=torch.float64))
     device = balls.center.device
-    steps = tuple(_cast(step, torch.float64, device) for step in (*lowered.steps, head))
-    with _quiet(), _default_dtype(torch.float64), torch.no_grad():
+    steps = tuple(cast(step, torch.float64, device) for step in (*lowered.steps, head))
+    with quiet(), default_dtype(torch.float64), torch.no_grad():
         try:
             bounded = _bounded(lirpa, low.Lowered(steps, (*lowered.shapes, (len(rows),))), network.input_shape, device)
             found = [_of_one(lirpa, bounded, balls, n) for n in range(len(balls.center))]
@@ -92,5 +92,5 @@ def _bounded(lirpa: Any, lowered: low.Lowered, shape: tuple[int, ...], device: t
 def _of_one(lirpa: Any, bounded: Any, balls: Balls, n: int) -> tuple[Tensor, Tensor]:
     one = slice(n, n + 1)
     inputs = interval.input_set(balls.center[one], balls.radius[one], balls.norm, balls.domain)
-    x = lirpa.BoundedTensor(balls.center[one], _perturbation(lirpa, inputs))
+    x = lirpa.BoundedTensor(balls.center[one], perturbation(lirpa, inputs))
     return bounded.compute_jacobian_bounds((x,), optimize=False)

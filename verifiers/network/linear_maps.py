@@ -49,7 +49,7 @@ class LinearMaps:
         node = self.network.nodes[k]
         if not isinstance(node, c.BatchNorm):
             return 0.0
-        part = {name: self.exact._weight(k, name).abs() for name in ("scale", "mean", "variance", "shift")}
+        part = {name: self.exact.weight(k, name).abs() for name in ("scale", "mean", "variance", "shift")}
         size = part["scale"] * part["mean"] / (part["variance"] + node.epsilon).sqrt() + part["shift"]
         return size.reshape(-1, *[1] * (len(self.network.shapes[k]) - 1))
 
@@ -72,9 +72,9 @@ class LinearMaps:
         """Rows (B, *shapes[k]) of functionals of node k's value -> one (B, *shapes[i]) per input i of k."""
         node, module = self.network.nodes[k], self.absolute if absolute else self.exact
         if isinstance(node, c.Linear):
-            return [rows @ module._weight(k, "weight")]
+            return [rows @ module.weight(k, "weight")]
         if isinstance(node, c.Conv2d):
-            return [self._conv_adjoint(node, module._weight(k, "weight"), rows, self.network.shapes[node.inputs[0]])]
+            return [self._conv_adjoint(node, module.weight(k, "weight"), rows, self.network.shapes[node.inputs[0]])]
         inputs = [
             torch.zeros((len(rows), *self.network.shapes[i]), dtype=torch.float64, device=self.device).requires_grad_()
             for i in getattr(node, "inputs", ())

@@ -82,16 +82,16 @@ class PlainModule(nn.Module):
             values.append(x if k == 0 else self.node_value(k, node, arguments))
         return values
 
-    def _weight(self, k: int, name: str) -> Tensor:
+    def weight(self, k: int, name: str) -> Tensor:
         return self.weights[f"{k}_{name}"]
 
     def node_value(self, k: int, node: c.Node, args: list[Tensor]) -> Tensor:
         """The value of node k given its inputs' values (not `_apply`: torch modules own that name)."""
         match node:
             case c.Linear():
-                return F.linear(args[0], self._weight(k, "weight"), self._weight(k, "bias"))
+                return F.linear(args[0], self.weight(k, "weight"), self.weight(k, "bias"))
             case c.Conv2d():
-                weight, bias = self._weight(k, "weight"), self._weight(k, "bias")
+                weight, bias = self.weight(k, "weight"), self.weight(k, "bias")
                 top, left, bottom, right = node.padding
                 if (top, left) == (bottom, right):
                     # the convolution's own padding copies nothing
@@ -99,15 +99,15 @@ class PlainModule(nn.Module):
                 padded = pad(args[0], node.padding, 0.0)
                 return F.conv2d(padded, weight, bias, node.stride, 0, node.dilation, node.groups)
             case c.BatchNorm():
-                mean, variance = self._weight(k, "mean"), self._weight(k, "variance")
-                scale, shift = self._weight(k, "scale"), self._weight(k, "shift")
+                mean, variance = self.weight(k, "mean"), self.weight(k, "variance")
+                scale, shift = self.weight(k, "scale"), self.weight(k, "shift")
                 return F.batch_norm(args[0], mean, variance, scale, shift, False, 0.0, node.epsilon)
             case c.Shift():
-                return args[0] + self._weight(k, "constant")
+                return args[0] + self.weight(k, "constant")
             case c.Scale():
-                return args[0] * self._weight(k, "constant")
+                return args[0] * self.weight(k, "constant")
             case c.Divide():
-                return args[0] / self._weight(k, "constant")
+                return args[0] / self.weight(k, "constant")
             case c.Relu():
                 return F.relu(args[0])
             case c.LeakyRelu():

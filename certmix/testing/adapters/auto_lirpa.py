@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from certmix.testing.problem import exponent
 from verifiers.auto_lirpa import compat
-from verifiers.auto_lirpa.engine import LoweredModule, _default_dtype, _quiet
+from verifiers.auto_lirpa.engine import LoweredModule, default_dtype, quiet
 from verifiers.network.lowering import lower
 from verifiers.network.module import PlainModule
 
@@ -53,7 +53,7 @@ def bounds(
     p = exponent(norm)
     module: nn.Module = LoweredModule(lower(robust.network)).to(dtype)
     module = module if head is None else head(module)
-    with _quiet(), _default_dtype(dtype), torch.no_grad():
+    with quiet(), default_dtype(dtype), torch.no_grad():
         bounded = compat.bounded_module(lirpa)(module.eval(), x[:1].to(dtype), {"verbosity": 0})
         perturbation = lirpa.PerturbationLpNorm(norm=math.inf if p == math.inf else p, eps=radius)
         return bounded.compute_bounds(x=(lirpa.BoundedTensor(x.to(dtype), perturbation),), method=method)

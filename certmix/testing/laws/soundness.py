@@ -6,6 +6,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ RANDOM: tuple[Finder, ...] = (attack.by_sampling, attack.by_gradient)
 FLAT = ("linear", "mlp", "residual", "normalised")
 
 
-def refuted(claims: Claims, row: int, point: NDArray, law: str) -> Counterexample | None:
+def refuted(claims: Claims, row: int, point: NDArray[Any], law: str) -> Counterexample | None:
     """Exact judgement of one proposed point: strictly inside the ball, inside the domain, and refuting the claim."""
     problem, radius = claims.problem, float(claims.radius[row])
     if not exact.inside(problem.inputs[row], point, radius, problem.norm):
@@ -74,7 +75,7 @@ def _law(
     )  # fmt: skip
 
 
-def _planted_law(name: str, source: str, meaning: str, strategy: Callable, protocols: frozenset[str]) -> Law:
+def _planted_law(name: str, source: str, meaning: str, strategy: Callable[..., Any], protocols: frozenset[str]) -> Law:
     check = functools.partial(pointwise_check, name, (attack.at_suspects, attack.by_sampling))
     return Law(name, "soundness", protocols, source, meaning, strategy, check)
 
