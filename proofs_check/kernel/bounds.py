@@ -1,9 +1,15 @@
 """Rigorous backward bounds of a plain network over a ball, in float64 with every rounding error counted.
 
-R linear forms travel from a node back to the input. Invariant of `_descend`, for every row and every x in
-the ball: form(x) <= sum over pending nodes k of rows_k . v_k(x) + constant. Coefficients are exact floats by
-definition; what a float operation rounds is charged to the constant, using proven bounds of |v_k|.
+R linear forms travel from a node back to the input. Invariant of `_descend`, for every form and every x in the ball:
+form(x) <= sum over the frontier's nodes k of forms_k . v_k(x) + constant. Coefficients are exact floats by definition.
 Source: Zhang et al. 2018 (CROWN) for the method, Higham 3.1 for the error terms.
+
+Precondition: `prepare` accepted the network; the ball meets its domain; coefficients are exact doubles.
+Postcondition: lower <= v_k(x) <= upper (`value_bounds`) and coefficients . z(x) <= upper (`functionals`) for every x
+in the ball, in real arithmetic; any number beyond LIMIT is rejected.
+Charged: what an interval step rounds, to its radius; what an adjoint and a bias round, per unit of |coefficient|, to
+`charges`; what a relaxation's slopes and intercepts round, to its intercepts; what a sum of forms rounds (`_replace`),
+and a form's value over a box or a ball (`_concretize`), to the constant. All of them by proven bounds of |v_k|.
 """
 
 from __future__ import annotations
@@ -20,13 +26,13 @@ from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.certificate import Float32Array, Norm, PlainNetwork, RejectedError, need
-from proofs_check.kernel.layers import Map, Rows, Shape, add, affine_map, dot, image, take, unit_rows
-from proofs_check.kernel.relaxations import Lines, hinted_slopes, lines_of, monotone, relu_slope
-from proofs_check.kernel.rounding import TINY, Array, centred, down, need_arithmetic, need_bounded, sum_error, up
+from proofs_check.kernel.layers import LinearForms, Map, Shape, add, affine_map, dot, image, take, unit_forms
+from proofs_check.kernel.relaxations import LinearRelaxation, clipped_slopes, monotone, relaxation_of, relu_slope
+from proofs_check.kernel.rounding import UNDERFLOW, Array, centred, down, need_arithmetic, need_bounded, sum_error, up
 
 MAX_CLASSES = 2**12
 MAX_WITNESS = 2**28
-CHUNK = 2**19  # coefficients of one node's forms travelling together: bounds memory
+CHUNK_COEFFICIENTS = 2**19  # coefficients of one node's forms travelling together: bounds memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +84,14 @@ def inputs_of(node: c.Node) -> tuple[int, ...]:
 
 
 def slope_starts(network: PlainNetwork) -> list[int]:
-    """Per node, the first witness column of its ReLU cells; and at the end, how many columns there are."""
-    cells = zip(map(math.prod, network.shapes), map(relu_slope, network.nodes), strict=True)
-    return [0, *itertools.accumulate(0 if slope is None else size for size, slope in cells)]
+    """Per node, the first witness column of its ReLU neurons; and at the end, how many columns there are."""
+    neurons = zip(map(math.prod, network.shapes), map(relu_slope, network.nodes), strict=True)
+    return [0, *itertools.accumulate(0 if slope is None else size for size, slope in neurons)]
 
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """slopes (rows, n) in [0, 1]: lower slopes of every ReLU cell in node order; row 0 for all passes but the last.
+    """slopes (rows, n) in [0, 1]: lower slopes of every ReLU neuron in node order; row 0 for all passes but the last.
 
     rows = 1, 1 + K or 1 + 2 K: row 1 + j serves the last pass of class j, row 1 + K + j that of its second form.
     """
@@ -122,7 +128,7 @@ class Values:
     """Proven bounds of every node's value on the ball, images: lower[k] and upper[k]. They may shrink after later nodes
     were appended; what was derived from the wider ones stays proven.
 
-    charges: per affine node, what one unit of |coefficient| may lose to rounding. lines: per nonlinear node.
+    charges: per affine node, what one unit of |coefficient| may lose to rounding. relaxations: per nonlinear node.
     """
 
     prepared: Prepared
@@ -131,26 +137,26 @@ class Values:
     lower: list[Array] = field(default_factory=lambda: [])
     upper: list[Array] = field(default_factory=lambda: [])
     charges: list[Array | None] = field(default_factory=lambda: [])
-    lines: list[Lines | None] = field(default_factory=lambda: [])
+    relaxations: list[LinearRelaxation | None] = field(default_factory=lambda: [])
 
     def magnitude(self, k: int) -> Array:
         return np.maximum(np.abs(self.lower[k]), np.abs(self.upper[k]))
 
-    def append(self, lower: Array, upper: Array, charge: Array | None, lines: Lines | None) -> None:
+    def append(self, lower: Array, upper: Array, charge: Array | None, relaxation: LinearRelaxation | None) -> None:
         need_bounded(lower, "bounds")
         need_bounded(upper, "bounds")
         self.lower.append(lower)
         self.upper.append(upper)
         self.charges.append(charge)
-        self.lines.append(lines)
+        self.relaxations.append(relaxation)
 
 
-def value_bounds(prepared: Prepared, ball: Ball, hints: Witness | None) -> Values:
+def value_bounds(prepared: Prepared, ball: Ball, witness: Witness | None) -> Values:
     """Ensures: lower <= v_k(x) <= upper for every node k and every x in the ball, in real arithmetic.
 
     Interval arithmetic throughout; inputs of nonlinear nodes are intersected with their backward bounds.
     """
-    values, affine = Values(prepared, ball, hints), [True]  # affine: in the input
+    values, affine = Values(prepared, ball, witness), [True]  # affine: in the input
     with np.errstate(all="ignore"):
         values.append(*ball.box(), None, None)
         for k, node in enumerate(prepared.network.nodes[1:], start=1):
@@ -180,194 +186,200 @@ def _append_affine(values: Values, mapping: Map, inputs: Sequence[int]) -> None:
 
 
 def _append_nonlinear(values: Values, k: int, node: Any, affine_input: bool) -> None:
-    """The lines of a nonlinear node, over its input's bounds after those were refined."""
+    """The relaxation of a nonlinear node, over its input's bounds after those were refined."""
     (i,) = inputs_of(node)
     is_relu = relu_slope(node) is not None
     if values.prepared.maps[i] is not None:
         _refine(values, i, not is_relu, affine_input or not is_relu)
     lower, upper = values.lower[i], values.upper[i]
-    lines = lines_of(node, lower, upper, _hint(values, k, 0) if is_relu else None)
+    relaxation = relaxation_of(node, lower, upper, _slopes_of(values, k, 0) if is_relu else None)
     magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
-    cells = max(lower.size, math.prod(values.prepared.shapes[k]))  # pooling may have more cells than its input
-    values.append(*monotone(node, lower, upper), None, lines.charged(magnitude, cells))
+    terms = max(lower.size, math.prod(values.prepared.shapes[k]))  # pooling may have more cells than its input
+    values.append(*monotone(node, lower, upper), None, relaxation.charged(magnitude, terms))
 
 
-def _hint(values: Values, k: int, rows: int | Sequence[int]) -> Array | None:
+def _slopes_of(values: Values, k: int, rows: int | Sequence[int]) -> Array | None:
     """The witness's lower slopes of ReLU node k in these of its rows, (C, H, W) or (R, C, H, W)."""
     if values.witness is None:
         return None
     start, stop = values.prepared.slope_start[k : k + 2]
-    found = values.witness.slopes[rows, start:stop]
-    return found.reshape(*found.shape[:-1], *values.prepared.shapes[k])
+    slopes = values.witness.slopes[rows, start:stop]
+    return slopes.reshape(*slopes.shape[:-1], *values.prepared.shapes[k])
 
 
-def _refine(values: Values, k: int, every_cell: bool, both_ends: bool) -> None:
-    """Intersect node k's bounds with backward ones: of its unstable cells (or of every one that is not a point) the end
-    nearer to 0, then the other end of those that still are unstable (or of all of them)."""
+def _refine(values: Values, k: int, every_neuron: bool, both_ends: bool) -> None:
+    """Intersect node k's bounds with backward ones: of its unstable neurons (or of every one that is not a point) the
+    end nearer to 0, then the other end of those that still are unstable (or of all of them)."""
     lower, upper = values.lower[k], values.upper[k]
-    wanted = lower < upper if every_cell else (lower < 0) & (upper > 0)
-    nearer = np.where(upper < -lower, 1.0, -1.0)
-    _tighten(values, k, wanted, nearer)
-    _tighten(values, k, wanted if both_ends else (lower < 0) & (upper > 0), -nearer)
+    selected = lower < upper if every_neuron else (lower < 0) & (upper > 0)
+    nearer_end = np.where(upper < -lower, 1.0, -1.0)
+    _tighten(values, k, selected, nearer_end)
+    _tighten(values, k, selected if both_ends else (lower < 0) & (upper > 0), -nearer_end)
 
 
-def _tighten(values: Values, k: int, wanted: NDArray[np.bool_], signs: Array) -> None:
-    """Intersect one end of the bounds of the cells `wanted` of node k, the upper one where signs is 1, the lower one
-    where it is -1, with its backward bound."""
-    cells = np.argwhere(np.moveaxis(wanted, 0, -1))  # neighbours travel together
-    for some in together(values.prepared.shapes[: k + 1], len(cells)):
-        at = tuple(cells[some].T[[2, 0, 1]])
-        rows = unit_rows(values.prepared.shapes[k], cells[some])
-        rows.values[:] *= signs[at][:, None, None, None]
-        found = _descend(values, k, rows, None, False)
-        ends = np.where(signs[at] > 0, found, np.inf), np.where(signs[at] > 0, -np.inf, -found)
+def _tighten(values: Values, k: int, selected: NDArray[np.bool_], signs: Array) -> None:
+    """Intersect one end of the bounds of the neurons `selected` of node k, the upper one where signs is 1, the
+    lower one where it is -1, with its backward bound."""
+    neurons = np.argwhere(np.moveaxis(selected, 0, -1))  # neighbours travel together
+    for chunk in chunks(values.prepared.shapes[: k + 1], len(neurons)):
+        at = tuple(neurons[chunk].T[[2, 0, 1]])
+        forms = unit_forms(values.prepared.shapes[k], neurons[chunk])
+        forms.values[:] *= signs[at][:, None, None, None]
+        bound = _descend(values, k, forms, None, False)
+        ends = np.where(signs[at] > 0, bound, np.inf), np.where(signs[at] > 0, -np.inf, -bound)
         values.upper[k][at] = np.minimum(values.upper[k][at], ends[0])
         values.lower[k][at] = np.maximum(values.lower[k][at], ends[1])
 
 
-def together(shapes: Sequence[Shape], forms: int) -> Iterator[slice]:
+def chunks(shapes: Sequence[Shape], forms: int) -> Iterator[slice]:
     """Parts of that many forms on nodes of these shapes, small enough to travel together."""
-    size = max(1, CHUNK // max(map(math.prod, shapes)))
+    size = max(1, CHUNK_COEFFICIENTS // max(map(math.prod, shapes)))
     return (slice(first, first + size) for first in range(0, forms, size))
 
 
 # ---------------------------------------------------------------- the backward pass
 
 
-def _descend(values: Values, start: int, rows: Rows, hint_rows: Sequence[int] | None, cuts: bool) -> Array:
-    """(R,) upper bounds of rows . v_start over the ball.
+Frontier = dict[int, LinearForms]  # of the nodes whose values still stand in the sum
+SlopeRows = Sequence[int] | None  # per form, the witness row of its lower slopes; None: that of inner passes
 
-    hint_rows: the witness row of each form's lower slopes (None: those of the intermediate passes). cuts: the least
-    of the bounds met on the way, over the boxes of the values of the nodes then pending.
+
+def _descend(values: Values, start: int, forms: LinearForms, slope_rows: SlopeRows, concretize_early: bool) -> Array:
+    """(R,) upper bounds of forms . v_start over the ball.
+
+    concretize_early: the least of the bounds met on the way down, over the boxes of the values of the frontier's nodes.
     """
-    pending = {start: rows}
-    best, constant = np.full(len(rows.values), np.inf), np.zeros(len(rows.values))
+    frontier = {start: forms}
+    least, constant = np.full(len(forms.values), np.inf), np.zeros(len(forms.values))
     for k in range(start, 0, -1):
-        if k in pending:
-            if cuts and (k == start or values.lines[k] is not None):
-                best = np.minimum(best, _reach_all(values, pending, constant))
-            constant = _replace(values, k, pending, constant, hint_rows)
-    best = np.minimum(best, _reach_all(values, pending, constant))
-    need_bounded(best, "bounds")
-    return best
+        if k in frontier:
+            if concretize_early and (k == start or values.relaxations[k] is not None):
+                least = np.minimum(least, _concretize_frontier(values, frontier, constant))
+            constant = _replace(values, k, frontier, constant, slope_rows)
+    least = np.minimum(least, _concretize_frontier(values, frontier, constant))
+    need_bounded(least, "bounds")
+    return least
 
 
-def _reach_all(values: Values, pending: dict[int, Rows], constant: Array) -> Array:
-    """(R,) upper bounds from the boxes of the pending nodes' values."""
+def _concretize_frontier(values: Values, frontier: Frontier, constant: Array) -> Array:
+    """(R,) upper bounds from the boxes of the frontier's values."""
     total = constant
-    for i, rows in pending.items():
-        total = up(total + _reach(values, i, rows))
+    for i, forms in frontier.items():
+        total = up(total + _concretize(values, i, forms))
     return total
 
 
-def _replace(
-    values: Values, k: int, pending: dict[int, Rows], constant: Array, hint_rows: Sequence[int] | None
-) -> Array:
-    """Replace node k's value by its inputs' in `pending`; returns the new constant."""
-    parts, cost = _step(values, k, pending.pop(k), hint_rows)
+def _replace(values: Values, k: int, frontier: Frontier, constant: Array, slope_rows: SlopeRows) -> Array:
+    """Replace node k's value by its inputs' in the frontier; returns the new constant."""
+    parts, cost = _step(values, k, frontier.pop(k), slope_rows)
     constant = up(constant + cost)
     for i, part in zip(inputs_of(values.prepared.network.nodes[k]), parts, strict=True):
-        if i in pending:
-            part = add(pending[i], part, values.prepared.shapes[i])
+        if i in frontier:
+            part = add(frontier[i], part, values.prepared.shapes[i])
             rounding = sum_error(2) * values.magnitude(i).max(axis=(1, 2), keepdims=True)
             constant = up(constant + up(dot(np.abs(part.values), take(rounding, part))))
-        pending[i] = part
+        frontier[i] = part
     return constant
 
 
-def _step(values: Values, k: int, rows: Rows, hint_rows: Sequence[int] | None) -> tuple[Sequence[Rows], Array]:
-    """Replace node k's value by its inputs': their rows, and what to add to the constant."""
-    mapping, lines, charge = values.prepared.maps[k], cast("Lines", values.lines[k]), values.charges[k]
+def _step(values: Values, k: int, forms: LinearForms, slope_rows: SlopeRows) -> tuple[Sequence[LinearForms], Array]:
+    """Replace node k's value by its inputs': their forms, and what to add to the constant."""
+    mapping, charge = values.prepared.maps[k], values.charges[k]
     if mapping is not None:
-        cost = np.zeros(len(rows.values))
+        cost = np.zeros(len(forms.values))
         if charge is not None:
-            cost = dot(rows.values, take(mapping.bias, rows)) + up(dot(np.abs(rows.values), take(charge, rows)))
-        return mapping.adjoint(rows), up(cost)
-    positive = np.maximum(rows.values, 0.0)
-    negative = rows.values - positive
-    cost = dot(positive, take(lines.upper_intercept, rows)) + dot(negative, take(lines.lower_intercept, rows))
-    positive *= take(lines.upper_slope, rows)
-    negative *= _lower_slopes(values, k, rows, lines, hint_rows)
-    result = Rows(positive + negative, rows.corner)  # one of the two is zero: exact
-    if lines.selection is not None:
+            cost = dot(forms.values, take(mapping.bias, forms)) + up(dot(np.abs(forms.values), take(charge, forms)))
+        return mapping.adjoint(forms), up(cost)
+    relaxation = cast("LinearRelaxation", values.relaxations[k])
+    positive = np.maximum(forms.values, 0.0)
+    negative = forms.values - positive
+    above, below = take(relaxation.upper_intercept, forms), take(relaxation.lower_intercept, forms)
+    cost = dot(positive, above) + dot(negative, below)
+    positive *= take(relaxation.upper_slope, forms)
+    negative *= _lower_slopes(values, k, forms, relaxation, slope_rows)
+    result = LinearForms(positive + negative, forms.corner)  # one of the two is zero: exact
+    if relaxation.selection is not None:
         (i,) = inputs_of(values.prepared.network.nodes[k])
-        result = lines.selection.spread(result, values.prepared.shapes[i])
+        result = relaxation.selection.spread(result, values.prepared.shapes[i])
     return [result], up(cost)
 
 
-def _lower_slopes(values: Values, k: int, rows: Rows, lines: Lines, hint_rows: Sequence[int] | None) -> Array:
-    """Lower slopes of node k at the cells of `rows`, by each form's own witness row where it has one: any slope in
-    [slope, 1] is that of a line below everywhere, whatever bounds the lines were made from."""
+def _lower_slopes(values: Values, k: int, forms: LinearForms, relaxation: LinearRelaxation, rows: SlopeRows) -> Array:
+    """Lower slopes of node k at the cells of `forms`, from each form's own witness row where it has one: any slope in
+    [slope, 1] is that of a line below everywhere, whatever bounds the relaxation was made from."""
     node = values.prepared.network.nodes[k]
     slope = relu_slope(node)
-    own = None if hint_rows is None or slope is None else _hint(values, k, hint_rows)
-    if own is None or slope is None:
-        return take(lines.lower_slope, rows)
+    slopes = None if rows is None or slope is None else _slopes_of(values, k, rows)
+    if slopes is None or slope is None:
+        return take(relaxation.lower_slope, forms)
     (i,) = inputs_of(node)
-    return np.moveaxis(hinted_slopes(values.lower[i], values.upper[i], slope, own), 1, -1)  # such rows are whole
+    return np.moveaxis(clipped_slopes(values.lower[i], values.upper[i], slope, slopes), 1, -1)  # such forms are dense
 
 
-def _reach(values: Values, k: int, rows: Rows) -> Array:
-    """(R,) upper bounds of rows . v_k over the box of node k's value; for the input, also over the ball."""
+def _concretize(values: Values, k: int, forms: LinearForms) -> Array:
+    """(R,) upper bounds of forms . v_k over the box of node k's value; for the input, also over the ball."""
     lower, upper = values.lower[k], values.upper[k]
     center, radius = centred(lower, upper)
     size = values.magnitude(k).max(axis=(1, 2), keepdims=True)
-    sizes = np.abs(rows.values)
-    error = 4 * sum_error(lower.size) * dot(sizes, take(size, rows))
-    box = up(dot(rows.values, take(center, rows)) + up(dot(sizes, take(radius, rows)) + error))
-    return box if k > 0 or values.ball.norm == "Linf" else np.minimum(box, _reach_in_ball(values, rows))
+    sizes = np.abs(forms.values)
+    error = 4 * sum_error(lower.size) * dot(sizes, take(size, forms))
+    over_box = up(dot(forms.values, take(center, forms)) + up(dot(sizes, take(radius, forms)) + error))
+    return over_box if k > 0 or values.ball.norm == "Linf" else np.minimum(over_box, _concretize_ball(values, forms))
 
 
-def _reach_in_ball(values: Values, rows: Rows) -> Array:
-    """(R,) upper bounds of rows . x over the ball where it meets its box: rows . center, and beyond it
-    c . (x - center) <= radius * (dual norm of a) + sum of (|c| - a) way, for any 0 <= a <= |c|; way >= 0: how far
-    the box reaches from the center in the direction of c.
+def _concretize_ball(values: Values, forms: LinearForms) -> Array:
+    """(R,) upper bounds of forms . x over the ball where it meets its box: forms . center, and beyond it
+    c . (x - center) <= radius * (dual norm of a) + sum of (|c| - a) extent, for any 0 <= a <= |c|, the ball's share;
+    extent >= 0: how far the box extends from the center in the direction of c.
     """
     center = values.ball.center.astype(np.float64).reshape(values.lower[0].shape)
-    sizes = np.abs(rows.values)
+    sizes = np.abs(forms.values)
     size = np.abs(center).max(axis=(1, 2), keepdims=True)
-    error = 2 * sum_error(center.size) * dot(sizes, take(size, rows))
-    above, below = (take(np.maximum(up(v), 0.0), rows) for v in (values.upper[0] - center, center - values.lower[0]))
-    flat, way = (v.reshape(len(sizes), -1) for v in (sizes, np.where(rows.values > 0, above, below)))
-    held = _held_by_ball(flat, way, values.ball)
-    length = held.max(axis=1)  # the dual norm of L1
+    error = 2 * sum_error(center.size) * dot(sizes, take(size, forms))
+    above, below = (take(np.maximum(up(v), 0.0), forms) for v in (values.upper[0] - center, center - values.lower[0]))
+    flat, box_extent = (v.reshape(len(sizes), -1) for v in (sizes, np.where(forms.values > 0, above, below)))
+    ball_share = _ball_share(flat, box_extent, values.ball)
+    length = ball_share.max(axis=1)  # the dual norm of L1
     growth = 1 + 2 * sum_error(flat.shape[1])
     if values.ball.norm == "L2":
-        length = np.sqrt(np.einsum("rx,rx->r", held, held)) * growth  # what underflows is below `up`'s TINY
-    rest = up(np.einsum("rx,rx->r", up(flat - held), way) * growth)
-    return up(dot(rows.values, take(center, rows)) + up(up(up(up(length) * values.ball.radius) + rest) + error))
+        squares = np.einsum("rx,rx->r", ball_share, ball_share)
+        length = np.sqrt(squares) * growth  # what underflows is below `up`'s UNDERFLOW
+    by_ball = up(up(length) * values.ball.radius)
+    by_box = up(np.einsum("rx,rx->r", up(flat - ball_share), box_extent) * growth)
+    beyond_center = up(up(by_ball + by_box) + error)
+    return up(dot(forms.values, take(center, forms)) + beyond_center)
 
 
-def _held_by_ball(sizes: Array, way: Array, ball: Ball) -> Array:
-    """a of `_reach_in_ball`, (R, n): any would do. Best: min(|c|, t) in L1; min(|c|, t way) in L2, t = ‖a‖ / radius."""
+def _ball_share(sizes: Array, box_extent: Array, ball: Ball) -> Array:
+    """a of `_concretize_ball`, (R, n): any would do. Best: in L1 min(|c|, t); in L2 min(|c|, t extent), t = ‖a‖ / r."""
     if ball.norm == "L1":
         order = np.argsort(-sizes, axis=1)
-        spent = np.cumsum(np.take_along_axis(way, order, 1), axis=1)
+        spent = np.cumsum(np.take_along_axis(box_extent, order, 1), axis=1)
         beyond = np.take_along_axis(sizes, order, 1) * (spent >= ball.radius)
         return np.minimum(sizes, beyond.max(axis=1, keepdims=True))
-    held = sizes
+    share = sizes
     for _ in range(4):
-        share = np.sqrt(np.einsum("rx,rx->r", held, held)) / max(ball.radius, TINY)
-        held = np.minimum(sizes, way * share[:, None])
-    return held
+        ratio = np.sqrt(np.einsum("rx,rx->r", share, share)) / max(ball.radius, UNDERFLOW)
+        share = np.minimum(sizes, box_extent * ratio[:, None])
+    return share
 
 
 # ---------------------------------------------------------------- functionals of the logits
 
 
-def functionals(values: Values, coefficients: Array, hint_rows: Sequence[int] | None) -> Array:
+def functionals(values: Values, coefficients: Array, slope_rows: SlopeRows) -> Array:
     """coefficients (R, K) -> (R,) upper bounds of coefficients . z over the ball, exact coefficients.
 
-    hint_rows: per form, the witness row of its lower slopes. Also bounds over the box of every layer's values.
+    slope_rows: per form, the witness row of its lower slopes. Also bounds over the box of every layer's values.
     """
     need_bounded(coefficients, "bounds")
     forms = coefficients.reshape(len(coefficients), 1, 1, -1).astype(np.float64)
-    found = np.zeros(len(forms))
+    uppers = np.zeros(len(forms))
     with np.errstate(all="ignore"):
-        for some in together(values.prepared.shapes, len(forms)):
-            hints = None if hint_rows is None else hint_rows[some]
-            found[some] = _descend(values, len(values.lower) - 1, Rows(forms[some], None), hints, True)
-    return found
+        for chunk in chunks(values.prepared.shapes, len(forms)):
+            rows = None if slope_rows is None else slope_rows[chunk]
+            uppers[chunk] = _descend(values, len(values.lower) - 1, LinearForms(forms[chunk], None), rows, True)
+    return uppers
 
 
 def differences(values: Values, y: int) -> tuple[Array, Array]:
@@ -376,13 +388,13 @@ def differences(values: Values, y: int) -> tuple[Array, Array]:
     need(classes <= MAX_CLASSES, "bounds", f"{classes} classes: at most {MAX_CLASSES} are compared")
     rivals = np.delete(np.arange(classes), y)
     forms = np.eye(classes)[rivals] - np.eye(classes)[y]
-    hint_rows = [0 if values.witness is None else values.witness.row(1 + int(j), classes) for j in rivals]
-    found = functionals(values, np.concatenate([forms, -forms]), [*hint_rows, *[0] * len(rivals)])
+    slope_rows = [0 if values.witness is None else values.witness.row(1 + int(j), classes) for j in rivals]
+    uppers = functionals(values, np.concatenate([forms, -forms]), [*slope_rows, *[0] * len(rivals)])
     lower, upper = np.zeros(classes), np.zeros(classes)
-    upper[rivals], lower[rivals] = found[: len(rivals)], -found[len(rivals) :]
+    upper[rivals], lower[rivals] = uppers[: len(rivals)], -uppers[len(rivals) :]
     return lower, upper
 
 
-def difference_bounds(prepared: Prepared, ball: Ball, y: int, hints: Witness | None) -> tuple[Array, Array]:
+def difference_bounds(prepared: Prepared, ball: Ball, y: int, witness: Witness | None) -> tuple[Array, Array]:
     """`differences` of freshly computed value bounds."""
-    return differences(value_bounds(prepared, ball, hints), y)
+    return differences(value_bounds(prepared, ball, witness), y)

@@ -5,6 +5,10 @@ results kept or flushed to zero), sums in any order, fused multiply-add or not, 
 sum products (no Winograd, no FFT). BatchNorm by (x - mean) / sqrt(variance + eps) * scale + shift in any
 association of its factors, also as a x + b with a, b computed in float32; not folded into another layer. Divide
 as quotient or as product with the rounded reciprocal. Sigmoid and tanh are not covered: libraries differ.
+
+Precondition: proven bounds of every node's value. Postcondition: `logit_error` is at least |float32 logit - logit|.
+Charged per node: the error of its inputs carried through |W|; a sum's rounding, relative to its size; every underflow
+at UNDERFLOW_ERROR, magnified by what may multiply it. What could overflow is rejected.
 """
 
 from __future__ import annotations
@@ -18,8 +22,8 @@ from proofs_check.kernel.layers import Map
 from proofs_check.kernel.relaxations import curve_of, pool_sliding
 from proofs_check.kernel.rounding import Array, need_bounded, up
 
-LARGEST = 2.0**126  # no float32 overflow below this, whatever the order of summation
-SMALLEST = 2.0**-125  # more than any underflow error of one operation, flushed or not
+OVERFLOW_LIMIT = 2.0**126  # no float32 overflow below this, whatever the order of summation
+UNDERFLOW_ERROR = 2.0**-125  # more than any underflow error of one operation, flushed or not
 
 
 def float_error(terms: int) -> float:
@@ -41,7 +45,7 @@ def logit_error(values: Values) -> Array:
             else:
                 errors.append(_affine(node, mapping, values, errors))
     need_bounded(errors[-1], "float32")
-    return up(errors[-1] + SMALLEST).ravel()  # of a last ReLU a subnormal result may be flushed
+    return up(errors[-1] + UNDERFLOW_ERROR).ravel()  # of a last ReLU a subnormal result may be flushed
 
 
 def _affine(node: c.Node, mapping: Map, values: Values, errors: list[Array]) -> Array:
@@ -49,22 +53,22 @@ def _affine(node: c.Node, mapping: Map, values: Values, errors: list[Array]) -> 
     inputs = inputs_of(node)
     if isinstance(node, (c.Flatten, c.Slice, c.Concat)):
         return mapping.apply(*(errors[i] for i in inputs), absolute=True)
-    off = [errors[i] + SMALLEST for i in inputs]  # a subnormal operand may count as zero
-    reached = [values.magnitude(i) + e for i, e in zip(inputs, off, strict=True)]
-    size = mapping.apply(*reached, absolute=True) + mapping.bias_size
-    largest = max(float(r.max()) for r in reached)
-    tiny = SMALLEST * (mapping.terms + 4) * (1 + largest) * _stretch(node, mapping, largest)
-    need(bool((size <= LARGEST).all()), "float32", "a value may overflow float32")
-    carried = mapping.apply(*off, absolute=True) * (1 + 2.0**-20)
-    return up(up(carried) + up(float_error(mapping.terms) * size + tiny))
+    input_errors = [errors[i] + UNDERFLOW_ERROR for i in inputs]  # a subnormal operand may count as zero
+    magnitudes = [values.magnitude(i) + e for i, e in zip(inputs, input_errors, strict=True)]
+    size = mapping.apply(*magnitudes, absolute=True) + mapping.bias_size
+    largest = max(float(r.max()) for r in magnitudes)
+    underflow = UNDERFLOW_ERROR * (mapping.terms + 4) * (1 + largest) * _stretch(node, mapping, largest)
+    need(bool((size <= OVERFLOW_LIMIT).all()), "float32", "a value may overflow float32")
+    carried = mapping.apply(*input_errors, absolute=True) * (1 + 2.0**-20)
+    return up(up(carried) + up(float_error(mapping.terms) * size + underflow))
 
 
 def _stretch(node: c.Node, mapping: Map, largest: float) -> float:
     """How much a node's steps may magnify an underflow; rejects parameters whose intermediate results may overflow."""
     if isinstance(node, c.AveragePool2d):
-        need(mapping.terms * largest <= LARGEST, "float32", "a sum may overflow float32")
+        need(mapping.terms * largest <= OVERFLOW_LIMIT, "float32", "a sum may overflow float32")
     if isinstance(node, c.Divide):
-        need(bool((np.abs(node.constant) >= 1 / LARGEST).all()), "float32", "a reciprocal may overflow float32")
+        need(bool((np.abs(node.constant) >= 1 / OVERFLOW_LIMIT).all()), "float32", "a reciprocal may overflow float32")
     if not isinstance(node, c.BatchNorm):
         return 1.0
     variance = node.variance.astype(np.float64) + node.epsilon
@@ -80,5 +84,5 @@ def _nonlinear(node: c.Node, values: Values, i: int, error: Array) -> Array:
     if isinstance(node, c.MaxPool2d):
         return pool_sliding(node).windows(error, -np.inf).max(axis=(1, 2))
     if isinstance(node, c.LeakyRelu):
-        return up(error + up(2.0**-22 * (values.magnitude(i) + error) + SMALLEST))
+        return up(error + up(2.0**-22 * (values.magnitude(i) + error) + UNDERFLOW_ERROR))
     return error

@@ -1,13 +1,18 @@
 """Rigorous bounds of gradients of logit functionals over a ball, by the chain rule on intervals.
 
-R rows travel from the logits to the input; every rounding widens them. Invariant: each element of Clarke's generalised
-Jacobian of the functionals at each x in the ball, with respect to each pending node, lies in the interval (Clarke 1983,
-2.6.6; intervals are convex). The set is convex, so the largest dual norm of the gradient is a Lipschitz constant on it
-(mean value theorem). MATH.md 4.
+R forms travel from the logits to the input; every rounding widens them. Invariant: each element of Clarke's generalised
+Jacobian of the functionals at each x in the ball, with respect to each node of the frontier, lies in the interval
+(Clarke 1983, 2.6.6; intervals are convex). The set is convex, so the largest dual norm of the gradient is a Lipschitz
+constant on it (mean value theorem). MATH.md 4.
 
-Two enclosures are intersected at every nonlinear node. `plain`: interval times interval. `middle` and `moved`: with
+Two enclosures are intersected at every nonlinear node. `plain`: interval times interval. `middle` and `drift`: with
 slopes M + E, |E| <= R, the chain rule's product telescopes into that of the M alone plus, for each nonlinear node k,
-(row at k) E_k P_k, P_k the product of the M below it; so no coefficient moves by more than sum_k |row at k| R_k |P_k|.
+(form at k) E_k P_k, P_k the product of the M below it; no coefficient moves by more than sum_k |form at k| R_k |P_k|.
+
+Precondition: slopes hold every derivative of their node on the set. Postcondition: intervals hold every gradient,
+`dual_norms` and `difference_constants` are at least its dual norm there.
+Charged: what an affine step, a product with slopes and a sum of forms round, to the radius of each interval, which is
+itself rounded up; what a norm sums, to the norm.
 """
 
 from __future__ import annotations
@@ -22,15 +27,15 @@ from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.certificate import Norm, RejectedError, need
-from proofs_check.kernel.bounds import Prepared, Values, inputs_of, together
-from proofs_check.kernel.layers import IntArray, Map, Rows, Shape, Sliding, add, take, unit_rows, widen
+from proofs_check.kernel.bounds import Prepared, Values, chunks, inputs_of
+from proofs_check.kernel.layers import IntArray, LinearForms, Map, Shape, Sliding, add, take, to_dense, unit_forms
 from proofs_check.kernel.relaxations import curve_of, pool_sliding, relu_slope
 from proofs_check.kernel.rounding import Array, centred, dot_up, down, enclose, need_bounded, sum_error, up
 
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """Rows of one node (R, h, w, C), each coefficient in centre ± radius; corner: their windows, as in `Rows`."""
+    """Forms of one node (R, h, w, C), each coefficient in centre ± radius; corner: their windows, see `LinearForms`."""
 
     centre: Array
     radius: Array
@@ -52,32 +57,32 @@ def slope_interval(node: c.Node, lower: Array, upper: Array) -> tuple[Array, Arr
     if curve is None:
         raise RejectedError("jacobian", f"{type(node).__name__} has no known slopes")
     # sigmoid' and tanh' are even and decrease in |y|
-    far = np.maximum(np.abs(lower), np.abs(upper))
-    near = np.where((lower <= 0) & (upper >= 0), 0.0, np.minimum(np.abs(lower), np.abs(upper)))
-    return np.maximum(enclose(curve.exact_slope, far)[0], 0.0), enclose(curve.exact_slope, near)[1]
+    farthest = np.maximum(np.abs(lower), np.abs(upper))
+    nearest = np.where((lower <= 0) & (upper >= 0), 0.0, np.minimum(np.abs(lower), np.abs(upper)))
+    return np.maximum(enclose(curve.exact_slope, farthest)[0], 0.0), enclose(curve.exact_slope, nearest)[1]
 
 
-def affine_step(mapping: Map, rows: Interval) -> list[Interval]:
-    """The rows of each input of an affine node."""
+def affine_step(mapping: Map, forms: Interval) -> list[Interval]:
+    """The forms of each input of an affine node."""
     error = sum_error(mapping.terms)
-    spread = up(rows.radius + up(2 * error * np.abs(rows.centre)))
-    centres = mapping.adjoint(Rows(rows.centre, rows.corner))
-    radii = mapping.adjoint(Rows(spread, rows.corner), absolute=True)
+    spread = up(forms.radius + up(2 * error * np.abs(forms.centre)))
+    centres = mapping.adjoint(LinearForms(forms.centre, forms.corner))
+    radii = mapping.adjoint(LinearForms(spread, forms.corner), absolute=True)
     pairs = zip(centres, radii, strict=True)
     return [Interval(m.values, up(up(r.values * (1 + 2 * error))), m.corner) for m, r in pairs]
 
 
-def scaled(rows: Interval, least: Array, most: Array) -> Interval:
-    """Rows times slopes in [least, most], 0 <= least <= most, broadcast."""
-    low, high = down(rows.centre - rows.radius), up(rows.centre + rows.radius)
+def scaled(forms: Interval, least: Array, most: Array) -> Interval:
+    """Forms times slopes in [least, most], 0 <= least <= most, broadcast."""
+    low, high = down(forms.centre - forms.radius), up(forms.centre + forms.radius)
     bottom = down(np.where(low >= 0, low * least, low * most))
     top = up(np.where(high >= 0, high * most, high * least))
     return Interval.between(bottom, top)
 
 
 def sum_of(first: Interval, second: Interval, shape: Shape) -> Interval:
-    centre = add(Rows(first.centre, first.corner), Rows(second.centre, second.corner), shape)
-    radius = add(Rows(first.radius, first.corner), Rows(second.radius, second.corner), shape)
+    centre = add(LinearForms(first.centre, first.corner), LinearForms(second.centre, second.corner), shape)
+    radius = add(LinearForms(first.radius, first.corner), LinearForms(second.radius, second.corner), shape)
     return Interval(centre.values, up(up(radius.values) + up(sum_error(2) * np.abs(centre.values))), centre.corner)
 
 
@@ -101,24 +106,24 @@ class Slopes:
         middle, radius = centred(least, most)
         return Slopes(least, most, middle, np.where(least == most, 0.0, radius), sliding, shape)
 
-    def times(self, rows: Interval, least: Array, most: Array) -> Interval:
-        """Rows of the node's input: each coefficient times a slope in [least, most], 0 <= least <= most."""
+    def times(self, forms: Interval, least: Array, most: Array) -> Interval:
+        """Forms of the node's input: each coefficient times a slope in [least, most], 0 <= least <= most."""
         if self.sliding is None:
-            low, high = (take(s, Rows(rows.centre, rows.corner)) for s in (least, most))
-            product = scaled(rows, low, high)
-            return Interval(product.centre, product.radius, rows.corner)
-        taps = scaled(Interval(rows.centre[:, :, :, None, None], rows.radius[:, :, :, None, None]), least, most)
+            low, high = (take(s, LinearForms(forms.centre, forms.corner)) for s in (least, most))
+            product = scaled(forms, low, high)
+            return Interval(product.centre, product.radius, forms.corner)
+        taps = scaled(Interval(forms.centre[:, :, :, None, None], forms.radius[:, :, :, None, None]), least, most)
         error = sum_error(taps.centre.shape[3] * taps.centre.shape[4])
-        frame = Rows(rows.centre, None)
+        frame = LinearForms(forms.centre, None)
         charged = up(taps.radius + up(2 * error * np.abs(taps.centre)))
         centre = self.sliding.spread(frame, lambda i, j: taps.centre[:, :, :, i, j], self.shape).values
         radius = self.sliding.spread(frame, lambda i, j: charged[:, :, :, i, j], self.shape).values
         return Interval(centre, up(radius * (1 + 2 * error)))
 
-    def doubts(self, rows: Interval) -> Array:
-        """(R, h, w, C): how much of each cell of the node's input its rows times slopes may lie beside rows times
+    def slope_errors(self, forms: Interval) -> Array:
+        """(R, h, w, C): how much of each cell of the node's input its forms times slopes may lie beside forms times
         `middle`; 0 where the slope is known."""
-        exact = Interval(rows.magnitude(), np.zeros_like(rows.radius))
+        exact = Interval(forms.magnitude(), np.zeros_like(forms.radius))
         return np.where(self.uncertain(), self.times(exact, self.radius, self.radius).magnitude(), 0.0)
 
     def uncertain(self) -> NDArray[np.bool_]:
@@ -126,7 +131,7 @@ class Slopes:
         if self.sliding is None:
             return np.moveaxis(self.radius, 0, -1) > 0
         taps = (self.radius > 0).astype(np.float64)[None]
-        frame = Rows(taps[:, :, :, 0, 0], None)
+        frame = LinearForms(taps[:, :, :, 0, 0], None)
         return self.sliding.spread(frame, lambda i, j: taps[:, :, :, i, j], self.shape).values[0] > 0
 
     def forward(self, value: Interval) -> Interval:
@@ -166,10 +171,10 @@ def slopes_everywhere(prepared: Prepared) -> list[Slopes | None]:
     return _of_nonlinear(prepared, everywhere)
 
 
-def _of_nonlinear(prepared: Prepared, found: Callable[[int, int], Slopes]) -> list[Slopes | None]:
-    """found(k, i) for each nonlinear node k, i its input; None for the others."""
+def _of_nonlinear(prepared: Prepared, slopes_of: Callable[[int, int], Slopes]) -> list[Slopes | None]:
+    """slopes_of(k, i) for each nonlinear node k, i its input; None for the others."""
     kinds = zip(prepared.network.nodes, prepared.maps, strict=True)
-    return [found(k, *inputs_of(n)) if k > 0 and m is None else None for k, (n, m) in enumerate(kinds)]
+    return [slopes_of(k, *inputs_of(n)) if k > 0 and m is None else None for k, (n, m) in enumerate(kinds)]
 
 
 def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> Slopes:
@@ -184,15 +189,15 @@ def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> 
 
 # ---------------------------------------------------------------- the backward pass
 
-Pending = dict[int, Interval]
+Frontier = dict[int, Interval]
 
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """R gradients with respect to the input: each in `rows`, and each `middle` plus, for every (node, sizes) of
-    `uncertain`, the unit rows of the node's cells times coefficients of at most `sizes` (R, h, w, C)."""
+    """R gradients with respect to the input: each in `forms`, and each `middle` plus, for every (node, sizes) of
+    `uncertain`, the unit forms of the node's cells times coefficients of at most `sizes` (R, h, w, C)."""
 
-    rows: Interval
+    forms: Interval
     middle: Interval
     uncertain: list[tuple[int, Array]]
 
@@ -202,7 +207,7 @@ def gradients(prepared: Prepared, slopes: list[Slopes | None], coefficients: Arr
     last = len(prepared.maps) - 1
     start = coefficients.reshape(len(coefficients), 1, 1, -1)
     plain, middle = ({last: Interval(start, np.zeros_like(start))} for _ in range(2))
-    moved: dict[int, Array] = {}
+    drift: dict[int, Array] = {}
     uncertain: list[tuple[int, Array]] = []
     with np.errstate(all="ignore"):
         for k in range(last, 0, -1):
@@ -210,55 +215,55 @@ def gradients(prepared: Prepared, slopes: list[Slopes | None], coefficients: Arr
                 continue
             mapping, factor = prepared.maps[k], cast("Slopes", slopes[k])  # one of the two
             if mapping is not None:
-                for pending in (plain, middle):
-                    hand_on(prepared, pending, k, affine_step(mapping, pending.pop(k)))
+                for frontier in (plain, middle):
+                    hand_on(prepared, frontier, k, affine_step(mapping, frontier.pop(k)))
             else:
-                rows = _intersection(plain.pop(k), middle[k], moved.get(k))
-                hand_on(prepared, plain, k, [factor.times(rows, factor.least, factor.most)])
+                forms = _intersection(plain.pop(k), middle[k], drift.get(k))
+                hand_on(prepared, plain, k, [factor.times(forms, factor.least, factor.most)])
                 hand_on(prepared, middle, k, [factor.times(middle.pop(k), factor.middle, factor.middle)])
                 (i,) = inputs_of(prepared.network.nodes[k])
-                uncertain.append((i, factor.doubts(rows)))
-                _spread(prepared, slopes, *uncertain[-1], moved)
-    return Gradients(_intersection(plain[0], middle[0], moved.get(0)), middle[0], uncertain)
+                uncertain.append((i, factor.slope_errors(forms)))
+                _charge(prepared, slopes, *uncertain[-1], drift)
+    return Gradients(_intersection(plain[0], middle[0], drift.get(0)), middle[0], uncertain)
 
 
-def hand_on(prepared: Prepared, pending: Pending, k: int, parts: list[Interval]) -> None:
-    """Add the rows of node k's inputs to what is pending there."""
+def hand_on(prepared: Prepared, frontier: Frontier, k: int, parts: list[Interval]) -> None:
+    """Add the forms of node k's inputs to what the frontier holds there."""
     for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
         need_bounded(part.magnitude(), "jacobian")
-        pending[i] = sum_of(pending[i], part, prepared.shapes[i]) if i in pending else part
+        frontier[i] = sum_of(frontier[i], part, prepared.shapes[i]) if i in frontier else part
 
 
-def _intersection(plain: Interval, middle: Interval, moved: Array | None) -> Interval:
-    radius = middle.radius if moved is None else up(middle.radius + moved)
+def _intersection(plain: Interval, middle: Interval, drift: Array | None) -> Interval:
+    radius = middle.radius if drift is None else up(middle.radius + drift)
     low = np.maximum(down(plain.centre - plain.radius), down(middle.centre - radius))
     return Interval.between(low, np.minimum(up(plain.centre + plain.radius), up(middle.centre + radius)))
 
 
-def _spread(prepared: Prepared, slopes: list[Slopes | None], node: int, sizes: Array, moved: dict[int, Array]) -> None:
-    """Each cell of `node` has a coefficient of at most `sizes` (R, h, w, C): charge it to `moved` of every nonlinear
+def _charge(prepared: Prepared, slopes: list[Slopes | None], node: int, sizes: Array, drift: dict[int, Array]) -> None:
+    """Each cell of `node` has a coefficient of at most `sizes` (R, h, w, C): charge it to `drift` of every nonlinear
     node below and of the input."""
     cells = np.argwhere(sizes.any(axis=0))
-    for some in together(prepared.shapes[: node + 1], len(cells)):
-        part = cells[some]
-        rows, found = unit_rows(prepared.shapes[node], part), sizes[:, part[:, 0], part[:, 1], part[:, 2]]
-        pending = {node: Interval(rows.values, np.zeros_like(rows.values), rows.corner)}
+    for chunk in chunks(prepared.shapes[: node + 1], len(cells)):
+        part = cells[chunk]
+        forms, weights = unit_forms(prepared.shapes[node], part), sizes[:, part[:, 0], part[:, 1], part[:, 2]]
+        frontier = {node: Interval(forms.values, np.zeros_like(forms.values), forms.corner)}
         for k in range(node, -1, -1):
-            if k not in pending:
+            if k not in frontier:
                 continue
-            reached, factor, mapping = pending.pop(k), slopes[k], prepared.maps[k]
+            reached, factor, mapping = frontier.pop(k), slopes[k], prepared.maps[k]
             if k == 0 or factor is not None:
-                reached = _whole(reached, prepared.shapes[k])
-                share = _weighted(found, reached.magnitude())
-                moved[k] = up(moved[k] + share) if k in moved else share
+                reached = _to_dense(reached, prepared.shapes[k])
+                share = _weighted(weights, reached.magnitude())
+                drift[k] = up(drift[k] + share) if k in drift else share
             if mapping is not None:
-                hand_on(prepared, pending, k, affine_step(mapping, reached))
+                hand_on(prepared, frontier, k, affine_step(mapping, reached))
             elif factor is not None:
-                hand_on(prepared, pending, k, [factor.times(reached, factor.middle, factor.middle)])
+                hand_on(prepared, frontier, k, [factor.times(reached, factor.middle, factor.middle)])
 
 
-def _whole(rows: Interval, shape: Shape) -> Interval:
-    centre, radius = (widen(Rows(part, rows.corner), shape).values for part in (rows.centre, rows.radius))
+def _to_dense(forms: Interval, shape: Shape) -> Interval:
+    centre, radius = (to_dense(LinearForms(part, forms.corner), shape).values for part in (forms.centre, forms.radius))
     return Interval(centre, radius)
 
 
@@ -279,35 +284,35 @@ def dual_norms_up(magnitudes: Array, norm: Norm) -> Array:
     if norm == "Linf":
         return up(magnitudes.sum(axis=1) * (1 + 2 * error))
     squares = np.einsum("rx,rx->r", magnitudes, magnitudes)
-    return up(np.sqrt(squares) * (1 + 2 * error))  # what underflows is below `up`'s TINY
+    return up(np.sqrt(squares) * (1 + 2 * error))  # what underflows is below `up`'s UNDERFLOW
 
 
 def dual_norms(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array, norm: Norm) -> Array:
     """(R,) upper bounds of the norm dual to `norm` of the gradients of coefficients . z, for slopes as given."""
     norms = np.zeros(len(coefficients))
     with np.errstate(all="ignore"):
-        for some in together(prepared.shapes, len(coefficients)):
-            found = gradients(prepared, slopes, coefficients[some])
-            norms[some] = dual_norms_up(found.rows.magnitude().reshape(len(norms[some]), -1), norm)
+        for chunk in chunks(prepared.shapes, len(coefficients)):
+            gradient = gradients(prepared, slopes, coefficients[chunk])
+            norms[chunk] = dual_norms_up(gradient.forms.magnitude().reshape(len(norms[chunk]), -1), norm)
             if norm == "Linf":
-                norms[some] = np.minimum(norms[some], _sums_of_sizes(prepared, slopes, found))
+                norms[chunk] = np.minimum(norms[chunk], _sums_of_sizes(prepared, slopes, gradient))
     return norms
 
 
-def _sums_of_sizes(prepared: Prepared, slopes: list[Slopes | None], found: Gradients) -> Array:
+def _sums_of_sizes(prepared: Prepared, slopes: list[Slopes | None], gradient: Gradients) -> Array:
     """(R,) upper bounds of sum_i |J_i|, J the gradient.
 
     For any a: |J_i| <= a_i J_i + b_i, b_i its largest difference at the two ends of J_i (convexity), and a . J is
     a . middle plus the uncertain coefficients times what their cells are of a, carried forward by the middle slopes.
     """
-    low, high = down(found.rows.centre - found.rows.radius), up(found.rows.centre + found.rows.radius)
+    low, high = down(gradient.forms.centre - gradient.forms.radius), up(gradient.forms.centre + gradient.forms.radius)
     chords, offsets = _chords(low, high)
     sums: list[float] = []
     for r, chord in enumerate(chords):
         carried = _carried(prepared, slopes, np.moveaxis(chord, -1, 0))
-        factors = [offsets[r], chord, np.abs(chord), *(sizes[r] for _, sizes in found.uncertain)]
-        values = [np.ones_like(chord), found.middle.centre[r], found.middle.radius[r]]
-        values += [np.moveaxis(carried[k].magnitude(), 0, -1) for k, _ in found.uncertain]
+        factors = [offsets[r], chord, np.abs(chord), *(sizes[r] for _, sizes in gradient.uncertain)]
+        values = [np.ones_like(chord), gradient.middle.centre[r], gradient.middle.radius[r]]
+        values += [np.moveaxis(carried[k].magnitude(), 0, -1) for k, _ in gradient.uncertain]
         row, column = (np.concatenate([part.ravel() for part in parts]) for parts in (factors, values))
         sums.append(float(dot_up(row[None], column)[0]))
     return np.array(sums)
@@ -323,18 +328,18 @@ def _chords(low: Array, high: Array) -> tuple[Array, Array]:
 
 def _carried(prepared: Prepared, slopes: list[Slopes | None], value: Array) -> list[Interval]:
     """Every node's image in the linear network of the middle slopes, without offsets, for this input image."""
-    found = [Interval(value, np.zeros_like(value))]
+    images = [Interval(value, np.zeros_like(value))]
     for node, mapping, factor in zip(prepared.network.nodes[1:], prepared.maps[1:], slopes[1:], strict=True):
-        inputs = [found[i] for i in inputs_of(node)]
+        inputs = [images[i] for i in inputs_of(node)]
         if mapping is not None:
             size = mapping.apply(*(v.magnitude() for v in inputs), absolute=True)
             radius = mapping.apply(*(v.radius for v in inputs), absolute=True)
             centre = mapping.apply(*(v.centre for v in inputs))
-            found.append(Interval(centre, up(radius + 4 * sum_error(mapping.terms) * size)))
+            images.append(Interval(centre, up(radius + 4 * sum_error(mapping.terms) * size)))
         else:
-            found.append(cast("Slopes", factor).forward(inputs[0]))
-        need_bounded(found[-1].magnitude(), "jacobian")
-    return found
+            images.append(cast("Slopes", factor).forward(inputs[0]))
+        need_bounded(images[-1].magnitude(), "jacobian")
+    return images
 
 
 def difference_constants(values: Values, y: int) -> Array:
@@ -343,10 +348,10 @@ def difference_constants(values: Values, y: int) -> Array:
     need(0 <= y < classes, "jacobian", f"class {y} of {classes}")
     rivals = np.delete(np.arange(classes), y)
     forms = np.eye(classes)[rivals] - np.eye(classes)[y]
-    found = np.zeros(classes)
-    found[rivals] = dual_norms(values.prepared, slopes_over(values), forms, values.ball.norm)
-    need_bounded(found, "jacobian")
-    return found
+    constants = np.zeros(classes)
+    constants[rivals] = dual_norms(values.prepared, slopes_over(values), forms, values.ball.norm)
+    need_bounded(constants, "jacobian")
+    return constants
 
 
 def unrestricted_slopes(prepared: Prepared, k: int) -> tuple[float, float]:

@@ -1,7 +1,11 @@
 """The affine nodes of the plain network as maps: forward, adjoint, and both with absolute values.
 
 Inside the judge every value is an image (channels, height, width); a vector of n features is (n, 1, 1).
-Backward passes carry `Rows`: R linear forms of one node's value, channels last.
+Backward passes carry `LinearForms`: R linear forms of one node's value, channels last.
+
+Precondition: a well-formed network; numbers of at most LIMIT. Postcondition: `adjoint` is the transpose of `apply`.
+Charged: nothing here. `terms` says how much either may round, and the caller charges that: `bounds` to constants,
+`jacobian` to radii. Windows are cut and filled with exact zeros; `add` rounds each coefficient once.
 """
 
 from __future__ import annotations
@@ -28,11 +32,11 @@ def image(shape: Shape) -> Shape:
     return shape if len(shape) == 3 else (shape[0], 1, 1)
 
 
-# ---------------------------------------------------------------- rows: linear forms of one node's value
+# ---------------------------------------------------------------- linear forms of one node's value
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class LinearForms:
     """Coefficients (R, h, w, C) on a window of the image; everything outside the window is zero.
 
     corner: (R, 2), the window's top-left cell (windows may reach beyond the image, with zeros there), or
@@ -43,50 +47,50 @@ class Rows:
     corner: IntArray | None
 
 
-def unit_rows(shape: Shape, cells: IntArray) -> Rows:
+def unit_forms(shape: Shape, cells: IntArray) -> LinearForms:
     """The form v for each of the cells (R, 3): row, column, channel."""
     values = np.zeros((len(cells), 1, 1, shape[0]))
     values[np.arange(len(cells)), 0, 0, cells[:, 2]] = 1.0
-    return Rows(values, None if shape[1:] == (1, 1) else cells[:, :2])
+    return LinearForms(values, None if shape[1:] == (1, 1) else cells[:, :2])
 
 
-def take(parameter: Array, rows: Rows) -> Array:
-    """A per-element parameter (C or 1, H, W) or (C, 1, 1) at the cells of `rows`; beyond the image, where rows are
-    zero, it is zero or that of the channel."""
+def take(parameter: Array, forms: LinearForms) -> Array:
+    """A per-element parameter (C or 1, H, W) or (C, 1, 1) at the cells of `forms`; beyond the image, where forms
+    are zero, it is zero or that of the channel."""
     last = np.moveaxis(parameter, 0, -1)
-    if rows.corner is None or parameter.shape[1:] == (1, 1):
+    if forms.corner is None or parameter.shape[1:] == (1, 1):
         return last
     framed = np.pad(last, ((1, 1), (1, 1), (0, 0)))  # zeros around the image stand for all cells beyond it
-    (h, w), (height, width) = rows.values.shape[1:3], last.shape[:2]
-    y = np.clip(rows.corner[:, :1] + np.arange(h, dtype=np.int64), -1, height) + 1
-    x = np.clip(rows.corner[:, 1:] + np.arange(w, dtype=np.int64), -1, width) + 1
+    (h, w), (height, width) = forms.values.shape[1:3], last.shape[:2]
+    y = np.clip(forms.corner[:, :1] + np.arange(h, dtype=np.int64), -1, height) + 1
+    x = np.clip(forms.corner[:, 1:] + np.arange(w, dtype=np.int64), -1, width) + 1
     return framed[y[:, :, None], x[:, None, :]]
 
 
 def dot(values: Array, parameter: Array) -> Array:
-    """Sum over each row of values (R, h, w, C) times a parameter that broadcasts against it."""
+    """Per form, the sum of values (R, h, w, C) times a parameter that broadcasts against it."""
     flat = values.reshape(len(values), -1)
     if parameter.ndim == 3:
         return flat @ np.broadcast_to(parameter, values.shape[1:]).ravel()
     return np.einsum("rx,rx->r", flat, parameter.reshape(len(parameter), -1))
 
 
-def settle(values: Array, corner: IntArray, whole: bool, shape: Shape) -> Rows:
-    """Rows on an image of `shape` from windows that may reach beyond it: what lies beyond is dropped.
+def clip_to_image(values: Array, corner: IntArray, shared: bool, shape: Shape) -> LinearForms:
+    """Forms on an image of `shape` from windows that may reach beyond it: what lies beyond is dropped.
 
-    corner: (R, 2), or (2,) if `whole`, the same for all rows. Large windows become the whole image. `values` may be
+    corner: (R, 2), or (2,) if `shared`, the same for all forms. Large windows become the whole image. `values` may be
     written to: it must be the caller's own.
     """
-    if whole:
-        return Rows(_place(values, corner, shape[1:]), None)
-    rows = Rows(values, corner)
+    if shared:
+        return LinearForms(_into_image(values, corner, shape[1:]), None)
+    forms = LinearForms(values, corner)
     if 2 * math.prod(values.shape[1:3]) >= math.prod(shape[1:]):
-        return widen(rows, shape)
-    values *= take(np.ones((1, *shape[1:])), rows)
-    return rows
+        return to_dense(forms, shape)
+    values *= take(np.ones((1, *shape[1:])), forms)
+    return forms
 
 
-def _place(values: Array, corner: IntArray, size: Shape) -> Array:
+def _into_image(values: Array, corner: IntArray, size: Shape) -> Array:
     """Windows at one common corner, cut and filled with zeros to (height, width)."""
     (top, left), (h, w), (height, width) = corner.tolist(), values.shape[1:3], size
     result = np.zeros((len(values), height, width, values.shape[3]))
@@ -96,26 +100,26 @@ def _place(values: Array, corner: IntArray, size: Shape) -> Array:
     return result
 
 
-def widen(rows: Rows, shape: Shape) -> Rows:
-    """The same rows with the whole image as their window."""
-    if rows.corner is None:
-        return rows
-    result = np.zeros((len(rows.values), *shape[1:], shape[0]))
-    for corner in np.unique(rows.corner, axis=0):
-        here = (rows.corner == corner).all(axis=1)
-        result[here] = _place(rows.values[here], corner, shape[1:])
-    return Rows(result, None)
+def to_dense(forms: LinearForms, shape: Shape) -> LinearForms:
+    """The same forms with the whole image as their window."""
+    if forms.corner is None:
+        return forms
+    result = np.zeros((len(forms.values), *shape[1:], shape[0]))
+    for corner in np.unique(forms.corner, axis=0):
+        here = (forms.corner == corner).all(axis=1)
+        result[here] = _into_image(forms.values[here], corner, shape[1:])
+    return LinearForms(result, None)
 
 
-def add(first: Rows, second: Rows, shape: Shape) -> Rows:
-    """The sum of two sets of rows of one node, each coefficient rounded once."""
+def add(first: LinearForms, second: LinearForms, shape: Shape) -> LinearForms:
+    """The sum of two sets of forms of one node, each coefficient rounded once."""
     if first.corner is None or second.corner is None or np.ptp(first.corner - second.corner, axis=0).any():
-        return Rows(widen(first, shape).values + widen(second, shape).values, None)
+        return LinearForms(to_dense(first, shape).values + to_dense(second, shape).values, None)
     corner = np.minimum(first.corner, second.corner)  # of the smallest window that holds both
     a, b = first.corner[0] - corner[0], second.corner[0] - corner[0]
     size = tuple(np.maximum(a + first.values.shape[1:3], b + second.values.shape[1:3]))
-    total = _place(first.values, a, size) + _place(second.values, b, size)
-    return settle(total, corner, False, shape)
+    total = _into_image(first.values, a, size) + _into_image(second.values, b, size)
+    return clip_to_image(total, corner, False, shape)
 
 
 # ---------------------------------------------------------------- sliding windows
@@ -139,17 +143,17 @@ class Sliding:
         every = sliding_window_view(padded, spans, axis=(1, 2))  # (C, oh, ow, kh, kw) at stride and dilation 1
         return every[:, ::sh, ::sw, ::dh, ::dw].transpose(0, 3, 4, 1, 2)
 
-    def spread(self, rows: Rows, tap: Callable[[int, int], Array], shape: Shape) -> Rows:
-        """Adjoint of `windows`: tap(i, j), (R, h, w, C), is added at cell (i, j) of every window; rows on `shape`."""
-        count, h, w = rows.values.shape[:3]
+    def spread(self, forms: LinearForms, tap: Callable[[int, int], Array], shape: Shape) -> LinearForms:
+        """Adjoint of `windows`: tap(i, j), (R, h, w, C), is added at cell (i, j) of every window; forms on `shape`."""
+        count, h, w = forms.values.shape[:3]
         (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
         result = np.zeros((count, (h - 1) * sh + (kh - 1) * dh + 1, (w - 1) * sw + (kw - 1) * dw + 1, shape[0]))
         for i in range(kh):
             for j in range(kw):
                 y, x = i * dh, j * dw
                 result[:, y : y + (h - 1) * sh + 1 : sh, x : x + (w - 1) * sw + 1 : sw] += tap(i, j)
-        first = 0 if rows.corner is None else rows.corner * np.array(self.stride)
-        return settle(result, first - np.array(self.padding[:2]), rows.corner is None, shape)
+        first = 0 if forms.corner is None else forms.corner * np.array(self.stride)
+        return clip_to_image(result, first - np.array(self.padding[:2]), forms.corner is None, shape)
 
 
 # ---------------------------------------------------------------- the maps
@@ -172,8 +176,8 @@ class Map(abc.ABC):
         """Images -> image, without bias; `absolute`: with the weights' absolute values."""
 
     @abc.abstractmethod
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        """Rows of this node's value -> rows of each input."""
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
+        """Forms of this node's value -> forms of each input."""
 
     def _biased(self, *parts: Array) -> None:
         """bias: the sum of the parts."""
@@ -191,12 +195,12 @@ class Dense(Map):
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return ((self.size if absolute else self.weight) @ values[0][:, 0, 0])[:, None, None]
 
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
         weight = self.size if absolute else self.weight
-        flat = rows.values[:, 0, 0]
+        flat = forms.values[:, 0, 0]
         used = np.flatnonzero(flat.any(axis=0))
         product = flat @ weight if 4 * len(used) > 3 * len(weight) else flat[:, used] @ weight[used]
-        return (Rows(product[:, None, None, :], None),)
+        return (LinearForms(product[:, None, None, :], None),)
 
 
 class Convolution(Map):
@@ -219,14 +223,14 @@ class Convolution(Map):
         product = weight.reshape(groups, out, -1) @ columns.reshape(groups, -1, oh * ow)
         return product.reshape(groups * out, oh, ow)
 
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
         weight = self.size if absolute else self.weight
-        grouped = rows.values.reshape(-1, *weight.shape[:2]).transpose(1, 0, 2)  # (G, R h w, out / G)
+        grouped = forms.values.reshape(-1, *weight.shape[:2]).transpose(1, 0, 2)  # (G, R h w, out / G)
 
         def tap(i: int, j: int) -> Array:
-            return (grouped @ weight[:, :, i, j]).transpose(1, 0, 2).reshape(*rows.values.shape[:3], -1)
+            return (grouped @ weight[:, :, i, j]).transpose(1, 0, 2).reshape(*forms.values.shape[:3], -1)
 
-        return (self.sliding.spread(rows, tap, self.shape),)
+        return (self.sliding.spread(forms, tap, self.shape),)
 
 
 class Averaging(Map):
@@ -240,9 +244,9 @@ class Averaging(Map):
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return self.sliding.windows(values[0], 0.0).sum(axis=(1, 2)) * self.share
 
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        shares = rows.values * take(self.share, rows)
-        return (self.sliding.spread(rows, lambda _i, _j: shares, self.shape),)
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
+        shares = forms.values * take(self.share, forms)
+        return (self.sliding.spread(forms, lambda _i, _j: shares, self.shape),)
 
 
 class Diagonal(Map):
@@ -260,9 +264,9 @@ class Diagonal(Map):
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return values[0] * (np.abs(self.gain) if absolute else self.gain)
 
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        gain = take(np.abs(self.gain) if absolute else self.gain, rows)
-        return (Rows(rows.values * gain, rows.corner),)
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
+        gain = take(np.abs(self.gain) if absolute else self.gain, forms)
+        return (LinearForms(forms.values * gain, forms.corner),)
 
 
 class Cropping(Map):
@@ -283,12 +287,12 @@ class Cropping(Map):
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return np.pad(values[0], self.pads)[self.kept]
 
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
         before, after = self.pads[0]
-        channels = np.zeros((*rows.values.shape[:3], before + self.shape[0] + after))
-        channels[..., self.kept[0]] = rows.values
+        channels = np.zeros((*forms.values.shape[:3], before + self.shape[0] + after))
+        channels[..., self.kept[0]] = forms.values
         kept = channels[..., before : before + self.shape[0]]
-        return (self.sliding.spread(rows, lambda _i, _j: kept, self.shape),)
+        return (self.sliding.spread(forms, lambda _i, _j: kept, self.shape),)
 
 
 class Concatenation(Map):
@@ -298,16 +302,16 @@ class Concatenation(Map):
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return np.concatenate(values)
 
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        return tuple(Rows(part, rows.corner) for part in np.split(rows.values, self.ends, axis=-1))
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
+        return tuple(LinearForms(part, forms.corner) for part in np.split(forms.values, self.ends, axis=-1))
 
 
 class Addition(Map):
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return values[0] + values[1]
 
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        return rows, rows
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
+        return forms, forms
 
 
 class Flattening(Map):
@@ -317,9 +321,9 @@ class Flattening(Map):
     def apply(self, *values: Array, absolute: bool = False) -> Array:
         return values[0].reshape(-1, 1, 1)
 
-    def adjoint(self, rows: Rows, absolute: bool = False) -> tuple[Rows, ...]:
-        images = rows.values.reshape(-1, *self.shape)
-        return (Rows(np.ascontiguousarray(np.moveaxis(images, 1, -1)), None),)
+    def adjoint(self, forms: LinearForms, absolute: bool = False) -> tuple[LinearForms, ...]:
+        images = forms.values.reshape(-1, *self.shape)
+        return (LinearForms(np.ascontiguousarray(np.moveaxis(images, 1, -1)), None),)
 
 
 # ---------------------------------------------------------------- the map of a node
@@ -374,5 +378,5 @@ MAPS: dict[type[Any], Callable[[Any, list[Shape]], Map]] = {
 
 def affine_map(node: c.Node, shapes: list[Shape]) -> Map | None:
     """The map of an affine node whose inputs have these image shapes; None for a nonlinear node or the input."""
-    known = MAPS.get(type(node))
-    return None if known is None else known(node, shapes)
+    build = MAPS.get(type(node))
+    return None if build is None else build(node, shapes)

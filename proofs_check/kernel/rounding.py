@@ -2,8 +2,11 @@
 
 Model: IEEE 754 double, round to nearest, any summation order, fused multiply-add or not; results that underflow may
 be flushed to zero, but no number that is read (`need_arithmetic`). u = 2^-53. With numbers of at most LIMIT, a
-product's underflow error times any number, summed over 2^26 products, stays below TINY. Numbers beyond LIMIT are
-rejected.
+product's underflow error times any number, summed over 2^26 products, stays below UNDERFLOW. Numbers
+beyond LIMIT are rejected.
+
+Precondition of every function: that model (`need_arithmetic`), numbers of at most LIMIT. Postcondition: its Ensures.
+Charged by `up` and `down`: two roundings, an underflow; by `sum_error`: a sum, and 15 roundings of its size to spare.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from proofs_check.certificate import RejectedError, need
 Array = NDArray[np.float64]
 
 LIMIT = 2.0**200
-TINY = 2.0**-500
+UNDERFLOW = 2.0**-500
 PRECISION = 300  # bits; Arb's results are enclosures at any precision
 
 
@@ -28,7 +31,7 @@ def sum_error(terms: int) -> float:
     """G(n) = (n + 8) 2^-52. Ensures: G(n) >= gamma_(2n + 15) / (1 - gamma_(2n + 15)), gamma_n = n u / (1 - n u).
 
     So for a sum of n products computed as s, with the sum of their absolute values computed as m (each in
-    any order): |s - exact| + TINY <= G(n) m + TINY, rounded, with n + 15 further roundings of m to spare.
+    any order): |s - exact| + UNDERFLOW <= G(n) m + UNDERFLOW, rounded, with n + 15 further roundings of m to spare.
     Source: Higham, Accuracy and Stability of Numerical Algorithms, 3.1.
     """
     return (terms + 8) * 2.0**-52
@@ -37,14 +40,14 @@ def sum_error(terms: int) -> float:
 def up(value: Array) -> Array:
     """Ensures: result >= every sum or difference of two doubles (or of two such products) rounding to `value`.
 
-    value (1 + 2^-51) + TINY evaluated in floats exceeds value by more than 2 u |value| + TINY / 2.
+    value (1 + 2^-51) + UNDERFLOW evaluated in floats exceeds value by more than 2 u |value| + UNDERFLOW / 2.
     """
-    return value + (np.abs(value) * 2.0**-51 + TINY)
+    return value + (np.abs(value) * 2.0**-51 + UNDERFLOW)
 
 
 def down(value: Array) -> Array:
     """-up(-value)."""
-    return value - (np.abs(value) * 2.0**-51 + TINY)
+    return value - (np.abs(value) * 2.0**-51 + UNDERFLOW)
 
 
 def centred(lower: Array, upper: Array) -> tuple[Array, Array]:

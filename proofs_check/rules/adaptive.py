@@ -2,6 +2,9 @@
 
 Lemma 3.2 at a lower bound alpha of a(x') on the ball: with m = h_y - h_i, alpha (1 + m) > 1 gives a (1 + m) > 1 for
 every a >= alpha. z: logits of h, d_j = z_j - z_y, M the transform, T the temperature, t_j = T (M(z_j) - M(z_y)).
+
+Precondition: a claim about an adaptive mix. Postcondition: it holds, given the assumptions returned.
+Charged: logits' bounds carry their own rounding (`kernel.bounds`); all that is built on them is of Arb balls.
 """
 
 from __future__ import annotations
@@ -35,9 +38,9 @@ def adaptive_margin(claim: Claim, evidence: AdaptiveMargin, case: Case) -> froze
     assumptions = _alpha_on_ball(claim, evidence.alpha_witness, case)
     if adaptive.transform is None:
         return assumptions | network_margin(claim, NetworkMargin(evidence.witness), case)
-    reach = transformed_upper(claim, adaptive.transform, evidence.witness, case)
+    uppers = transformed_upper(claim, adaptive.transform, evidence.witness, case)
     alpha, temperature = arb(claim.alpha), arb(claim.temperature)
-    e = [arb(1) if j == claim.predicted else (temperature * t).exp() for j, t in enumerate(reach)]
+    e = [arb(1) if j == claim.predicted else (temperature * t).exp() for j, t in enumerate(uppers)]
     total = sum(e, arb(0))
     for i in rivals(claim, len(e)):
         # (3a) times alpha. It implies t_i < 0 at x too, hence z_i < z_y: y is the strict argmax of h(x)
@@ -58,8 +61,8 @@ def _alpha_on_ball(claim: Claim, encoded: str | None, case: Case) -> frozenset[A
     prepared = case.alpha
     if prepared is None:
         raise RejectedError("alpha", "the network of the input-dependent alpha is not at hand")
-    own = differences(prepared, encoded, case, replace(claim, predicted=0))
-    share = 1 / (1 + (-arb(float(own.lower[1]))).exp())  # increasing in s_1 - s_0
+    of_alpha = differences(prepared, encoded, case, replace(claim, predicted=0))
+    share = 1 / (1 + (-arb(float(of_alpha.lower[1]))).exp())  # increasing in s_1 - s_0
     need(low + (high - low) * share >= arb(claim.alpha), "alpha", f"is not proven to be at least {claim.alpha} there")
     return frozenset()
 
@@ -96,19 +99,19 @@ def transformed_upper(claim: Claim, how: Transform, encoded: str | None, case: C
     values = bounds.value_bounds(prepared, case.ball(claim), slopes(encoded, prepared))
     of_differences = bounds.differences(values, y)[1]
     lower, upper = logit_bounds(values)
-    own = arb(float(lower[y]))
-    at_own = transform(own, how)
+    lower_y = arb(float(lower[y]))
+    at_lower_y = transform(lower_y, how)
     result: list[arb] = []
     for j, top in enumerate(upper):
-        reach = arb(float(top))
+        upper_j = arb(float(top))
         if how.clamp and how.power >= 1 and of_differences[j] <= 0:
-            reach = reach.min(own + arb(float(of_differences[j])))
-        result.append(transform(reach, how) - at_own)
+            upper_j = upper_j.min(lower_y + arb(float(of_differences[j])))
+        result.append(transform(upper_j, how) - at_lower_y)
     return result
 
 
 def logit_bounds(values: bounds.Values) -> tuple[Array, Array]:
     """lower <= z <= upper over the ball, (K,) each."""
     forms = np.eye(values.prepared.network.classes)
-    found = bounds.functionals(values, np.concatenate([forms, -forms]), None)
-    return -found[len(forms) :], found[: len(forms)]
+    uppers = bounds.functionals(values, np.concatenate([forms, -forms]), None)
+    return -uppers[len(forms) :], uppers[: len(forms)]

@@ -6,6 +6,9 @@ what a probability p at the grid point can sink to on the ball. v̄ is the smoot
 
 Why the grid: h̄∘q is a function of the rounded point only and the centre is on the grid, so rounding the noise
 instead of the sum changes nothing, and no floating-point sum ever decides a draw.
+
+Precondition: a claim about a smoothed classifier; shares and looks fixed beforehand. Postcondition: it holds but with
+probability β, given the assumptions returned. Charged: nothing is rounded but inside Arb balls; shares are fractions.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ class SmoothedMeans:
     groups: tuple[RivalMean, ...]
 
 
-RESTS_ON = frozenset({Assumption.SAMPLES_IID, Assumption.COUNTS_TRUSTED, Assumption.REAL_ARITHMETIC_BASE})
+ASSUMPTIONS = frozenset({Assumption.SAMPLES_IID, Assumption.COUNTS_TRUSTED, Assumption.REAL_ARITHMETIC_BASE})
 MAX_BETS = 2**6  # each costs as many logarithms as there are thresholds
 BITS = 64  # of an incomplete beta function: ten times faster than rounding.PRECISION, and as rigorous
 
@@ -123,7 +126,7 @@ def smoothed_distribution(claim: Claim, evidence: SmoothedDistribution, case: Ca
         steps = [arb(b) - arb(a) for a, b in pairwise((-1.0, *tail.thresholds))]
         terms = [step * _sunk(arb(p), shift) for step, p in zip(steps, tail.lower, strict=True)]
         _need_margin(claim, sum(terms, arb(-1)))
-    return RESTS_ON
+    return ASSUMPTIONS
 
 
 def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozenset[Assumption]:
@@ -138,7 +141,7 @@ def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozens
     for group in evidence.groups:
         rest = of_y if group.complement is None else _sunk(arb(group.complement.lower), shift)
         _need_margin(claim, of_y + rest - 1)
-    return RESTS_ON
+    return ASSUMPTIONS
 
 
 def _scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:

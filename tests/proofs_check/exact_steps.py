@@ -69,7 +69,7 @@ def small_ball(rng: Rng, shape: tuple[int, ...], radius: float, norm: c.Norm = "
     return bounds.Ball((sign * rng.uniform(0.1, 1, shape)).astype(F32), radius, norm, None)
 
 
-def exact_forms(rows: network.Rows, value: en.Exact) -> list[fmpq]:
+def exact_forms(rows: network.LinearForms, value: en.Exact) -> list[fmpq]:
     """Each row's linear form of an image (C, H, W), exactly."""
     image = np.moveaxis(value, 0, -1)
     height, width = image.shape[:2]
@@ -84,22 +84,22 @@ def exact_forms(rows: network.Rows, value: en.Exact) -> list[fmpq]:
     return totals
 
 
-def windows(rng: Rng, shape: tuple[int, ...], count: int) -> network.Rows:
+def windows(rng: Rng, shape: tuple[int, ...], count: int) -> network.LinearForms:
     """Rows on whole images, or on windows of random size and corner inside the image."""
     if rng.integers(2) or shape[1:] == (1, 1):
-        return network.Rows(en.wild(rng, count, *shape[1:], shape[0]), None)
+        return network.LinearForms(en.wild(rng, count, *shape[1:], shape[0]), None)
     h, w = (int(rng.integers(1, n + 1)) for n in shape[1:])
     corner = np.stack([rng.integers(0, n - m + 1, count) for n, m in zip(shape[1:], (h, w), strict=True)], axis=1)
-    return network.Rows(en.wild(rng, count, h, w, shape[0]), corner)
+    return network.LinearForms(en.wild(rng, count, h, w, shape[0]), corner)
 
 
 def exact_images(values: list[en.Exact], prepared: bounds.Prepared) -> list[en.Exact]:
     return [v.reshape(s) for v, s in zip(values, prepared.shapes, strict=True)]
 
 
-def holds(values: bounds.Values, k: int, rows: network.Rows, images: list[en.Exact], slack: fmpq) -> None:
+def holds(values: bounds.Values, k: int, rows: network.LinearForms, images: list[en.Exact], slack: fmpq) -> None:
     """rows . v_k <= sum of the parts . inputs + cost at a point, with `slack` to spare."""
-    parts, cost = bounds._step(values, k, network.Rows(rows.values.copy(), rows.corner), None)
+    parts, cost = bounds._step(values, k, network.LinearForms(rows.values.copy(), rows.corner), None)
     before = exact_forms(rows, images[k])
     inputs = bounds.inputs_of(values.prepared.network.nodes[k])
     for r, form in enumerate(before):

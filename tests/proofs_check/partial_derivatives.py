@@ -9,4 +9,4 @@ from proofs_check.kernel.rounding import Array
 
 def gradient_bounds(prepared: Prepared, slopes: list[jacobian.Slopes | None], coefficients: Array) -> Array:
     """coefficients (R, K), exact -> (R, n): bounds of |partial derivative| for each input cell, for slopes as given."""
-    return jacobian.gradients(prepared, slopes, coefficients).rows.magnitude().reshape(len(coefficients), -1)
+    return jacobian.gradients(prepared, slopes, coefficients).forms.magnitude().reshape(len(coefficients), -1)

@@ -5,6 +5,9 @@ the claim's norm on both sides; the affine nodes after the last nonlinear ones a
 layers: rows and columns of absolute sums (exact for Linf and L1; the square root of their product bounds L2, by
 interpolation), and for L2 also spectral norms proven by repeated squaring. Jacobians: `jacobian` with every slope an
 activation has anywhere. The smaller of the two counts.
+
+Precondition: a prepared network. Postcondition: `global_constants` are Lipschitz constants of d_j on the whole space.
+Charged: sums and products of norms are rounded up one by one; each squaring's error is added under its root.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ import numpy as np
 from proofs_check import certificate as c
 from proofs_check.certificate import Assumption, Claim, Norm, need
 from proofs_check.kernel import jacobian
-from proofs_check.kernel.bounds import Prepared, inputs_of, together
-from proofs_check.kernel.jacobian import Interval, Pending, affine_step, dual_norms_up, hand_on
-from proofs_check.kernel.layers import Convolution, Dense, Map, Rows, Sliding
+from proofs_check.kernel.bounds import Prepared, chunks, inputs_of
+from proofs_check.kernel.jacobian import Frontier, Interval, affine_step, dual_norms_up, hand_on
+from proofs_check.kernel.layers import Convolution, Dense, LinearForms, Map, Sliding
 from proofs_check.kernel.relaxations import pool_sliding
 from proofs_check.kernel.rounding import Array, need_bounded, sum_error, up
 from proofs_check.rules.case import Case
@@ -56,29 +59,29 @@ def global_constants(prepared: Prepared, y: int, norm: Norm) -> tuple[float, ...
     classes = prepared.network.classes
     forms = np.eye(classes)[[j for j in range(classes) if j != y]] - np.eye(classes)[y]
     with np.errstate(all="ignore"):
-        found = products(prepared, forms, norm)
+        constants = products(prepared, forms, norm)
         nonlinear = [k for k, mapping in enumerate(prepared.maps) if mapping is None and k > 0]
         if sum(math.prod(prepared.shapes[inputs_of(prepared.network.nodes[k])[0]]) for k in nonlinear) <= MAX_CELLS:
             everywhere = jacobian.slopes_everywhere(prepared)
-            found = np.minimum(found, jacobian.dual_norms(prepared, everywhere, forms, norm))
-    need_bounded(found, "constants")
-    return tuple(np.insert(found, y, 0.0).tolist())
+            constants = np.minimum(constants, jacobian.dual_norms(prepared, everywhere, forms, norm))
+    need_bounded(constants, "constants")
+    return tuple(np.insert(constants, y, 0.0).tolist())
 
 
 def products(prepared: Prepared, forms: Array, norm: Norm) -> Array:
     """(R,) constants of forms . z: forms (R, K) exact."""
     gains = node_gains(prepared, norm)
     total = np.zeros(len(forms))
-    for some in together(prepared.shapes, len(forms)):
-        start = forms[some].reshape(-1, 1, 1, forms.shape[1])
-        pending: Pending = {len(gains) - 1: Interval(start, np.zeros_like(start))}
+    for chunk in chunks(prepared.shapes, len(forms)):
+        start = forms[chunk].reshape(-1, 1, 1, forms.shape[1])
+        frontier: Frontier = {len(gains) - 1: Interval(start, np.zeros_like(start))}
         for k in range(len(gains) - 1, -1, -1):
-            rows, mapping = pending.pop(k, None), prepared.maps[k]
-            if rows is not None and mapping is not None:
-                hand_on(prepared, pending, k, affine_step(mapping, rows))
-            elif rows is not None:
-                duals = dual_norms_up(rows.magnitude().reshape(len(start), -1), norm)
-                total[some] = up(total[some] + up(duals * gains[k]))
+            arrived, mapping = frontier.pop(k, None), prepared.maps[k]
+            if arrived is not None and mapping is not None:
+                hand_on(prepared, frontier, k, affine_step(mapping, arrived))
+            elif arrived is not None:
+                duals = dual_norms_up(arrived.magnitude().reshape(len(start), -1), norm)
+                total[chunk] = up(total[chunk] + up(duals * gains[k]))
     return total
 
 
@@ -91,8 +94,8 @@ def node_gains(prepared: Prepared, norm: Norm) -> list[float]:
             gains.append(_joined(before, norm, isinstance(node, c.Add)))
         else:
             shape = prepared.shapes[inputs_of(node)[0]]
-            own = operator_norm(mapping, shape, norm) if mapping is not None else _nonlinear(prepared, k, norm)
-            gains.append(_up(before[0] * own))
+            gain = operator_norm(mapping, shape, norm) if mapping is not None else _nonlinear(prepared, k, norm)
+            gains.append(_up(before[0] * gain))
     return gains
 
 
@@ -120,7 +123,7 @@ def operator_norm(mapping: Map, shape: tuple[int, ...], norm: Norm) -> float:
     """An upper bound of the norm of a map of one input of this shape."""
     growth = 1 + 2 * sum_error(mapping.terms)
     rows = mapping.apply(np.ones(shape), absolute=True)
-    columns = mapping.adjoint(Rows(np.ones((1, *rows.shape[1:], rows.shape[0])), None), absolute=True)[0].values
+    columns = mapping.adjoint(LinearForms(np.ones((1, *rows.shape[1:], rows.shape[0])), None), absolute=True)[0].values
     by_rows, by_columns = (_up(_up(float(sums.max()) * growth)) for sums in (rows, columns))
     if norm != "L2":
         return by_rows if norm == "Linf" else by_columns
@@ -158,10 +161,12 @@ def spectral_norm(matrix: Array) -> float:
         power = power / scale
         slack = 2 * sum_error(len(short)) * np.square(np.abs(power).sum(axis=1).max())
         power = power @ power
-    found = _up(_up(float(np.abs(power).sum(axis=1).max()) * (1 + 2 * sum_error(len(short)))) + _up(float(slack)))
+    row_sum = _up(float(np.abs(power).sum(axis=1).max()) * (1 + 2 * sum_error(len(short))))
+    bound = _up(row_sum + _up(float(slack)))
     for scale, error in reversed(errors):
-        found = _up(_up(_up(math.sqrt(found)) * scale) + error)
-    return _up(math.sqrt(found))
+        root = _up(math.sqrt(bound))
+        bound = _up(_up(root * scale) + error)
+    return _up(math.sqrt(bound))
 
 
 def _up(value: float) -> float:

@@ -5,6 +5,9 @@ d_j's increment = C_j D + D_j w, where activation i adds (b_i - a_i) w_i to a_i 
 w_i (v_i - w_i) >= 0. For multipliers T >= 0 (diagonal only) and L > 0 suppose
     N = L^2 [[2T - TB - B'T, D_j'], [D_j, 1]] - E E',  E = [-TA; C_j],   is positive definite.
 Then L^2 |D|^2 - |increment|^2 - 2 w'T(v - w) >= 0 for all D, w (Schur complements), hence L is a Lipschitz constant.
+
+Precondition: elementwise activations only, multipliers >= 0. Postcondition: every stated constant is proven.
+Charged: increments' coefficients are float intervals that widen with every rounding; from them on all is of Arb balls.
 """
 
 from __future__ import annotations
@@ -142,31 +145,31 @@ def _increments(prepared: Prepared, node: int, forms: Array | None) -> Increment
     need(count * largest <= MAX_ENTRIES, "constants", "the network is too large for this rule")
     exact = np.eye(size) if forms is None else forms
     images = np.moveaxis(exact.reshape(-1, *prepared.shapes[node]), 1, -1)
-    pending = {node: Interval(images, np.zeros_like(images))}
-    found: dict[int, Interval] = {}
+    frontier = {node: Interval(images, np.zeros_like(images))}
+    of_w: dict[int, Interval] = {}
     for k in range(node, 0, -1):
-        rows = pending.pop(k, None)
-        if rows is None:
+        at_k = frontier.pop(k, None)
+        if at_k is None:
             continue
         mapping = prepared.maps[k]
-        parts = jacobian.affine_step(mapping, rows) if mapping is not None else _activation(prepared, k, rows, found)
+        parts = jacobian.affine_step(mapping, at_k) if mapping is not None else _activation(prepared, k, at_k, of_w)
         for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
             need_bounded(part.magnitude(), "constants")
-            pending[i] = jacobian.sum_of(pending[i], part, prepared.shapes[i]) if i in pending else part
-    neurons = [_flat(found.get(k), count, prepared, k) for k in _activations(prepared)]
+            frontier[i] = jacobian.sum_of(frontier[i], part, prepared.shapes[i]) if i in frontier else part
+    neurons = [_flat(of_w.get(k), count, prepared, k) for k in _activations(prepared)]
     both = (np.concatenate([getattr(n, name) for n in neurons], axis=1) for name in ("centre", "radius"))
-    return Increments(_flat(pending.get(0), count, prepared, 0), Interval(*both))
+    return Increments(_flat(frontier.get(0), count, prepared, 0), Interval(*both))
 
 
-def _activation(prepared: Prepared, k: int, rows: Interval, found: dict[int, Interval]) -> list[Interval]:
-    """Record the coefficients of w_k, and hand a_i times the rows on."""
+def _activation(prepared: Prepared, k: int, at_k: Interval, of_w: dict[int, Interval]) -> list[Interval]:
+    """Record the coefficients of w_k, and hand a_i times the forms on."""
     a, b = (np.full((1, 1, 1), s) for s in jacobian.unrestricted_slopes(prepared, k))
-    found[k] = jacobian.scaled(rows, np.maximum(down(b - a), 0.0), up(b - a))
-    return [jacobian.scaled(rows, a, a)]
+    of_w[k] = jacobian.scaled(at_k, np.maximum(down(b - a), 0.0), up(b - a))
+    return [jacobian.scaled(at_k, a, a)]
 
 
 def _flat(rows: Interval | None, count: int, prepared: Prepared, node: int) -> Interval:
-    """(count, size) in the order of the node's value; zero where nothing arrived."""
+    """(count, size) in the order of the node's value; zero where nothing at_k."""
     if rows is None:
         return Interval(nothing := np.zeros((count, math.prod(prepared.shapes[node]))), nothing)
     centre, radius = (np.moveaxis(part, -1, 1).reshape(count, -1) for part in (rows.centre, rows.radius))

@@ -2,6 +2,9 @@
 
 d_j = z_j - z_y; L_j: a Lipschitz constant of d_j in the claim's norm, on a set that holds the claimed ball
 (anchored constants of that very ball, or global ones); T the temperature, m_i = h_y - h_i.
+
+Precondition: a claim tied to the networks at hand. Postcondition: it holds, given the assumptions returned.
+Charged: constants and d_j(x) carry their own rounding; L_j r and its sum with d_j(x) are rounded up; the rest is Arb.
 """
 
 from __future__ import annotations
@@ -63,11 +66,11 @@ def stated_constants(claim: Claim, stated: tuple[float, ...], case: Case) -> Arr
 def need_theorem(claim: Claim, theorem: Theorem, at_x: Array, constants: Array) -> None:
     """The theorem proves the claim from upper bounds of d_j(x) and proven constants L_j."""
     with np.errstate(over="ignore"):  # a constant may be as large as a double
-        reached = up(at_x + up(constants * claim.radius))
+        upper = up(at_x + up(constants * claim.radius))
     for i in range(len(at_x)):
         if i == claim.predicted:
             continue
-        proven = box_proves(reached, i, claim) if theorem == "4a" else _difference_form(claim, at_x, constants, i)
+        proven = box_proves(upper, i, claim) if theorem == "4a" else _difference_form(claim, at_x, constants, i)
         need(proven, "margin", f"rival {i}: Theorem {theorem} does not reach radius {claim.radius}")
 
 

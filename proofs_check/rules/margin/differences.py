@@ -1,6 +1,9 @@
 """Logit differences d_j = z_j - z_y over the claimed ball, derived here: what every margin rule starts from.
 
 y is the predicted class (d_y = 0), T the temperature of h (1 for g).
+
+Precondition: a prepared network, a claimed ball. Postcondition: lower <= d_j <= upper on it, in the claim's semantics.
+Charged: the backward passes' rounding, in `kernel.bounds`; the float32 error of two logits, to both ends.
 """
 
 from __future__ import annotations

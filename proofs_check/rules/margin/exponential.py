@@ -1,6 +1,10 @@
 """The exponential form of the margin (MATH.md 3b): one backward pass more per rival, never looser than the box form.
 
 With w_i = 1 and w_j = 1 - alpha, Lemma 3.2 for the rival i is sum_j w_j exp(T d_j) < 2 alpha - 1, j != y.
+
+Precondition: `Differences` of the claimed ball. Postcondition: every rival not returned has its margin proven.
+Charged: a chord's slopes are any floats and exact, its intercept an Arb ball; what their sum rounds multiplies |z_y|
+(`upper_of`), a backward pass carries its own rounding.
 """
 
 from __future__ import annotations
@@ -66,22 +70,22 @@ def _secant(left: float, right: float, weight: float, temperature: float) -> flo
     return scale * (-math.expm1(-width) / width if width > 0 else 1.0)
 
 
-def upper_of(found: Differences, coefficients: Array, y: int, hint_rows: list[int]) -> Array:
+def upper_of(found: Differences, coefficients: Array, y: int, slope_rows: list[int]) -> Array:
     """coefficients (R, K), entry y zero -> (R,) upper bounds of coefficients . d over the ball."""
     on_logits = coefficients.copy()
     on_logits[:, y] = -coefficients.sum(axis=1)  # what this sum rounds, at most G(K) sum |c|, multiplies z_y
-    own = found.values.magnitude(-1).ravel()[y]
-    error = up(found.error + sum_error(len(found.error)) * own)
-    return up(bounds.functionals(found.values, on_logits, hint_rows) + dot_up(np.abs(coefficients), error))
+    size_y = found.values.magnitude(-1).ravel()[y]
+    error = up(found.error + sum_error(len(found.error)) * size_y)
+    return up(bounds.functionals(found.values, on_logits, slope_rows) + dot_up(np.abs(coefficients), error))
 
 
-def exponential_misses(found: Differences, open_rivals: list[int], claim: Claim) -> list[int]:
-    """Those of `open_rivals` for which the exponential form does not prove the margin."""
-    if not open_rivals:
+def exponential_misses(found: Differences, unproven: list[int], claim: Claim) -> list[int]:
+    """Those of `unproven` for which the exponential form does not prove the margin."""
+    if not unproven:
         return []
-    k, hints = len(found.upper), found.values.witness
-    chords = [chord(found, i, claim) for i in open_rivals]
-    hint_rows = [0 if hints is None else hints.row(1 + k + i, k) for i in open_rivals]
-    reach = upper_of(found, np.stack([c.coefficients for c in chords]), claim.predicted, hint_rows)
-    proven = [c.intercept + arb(float(r)) < c.threshold for c, r in zip(chords, reach, strict=True)]
-    return [i for i, held in zip(open_rivals, proven, strict=True) if not held]
+    k, witness = len(found.upper), found.values.witness
+    chords = [chord(found, i, claim) for i in unproven]
+    slope_rows = [0 if witness is None else witness.row(1 + k + i, k) for i in unproven]
+    uppers = upper_of(found, np.stack([c.coefficients for c in chords]), claim.predicted, slope_rows)
+    proven = [c.intercept + arb(float(u)) < c.threshold for c, u in zip(chords, uppers, strict=True)]
+    return [i for i, fine in zip(unproven, proven, strict=True) if not fine]

@@ -2,6 +2,9 @@
 
 Notation: y the predicted class, d_j = z_j - z_y the logit differences of a network (d_y = 0), T the
 temperature of h (1 for g), e_j = exp(T d_j). All comparisons are of Arb balls, hence proven or not made.
+
+Precondition: a claim tied to the networks at hand. Postcondition: it holds, given the assumptions returned.
+Charged: nothing here; bounds of d_j carry their own rounding, exponentials and their sums are Arb balls.
 """
 
 from __future__ import annotations
@@ -69,8 +72,8 @@ def network_margin(claim: Claim, evidence: NetworkMargin, case: Case) -> frozens
     """Lemma 3.2 from bounds derived here: box form, else exponential form, for every rival."""
     found = differences(case.robust, evidence.witness, case, claim)
     need_class(case, claim, found.upper)
-    open_rivals = [i for i in rivals(claim, case.robust.network.classes) if not box_proves(found.upper, i, claim)]
-    missed = exponential_misses(found, open_rivals, claim)
+    unproven = [i for i in rivals(claim, case.robust.network.classes) if not box_proves(found.upper, i, claim)]
+    missed = exponential_misses(found, unproven, claim)
     need(not missed, "margin", f"rivals {missed}: margin is not proven to exceed the required one")
     return frozenset()
 
@@ -101,6 +104,6 @@ def pair_margin(claim: Claim, evidence: PairMargin, case: Case) -> frozenset[Ass
     for i in rivals(claim, case.robust.network.classes):
         of_g = margin_lower(g, i, 1.0, claim.predicted)
         of_h = margin_lower(h, i, claim.temperature, claim.predicted)
-        together = (1 - alpha) * of_g + alpha * of_h
-        need(together > 0 or box_proves(h.upper, i, claim), "margin", f"rival {i}: the mix's margin is not proven")
+        of_mix = (1 - alpha) * of_g + alpha * of_h
+        need(of_mix > 0 or box_proves(h.upper, i, claim), "margin", f"rival {i}: the mix's margin is not proven")
     return frozenset()

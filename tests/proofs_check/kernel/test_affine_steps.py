@@ -119,8 +119,8 @@ def test_settled_windows_are_zero_beyond_the_image(seed: int):
     for h, w in ((2, 2), (1, 3), (3, 1), (5, 6)):
         values = rng.normal(size=(40, h, w, 2))
         corner = np.stack([rng.integers(-h - 1, 8, 40), rng.integers(-w - 1, 9, 40)], axis=1)
-        rows = network.settle(values.copy(), corner, False, shape)
-        whole = network.widen(rows, shape).values
+        rows = network.clip_to_image(values.copy(), corner, False, shape)
+        whole = network.to_dense(rows, shape).values
         for r in range(40):
             for i in range(h):
                 for j in range(w):
@@ -149,7 +149,7 @@ def test_two_convolutions_in_a_row_bound_what_windows_at_the_border_reach(seed: 
     prepared = bounds.prepare(net)
     values = bounds.value_bounds(prepared, ball, None)
     cells = np.array([(0, 0, 0), (8, 9, 1), (0, 9, 1), (4, 3, 0)])  # row, column, channel
-    rows = network.unit_rows(prepared.shapes[3], np.concatenate([cells, cells]))
+    rows = network.unit_forms(prepared.shapes[3], np.concatenate([cells, cells]))
     rows.values[4:] *= -1
     found = bounds._descend(values, 3, rows, None, False)
     point = ball.center.astype(float)

@@ -58,8 +58,8 @@ def check_network(rng: Rng, network: c.PlainNetwork, ball: bounds.Ball) -> int:
     lower, upper = bounds.differences(found, y)
     forms = rng.normal(size=(3, network.classes))
     classes = rng.integers(network.classes, size=3)
-    hint_rows = [0 if hints is None else hints.row(1 + network.classes + int(j), network.classes) for j in classes]
-    reach = bounds.functionals(found, forms, hint_rows)
+    slope_rows = [0 if hints is None else hints.row(1 + network.classes + int(j), network.classes) for j in classes]
+    reach = bounds.functionals(found, forms, slope_rows)
     pairs = np.eye(network.classes) - np.eye(network.classes)[y]
     for point in en.points(rng, ball, steepest(network, ball, np.concatenate([forms[:2], pairs, -pairs]))):
         values = en.exact_values(network, point)

@@ -66,13 +66,13 @@ def test_an_affine_step_of_the_jacobian_holds_the_exact_product(seed: int):
             centre[..., 1] = -centre[..., 0]
         radius = np.abs(en.wild(rng, *centre.shape)) * rng.integers(0, 2)
         (found,) = jacobian.affine_step(mapping, jacobian.Interval(centre, radius))
-        rows = network.Rows(centre, None)
+        rows = network.LinearForms(centre, None)
         point = rng.normal(size=shape)
         zero = en._apply(net.nodes[k], [en.exact(np.zeros(shape)).reshape(net.shapes[0])]).reshape(out)
         moved = en._apply(net.nodes[k], [en.exact(point).reshape(net.shapes[0])]).reshape(out) - zero
-        size = exact_forms(network.Rows(found.radius, None), en.exact(np.abs(point)))
-        for a, b, r in zip(exact_forms(rows, moved), exact_forms(network.Rows(found.centre, None), en.exact(point)),
-                           size, strict=True):  # fmt: skip
+        size = exact_forms(network.LinearForms(found.radius, None), en.exact(np.abs(point)))
+        centre = exact_forms(network.LinearForms(found.centre, None), en.exact(point))
+        for a, b, r in zip(exact_forms(rows, moved), centre, size, strict=True):
             assert abs(a - b) <= r
 
 
@@ -156,8 +156,8 @@ def test_slope_intervals_of_curves_are_those_of_their_ends(node: c.Node, curve: 
     lower, upper = np.array([-3.0, 1.0, -2.0, 0.0, -1.0, -5.0]), np.array([-1.0, 2.0, 1.0, 2.0, 0.0, 0.5])
     far, near = np.array([3.0, 2.0, 2.0, 2.0, 1.0, 5.0]), np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     least, most = jacobian.slope_interval(node, lower, upper)
-    assert least == pytest.approx(curve.near_slope(far), rel=1e-12)
-    assert most == pytest.approx(curve.near_slope(near), rel=1e-12)
+    assert least == pytest.approx(curve.approximate_slope(far), rel=1e-12)
+    assert most == pytest.approx(curve.approximate_slope(near), rel=1e-12)
     flat, _ = jacobian.slope_interval(node, np.array([-800.0]), np.array([800.0]))
     assert 0 <= flat[0] < 1e-200
 

@@ -27,16 +27,16 @@ def random_inputs(rng: Rng, prepared: bounds.Prepared, k: int) -> list[NDArray[n
     return [rng.normal(size=prepared.shapes[i]) for i in bounds.inputs_of(prepared.network.nodes[k])]
 
 
-def random_rows(rng: Rng, shape: tuple[int, ...], count: int, whole: bool) -> network.Rows:
+def random_rows(rng: Rng, shape: tuple[int, ...], count: int, whole: bool) -> network.LinearForms:
     """Rows on whole images, or on windows of random size and corner with zeros beyond the image."""
     if whole:
-        return network.Rows(rng.normal(size=(count, *shape[1:], shape[0])), None)
+        return network.LinearForms(rng.normal(size=(count, *shape[1:], shape[0])), None)
     h, w = (int(rng.integers(1, n + 1)) for n in shape[1:])
     corner = np.stack([rng.integers(0, n - m + 1, count) for n, m in zip(shape[1:], (h, w), strict=True)], axis=1)
-    return network.Rows(rng.normal(size=(count, h, w, shape[0])), corner)
+    return network.LinearForms(rng.normal(size=(count, h, w, shape[0])), corner)
 
 
-def pair(rows: network.Rows, value: NDArray[np.float64]) -> NDArray[np.float64]:
+def pair(rows: network.LinearForms, value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each row's linear form of a value, from the rows' definition alone."""
     total = np.zeros(len(rows.values))
     padded = np.pad(np.moveaxis(value, 0, -1), ((9, 29), (9, 29), (0, 0)))
@@ -78,7 +78,7 @@ def test_adjoint_rows_are_the_forms_of_the_map(seed: int, whole: bool, absolute:
         expected = pair(rows, mapping.apply(*arguments, absolute=absolute))
         found = sum(pair(p, a) for p, a in zip(parts, arguments, strict=True))
         scale = pair(
-            network.Rows(np.abs(rows.values), rows.corner), mapping.apply(*map(np.abs, arguments), absolute=True)
+            network.LinearForms(np.abs(rows.values), rows.corner), mapping.apply(*map(np.abs, arguments), absolute=True)
         )
         assert (np.abs(expected - found) <= 1e-12 * (1 + scale)).all()
 
@@ -90,16 +90,16 @@ def test_rows_add_up_whatever_their_windows(seed: int):
     value = rng.normal(size=shape)
     first, second = (random_rows(rng, shape, 4, bool(rng.integers(3) == 0)) for _ in range(2))
     if seed % 2 and first.corner is not None and second.corner is not None:  # windows at one distance in every row
-        second = network.Rows(second.values, np.minimum(first.corner + 1, 0) + first.corner)
+        second = network.LinearForms(second.values, np.minimum(first.corner + 1, 0) + first.corner)
     total = network.add(first, second, shape)
     assert pair(total, value) == pytest.approx(pair(first, value) + pair(second, value), abs=1e-12)
 
 
 def test_rows_beyond_the_image_are_dropped():
     values = np.ones((2, 2, 2, 1))
-    rows = network.settle(values.copy(), np.array([[-1, 3], [2, -1]]), False, (1, 4, 4))
+    rows = network.clip_to_image(values.copy(), np.array([[-1, 3], [2, -1]]), False, (1, 4, 4))
     assert pair(rows, np.ones((1, 4, 4))).tolist() == [1.0, 2.0]
-    gone = network.settle(values.copy(), np.array([9, 9]), True, (1, 4, 4))
+    gone = network.clip_to_image(values.copy(), np.array([9, 9]), True, (1, 4, 4))
     assert not gone.values.any()
 
 
@@ -109,11 +109,11 @@ def test_parameters_are_taken_at_the_rows_cells(seed: int):
     shape = (3, 4, 5)
     rows = random_rows(rng, shape, 6, False)
     assert rows.corner is not None
-    moved = network.Rows(rows.values, rows.corner + rng.integers(-2, 3, size=(6, 2)))
+    moved = network.LinearForms(rows.values, rows.corner + rng.integers(-2, 3, size=(6, 2)))
     for parameter in (rng.normal(size=shape), rng.normal(size=(3, 1, 1))):
         taken = np.broadcast_to(network.take(parameter, moved), rows.values.shape)
         whole = np.broadcast_to(parameter, shape)
-        inside = network.Rows(rows.values * taken, moved.corner)
+        inside = network.LinearForms(rows.values * taken, moved.corner)
         assert network.dot(rows.values, network.take(parameter, moved)) == pytest.approx(
             inside.values.sum(axis=(1, 2, 3))
         )
@@ -130,7 +130,7 @@ def test_windows_that_lie_anywhere_beside_each_other_are_overlaid(
     shape = (2, 8, 9)
     value = rng.normal(size=shape)
     corners = np.array([[2, 2]] * 3), np.array([second] * 3)
-    pairs = [network.Rows(rng.normal(size=(3, *s, 2)), corner) for s, corner in zip(sizes, corners, strict=True)]
+    pairs = [network.LinearForms(rng.normal(size=(3, *s, 2)), corner) for s, corner in zip(sizes, corners, strict=True)]
     total = network.add(*pairs, shape)
     assert pair(total, value) == pytest.approx(pair(pairs[0], value) + pair(pairs[1], value), abs=1e-12)
 
@@ -139,14 +139,14 @@ def test_windows_whose_corners_have_one_sum_are_not_at_one_distance():
     rng = np.random.default_rng(0)
     shape = (1, 9, 9)
     value = rng.normal(size=shape)
-    first = network.Rows(rng.normal(size=(3, 2, 2, 1)), np.array([[0, 1], [1, 2], [2, 3]]))
-    second = network.Rows(rng.normal(size=(3, 2, 2, 1)), np.array([[4, 4], [3, 3], [2, 2]]))
+    first = network.LinearForms(rng.normal(size=(3, 2, 2, 1)), np.array([[0, 1], [1, 2], [2, 3]]))
+    second = network.LinearForms(rng.normal(size=(3, 2, 2, 1)), np.array([[4, 4], [3, 3], [2, 2]]))
     total = network.add(first, second, shape)
     assert pair(total, value) == pytest.approx(pair(first, value) + pair(second, value), abs=1e-12)
 
 
-def whole_rows(rng: Rng, shape: tuple[int, ...]) -> network.Rows:
-    return network.Rows(rng.normal(size=(2, *shape[1:], shape[0])), None)
+def whole_rows(rng: Rng, shape: tuple[int, ...]) -> network.LinearForms:
+    return network.LinearForms(rng.normal(size=(2, *shape[1:], shape[0])), None)
 
 
 @pytest.mark.parametrize("before", [(0, 2, 0), (0, 0, 2), (1, 0, 0), (1, 2, 1)])

@@ -13,7 +13,7 @@ from flint import fmpq
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds, jacobian
-from proofs_check.kernel.layers import Rows, unit_rows, widen
+from proofs_check.kernel.layers import LinearForms, to_dense, unit_forms
 from proofs_check.reading.shapes import output_shape
 from proofs_check.rules.lipschitz import layer_norms
 from verifiers.network.module import build
@@ -87,10 +87,10 @@ def test_windows_and_whole_images_of_rows_reach_the_same_bounds():
                 continue
             shape, picked = prepared.shapes[k], rng.integers(0, math.prod(prepared.shapes[k]), 6)
             channel, y, x = np.unravel_index(picked, shape)
-            rows = unit_rows(shape, np.stack([y, x, channel], axis=1))
+            rows = unit_forms(shape, np.stack([y, x, channel], axis=1))
             rows.values[3:] *= -1
             windowed += rows.corner is not None
-            found = [bounds._descend(values, k, r, None, False) for r in (rows, widen(rows, shape))]
+            found = [bounds._descend(values, k, r, None, False) for r in (rows, to_dense(rows, shape))]
             scale = 1 + float(values.magnitude(k).max())
             assert np.abs(found[0] - found[1]).max() <= 1e-9 * scale, (seed, k, type(network.nodes[k]).__name__)
     assert windowed > 300
@@ -108,7 +108,7 @@ def test_forms_travel_in_parts_and_give_the_same_bounds(monkeypatch: pytest.Monk
     widest: list[int] = []
     descend, gradients = bounds._descend, jacobian.gradients  # pyright: ignore[reportPrivateUsage]
 
-    def watched(values: bounds.Values, start: int, rows: Rows, *rest: Any) -> np.ndarray:
+    def watched(values: bounds.Values, start: int, rows: LinearForms, *rest: Any) -> np.ndarray:
         widest.append(len(rows.values))
         return descend(values, start, rows, *rest)
 
@@ -127,7 +127,7 @@ def test_forms_travel_in_parts_and_give_the_same_bounds(monkeypatch: pytest.Monk
     whole = everything()
     assert max(widest) == 22
     widest.clear()
-    monkeypatch.setattr(bounds, "CHUNK", 36)  # three forms of the widest node
+    monkeypatch.setattr(bounds, "CHUNK_COEFFICIENTS", 36)  # three forms of the widest node
     parts = everything()
     assert max(widest) == 4  # on the first layer, which has 8 cells
     for a, b in zip(whole, parts, strict=True):

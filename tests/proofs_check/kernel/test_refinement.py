@@ -12,7 +12,7 @@ from chains import array
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
-from proofs_check.kernel.layers import Rows
+from proofs_check.kernel.layers import LinearForms
 from verifiers.network.module import build
 
 F32 = np.float32
@@ -37,7 +37,7 @@ def test_cells_that_travel_in_several_parts_are_all_refined(monkeypatch: pytest.
     net = build([c.Input((6,)), *layers[:2], c.Relu((2,)), layers[2], c.Tanh((4,))])
     ball = bounds.Ball(np.zeros(6, F32), 1.0, "Linf", None)
     together = en.boxes(bounds.value_bounds(bounds.prepare(net), ball, None))
-    monkeypatch.setattr(bounds, "CHUNK", 24)  # two cells at a time
+    monkeypatch.setattr(bounds, "CHUNK_COEFFICIENTS", 24)  # two cells at a time
     parts = en.boxes(bounds.value_bounds(bounds.prepare(net), ball, None))
     for (low, high), (a, b) in zip(together, parts, strict=True):
         assert a == pytest.approx(low, rel=1e-9)
@@ -76,7 +76,7 @@ def test_only_cells_that_stay_open_have_both_ends_bounded(monkeypatch: pytest.Mo
     asked: list[np.ndarray] = []
     descend = bounds._descend  # pyright: ignore[reportPrivateUsage]
 
-    def watched(values: bounds.Values, start: int, rows: Rows, *rest: Any) -> np.ndarray:
+    def watched(values: bounds.Values, start: int, rows: LinearForms, *rest: Any) -> np.ndarray:
         asked.append(rows.values[:, 0, 0])
         return descend(values, start, rows, *rest)
 
@@ -97,7 +97,7 @@ def test_where_passes_are_short_both_ends_are_bounded(monkeypatch: pytest.Monkey
     asked: list[int] = []
     descend = bounds._descend  # pyright: ignore[reportPrivateUsage]
 
-    def watched(values: bounds.Values, start: int, rows: Rows, *rest: Any) -> np.ndarray:
+    def watched(values: bounds.Values, start: int, rows: LinearForms, *rest: Any) -> np.ndarray:
         asked.append(len(rows.values))
         return descend(values, start, rows, *rest)
 

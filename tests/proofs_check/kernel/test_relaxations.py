@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 # ---------------------------------------------------------------- lines
 
 
-def line_errors(lines: rx.Lines, y: en.Exact, f: en.Exact) -> Iterator[bool]:
+def line_errors(lines: rx.LinearRelaxation, y: en.Exact, f: en.Exact) -> Iterator[bool]:
     """Whether the lines enclose f at y; arrays (C, 1, 1)."""
     k, t, w, s = (en.exact(np.broadcast_to(v, y.shape)) for v in
                   (lines.upper_slope, lines.upper_intercept, lines.lower_slope, lines.lower_intercept))  # fmt: skip
@@ -56,7 +56,7 @@ def test_relu_lines_enclose_the_kink_and_both_ends(slope: float):
     rng = np.random.default_rng(int(100 * slope))
     lower, upper = intervals(rng, 400)
     for hint in (None, rng.uniform(-0.5, 1.5, lower.shape)):
-        lines = rx.relu_lines(lower, upper, slope, hint)
+        lines = rx.relu_relaxation(lower, upper, slope, hint)
         for y in (lower, upper, np.clip(0.0, lower, upper)):
             assert all(line_errors(lines, en.exact(y), en.each(leaky(slope), en.exact(y))))
         unstable = (lower < 0) & (upper > 0)
@@ -67,7 +67,7 @@ def test_relu_lines_enclose_the_kink_and_both_ends(slope: float):
 
 def test_a_stable_relu_costs_nothing_even_at_zero():
     lower, upper = np.array([0.0, -1.0, 0.0])[:, None, None], np.array([1.0, 0.0, 0.0])[:, None, None]
-    lines = rx.relu_lines(lower, upper, 0.1, None)
+    lines = rx.relu_relaxation(lower, upper, 0.1, None)
     assert lines.upper_slope.ravel().tolist() == [1.0, 0.1, 1.0]
     assert lines.lower_slope.ravel().tolist() == [1.0, 0.1, 1.0]
     assert not lines.upper_intercept.any()
@@ -78,7 +78,7 @@ def test_charged_lines_move_by_the_whole_error_term():
     for _ in range(40):
         k, t, w, s, m = (en.wild(rng, 6, 1, 1) for _ in range(5))
         w, m = np.clip(w, -3, 3), np.abs(m)
-        found = rx.Lines(k, t, w, s).charged(m, 30)
+        found = rx.LinearRelaxation(k, t, w, s).charged(m, 30)
         error = en.rational((30 + 8) * 2.0**-52)
         top = en.exact(t) + error * (abs(en.exact(t)) + abs(en.exact(k)) * en.exact(m))
         steepest = en.exact(np.maximum(np.abs(w), 1.0))
@@ -96,7 +96,7 @@ CURVES = ((rx.SIGMOID, en.SIGMOID), (rx.TANH, en.TANH))
 def test_curve_lines_enclose_the_curve_where_they_touch_it(curve: rx.Curve, exact: Callable[[fmpq], fmpq]):
     rng = np.random.default_rng(1)
     lower, upper = (np.clip(v, -20, 20) for v in intervals(rng, 60))
-    lines = rx.curve_lines(lower, upper, curve)
+    lines = rx.curve_relaxation(lower, upper, curve)
     touch = rx._touching_point(lower, upper, curve), -rx._touching_point(-upper, -lower, curve)
     shares = [rng.uniform(size=lower.shape) for _ in range(3)]
     for y in (lower, upper, *(np.clip(v, lower, upper) for v in (0.0, *touch)),
@@ -113,7 +113,8 @@ def test_the_upper_intercept_is_right_for_any_slope_and_any_touching_point(
     first = np.maximum(lower, 0)
     touch = np.clip(first + rng.uniform(size=lower.shape) * (upper - first), first, np.maximum(upper, 0))
     at_touch = rng.integers(3, size=lower.shape)  # the tangent's own slope, or near it, or anything
-    k = np.select([at_touch == 0, at_touch == 1], [curve.near_slope(touch), curve.near_slope(touch) + 1e-3],
+    tangent = curve.approximate_slope(touch)
+    k = np.select([at_touch == 0, at_touch == 1], [tangent, tangent + 1e-3],
                   rng.uniform(-0.3, 1.3, lower.shape))  # fmt: skip
     t = en.exact(rx.upper_intercept(lower, upper, k, touch, curve))
     points = [lower, upper, np.clip(touch, lower, upper), np.clip(0.0, lower, upper)]
@@ -126,16 +127,16 @@ def test_the_upper_intercept_is_right_for_any_slope_and_any_touching_point(
 def test_curve_lines_are_about_as_good_as_can_be(curve: rx.Curve, exact: Callable[[fmpq], fmpq]):
     """The chord where the curve is convex, tangents where concave: on average well below what constants would cost."""
     lower, upper = (np.array(v)[:, None, None] for v in ([-3.0, 1.0, -2.0, -0.5, -1.0], [-1.0, 3.0, 2.0, 1.0, 0.3]))
-    lines = rx.curve_lines(lower, upper, curve)
+    lines = rx.curve_relaxation(lower, upper, curve)
     y = lower + np.linspace(0, 1, 201) * (upper - lower)
-    above = lines.upper_slope * y + lines.upper_intercept - curve.near(y)
-    under = curve.near(y) - lines.lower_slope * y - lines.lower_intercept
-    rise = curve.near(upper) - curve.near(lower)
+    above = lines.upper_slope * y + lines.upper_intercept - curve.approximate(y)
+    under = curve.approximate(y) - lines.lower_slope * y - lines.lower_intercept
+    rise = curve.approximate(upper) - curve.approximate(lower)
     assert (above.mean(axis=-1, keepdims=True) <= 0.45 * rise).all()
     assert (under.mean(axis=-1, keepdims=True) <= 0.45 * rise).all()
     assert above[0, 0, -1] < 1e-12, "convex: the chord"
     assert under[1, 0, 0] < 1e-12, "concave: the chord from below"
-    below = lines.upper_slope * lower + lines.upper_intercept - curve.near(lower)
+    below = lines.upper_slope * lower + lines.upper_intercept - curve.approximate(lower)
     assert (below[[0, 2, 3, 4]] < 1e-6).all(), "the line passes the lower end"
 
 
@@ -154,7 +155,7 @@ def test_pool_lines_and_their_selection_enclose_the_pooled_value(seed: int):
             holds(values, 1, windows(rng, prepared.shapes[1], 3), images, fmpq(0))
             assert at_least(images[1], values.lower[1])
             assert at_most(images[1], values.upper[1])
-    dominated = bounds.value_bounds(prepared, bounds.Ball(center, 0.2, "Linf", None), None).lines[1]
+    dominated = bounds.value_bounds(prepared, bounds.Ball(center, 0.2, "Linf", None), None).relaxations[1]
     assert dominated is not None
     assert (dominated.upper_slope[0] == 1).all(), "the dominating cell itself, no constant"
     assert (np.asarray(dominated.upper_intercept)[0] < 1e-9).all()
@@ -162,7 +163,7 @@ def test_pool_lines_and_their_selection_enclose_the_pooled_value(seed: int):
 
 def test_cells_that_tie_dominate_their_window():
     lower = upper = np.ones((1, 2, 2))
-    lines = rx.pool_lines(lower, upper, c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0)))
+    lines = rx.max_pool_relaxation(lower, upper, c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0)))
     assert lines.upper_slope.item() == 1
     assert lines.upper_intercept.item() == 0
 
@@ -207,11 +208,11 @@ def test_every_cell_of_a_line_is_charged_for_its_own_size(node: c.Node):
     lower, upper, slope = values.lower[0], values.upper[0], rx.relu_slope(node)
     curve = rx.curve_of(node)
     if slope is not None:
-        plain = rx.relu_lines(lower, upper, slope, None)
+        plain = rx.relu_relaxation(lower, upper, slope, None)
     else:
         assert curve is not None
-        plain = rx.curve_lines(lower, upper, curve)
-    charged, error = values.lines[1], en.rational((16 + 8) * 2.0**-52)
+        plain = rx.curve_relaxation(lower, upper, curve)
+    charged, error = values.relaxations[1], en.rational((16 + 8) * 2.0**-52)
     assert charged is not None
     size = en.exact(np.maximum(np.abs(lower), np.abs(upper)))
     assert at_most(en.exact(plain.upper_intercept) + error * en.exact(np.abs(plain.upper_slope)) * size,
@@ -227,7 +228,7 @@ def test_every_cell_of_a_pool_larger_than_its_input_is_charged():
     node = c.MaxPool2d((0,), (6, 6), (1, 1), (5, 5, 5, 5))
     net = build([c.Input((1, 1, 1)), node, c.Flatten((1,))])
     ball = bounds.Ball(np.full((1, 1, 1), 3, F32), 0.5, "Linf", None)
-    lines = bounds.value_bounds(bounds.prepare(net), ball, None).lines[1]
+    lines = bounds.value_bounds(bounds.prepare(net), ball, None).relaxations[1]
     assert lines is not None
     assert (np.asarray(lines.upper_intercept) >= (36 + 8) * 2.0**-52 * 3.5).all()
     assert (np.asarray(lines.lower_intercept) <= -(36 + 8) * 2.0**-52 * 3.5).all()

@@ -38,9 +38,9 @@ def test_a_relu_uses_its_own_part_of_each_row():
                  c.Linear((2,), one, np.array([-0.5], F32)), c.Relu((3,)), last])  # fmt: skip
     ball = bounds.Ball(np.zeros(1, F32), 1.0, "Linf", None)
     values = bounds.value_bounds(bounds.prepare(net), ball, bounds.Witness(np.array([[0.0, 1.0], [0.0, 1.0], [0, 0]])))
-    assert [bounds._hint(values, k, 0).item() for k in (2, 4)] == [0.0, 1.0]  # type: ignore[union-attr]
-    rows = network.Rows(np.full((2, 1, 1, 1), -1.0), None)
-    lines = values.lines[4]
+    assert [bounds._slopes_of(values, k, 0).item() for k in (2, 4)] == [0.0, 1.0]  # type: ignore[union-attr]
+    rows = network.LinearForms(np.full((2, 1, 1, 1), -1.0), None)
+    lines = values.relaxations[4]
     assert lines is not None
     assert bounds._lower_slopes(values, 4, rows, lines, [1, 2]).ravel().tolist() == [1.0, 0.0]
 

@@ -277,7 +277,7 @@ def test_the_judges_gradients_are_those_of_an_independent_computation(
     kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both link the layers, and neither is tighter than the other by more than rounding."""
-    monkeypatch.setattr(bounds, "CHUNK", chunk)
+    monkeypatch.setattr(bounds, "CHUNK_COEFFICIENTS", chunk)
     for seed, radius in itertools.product(range(2), (0.02, 0.3)):
         network = {"layers": every_layer, "residual": residual}.get(kind, lambda s: mlp(s, activation=kind))(seed)
         x = np.random.default_rng(seed).random(network.input_shape).astype(np.float32)
