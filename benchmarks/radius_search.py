@@ -28,9 +28,9 @@ from certmix.provers.margin.crown_bounder import CrownBounder
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
 from certmix.settings import Settings
-from verifiers.crown.backward import Bounds
+from verifiers.crown.backward import IntermediateBounds
 from verifiers.crown.engine import Analysis, Crown
-from verifiers.crown.intermediate import NOTHING, Known
+from verifiers.crown.intermediate import NO_BOUNDS, ReusableBounds
 from verifiers.crown.network import CrownNetwork
 from verifiers.engine import MarginQuery
 
@@ -50,14 +50,18 @@ class Counting(Crown):
 
     asked: Counter[str] = field(default_factory=Counter)
 
-    def layers(self, query: MarginQuery, network: CrownNetwork, before: Known = NOTHING) -> Bounds:
-        if not before.enough:
+    def layers(
+        self, query: MarginQuery, network: CrownNetwork, reusable: ReusableBounds = NO_BOUNDS
+    ) -> IntermediateBounds:
+        if not reusable.reuse_only:
             self.asked["layers"] += len(query.inputs)
-        return super().layers(query, network, before)
+        return super().layers(query, network, reusable)
 
-    def last_pass(self, known: Bounds, predicted: Tensor, start: Tensor | None, steps: int) -> Analysis:
+    def last_pass(
+        self, intermediate_bounds: IntermediateBounds, predicted: Tensor, start: Tensor | None, steps: int
+    ) -> Analysis:
         self.asked["tuned" if steps else "untuned"] += len(predicted)
-        return super().last_pass(known, predicted, start, steps)
+        return super().last_pass(intermediate_bounds, predicted, start, steps)
 
 
 class Bisecting(CrownBounder):
@@ -71,8 +75,8 @@ class Bisecting(CrownBounder):
         if not self.keeps_slopes:
             self.memory.latest.clear()
         network = self.problem.network
-        known = self.engine.layers(self.query(network, rows, radii), self._network(network))
-        found = self._look(rows, radii, torch.arange(len(rows)), known, None, self.engine.steps, False)
+        intermediate_bounds = self.engine.layers(self.query(network, rows, radii), self._network(network))
+        found = self._look(rows, radii, torch.arange(len(rows)), intermediate_bounds, None, self.engine.steps, False)
         return replace(found, slack=torch.where(found.slack > 0, torch.inf, -torch.inf))
 
 

@@ -76,12 +76,12 @@ def accepted(
 ) -> int:
     """How many of the inputs `rows` the judge accepts."""
     prepared, count = prepare(query.network), 0
-    witness = analysis.witness(found.second)
+    witnesses = analysis.witness(found.second)
     for n in rows.nonzero().flatten().tolist():
         value = query.inputs[n].numpy()
         claim = _claim(query.network, value, float(query.radius[n]), int(query.predicted[n]), alpha, temperature)
-        hint = witness[n]
-        evidence = NetworkMargin(None if hint is None else base64.b64encode(hint).decode())
+        witness = witnesses[n]
+        evidence = NetworkMargin(None if witness is None else base64.b64encode(witness).decode())
         try:
             network_margin(claim, evidence, Case(prepared, None, value))
             count += 1

@@ -175,7 +175,7 @@ def _logits(found: Analysis) -> tuple[Tensor, Tensor]:
     n, k = found.upper.shape
     forms = torch.cat([torch.eye(k), -torch.eye(k)]).double().to(found.upper.device)
     inputs = torch.arange(n, device=found.upper.device).repeat_interleave(2 * k)
-    reach, _ = found.reach(inputs, forms.repeat(n, 1), None, None, None)
+    reach, _ = found.upper_bound(inputs, forms.repeat(n, 1), None, None, None)
     reach = reach.reshape(n, 2 * k)
     return -reach[:, k:], reach[:, :k]
 

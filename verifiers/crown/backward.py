@@ -1,46 +1,47 @@
-"""Backward CROWN on a plain network, batched over inputs and rows, in torch. Part of the native CROWN engine.
+"""Backward CROWN on a plain network, batched over inputs and forms, in torch. Part of the native CROWN engine.
 
-Rows of functionals go down through the network, through lines (crown_lines.py) where it is nonlinear, to the input,
-where they are bounded over the ball. Everything is differentiable in the slopes.
+Linear forms go down through the network, through linear relaxations (relaxations.py) where it is nonlinear, to the
+input, where they are bounded over the ball. Everything is differentiable in the slopes.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.convolution import to_phases
+from verifiers.crown.convolution import space_to_depth
 from verifiers.crown.linear_forms import (
-    Owners,
-    Rows,
+    FormToInput,
+    LinearForm,
     Step,
-    add,
+    add_to_frontier,
     adjoint,
     channels_last,
+    consecutive_forms,
     conv_adjoint,
     dot,
-    evenly,
-    filled,
     gather,
-    grouped,
-    whole,
+    grouped_by_input,
+    pad_blocks,
+    to_dense,
 )
 from verifiers.crown.network import NONLINEAR, CrownNetwork, Interval
 from verifiers.crown.relaxations import (
-    Few,
-    Lines,
-    Selection,
-    pool_selection,
-    relu_lines,
-    sigmoid_lines,
-    tanh_lines,
+    LinearRelaxation,
+    MaxPoolRelaxation,
+    SparseRelaxation,
+    max_pool_relaxation,
+    relu_relaxation,
+    sigmoid_relaxation,
+    tanh_relaxation,
 )
 
-STEPS = 4  # of the fixed point that splits a form between ball and box
+FIXED_POINT_STEPS = 4  # of the fixed point that splits a form between ball and box
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,54 +61,65 @@ class Ball:
 
 def ball(center: Tensor, radius: Tensor, norm: c.Norm, domain: tuple[float, float] | None) -> Ball:
     """The perturbation set of each input."""
-    reach = radius.view(-1, *(1,) * (center.dim() - 1))
-    lower, upper = center - reach, center + reach
+    half_width = radius.view(-1, *(1,) * (center.dim() - 1))
+    lower, upper = center - half_width, center + half_width
     if domain is not None:
         lower, upper = lower.clamp(min=domain[0]), upper.clamp(max=domain[1])
     return Ball(center, radius, norm, lower, upper)
 
 
-Relaxed = Lines | Selection
+Relaxation = LinearRelaxation | MaxPoolRelaxation
+
+
+class AffineValues(NamedTuple):
+    """Values (N, *shape) of one node at the balls' centres and at the midpoints of the boxes."""
+
+    center: Tensor
+    midpoint: Tensor
+
+    def pick(self, index: Tensor | slice) -> AffineValues:
+        """The inputs `index`."""
+        return AffineValues(self.center[index], self.midpoint[index])
 
 
 @dataclass(frozen=True, eq=False)
-class Bounds:
+class IntermediateBounds:
     """values[k]: (lower, upper) of node k, (N, *shape) each, on N balls. slopes: (N, n), row 0 of the witness.
 
-    anchors[k]: of an affine node, its values at the balls' centres and at the boxes' middles.
+    affine_values[k]: of an affine node, its values at single points.
     """
 
     net: CrownNetwork
     ball: Ball
     values: list[Interval]
-    anchors: dict[int, tuple[Tensor, Tensor]]
+    affine_values: dict[int, AffineValues]
     slopes: Tensor
 
-    def pick(self, index: Tensor | slice) -> Bounds:
+    def pick(self, index: Tensor | slice) -> IntermediateBounds:
         """The inputs `index` (possibly repeated)."""
         values = [(a[index], b[index]) for a, b in self.values]
-        anchors = {k: (a[index], b[index]) for k, (a, b) in self.anchors.items()}
-        return Bounds(self.net, self.ball.pick(index), values, anchors, self.slopes[index])
+        affine_values = {k: v.pick(index) for k, v in self.affine_values.items()}
+        return IntermediateBounds(self.net, self.ball.pick(index), values, affine_values, self.slopes[index])
 
-    def lines(self, slopes: Tensor) -> dict[int, Relaxed]:
-        """Lines of every nonlinear node bounded so far, given rows of the witness (one per input)."""
+    def relaxations(self, slopes: Tensor) -> dict[int, Relaxation]:
+        """Of every nonlinear node bounded so far, given rows of the witness (one per input)."""
         nodes = self.net.nodes[: len(self.values)]
-        return {k: self._lines(k, slopes) for k, node in enumerate(nodes) if isinstance(node, NONLINEAR)}
+        return {k: self._relaxation(k, slopes) for k, node in enumerate(nodes) if isinstance(node, NONLINEAR)}
 
-    def _lines(self, k: int, slopes: Tensor) -> Relaxed:
+    def _relaxation(self, k: int, slopes: Tensor) -> Relaxation:
         node = self.net.nodes[k]
         lower, upper = self.values[self.net.parents(k)[0]]
         match node:
             case c.Relu() | c.LeakyRelu():
                 leak = node.slope if isinstance(node, c.LeakyRelu) else 0.0
                 start, stop = self.net.slope_ranges[k]
-                return relu_lines(lower, upper, slopes[:, start:stop].reshape(lower.shape), leak)
+                return relu_relaxation(lower, upper, slopes[:, start:stop].reshape(lower.shape), leak)
             case c.Sigmoid():
-                return sigmoid_lines(lower, upper)
+                return sigmoid_relaxation(lower, upper)
             case c.Tanh():
-                return tanh_lines(lower, upper)
+                return tanh_relaxation(lower, upper)
             case c.MaxPool2d():
-                return pool_selection(lower, upper, node)
+                return max_pool_relaxation(lower, upper, node)
             case _:
                 raise TypeError(f"{type(node).__name__} is linear")
 
@@ -115,189 +127,252 @@ class Bounds:
 # ---------------------------------------------------------------- one backward pass
 
 
-def backward(known: Bounds, pending: dict[int, Rows], owners: Owners, lines: dict[int, Relaxed], cuts: bool) -> Tensor:
-    """Upper bounds (R,) of sums of rows of several nodes: the least of `cut_bounds`."""
-    return cut_bounds(known, pending, owners, lines, cuts, None).amin(0)
-
-
-def cut_bounds(
-    known: Bounds, pending: dict[int, Rows], owners: Owners, lines: dict[int, Relaxed], cuts: bool, last: int | None
+def backward(
+    intermediate_bounds: IntermediateBounds,
+    frontier: dict[int, LinearForm],
+    form_to_input: FormToInput,
+    relaxations: dict[int, Relaxation],
+    early: bool,
 ) -> Tensor:
-    """Upper bounds (M, R) of sums of rows of several nodes, each convex in the slopes above it.
+    """Upper bounds (R,) of sums of forms on several nodes: the least of `concretizations`."""
+    return concretizations(intermediate_bounds, frontier, form_to_input, relaxations, early, None).amin(0)
 
-    lines: of every node that has some, one per input. cuts: also the bounds met on the way, over the boxes of the
-    pending nodes' values at the start and before every nonlinearity; else only the one at the input. last: stop at
-    this one of them.
+
+def concretizations(
+    intermediate_bounds: IntermediateBounds,
+    frontier: dict[int, LinearForm],
+    form_to_input: FormToInput,
+    relaxations: dict[int, Relaxation],
+    early: bool,
+    stop_after: int | None,
+) -> Tensor:
+    """Upper bounds (M, R) of sums of forms on several nodes, each convex in the slopes above it.
+
+    relaxations: of every nonlinear node, one per input. early: concretize also on the way, over the boxes of the
+    frontier's values, at the start and before every nonlinearity; else only at the input. stop_after: the index of the
+    last bound that is wanted.
     """
-    net, start = known.net, max(pending)
-    pending = dict(pending)
+    net, start = intermediate_bounds.net, max(frontier)
+    frontier = dict(frontier)
     constant = torch.zeros((), dtype=net.dtype, device=net.device)
-    met: list[Tensor] = []
-    while not net.affine.issuperset(pending):
-        k = max(pending)
+    upper_bounds: list[Tensor] = []
+    while not net.affine.issuperset(frontier):
+        k = max(frontier)
         node = net.nodes[k]
-        if cuts and (k == start or isinstance(node, NONLINEAR)):
-            met.append(constant + _over_boxes(known, pending, owners))
-            if last is not None and len(met) > last:
-                return torch.stack(torch.broadcast_tensors(*met))
-        rows = pending.pop(k)
-        step = _through_lines(net, k, rows, lines[k], owners) if k in lines else adjoint(net, k, rows)
+        if early and (k == start or isinstance(node, NONLINEAR)):
+            upper_bounds.append(constant + _concretize_boxes(intermediate_bounds, frontier, form_to_input))
+            if stop_after is not None and len(upper_bounds) > stop_after:
+                return torch.stack(torch.broadcast_tensors(*upper_bounds))
+        forms = frontier.pop(k)
+        if k in relaxations:
+            step = _through_relaxation(net, k, forms, relaxations[k], form_to_input)
+        else:
+            step = adjoint(net, k, forms)
         if step.constant is not None:
             constant = constant + step.constant
-        for i, part in zip(net.parents(k), step.inputs, strict=True):
-            pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
-    met.append(constant + _over_ball(known, pending, owners))
-    return torch.stack(torch.broadcast_tensors(*met))
+        add_to_frontier(net, frontier, k, step.inputs)
+    upper_bounds.append(constant + _concretize_ball(intermediate_bounds, frontier, form_to_input))
+    return torch.stack(torch.broadcast_tensors(*upper_bounds))
 
 
-def _over_boxes(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tensor:
-    """Upper bounds (R,) of the pending rows from the boxes of the nodes' values."""
-    shapes = known.net.network.shapes
-    found = [_through_interval(filled(rows, shapes[k]), known.values[k], owners) for k, rows in pending.items()]
-    return torch.stack(found).sum(0)
+def _concretize_boxes(
+    intermediate_bounds: IntermediateBounds, frontier: dict[int, LinearForm], form_to_input: FormToInput
+) -> Tensor:
+    """Upper bounds (R,) of the frontier's forms from the boxes of the nodes' values."""
+    shapes = intermediate_bounds.net.network.shapes
+    summands = [
+        _through_interval(pad_blocks(forms, shapes[k]), intermediate_bounds.values[k], form_to_input)
+        for k, forms in frontier.items()
+    ]
+    return torch.stack(summands).sum(0)
 
 
-def _through_lines(net: CrownNetwork, k: int, rows: Rows, lines: Relaxed, owners: Owners) -> Step:
+def _through_relaxation(
+    net: CrownNetwork, k: int, forms: LinearForm, relaxations: Relaxation, form_to_input: FormToInput
+) -> Step:
     """Positive coefficients take the upper line, negative ones the lower."""
-    rows = filled(rows, net.network.shapes[k])
-    if isinstance(lines, Selection):
-        return _through_selection(net, k, rows, lines, owners)
-    few = lines.few(rows.phases) if rows.at is None else None
-    if few is not None:
-        return _through_few(rows, few)
+    forms = pad_blocks(forms, net.network.shapes[k])
+    if isinstance(relaxations, MaxPoolRelaxation):
+        return _through_max_pool(net, k, forms, relaxations, form_to_input)
+    sparse = relaxations.sparse(forms.block) if forms.patches is None else None
+    if sparse is not None:
+        return _through_sparse(forms, sparse)
     excess, below, intercept = (
-        gather(v, rows, owners)
-        for v in (lines.upper_slope - lines.lower_slope, lines.lower_slope, lines.upper_intercept)
+        gather(v, forms, form_to_input)
+        for v in (
+            relaxations.upper_slope - relaxations.lower_slope,
+            relaxations.lower_slope,
+            relaxations.upper_intercept,
+        )
     )
-    own = grouped(rows.coefficients, below)
-    positive = own.clamp(min=0)
-    pulled = torch.addcmul(own * below, positive, excess)
+    coefficients = grouped_by_input(forms.coefficients, below)
+    positive = coefficients.clamp(min=0)
+    pulled = torch.addcmul(coefficients * below, positive, excess)
     constant = dot(positive, intercept)
-    if lines.lower_intercept is not None:
-        constant = constant + dot(own - positive, gather(lines.lower_intercept, rows, owners))
-    return Step((rows.of(pulled),), constant)
+    if relaxations.lower_intercept is not None:
+        constant = constant + dot(coefficients - positive, gather(relaxations.lower_intercept, forms, form_to_input))
+    return Step((forms.with_coefficients(pulled),), constant)
 
 
-def _through_few(rows: Rows, few: Few) -> Step:
-    """Whole rows about one input, through the lines of ReLUs of which only a few are open."""
-    own = channels_last(rows.coefficients).flatten(1)
-    positive = own.index_select(1, few.places).clamp(min=0)
-    below = own.mul_(few.slope) if rows.writable else own * few.slope
-    pulled = below.index_add_(1, few.places, positive * few.excess)
-    return Step((rows.of(pulled),), positive @ few.intercept)
+def _through_sparse(forms: LinearForm, sparse: SparseRelaxation) -> Step:
+    """Forms on whole images of one input, through ReLUs of which only a few are unstable."""
+    coefficients = channels_last(forms.coefficients).flatten(1)
+    positive = coefficients.index_select(1, sparse.unstable).clamp(min=0)
+    below = coefficients.mul_(sparse.slope) if forms.may_overwrite else coefficients * sparse.slope
+    pulled = below.index_add_(1, sparse.unstable, positive * sparse.excess)
+    return Step((forms.with_coefficients(pulled),), positive @ sparse.intercept)
 
 
-def _through_selection(net: CrownNetwork, k: int, rows: Rows, lines: Selection, owners: Owners) -> Step:
-    """Coefficients of pooled cells, moved to the selected cells; positive ones take a constant where it has rivals."""
-    own_rows = whole(rows, net.network.shapes[k])
-    place, wins, top = (gather(v, own_rows, owners) for v in (lines.place, lines.wins, lines.top))
-    own = grouped(own_rows.coefficients, top)
-    positive = own.clamp(min=0)
-    moved, place = (v.movedim(-1, 2).flatten(3) for v in (own - positive + positive * wins, place))
-    image = moved.new_zeros(*moved.shape[:3], math.prod(lines.image))
-    spread = image.scatter_add(3, place.expand_as(moved), moved).flatten(0, 1).unflatten(2, lines.image)
+def _through_max_pool(
+    net: CrownNetwork, k: int, forms: LinearForm, relaxations: MaxPoolRelaxation, form_to_input: FormToInput
+) -> Step:
+    """Coefficients of pooled values, moved to the selected pixels; positive ones take a constant where these have
+    rivals."""
+    dense = to_dense(forms, net.network.shapes[k])
+    selected, dominates, rival_constant = (
+        gather(v, dense, form_to_input)
+        for v in (relaxations.selected, relaxations.dominates, relaxations.rival_constant)
+    )
+    coefficients = grouped_by_input(dense.coefficients, rival_constant)
+    positive = coefficients.clamp(min=0)
+    moved, selected = (v.movedim(-1, 2).flatten(3) for v in (coefficients - positive + positive * dominates, selected))
+    image = moved.new_zeros(*moved.shape[:3], math.prod(relaxations.padded_size))
+    spread = image.scatter_add(3, selected.expand_as(moved), moved).flatten(0, 1).unflatten(2, relaxations.padded_size)
     node = net.nodes[k]
     if not isinstance(node, c.MaxPool2d):
         raise TypeError(f"{type(node).__name__} is no max pooling")
-    top_rows, left, _, _ = node.padding
+    top, left, _, _ = node.padding
     _, height, width = net.network.shapes[node.inputs[0]]
-    kept = spread[:, :, top_rows : top_rows + height, left : left + width]
-    return Step((Rows(kept),), dot(positive, top))
+    inside = spread[:, :, top : top + height, left : left + width]
+    return Step((LinearForm(inside),), dot(positive, rival_constant))
 
 
-def _through_interval(rows: Rows, values: Interval, owners: Owners) -> Tensor:
+def _through_interval(forms: LinearForm, values: Interval, form_to_input: FormToInput) -> Tensor:
     lower, upper = values
-    middle, reach = (gather(v, rows, owners) for v in ((lower + upper) / 2, (upper - lower) / 2))
-    own = grouped(rows.coefficients, middle)
-    return dot(own, middle) + dot(own.abs(), reach)
+    middle, half_width = (gather(v, forms, form_to_input) for v in ((lower + upper) / 2, (upper - lower) / 2))
+    coefficients = grouped_by_input(forms.coefficients, middle)
+    return dot(coefficients, middle) + dot(coefficients.abs(), half_width)
 
 
 # ---------------------------------------------------------------- at the input
 
 
-def _over_ball(known: Bounds, pending: dict[int, Rows], owners: Owners) -> Tensor:
-    """Upper bounds (R,) of rows of affine nodes: over the boxes, or over the balls cut by them if that is smaller."""
-    pending = {k: filled(rows, known.net.network.shapes[k]) for k, rows in pending.items()}
-    boxes_only = known.ball.norm == "Linf"
-    in_box = _at_anchors(known, pending, owners, 1)
-    at_center = in_box if boxes_only else _at_anchors(known, pending, owners, 0)
-    rows, above, below, scale = _at_root(known, pending, not boxes_only)  # uses the pending rows up
-    reach = gather((above + below) / 2, rows, owners)
-    own = grouped(rows.coefficients, reach)
-    box = in_box + dot(own.abs(), reach)
-    if scale is None:
+def _concretize_ball(
+    intermediate_bounds: IntermediateBounds, frontier: dict[int, LinearForm], form_to_input: FormToInput
+) -> Tensor:
+    """Upper bounds (R,) of forms on affine nodes: over the boxes, or over the balls cut by them if that is smaller."""
+    net, ball = intermediate_bounds.net, intermediate_bounds.ball
+    frontier = {k: pad_blocks(forms, net.network.shapes[k]) for k, forms in frontier.items()}
+    centers = {k: intermediate_bounds.affine_values[k].center for k in frontier}
+    midpoints = {k: intermediate_bounds.affine_values[k].midpoint for k in frontier}
+    boxes_only = ball.norm == "Linf"
+    at_midpoint = _at_points(frontier, midpoints, form_to_input)
+    at_center = at_midpoint if boxes_only else _at_points(frontier, centers, form_to_input)
+    root = _to_root(intermediate_bounds, frontier, not boxes_only)
+    half_width = gather((root.above + root.below) / 2, root.forms, form_to_input)
+    coefficients = grouped_by_input(root.forms.coefficients, half_width)
+    box = at_midpoint + dot(coefficients.abs(), half_width)
+    if root.scale is None:
         return box
-    above, below = (gather(v, rows, owners) for v in (above, below))
-    unit = gather(scale, rows, Owners(torch.zeros_like(owners.index), None)).abs().flatten(2).flatten(0, 1)
-    sizes = own.abs().flatten(2).flatten(0, 1) * unit  # of the input's own coefficients
-    way = torch.where(own > 0, above, below).flatten(2).flatten(0, 1) / unit.clamp(min=torch.finfo(unit.dtype).tiny)
-    radius = known.ball.radius if len(known.ball.radius) == 1 else known.ball.radius[owners.index]
-    held = torch.minimum(sizes, _held_by_ball(sizes.detach(), way, radius[:, None], known.ball.norm))
-    dual = held.norm(dim=1) if known.ball.norm == "L2" else held.amax(1)
-    return torch.minimum(box, at_center + radius * dual + ((sizes - held) * way).sum(1))
+    above, below = (gather(v, root.forms, form_to_input) for v in (root.above, root.below))
+    shared = FormToInput(torch.zeros_like(form_to_input.index), None)
+    unit = gather(root.scale, root.forms, shared).abs().flatten(2).flatten(0, 1)
+    sizes = coefficients.abs().flatten(2).flatten(0, 1) * unit  # of the coefficients of the input itself
+    extent = torch.where(coefficients > 0, above, below).flatten(2).flatten(0, 1)
+    extent = extent / unit.clamp(min=torch.finfo(unit.dtype).tiny)
+    radius = ball.radius if len(ball.radius) == 1 else ball.radius[form_to_input.index]
+    ball_share = torch.minimum(sizes, _ball_share(sizes.detach(), extent, radius[:, None], ball.norm))
+    dual = ball_share.norm(dim=1) if ball.norm == "L2" else ball_share.amax(1)
+    return torch.minimum(box, at_center + radius * dual + ((sizes - ball_share) * extent).sum(1))
 
 
-def _held_by_ball(sizes: Tensor, way: Tensor, radius: Tensor, norm: c.Norm) -> Tensor:
-    """Caps a (R, n): c . (x - center) <= radius * (dual norm of min(|c|, a)) + sum of (|c| - min(|c|, a)) way on the
-    ball cut by its box, `way` the farthest that the box reaches. Best: one number per row in L1, by sorting; in L2
-    `way` times a number, a fixed point.
+def _ball_share(sizes: Tensor, extent: Tensor, radius: Tensor, norm: c.Norm) -> Tensor:
+    """Caps a (R, n): c . (x - center) <= radius * (dual norm of min(|c|, a)) + sum of (|c| - min(|c|, a)) extent on
+    the ball cut by its box, `extent` being how far the box extends the way the form grows. Best: one number per form in
+    L1, by sorting; in L2 `extent` times a number, a fixed point.
     """
     if norm == "L1":
         ordered, order = sizes.sort(dim=1, descending=True)
-        spent = way.gather(1, order).cumsum(1)
+        spent = extent.gather(1, order).cumsum(1)
         return (ordered * (spent >= radius)).amax(1, keepdim=True).expand_as(sizes)
     cap = sizes
-    for _ in range(STEPS):
-        cap = way * (torch.minimum(sizes, cap).norm(dim=1, keepdim=True) / radius.clamp(min=1e-30))
+    for _ in range(FIXED_POINT_STEPS):
+        cap = extent * (torch.minimum(sizes, cap).norm(dim=1, keepdim=True) / radius.clamp(min=1e-30))
     return cap
 
 
-def _at_anchors(known: Bounds, pending: dict[int, Rows], owners: Owners, which: int) -> Tensor:
-    """The pending rows (R,) at the balls' centres (0) or at the boxes' middles (1)."""
-    seen = {k: gather(known.anchors[k][which], rows, owners) for k, rows in pending.items()}
-    return torch.stack([dot(grouped(pending[k].coefficients, v), v) for k, v in seen.items()]).sum(0)
+def _at_points(frontier: dict[int, LinearForm], values: dict[int, Tensor], form_to_input: FormToInput) -> Tensor:
+    """(R,): the frontier's forms, each where its node has the value `values[k]` (N, *shape)."""
+    gathered = {k: gather(values[k], forms, form_to_input) for k, forms in frontier.items()}
+    return torch.stack([dot(grouped_by_input(frontier[k].coefficients, v), v) for k, v in gathered.items()]).sum(0)
 
 
-def _at_root(known: Bounds, pending: dict[int, Rows], scaled: bool) -> tuple[Rows, Tensor, Tensor, Tensor | None]:
-    """Rows of affine nodes as rows of one root (constants are in the anchors), and how far the root's box reaches above
-    and below its value at the centre, (N, *shape); if `scaled`, also by what the root multiplies the input (1, *shape).
-    All four may be in phases."""
-    net = known.net
-    while len(pending) > 1 or max(pending) not in net.roots:
-        k = max(pending)
-        node, rows = net.nodes[k], filled(pending.pop(k), net.network.shapes[k])
-        root = net.parents(k)[0]
-        if isinstance(node, c.Conv2d) and rows.at is None and root in net.roots and not pending:
-            above, below, scale = _root(known, root, scaled)
-            pulled = conv_adjoint(net, k).phases(rows.coefficients, (above.shape[2], above.shape[3]), rows.phases)
-            split = None if scale is None else to_phases(scale, node.stride)
-            return Rows(pulled), to_phases(above, node.stride), to_phases(below, node.stride), split
-        for i, part in zip(net.parents(k), adjoint(net, k, rows).inputs, strict=True):
-            pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
-    ((root, rows),) = pending.items()
-    return filled(rows, net.network.shapes[root]), *_root(known, root, scaled)
+@dataclass(frozen=True, eq=False)
+class RootForms:
+    """Forms on one root, without their constants, and that root's box: all in the same space-to-depth blocks.
+
+    above, below: (N, *shape) how far the box extends above and below the root's value at the centre. scale: (1, *shape)
+    by what the root multiplies the input, or None where it was not wanted.
+    """
+
+    forms: LinearForm
+    above: Tensor
+    below: Tensor
+    scale: Tensor | None
 
 
-def _root(known: Bounds, k: int, scaled: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    (lower, upper), center = known.values[k], known.anchors[k][0]
-    return (upper - center).clamp(min=0), (center - lower).clamp(min=0), known.net.root_scale(k) if scaled else None
+def _to_root(intermediate_bounds: IntermediateBounds, frontier: dict[int, LinearForm], with_scale: bool) -> RootForms:
+    """The sum of forms on affine nodes, as forms on one root. Uses the frontier up."""
+    net, shapes = intermediate_bounds.net, intermediate_bounds.net.network.shapes
+    while len(frontier) > 1 or max(frontier) not in net.roots:
+        k = max(frontier)
+        forms = pad_blocks(frontier.pop(k), shapes[k])
+        is_last = not frontier and net.parents(k)[0] in net.roots
+        if is_last and isinstance(net.nodes[k], c.Conv2d) and forms.patches is None:
+            return _through_first_convolution(intermediate_bounds, k, forms, with_scale)
+        add_to_frontier(net, frontier, k, adjoint(net, k, forms).inputs)
+    ((root, forms),) = frontier.items()
+    return _on_root(intermediate_bounds, root, pad_blocks(forms, shapes[root]), with_scale)
+
+
+def _through_first_convolution(
+    intermediate_bounds: IntermediateBounds, k: int, forms: LinearForm, with_scale: bool
+) -> RootForms:
+    """Forms on a convolution of a root, left in blocks below it: a box is sooner taken apart than many forms put
+    together."""
+    net, stride = intermediate_bounds.net, conv_adjoint(intermediate_bounds.net, k).stride
+    root = net.parents(k)[0]
+    _, height, width = net.network.shapes[root]
+    coefficients = conv_adjoint(net, k).blocks(forms.coefficients, (height, width), forms.block)
+    on_root = _on_root(intermediate_bounds, root, LinearForm(coefficients), with_scale)
+    above, below = (space_to_depth(v, stride) for v in (on_root.above, on_root.below))
+    scale = None if on_root.scale is None else space_to_depth(on_root.scale, stride)
+    return RootForms(on_root.forms, above, below, scale)
+
+
+def _on_root(intermediate_bounds: IntermediateBounds, k: int, forms: LinearForm, with_scale: bool) -> RootForms:
+    (lower, upper), center = intermediate_bounds.values[k], intermediate_bounds.affine_values[k].center
+    scale = intermediate_bounds.net.root_scale(k) if with_scale else None
+    return RootForms(forms, (upper - center).clamp(min=0), (center - lower).clamp(min=0), scale)
 
 
 # ---------------------------------------------------------------- functionals of the logits
 
 
-def functional_upper(known: Bounds, coefficients: Tensor, slopes: Tensor | None) -> Tensor:
+def functional_upper(intermediate_bounds: IntermediateBounds, coefficients: Tensor, slopes: Tensor | None) -> Tensor:
     """Upper bounds (N, J) of coefficients (N, J, K) . logits on each ball.
 
-    slopes: (N, J, n), those of each row, or None for the shared ones.
-    Ensures: the least of the backward pass and of its cuts at the nonlinearities.
+    slopes: (N, J, n), those of each form, or None for the shared ones.
+    Ensures: the least of the backward pass and of its early concretizations.
     """
     n, j, _ = coefficients.shape
-    last = len(known.net.nodes) - 1
+    last = len(intermediate_bounds.net.nodes) - 1
     flat = coefficients.flatten(0, 1)
-    owners = evenly(n, j, flat.device)
+    form_to_input = consecutive_forms(n, j, flat.device)
     if slopes is None:
-        return backward(known, {last: Rows(flat)}, owners, known.lines(known.slopes), True).view(n, j)
-    own = known.pick(owners.index)
-    lines = own.lines(slopes.reshape(n * j, -1))
-    return backward(own, {last: Rows(flat)}, evenly(n * j, 1, flat.device), lines, True).view(n, j)
+        relaxations = intermediate_bounds.relaxations(intermediate_bounds.slopes)
+        return backward(intermediate_bounds, {last: LinearForm(flat)}, form_to_input, relaxations, True).view(n, j)
+    per_form = intermediate_bounds.pick(form_to_input.index)
+    relaxations = per_form.relaxations(slopes.reshape(n * j, -1))
+    one_each = consecutive_forms(n * j, 1, flat.device)
+    return backward(per_form, {last: LinearForm(flat)}, one_each, relaxations, True).view(n, j)

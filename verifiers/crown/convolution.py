@@ -1,8 +1,9 @@
 """The adjoint of a convolution as an ordinary convolution. Part of the native CROWN engine.
 
-With stride s, the input cells of one remainder modulo s (a phase) are a stride-1 convolution of the output's rows, so
-all phases together are one convolution with s * s times the channels. On a processor it is several times as fast as a
-transposed convolution, most of all with the few channels of a network's first layers.
+With stride s, the input pixels of one remainder modulo s (one position in a space-to-depth block) are a stride-1
+convolution of the forms on the output, so all positions together are one convolution with s * s times the channels. On
+a processor it is several times as fast as a transposed convolution, most of all with the few channels of a network's
+first layers.
 """
 
 from __future__ import annotations
@@ -15,84 +16,105 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[int, int]
-Sides = tuple[int, int, int, int]  # cells to add to the left, to the right, above and below; negative: to cut
+Sides = tuple[int, int, int, int]  # pixels to add to the left, to the right, above and below; negative: to cut
 NO_SIDES = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One axis of the phase convolution: tap t feeds phase[t], from `shift[t]` cells on; taps reach over `length`."""
+    """One axis of the space-to-depth convolution: tap t feeds position `in_block[t]` of each block, from `shift[t]`
+    blocks on; taps reach over `length` blocks, the first of them `before` the block they are for."""
 
-    phase: tuple[int, ...]
+    in_block: tuple[int, ...]
     shift: tuple[int, ...]
     length: int
     before: int
 
 
 def _axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
-    phase = tuple((t * dilation - padding) % stride for t in range(taps))
-    moves = [(q + padding - t * dilation) // stride for t, q in enumerate(phase)]
-    return Axis(phase, tuple(m - min(moves) for m in moves), max(moves) - min(moves) + 1, -min(moves))
+    in_block = tuple((t * dilation - padding) % stride for t in range(taps))
+    moves = [(q + padding - t * dilation) // stride for t, q in enumerate(in_block)]
+    return Axis(in_block, tuple(m - min(moves) for m in moves), max(moves) - min(moves) + 1, -min(moves))
+
+
+class ScratchBuffers(threading.local):
+    """Images to be filled and used up at once, kept from one convolution to the next: one per size, each thread its
+    own."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[tuple[int, int, int], Tensor] = {}
+
+    def zero_sided(self, like: Tensor, inner: Pair, channels: int, sides: Sides) -> tuple[Tensor, Tensor]:
+        """An image (R, H, W, C), zero at its sides, for each of the R of `like`, and the view (R, *inner, C) of it that
+        is to be written over.
+
+        Requires: sides >= 0, and nothing but that view is ever written. The next call for this size gives the same
+        memory.
+        """
+        left, right, above, below = sides
+        size = above + inner[0] + below, left + inner[1] + right, channels
+        buffer = self.by_size.get(size)
+        if buffer is None or len(buffer) < len(like):
+            buffer = self.by_size[size] = like.new_zeros(len(like), *size)
+        images = buffer[: len(like)]
+        return images, images[:, above : above + inner[0], left : left + inner[1]]
 
 
 @dataclass(frozen=True, eq=False)
 class Adjoint:
-    """The adjoint of one convolution. kernel: (s * s * C' - missing, C / groups, h, w), in each group the phases of the
-    input outermost; the `missing` channels are the last, which no tap reaches. before: cells to pad above and to the
-    left. canvases: kept from one convolution to the next, of each thread and image size, zero at the sides."""
+    """The adjoint of one convolution.
+
+    kernel: (s * s * C' - missing_channels, C / groups, h, w), in each group the positions in a block outermost; the
+    missing channels are the last, which no tap reaches. before: blocks to pad above and to the left. scratch: its
+    padded inputs; all of one size have the same sides.
+    """
 
     kernel: Tensor
-    missing: int
+    missing_channels: int
     before: Pair
     stride: Pair
     groups: int
-    canvases: dict[tuple[int, ...], Tensor] = field(init=False, default_factory=lambda: {})
+    scratch: ScratchBuffers = field(init=False, default_factory=ScratchBuffers)
 
-    def phases(self, rows: Tensor, image: Pair, split: Pair = (1, 1)) -> Tensor:
-        """Rows of the output as rows of the input, (R, s * s * C', ⌈H / s⌉, ⌈W / s⌉): see `to_phases`.
+    def blocks(self, forms: Tensor, image: Pair, block: Pair = (1, 1)) -> Tensor:
+        """Forms on the output as forms on the input in blocks, (R, s * s * C', ⌈H / s⌉, ⌈W / s⌉).
 
-        rows: (R, C, h, w), or split in phases themselves. Cells that stick out of the image (H, W) where s does not
-        divide it are not zero.
+        forms: (R, C, h, w), or themselves in blocks of size `block`. What sticks out of the image (H, W) where s does
+        not divide it is not zero. See `space_to_depth`.
         """
-        found = self.reached(rows, image, split)
-        return F.pad(found, (0, 0, 0, 0, 0, self.missing)) if self.missing else found
+        reached = self.nonzero_blocks(forms, image, block)
+        return F.pad(reached, (0, 0, 0, 0, 0, self.missing_channels)) if self.missing_channels else reached
 
-    def reached(self, rows: Tensor, image: Pair, split: Pair = (1, 1)) -> Tensor:
-        """`phases` without the missing channels, which are zero."""
-        size = [rows.shape[2 + a] * split[a] for a in (0, 1)]
+    def nonzero_blocks(self, forms: Tensor, image: Pair, block: Pair = (1, 1)) -> Tensor:
+        """`blocks` without the missing channels, which are zero."""
+        size = [forms.shape[2 + a] * block[a] for a in (0, 1)]
         wanted = [-(-image[a] // self.stride[a]) for a in (0, 1)]
         after = [wanted[a] + self.kernel.shape[2 + a] - 1 - size[a] - self.before[a] for a in (0, 1)]
         even = min(after) >= 0 and tuple(after) == self.before  # padded by the convolution itself, without a copy
         sides = NO_SIDES if even else (self.before[1], after[1], self.before[0], after[0])
-        padded = self._padded(rows, split, (size[0], size[1]), sides)
-        return self._sorted(F.conv2d(padded, self.kernel, None, 1, self.before if even else 0, 1, self.groups))
+        padded = self._padded(forms, block, (size[0], size[1]), sides)
+        return self._block_major(F.conv2d(padded, self.kernel, None, 1, self.before if even else 0, 1, self.groups))
 
-    def _padded(self, rows: Tensor, split: Pair, size: Pair, sides: Sides) -> Tensor:
-        """`from_phases` with zeros on its sides, to be used up at once: the next call writes over it."""
+    def _padded(self, forms: Tensor, block: Pair, size: Pair, sides: Sides) -> Tensor:
+        """`depth_to_space` with zeros on its sides, to be used up at once: the next call writes over it."""
         if not any(sides):
-            return from_phases(rows, split, size)
+            return depth_to_space(forms, block, size)
         if min(sides) < 0 or torch.is_grad_enabled():
-            return F.pad(from_phases(rows, split, size), sides)
-        left, right, above, below = sides
-        channels = rows.shape[1] // (split[0] * split[1])
-        shape = above + size[0] + below, left + size[1] + right, channels
-        place = threading.get_ident(), *shape
-        if place not in self.canvases or len(self.canvases[place]) < len(rows):
-            self.canvases[place] = rows.new_zeros(len(rows), *shape)
-        canvas = self.canvases[place][: len(rows)]
-        _put(rows, split, canvas[:, above : above + size[0], left : left + size[1]])
-        return canvas.permute(0, 3, 1, 2)
+            return F.pad(depth_to_space(forms, block, size), sides)
+        images, inner = self.scratch.zero_sided(forms, size, forms.shape[1] // (block[0] * block[1]), sides)
+        _write_depth_to_space(forms, block, inner)
+        return images.permute(0, 3, 1, 2)
 
-    def _sorted(self, found: Tensor) -> Tensor:
-        """Channels by phase and then by group."""
-        phases = self.stride[0] * self.stride[1]
-        if self.groups == 1 or phases == 1:
-            return found
-        return found.unflatten(1, (self.groups, phases, -1)).transpose(1, 2).flatten(1, 3)
+    def _block_major(self, images: Tensor) -> Tensor:
+        """Channels by position in a block and then by group."""
+        positions = self.stride[0] * self.stride[1]
+        if self.groups == 1 or positions == 1:
+            return images
+        return images.unflatten(1, (self.groups, positions, -1)).transpose(1, 2).flatten(1, 3)
 
-    def whole(self, rows: Tensor, image: Pair, split: Pair = (1, 1)) -> Tensor:
-        """`phases` put together: rows (R, C', H, W) of the input."""
-        return from_phases(self.phases(rows, image, split), self.stride, image)
+    def to_image(self, forms: Tensor, image: Pair, block: Pair = (1, 1)) -> Tensor:
+        """`blocks` put together: forms (R, C', H, W) on the input."""
+        return depth_to_space(self.blocks(forms, image, block), self.stride, image)
 
 
 def adjoint_of(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Adjoint:
@@ -103,38 +125,38 @@ def adjoint_of(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, grou
     kernel = weight.new_zeros(groups, *stride, inputs, out, down.length, right.length)
     for y in range(weight.shape[2]):
         for x in range(weight.shape[3]):
-            kernel[:, down.phase[y], right.phase[x], :, :, down.shift[y], right.shift[x]] = taps[..., y, x]
+            kernel[:, down.in_block[y], right.in_block[x], :, :, down.shift[y], right.shift[x]] = taps[..., y, x]
     merged = kernel.reshape(groups * inputs * stride[0] * stride[1], out, down.length, right.length)
-    last = inputs * (1 + max(y * stride[1] + x for y in down.phase for x in right.phase))  # that a tap reaches
-    kept = merged[:last] if groups == 1 else merged
-    return Adjoint(kept, len(merged) - len(kept), (down.before, right.before), stride, groups)
+    reached = inputs * (1 + max(y * stride[1] + x for y in down.in_block for x in right.in_block))  # by some tap
+    trimmed = merged[:reached] if groups == 1 else merged
+    return Adjoint(trimmed, len(merged) - len(trimmed), (down.before, right.before), stride, groups)
 
 
-def to_phases(images: Tensor, stride: Pair) -> Tensor:
-    """(N, C, H, W) -> (N, s * s * C, ⌈H / s⌉, ⌈W / s⌉): cell (y, x) of phase (a, b) is pixel (s y + a, s x + b), zero
-    outside."""
+def space_to_depth(images: Tensor, block: Pair) -> Tensor:
+    """(N, C, H, W) -> (N, s * s * C, ⌈H / s⌉, ⌈W / s⌉): position (a, b) of block (y, x) is pixel (s y + a,
+    s x + b), zero outside."""
     n, channels, height, width = images.shape
-    rows, columns = -(-height // stride[0]), -(-width // stride[1])
-    padded = F.pad(images, (0, columns * stride[1] - width, 0, rows * stride[0] - height))
-    parts = padded.unflatten(3, (columns, stride[1])).unflatten(2, (rows, stride[0])).permute(0, 3, 5, 1, 2, 4)
-    return parts.reshape(n, channels * stride[0] * stride[1], rows, columns)
+    rows, columns = -(-height // block[0]), -(-width // block[1])
+    padded = F.pad(images, (0, columns * block[1] - width, 0, rows * block[0] - height))
+    parts = padded.unflatten(3, (columns, block[1])).unflatten(2, (rows, block[0])).permute(0, 3, 5, 1, 2, 4)
+    return parts.reshape(n, channels * block[0] * block[1], rows, columns)
 
 
-def from_phases(rows: Tensor, stride: Pair, image: Pair) -> Tensor:
-    """The inverse of `to_phases`, cut to the image."""
-    if stride == (1, 1):
-        return rows[:, :, : image[0], : image[1]]
-    inner = rows.shape[2] * stride[0], rows.shape[3] * stride[1]
-    merged = rows.new_empty(len(rows), *inner, rows.shape[1] // (stride[0] * stride[1]))
-    _put(rows, stride, merged)
+def depth_to_space(forms: Tensor, block: Pair, image: Pair) -> Tensor:
+    """The inverse of `space_to_depth`, cut to the image."""
+    if block == (1, 1):
+        return forms[:, :, : image[0], : image[1]]
+    inner = forms.shape[2] * block[0], forms.shape[3] * block[1]
+    merged = forms.new_empty(len(forms), *inner, forms.shape[1] // (block[0] * block[1]))
+    _write_depth_to_space(forms, block, merged)
     return merged[:, : image[0], : image[1]].permute(0, 3, 1, 2)
 
 
-def _put(rows: Tensor, stride: Pair, images: Tensor) -> None:
-    """The inverse of `to_phases`, written into images (R, H, W, C)."""
-    last = rows.permute(0, 2, 3, 1)
-    if stride == (1, 1):
+def _write_depth_to_space(forms: Tensor, block: Pair, images: Tensor) -> None:
+    """The inverse of `space_to_depth`, written into images (R, H, W, C)."""
+    last = forms.permute(0, 2, 3, 1)
+    if block == (1, 1):
         images.copy_(last)
     else:
-        cells = images.unflatten(2, (-1, stride[1])).unflatten(1, (-1, stride[0]))  # (R, h, s, w, s, C)
-        cells.copy_(last.unflatten(3, (*stride, -1)).transpose(2, 3))
+        pixels = images.unflatten(2, (-1, block[1])).unflatten(1, (-1, block[0]))  # (R, h, s, w, s, C)
+        pixels.copy_(last.unflatten(3, (*block, -1)).transpose(2, 3))

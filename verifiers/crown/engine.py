@@ -16,73 +16,76 @@ import torch
 from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
-from verifiers.crown.backward import Bounds, ball, functional_upper
-from verifiers.crown.intermediate import NOTHING, Known, value_bounds
+from verifiers.crown.backward import IntermediateBounds, ball, functional_upper
+from verifiers.crown.intermediate import NO_BOUNDS, ReusableBounds, value_bounds
 from verifiers.crown.network import CrownNetwork, prepare
-from verifiers.crown.slopes import LEVELS, Tuning, tune_rows, tune_shared
+from verifiers.crown.slopes import LEVELS, Tuning, tune_forms, tune_shared
 from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
 
-KEPT = 31 * 2**20  # bytes: glibc returns freed blocks to the system unless one as large was freed before, up to 32 MB
+MALLOC_THRESHOLD_BYTES = 31 * 2**20  # glibc returns freed blocks to the system unless one as large was freed before
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """What the engine knows of one query; can bound further functionals of the logits on the same balls.
 
-    known: every layer, shared slopes. lower, upper: (N, K) float64 bounds of d_j = z_j - z_y. slopes: (N, K, n), those
-    of the last pass of class j (row y unused), or None: the shared ones.
+    intermediate_bounds: of every layer, shared slopes. lower, upper: (N, K) float64 bounds of d_j = z_j - z_y. slopes:
+    (N, K, n), those of the last pass of class j (row y unused), or None: the shared ones.
     """
 
-    known: Bounds
+    intermediate_bounds: IntermediateBounds
     predicted: Tensor
     lower: Tensor
     upper: Tensor
     slopes: Tensor | None
 
-    def reach(
+    def upper_bound(
         self, inputs: Tensor, coefficients: Tensor, goal: Tensor | None, start: Tensor | None, tuning: Tuning | None
     ) -> tuple[Tensor, Tensor]:
         """Upper bounds (R,) float64 of coefficients (R, K) . logits on the balls `inputs` (R,), and slopes (R, n).
 
         goal: (R,) bounds below it are good enough. start: slopes (R, n) to start from, or None: the shared ones.
         """
-        own = self.known.pick(inputs)
-        dtype = own.net.dtype
-        first = None if start is None else start[:, None]
-        left = None if goal is None else goal.to(dtype)[:, None]
-        steps = tuning or Tuning(0)
-        found, slopes = tune_rows(own, coefficients.to(dtype)[:, None], first, left, steps)
-        return found[:, 0].double(), slopes[:, 0]
+        picked = self.intermediate_bounds.pick(inputs)
+        dtype = picked.net.dtype
+        start = None if start is None else start[:, None]
+        goal = None if goal is None else goal.to(dtype)[:, None]
+        upper, slopes = tune_forms(picked, coefficients.to(dtype)[:, None], start, goal, tuning or Tuning(0))
+        return upper[:, 0].double(), slopes[:, 0]
 
     def pick(self, index: Tensor) -> Analysis:
         """The inputs `index`."""
         slopes = None if self.slopes is None else self.slopes[index]
-        return Analysis(self.known.pick(index), self.predicted[index], self.lower[index], self.upper[index], slopes)
+        return Analysis(
+            self.intermediate_bounds.pick(index), self.predicted[index], self.lower[index], self.upper[index], slopes
+        )
 
-    def witness(self, second: Tensor | None = None) -> tuple[bytes | None, ...]:
-        """Per input the judge's hint (FORMAT.md, network_margin). second: (N, K, n) slopes of the exponential form.
+    def witness(self, exponential_slopes: Tensor | None = None) -> tuple[bytes | None, ...]:
+        """Per input what the judge re-derives bounds from (FORMAT.md, network_margin).
 
-        Slopes that no bound depends on, of elements of known sign, are sent as zeros: they compress to nothing.
+        exponential_slopes: (N, K, n), those of the exponential form.
+
+        Slopes that no bound depends on, of stable neurons, are sent as zeros: they compress to nothing.
         """
-        shared = self.known.slopes[:, None]
+        shared = self.intermediate_bounds.slopes[:, None]
         rows = [shared]
-        if self.slopes is not None or second is not None:
+        if self.slopes is not None or exponential_slopes is not None:
             rows.append(shared.expand(-1, self.lower.shape[1], -1) if self.slopes is None else self.slopes)
-        if second is not None:
-            rows.append(second)
-        stacked = torch.cat(rows, 1) * self._open_elements()[:, None]
+        if exponential_slopes is not None:
+            rows.append(exponential_slopes)
+        stacked = torch.cat(rows, 1) * self._unstable_neurons()[:, None]
         data = (stacked * LEVELS).round().to(torch.uint8).cpu().numpy()
         return tuple(zlib.compress(w.tobytes(), 6) if w.size else None for w in data)
 
-    def _open_elements(self) -> Tensor:
-        """(N, n) 1 where a ReLU-like element's sign may be open to the judge, whose bounds differ by rounding."""
-        net, values = self.known.net, self.known.values
+    def _unstable_neurons(self) -> Tensor:
+        """(N, n) 1 where a ReLU-like neuron may be unstable to the judge, whose bounds differ by rounding."""
+        net, values = self.intermediate_bounds.net, self.intermediate_bounds.values
         parts: list[Tensor] = []
         for k in net.slope_ranges:
             lower, upper = values[net.parents(k)[0]]
             slack = 1e-4 * (upper - lower)
             parts.append(((lower < slack) & (upper > -slack)).to(net.dtype).flatten(1))
-        return torch.cat(parts, 1) if parts else self.known.slopes
+        return torch.cat(parts, 1) if parts else self.intermediate_bounds.slopes
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Crown(Engine):
 
     def prepare(self, network: PlainNetwork) -> CrownNetwork:
         """The network's weights where and as this engine computes; reusable for many queries."""
-        torch.empty(KEPT, dtype=torch.uint8)  # allocated and freed
+        torch.empty(MALLOC_THRESHOLD_BYTES, dtype=torch.uint8)  # allocated and freed
         try:
             return prepare(network, getattr(torch, self.precision), torch.device(self.device))
         except RuntimeError as error:
@@ -121,34 +124,42 @@ class Crown(Engine):
         same inputs, to be tuned further: at another radius most of them are good already."""
         return self.last_pass(self.layers(query, network), query.predicted, start, self.steps)
 
-    def layers(self, query: MarginQuery, network: CrownNetwork, before: Known = NOTHING) -> Bounds:
-        """Bounds of every layer, with shared slopes. before: of larger balls around the same inputs."""
+    def layers(
+        self, query: MarginQuery, network: CrownNetwork, reusable: ReusableBounds = NO_BOUNDS
+    ) -> IntermediateBounds:
+        """Bounds of every layer, with shared slopes. reusable: of larger balls around the same inputs."""
         with torch.no_grad():
-            place = _place(network)
-            around = ball(query.inputs.to(**place), query.radius.to(**place), query.norm, query.domain)
-            if not self.shared_steps or before.values:
-                return value_bounds(network, around, None, before)
-            rows = _differences(query.predicted.to(network.device), network)[1]
-            return tune_shared(network, around, rows, None, Tuning(self.shared_steps))
+            options = _tensor_options(network)
+            around = ball(query.inputs.to(**options), query.radius.to(**options), query.norm, query.domain)
+            if not self.shared_steps or reusable.values:
+                return value_bounds(network, around, None, reusable)
+            forms = _differences(query.predicted.to(network.device), network)[1]
+            return tune_shared(network, around, forms, None, Tuning(self.shared_steps))
 
-    def last_pass(self, known: Bounds, predicted: Tensor, start: Tensor | None, steps: int) -> Analysis:
+    def last_pass(
+        self, intermediate_bounds: IntermediateBounds, predicted: Tensor, start: Tensor | None, steps: int
+    ) -> Analysis:
         """Bounds of d_j, given those of the layers. start: slopes (N, K, n) to begin with, tuned in `steps` steps."""
-        network, predicted = known.net, predicted.to(known.net.device)
-        rivals, rows = _differences(predicted, network)
-        shape = len(rows), network.network.classes
+        network, predicted = intermediate_bounds.net, predicted.to(intermediate_bounds.net.device)
+        rivals, forms = _differences(predicted, network)
+        shape = len(forms), network.network.classes
         with torch.no_grad():
-            low = -functional_upper(known, -rows, None)
+            low = -functional_upper(intermediate_bounds, -forms, None)
             slopes = None
             if network.slopes and (steps or start is not None):
                 pick = rivals[:, :, None].expand(-1, -1, network.slopes)
-                before = None if start is None else start.gather(1, pick)
-                high, tuned = tune_rows(known, rows, before, None, Tuning(steps))
-                slopes = torch.zeros(*shape, network.slopes, **_place(network)).scatter(1, pick, tuned)
+                begin = None if start is None else start.gather(1, pick)
+                high, tuned = tune_forms(intermediate_bounds, forms, begin, None, Tuning(steps))
+                slopes = torch.zeros(*shape, network.slopes, **_tensor_options(network)).scatter(1, pick, tuned)
             else:
-                high = functional_upper(known, rows, None)
+                high = functional_upper(intermediate_bounds, forms, None)
         zeros = torch.zeros(shape, dtype=torch.float64, device=network.device)
         return Analysis(
-            known, predicted, zeros.scatter(1, rivals, low.double()), zeros.scatter(1, rivals, high.double()), slopes
+            intermediate_bounds,
+            predicted,
+            zeros.scatter(1, rivals, low.double()),
+            zeros.scatter(1, rivals, high.double()),
+            slopes,
         )
 
 
@@ -159,7 +170,7 @@ def _differences(predicted: Tensor, network: CrownNetwork) -> tuple[Tensor, Tens
     return rivals, eye[rivals] - eye[predicted][:, None]
 
 
-def _place(network: CrownNetwork) -> dict[str, Any]:
+def _tensor_options(network: CrownNetwork) -> dict[str, Any]:
     return {"dtype": network.dtype, "device": network.device}
 
 
@@ -172,7 +183,7 @@ def rivals_of(predicted: Tensor, classes: int) -> Tensor:
 def split(query: MarginQuery, size: int) -> Iterator[MarginQuery]:
     """The query in batches of at most `size` inputs."""
     for i in range(0, len(query.inputs), size):
-        rows = slice(i, i + size)
+        part = slice(i, i + size)
         yield dataclasses.replace(
-            query, inputs=query.inputs[rows], radius=query.radius[rows], predicted=query.predicted[rows]
+            query, inputs=query.inputs[part], radius=query.radius[part], predicted=query.predicted[part]
         )

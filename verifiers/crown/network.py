@@ -25,10 +25,10 @@ Interval = tuple[Tensor, Tensor]
 class CrownNetwork:
     """The nodes' weights in one dtype on one device.
 
-    slope_ranges: for each Relu / LeakyRelu node, its elements' places in a row of the witness (node order).
-    affine: nodes that are affine functions of the input. memo: dual norms of their gradients, once computed.
-    adjoints, matrices: of convolutions, once computed; matrices between windows, by (node, height, width).
-    repeated: biases of convolutions, by (node, cells). footprints: of rows of a node (crown_elements.py).
+    slope_ranges: for each Relu / LeakyRelu node, the range of its neurons in a row of the witness (node order).
+    affine: nodes that are affine functions of the input. dual_norms: of their gradients, once computed.
+    adjoints, patch_matrices: of convolutions, once computed; matrices between patches, by (node, height, width).
+    repeated: biases of convolutions, by (node, positions). footprints: of forms on a node (neurons.py).
     """
 
     network: c.PlainNetwork
@@ -37,9 +37,9 @@ class CrownNetwork:
     weights: dict[tuple[int, str], Tensor]
     slope_ranges: dict[int, tuple[int, int]]
     affine: frozenset[int]
-    memo: dict[tuple[int, c.Norm], Tensor] = dataclasses.field(default_factory=dict)
+    dual_norms: dict[tuple[int, c.Norm], Tensor] = dataclasses.field(default_factory=dict)
     adjoints: dict[int, Adjoint] = dataclasses.field(default_factory=dict)
-    matrices: dict[tuple[int, int, int], Tensor] = dataclasses.field(default_factory=dict)
+    patch_matrices: dict[tuple[int, int, int], Tensor] = dataclasses.field(default_factory=dict)
     repeated: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)
     footprints: dict[int, tuple[int, bool]] = dataclasses.field(default_factory=dict)
 
@@ -66,11 +66,11 @@ class CrownNetwork:
     @functools.cached_property
     def roots(self) -> frozenset[int]:
         """The input, and what only scales and shifts its elements."""
-        found = {0}
+        roots = {0}
         for k, node in enumerate(self.nodes):
-            if isinstance(node, ELEMENTWISE) and node.inputs[0] in found:
-                found.add(k)
-        return frozenset(found)
+            if isinstance(node, ELEMENTWISE) and node.inputs[0] in roots:
+                roots.add(k)
+        return frozenset(roots)
 
     def root_scale(self, k: int) -> Tensor:
         """(1, *input shape): by what node k of `roots` multiplies the input."""
@@ -82,11 +82,11 @@ class CrownNetwork:
     def weight(self, k: int, name: str) -> Tensor:
         return self.weights[k, name]
 
-    def biases(self, k: int, cells: int) -> Tensor:
-        """The biases of the convolution k, (cells * channels,): of every cell in turn."""
-        if (k, cells) not in self.repeated:
-            self.repeated[k, cells] = self.weight(k, "bias").repeat(cells)
-        return self.repeated[k, cells]
+    def biases(self, k: int, positions: int) -> Tensor:
+        """The biases of the convolution k, (positions * channels,): of every position in turn."""
+        if (k, positions) not in self.repeated:
+            self.repeated[k, positions] = self.weight(k, "bias").repeat(positions)
+        return self.repeated[k, positions]
 
     def element_scale(self, k: int) -> tuple[Tensor, Tensor]:
         """(scale, shift) of an elementwise affine node, each broadcastable against its value without a batch axis."""
@@ -109,8 +109,8 @@ def prepare(network: c.PlainNetwork, dtype: torch.dtype, device: torch.device) -
     """Tensors of `network`; batch norms become a factor and an offset, divisions a factor (all in float64 first)."""
     weights: dict[tuple[int, str], Tensor] = {}
     for k, node in enumerate(network.nodes):
-        found = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
-        arrays = {n: v.astype(np.float64) for n, v in found.items() if isinstance(v, np.ndarray)}
+        fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
+        arrays = {n: v.astype(np.float64) for n, v in fields.items() if isinstance(v, np.ndarray)}
         if isinstance(node, c.BatchNorm):
             factor = arrays["scale"] / np.sqrt(arrays["variance"] + node.epsilon)
             arrays = {"factor": factor, "offset": arrays["shift"] - arrays["mean"] * factor}
@@ -136,10 +136,10 @@ def interval(net: CrownNetwork, k: int, inputs: list[Interval]) -> Interval:
     match node:
         case c.Linear() | c.Conv2d():
             lower, upper = inputs[0]
-            middle, reach = (upper + lower) / 2, (upper - lower) / 2
+            middle, half_width = (upper + lower) / 2, (upper - lower) / 2
             weight = net.weight(k, "weight")
             value = _linear(node, middle, weight, net.weight(k, "bias"))
-            width = _linear(node, reach, weight.abs(), None)
+            width = _linear(node, half_width, weight.abs(), None)
             return value - width, value + width
         case c.BatchNorm() | c.Shift() | c.Scale() | c.Divide():
             scale, shift = net.element_scale(k)

@@ -1,7 +1,7 @@
-"""Backward bounds of single elements of a layer, in portions of a bounded size. Part of the native CROWN engine.
+"""Backward bounds of single neurons of a layer, in chunks of a bounded size. Part of the native CROWN engine.
 
-Of a ReLU's input only an open sign calls for bounds. So the end nearer to zero is bounded first, and the other only if
-that leaves the sign open.
+Of a ReLU's input only an unstable sign calls for bounds. So the end nearer to zero is bounded first, and the other only
+if that leaves the neuron unstable.
 """
 
 from __future__ import annotations
@@ -13,128 +13,135 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.backward import Bounds, Relaxed, backward
-from verifiers.crown.linear_forms import Owners, Rows, add, adjoint, unit_rows
+from verifiers.crown.backward import IntermediateBounds, Relaxation, backward
+from verifiers.crown.linear_forms import FormToInput, LinearForm, add_to_frontier, adjoint, unit_forms
 from verifiers.crown.network import NONLINEAR, CrownNetwork, Interval
 
-CHUNK = 2**20  # coefficients of one layer propagated at once: a processor's cache
-ALONE = 0.25  # share of a portion that the rows of one input must fill to be handled alone
+CACHE_COEFFICIENTS = 2**20  # coefficients of one layer propagated at once: a processor's cache
+MIN_CHUNK_SHARE = 0.25  # of a chunk, that the forms of one input must fill to be handled alone
 
 
 @dataclass(frozen=True, eq=False)
-class Elements:
-    """Ends of elements of node k: sign[r] times element index[r] on ball sample[r] (ascending), (R,) each."""
+class NeuronEnds:
+    """Ends of neurons of node k: sign[r] times neuron index[r] on ball batch_index[r] (ascending), (R,) each."""
 
     k: int
-    sample: Tensor
+    batch_index: Tensor
     index: Tensor
     sign: Tensor
 
-    def pick(self, rows: Tensor | slice) -> Elements:
-        """The elements `rows`."""
-        return Elements(self.k, self.sample[rows], self.index[rows], self.sign[rows])
+    def pick(self, ends: Tensor | slice) -> NeuronEnds:
+        """Those at `ends`."""
+        return NeuronEnds(self.k, self.batch_index[ends], self.index[ends], self.sign[ends])
 
-    def other(self) -> Elements:
-        """Their other ends."""
-        return Elements(self.k, self.sample, self.index, -self.sign)
+    def other(self) -> NeuronEnds:
+        """The other ends of the same neurons."""
+        return NeuronEnds(self.k, self.batch_index, self.index, -self.sign)
 
-    def cut(self, bounds: Interval, found: Tensor) -> Interval:
-        """`bounds` of node k, (N, *shape) each, cut to the upper bounds `found` (R,)."""
+    def tighten(self, bounds: Interval, upper_bounds: Tensor) -> Interval:
+        """`bounds` of node k, (N, *shape) each, cut to `upper_bounds` (R,)."""
         lower, upper = bounds
-        flat = self.sample * lower[0].numel() + self.index
+        flat = self.batch_index * lower[0].numel() + self.index
         above, below = (torch.full_like(lower.flatten(), torch.inf) for _ in range(2))
-        above = above.scatter(0, flat[self.sign > 0], found[self.sign > 0]).view(lower.shape)
-        below = below.scatter(0, flat[self.sign < 0], found[self.sign < 0]).view(lower.shape)
+        above = above.scatter(0, flat[self.sign > 0], upper_bounds[self.sign > 0]).view(lower.shape)
+        below = below.scatter(0, flat[self.sign < 0], upper_bounds[self.sign < 0]).view(lower.shape)
         return torch.maximum(lower, -below), torch.minimum(upper, above)
 
 
-def tightened(known: Bounds, k: int, bounds: Interval, wanted: Tensor, signs: bool) -> Interval:
-    """`bounds` of node k, made tighter by backward passes for the elements `wanted`, (N, *shape) each.
+def tightened(
+    intermediate_bounds: IntermediateBounds, k: int, bounds: Interval, wanted: Tensor, signs: bool
+) -> Interval:
+    """`bounds` of node k, made tighter by backward passes for the neurons `wanted`, (N, *shape) each.
 
-    signs: only the sign of an element counts, until it proves to be open.
+    signs: only the sign of a neuron counts, until it proves to be unstable.
     """
-    sample, index = wanted.flatten(1).nonzero(as_tuple=True)
-    if not len(sample):
+    batch_index, index = wanted.flatten(1).nonzero(as_tuple=True)
+    if not len(batch_index):
         return bounds
-    lines = known.lines(known.slopes)
-    nearer = torch.where(bounds[1] < -bounds[0], 1, -1).flatten(1)[sample, index]  # the judge's own rule
-    first = Elements(k, sample, index, nearer)
-    found = _upper(known, lines, first)
-    bounds = first.cut(bounds, found)
-    second = first.pick(found > 0).other() if signs else first.other()
-    return second.cut(bounds, _upper(known, lines, second)) if len(second.sample) else bounds
+    relaxations = intermediate_bounds.relaxations(intermediate_bounds.slopes)
+    nearer = torch.where(bounds[1] < -bounds[0], 1, -1).flatten(1)[batch_index, index]  # the judge's own rule
+    first = NeuronEnds(k, batch_index, index, nearer)
+    upper_bounds = _upper(intermediate_bounds, relaxations, first)
+    bounds = first.tighten(bounds, upper_bounds)
+    farther = first.pick(upper_bounds > 0).other() if signs else first.other()
+    if not len(farther.batch_index):
+        return bounds
+    return farther.tighten(bounds, _upper(intermediate_bounds, relaxations, farther))
 
 
-def _upper(known: Bounds, lines: dict[int, Relaxed], elements: Elements) -> Tensor:
+def _upper(intermediate_bounds: IntermediateBounds, relaxations: dict[int, Relaxation], ends: NeuronEnds) -> Tensor:
     """Upper bounds (R,)."""
-    found: list[Tensor] = []
-    for own in _groups(known.net, elements):
-        present = slice(int(own.sample[0]), int(own.sample[-1]) + 1)
-        inputs, some = known.pick(present), {i: line.pick(present) for i, line in lines.items()}
-        found += [_pass(inputs, some, part, present) for part in _portions(known.net, own)]
-    return torch.cat(found)
+    upper_bounds: list[Tensor] = []
+    for group in _by_input(intermediate_bounds.net, ends):
+        present = slice(int(group.batch_index[0]), int(group.batch_index[-1]) + 1)
+        picked = intermediate_bounds.pick(present)
+        picked_relaxations = {i: relaxation.pick(present) for i, relaxation in relaxations.items()}
+        chunks = _chunks(intermediate_bounds.net, group)
+        upper_bounds += [_backward(picked, picked_relaxations, chunk, present) for chunk in chunks]
+    return torch.cat(upper_bounds)
 
 
-def _groups(net: CrownNetwork, elements: Elements) -> Iterator[Elements]:
-    """Those of one input each, where that alone fills a portion. Windows are looked up row by row anyway: there the
-    rows of several inputs stay together.
+def _by_input(net: CrownNetwork, ends: NeuronEnds) -> Iterator[NeuronEnds]:
+    """Those of one input each, where that alone fills a chunk. Patches are looked up form by form anyway: there the
+    forms of several inputs stay together.
     """
-    widest, windows = footprint(net, elements.k)
-    counts = torch.unique_consecutive(elements.sample, return_counts=True)[1].tolist()
-    few = len(elements.sample) <= portion(widest) * ALONE * len(counts)
-    if net.device.type != "cpu" or windows or few:
-        counts = [len(elements.sample)]
+    widest, patches = footprint(net, ends.k)
+    counts = torch.unique_consecutive(ends.batch_index, return_counts=True)[1].tolist()
+    small = len(ends.batch_index) <= chunk_size(widest) * MIN_CHUNK_SHARE * len(counts)
+    if net.device.type != "cpu" or patches or small:
+        counts = [len(ends.batch_index)]
     start = 0
     for count in counts:
-        yield elements.pick(slice(start, start + count))
+        yield ends.pick(slice(start, start + count))
         start += count
 
 
-def _portions(net: CrownNetwork, elements: Elements) -> Iterator[Elements]:
-    size = portion(footprint(net, elements.k)[0])
-    return (elements.pick(slice(i, i + size)) for i in range(0, len(elements.sample), size))
+def _chunks(net: CrownNetwork, ends: NeuronEnds) -> Iterator[NeuronEnds]:
+    size = chunk_size(footprint(net, ends.k)[0])
+    return (ends.pick(slice(i, i + size)) for i in range(0, len(ends.batch_index), size))
 
 
-def portion(widest: int) -> int:
-    """Rows of at most `widest` coefficients that travel at once."""
-    return max(1, CHUNK // widest)
+def chunk_size(widest: int) -> int:
+    """Forms of at most `widest` coefficients that travel at once."""
+    return max(1, CACHE_COEFFICIENTS // widest)
 
 
-def _pass(known: Bounds, lines: dict[int, Relaxed], elements: Elements, present: slice) -> Tensor:
-    """Upper bounds (R,) of elements of the inputs `present`, whose bounds and lines are given."""
-    one = present.stop == present.start + 1
-    owners = Owners(elements.sample - present.start, len(elements.sample) if one else None)
-    constant = torch.zeros((), dtype=known.net.dtype, device=known.net.device)
-    pending: dict[int, Rows] = {}
-    for i, (rows, extra) in unit_rows(known.net, elements.k, elements.index).items():
-        sign = elements.sign.view(-1, *(1,) * (rows.coefficients.dim() - 1))
-        constant = constant + elements.sign * extra
-        pending[i] = Rows(rows.coefficients * sign, rows.at)
-    return constant + backward(known, pending, owners, lines, False)
+def _backward(
+    intermediate_bounds: IntermediateBounds, relaxations: dict[int, Relaxation], ends: NeuronEnds, present: slice
+) -> Tensor:
+    """Upper bounds (R,) of neurons of the inputs `present`, whose bounds and relaxations are given."""
+    single_input = present.stop == present.start + 1
+    form_to_input = FormToInput(ends.batch_index - present.start, len(ends.batch_index) if single_input else None)
+    constant = torch.zeros((), dtype=intermediate_bounds.net.dtype, device=intermediate_bounds.net.device)
+    frontier: dict[int, LinearForm] = {}
+    for i, (forms, extra) in unit_forms(intermediate_bounds.net, ends.k, ends.index).items():
+        sign = ends.sign.view(-1, *(1,) * (forms.coefficients.dim() - 1))
+        constant = constant + ends.sign * extra
+        frontier[i] = LinearForm(forms.coefficients * sign, forms.patches)
+    return constant + backward(intermediate_bounds, frontier, form_to_input, relaxations, False)
 
 
 def footprint(net: CrownNetwork, k: int) -> tuple[int, bool]:
-    """Most coefficients of one row of node k on its way to the input, and whether they are windows all the way."""
+    """Most coefficients of one form on node k on its way to the input, and whether they are patches all the way."""
     if k not in net.footprints:
         first = torch.zeros(1, dtype=torch.long, device=net.device)
-        pending = {i: rows for i, (rows, _) in unit_rows(net, k, first).items()}
-        widest, windows = 1, True
-        while pending:
-            j = max(pending)
-            node, rows = net.nodes[j], pending.pop(j)
-            widest, windows = max(widest, rows.coefficients.numel()), windows and rows.at is not None
+        frontier = {i: forms for i, (forms, _) in unit_forms(net, k, first).items()}
+        widest, patches = 1, True
+        while frontier:
+            j = max(frontier)
+            node, forms = net.nodes[j], frontier.pop(j)
+            widest, patches = max(widest, forms.coefficients.numel()), patches and forms.patches is not None
             if j in net.roots:
                 continue
             linear = not isinstance(node, NONLINEAR)
-            parts = adjoint(net, j, rows).inputs if linear else (_through_nonlinearity(net, j, rows),)
-            for i, part in zip(net.parents(j), parts, strict=True):
-                pending[i] = add(pending[i], part, net.network.shapes[i]) if i in pending else part
-        net.footprints[k] = widest, windows
+            parts = adjoint(net, j, forms).inputs if linear else (_through_nonlinearity(net, j, forms),)
+            add_to_frontier(net, frontier, j, parts)
+        net.footprints[k] = widest, patches
     return net.footprints[k]
 
 
-def _through_nonlinearity(net: CrownNetwork, k: int, rows: Rows) -> Rows:
-    """Rows of the shape that those of the nonlinear node k have below it."""
+def _through_nonlinearity(net: CrownNetwork, k: int, forms: LinearForm) -> LinearForm:
+    """Forms of the shape that those on the nonlinear node k have below it."""
     if not isinstance(net.nodes[k], c.MaxPool2d):
-        return rows
-    return Rows(rows.coefficients.new_zeros(len(rows.coefficients), *net.network.shapes[net.parents(k)[0]]))
+        return forms
+    return LinearForm(forms.coefficients.new_zeros(len(forms.coefficients), *net.network.shapes[net.parents(k)[0]]))

@@ -1,8 +1,8 @@
-"""Lines above and below nonlinearities on each element's interval. Part of the native CROWN engine.
+"""Linear relaxations of nonlinearities, above and below, on each neuron's interval. Part of the native CROWN engine.
 
 Of a ReLU: the chord above, below any line through the origin with slope in [0, 1]. Of tanh and the sigmoid: chords
-where the curve bends the other way, tangents where it bends away. Of max pooling: one cell of each window stands for
-it. Source: Zhang et al. 2018.
+where the curve bends the other way, tangents where it bends away. Of max pooling: one pixel of each pool stands for it.
+Source: Zhang et al. 2018.
 """
 
 from __future__ import annotations
@@ -15,56 +15,56 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.convolution import Pair, to_phases
+from verifiers.crown.convolution import Pair, space_to_depth
 from verifiers.network.module import pad
 
-FEW = 0.3  # share of a layer's elements up to which picking them out is faster than treating all alike
-HALVINGS = 40  # of the interval in which a tangent touches
+MAX_UNSTABLE_SHARE = 0.3  # of a layer's neurons; picking them out is faster than treating all alike
+BISECTION_STEPS = 40  # of the interval in which a tangent touches
 
 
 @dataclass(frozen=True, eq=False)
-class Few:
+class SparseRelaxation:
     """ReLUs of one input, channels last: slope (n,) of every lower line, through 0; the upper lines are the same but at
-    `places` (m,), where they are steeper by `excess` (m,) and have an `intercept` (m,)."""
+    the neurons `unstable` (m,), where they are steeper by `excess` (m,) and have an `intercept` (m,)."""
 
     slope: Tensor
-    places: Tensor
+    unstable: Tensor
     excess: Tensor
     intercept: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
+class LinearRelaxation:
     """upper_slope x + upper_intercept above, lower_slope x + lower_intercept (None: 0) below; (N, *shape) each.
 
-    memo: of `few`.
+    memo: of `sparse`.
     """
 
     upper_slope: Tensor
     upper_intercept: Tensor
     lower_slope: Tensor
     lower_intercept: Tensor | None = None
-    memo: dict[Pair, Few | None] = field(init=False, default_factory=lambda: {})
+    memo: dict[Pair, SparseRelaxation | None] = field(init=False, default_factory=lambda: {})
 
-    def few(self, stride: Pair) -> Few | None:
-        """Of one input's ReLUs, in phases: those that are not exactly linear, if they are few."""
+    def sparse(self, block: Pair) -> SparseRelaxation | None:
+        """Of one input's ReLUs, in space-to-depth blocks: by those that are not exactly linear, if these are few."""
         if len(self.upper_slope) > 1 or self.lower_intercept is not None:
             return None
-        if stride not in self.memo:
-            split = (v if stride == (1, 1) else to_phases(v, stride) for v in self._lines())
+        if block not in self.memo:
+            split = (v if block == (1, 1) else space_to_depth(v, block) for v in self._lines_of_relu())
             above, slope, intercept = ((v.movedim(1, -1) if v.dim() == 4 else v).flatten() for v in split)
-            places = ((above != slope) | (intercept != 0)).nonzero().flatten()
-            found = Few(slope, places, (above - slope)[places], intercept[places])
-            self.memo[stride] = found if len(places) < FEW * len(slope) else None
-        return self.memo[stride]
+            unstable = ((above != slope) | (intercept != 0)).nonzero().flatten()
+            sparse = SparseRelaxation(slope, unstable, (above - slope)[unstable], intercept[unstable])
+            self.memo[block] = sparse if len(unstable) < MAX_UNSTABLE_SHARE * len(slope) else None
+        return self.memo[block]
 
-    def _lines(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _lines_of_relu(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.upper_slope, self.lower_slope, self.upper_intercept
 
-    def pick(self, index: Tensor | slice) -> Lines:
+    def pick(self, index: Tensor | slice) -> LinearRelaxation:
         """The inputs `index`."""
         below = None if self.lower_intercept is None else self.lower_intercept[index]
-        return Lines(self.upper_slope[index], self.upper_intercept[index], self.lower_slope[index], below)
+        return LinearRelaxation(self.upper_slope[index], self.upper_intercept[index], self.lower_slope[index], below)
 
 
 def default_slopes(lower: Tensor, upper: Tensor) -> Tensor:
@@ -72,28 +72,30 @@ def default_slopes(lower: Tensor, upper: Tensor) -> Tensor:
     return (upper > -lower).to(lower.dtype)
 
 
-def relu_lines(lower: Tensor, upper: Tensor, slopes: Tensor, leak: float) -> Lines:
+def relu_relaxation(lower: Tensor, upper: Tensor, slopes: Tensor, leak: float) -> LinearRelaxation:
     """Of max(y, leak y): the chord above, below a line of slope in [leak, 1]; exact where the sign is known."""
-    active, known = lower >= 0, (lower >= 0) | (upper <= 0)
-    width = torch.where(known, torch.ones_like(lower), upper - lower)
+    active, stable = lower >= 0, (lower >= 0) | (upper <= 0)
+    width = torch.where(stable, torch.ones_like(lower), upper - lower)
     exact = torch.where(active, torch.ones_like(lower), torch.full_like(lower, leak))
-    above = torch.where(known, exact, (upper - leak * lower) / width)
-    intercept = torch.where(known, torch.zeros_like(lower), (leak - 1) * lower * upper / width)
-    return Lines(above, intercept, torch.where(known, exact, slopes.clamp(leak, 1) if leak else slopes))
+    above = torch.where(stable, exact, (upper - leak * lower) / width)
+    intercept = torch.where(stable, torch.zeros_like(lower), (leak - 1) * lower * upper / width)
+    return LinearRelaxation(above, intercept, torch.where(stable, exact, slopes.clamp(leak, 1) if leak else slopes))
 
 
-def tanh_lines(lower: Tensor, upper: Tensor) -> Lines:
+def tanh_relaxation(lower: Tensor, upper: Tensor) -> LinearRelaxation:
     """Of tanh; below by its symmetry."""
     slope, intercept = _above_tanh(lower, upper)
     down_slope, down = _above_tanh(-upper, -lower)
-    return Lines(slope, intercept, down_slope, -down)
+    return LinearRelaxation(slope, intercept, down_slope, -down)
 
 
-def sigmoid_lines(lower: Tensor, upper: Tensor) -> Lines:
+def sigmoid_relaxation(lower: Tensor, upper: Tensor) -> LinearRelaxation:
     """Of the sigmoid: 1/2 + tanh(x / 2) / 2."""
-    lines = tanh_lines(lower / 2, upper / 2)
-    below = None if lines.lower_intercept is None else (1 + lines.lower_intercept) / 2
-    return Lines(lines.upper_slope / 4, (1 + lines.upper_intercept) / 2, lines.lower_slope / 4, below)
+    relaxation = tanh_relaxation(lower / 2, upper / 2)
+    below = None if relaxation.lower_intercept is None else (1 + relaxation.lower_intercept) / 2
+    return LinearRelaxation(
+        relaxation.upper_slope / 4, (1 + relaxation.upper_intercept) / 2, relaxation.lower_slope / 4, below
+    )
 
 
 def _above_tanh(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +126,7 @@ def _tangent_point(lower: Tensor, upper: Tensor) -> Tensor:
     left of it. Meaningful where upper > 0."""
     start = torch.tanh(lower)
     left, right = torch.zeros_like(upper), upper.clamp(min=0)
-    for _ in range(HALVINGS):
+    for _ in range(BISECTION_STEPS):
         middle = (left + right) / 2
         height = torch.tanh(middle)
         above = height - (1 - height**2) * (middle - lower) >= start
@@ -137,42 +139,50 @@ def _tangent_point(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
-    """Of each pooled cell, (N, C, h, w): place, the flat place of the cell that stands for it in the padded image;
-    wins: 1 where that cell is the largest for sure; top: the largest value possible, 0 where it wins.
+class MaxPoolRelaxation:
+    """Of each pooled value, (N, C, h, w): selected, the flat index of the pixel that stands for it in the padded image;
+    dominates: 1 where that pixel is the largest for sure; rival_constant: the largest value possible, 0 where it
+    dominates.
 
-    image: (height, width) of the padded image.
+    padded_size: (height, width) of the padded image.
     """
 
-    place: Tensor
-    wins: Tensor
-    top: Tensor
-    image: tuple[int, int]
+    selected: Tensor
+    dominates: Tensor
+    rival_constant: Tensor
+    padded_size: tuple[int, int]
 
-    def pick(self, index: Tensor | slice) -> Selection:
+    def pick(self, index: Tensor | slice) -> MaxPoolRelaxation:
         """The inputs `index`."""
-        return Selection(self.place[index], self.wins[index], self.top[index], self.image)
+        return MaxPoolRelaxation(
+            self.selected[index], self.dominates[index], self.rival_constant[index], self.padded_size
+        )
 
 
-def pool_selection(lower: Tensor, upper: Tensor, node: c.MaxPool2d) -> Selection:
-    """The cell with the largest lower bound; above it, where others may exceed it, only the constant holds."""
+def max_pool_relaxation(lower: Tensor, upper: Tensor, node: c.MaxPool2d) -> MaxPoolRelaxation:
+    """The pixel with the largest lower bound; above it, where others may exceed it, only the constant holds."""
     low, high = (pad(v, node.padding, -math.inf) for v in (lower, upper))
-    best, place = F.max_pool2d(low, node.kernel, node.stride, return_indices=True)
-    top = F.max_pool2d(high, node.kernel, node.stride)
-    taps = [_taps(v, node) for v in (high, _places(high))]
-    rival = taps[0].masked_fill(taps[1] == place[:, :, None].to(high.dtype), -math.inf).amax(2)
-    wins = best >= rival
-    image = (high.shape[2], high.shape[3])
-    return Selection(place, wins.to(lower.dtype), torch.where(wins, torch.zeros_like(top), top), image)
+    best, selected = F.max_pool2d(low, node.kernel, node.stride, return_indices=True)
+    rival_constant = F.max_pool2d(high, node.kernel, node.stride)
+    pool_taps = [_pool_taps(v, node) for v in (high, _pixel_indices(high))]
+    rival = pool_taps[0].masked_fill(pool_taps[1] == selected[:, :, None].to(high.dtype), -math.inf).amax(2)
+    dominates = best >= rival
+    padded_size = (high.shape[2], high.shape[3])
+    return MaxPoolRelaxation(
+        selected,
+        dominates.to(lower.dtype),
+        torch.where(dominates, torch.zeros_like(rival_constant), rival_constant),
+        padded_size,
+    )
 
 
-def _places(images: Tensor) -> Tensor:
-    """The flat place of every cell, in the shape of `images`."""
+def _pixel_indices(images: Tensor) -> Tensor:
+    """The flat index of every pixel, in the shape of `images`."""
     height, width = images.shape[2:]
     return torch.arange(height * width, dtype=images.dtype, device=images.device).view(height, width).expand_as(images)
 
 
-def _taps(images: Tensor, node: c.MaxPool2d) -> Tensor:
+def _pool_taps(images: Tensor, node: c.MaxPool2d) -> Tensor:
     """(N, C, H, W) -> (N, C, kh * kw, h, w)."""
     views = images.unfold(2, node.kernel[0], node.stride[0]).unfold(3, node.kernel[1], node.stride[1])
     return views.permute(0, 1, 4, 5, 2, 3).flatten(2, 3)

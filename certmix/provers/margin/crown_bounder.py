@@ -10,7 +10,7 @@ from certmix.provers.margin.exponential_head import Head, head
 from certmix.provers.margin.memory import Memory, Slopes
 from certmix.provers.problem import Problem
 from proofs_check.certificate import PlainNetwork
-from verifiers.crown.backward import Bounds
+from verifiers.crown.backward import IntermediateBounds
 from verifiers.crown.engine import Analysis, Crown
 from verifiers.crown.network import CrownNetwork
 from verifiers.engine import LogitBounds
@@ -66,13 +66,20 @@ class CrownBounder(Bounder):
             parts.append((left, self._look(rows, radii, left, known, g, self.engine.steps, False)))
         return merged(parts)
 
-    def _layers(self, rows: Tensor, radii: Tensor, enough: bool) -> Bounds:
+    def _layers(self, rows: Tensor, radii: Tensor, enough: bool) -> IntermediateBounds:
         """Bounds of the layers. enough: those remembered will do, interval arithmetic apart."""
         query = self.query(self.problem.network, rows, radii)
         return self.engine.layers(query, self._network(self.problem.network), self.memory.before(rows, radii, enough))
 
     def _look(
-        self, rows: Tensor, radii: Tensor, at: Tensor, known: Bounds, g: LogitBounds | None, steps: int, witness: bool
+        self,
+        rows: Tensor,
+        radii: Tensor,
+        at: Tensor,
+        known: IntermediateBounds,
+        g: LogitBounds | None,
+        steps: int,
+        witness: bool,
     ) -> Finding:
         """The last passes of the inputs `at` of `rows`, from the bounds `known` of their layers."""
         s, own, reach = self.problem.settings, rows[at], radii[at]
@@ -141,7 +148,7 @@ def _picked(bounds: LogitBounds, at: Tensor) -> LogitBounds:
     return LogitBounds(bounds.lower[at], bounds.upper[at], tuple(bounds.witness[k] for k in at.tolist()))
 
 
-def _starts(known: Bounds, stored: list[Slopes | None]) -> Tensor | None:
+def _starts(known: IntermediateBounds, stored: list[Slopes | None]) -> Tensor | None:
     """(M, K, n) slopes to start from, the shared ones where none are stored; None if none are at all. What an input
     starts from never depends on the others."""
     if all(one is None for one in stored):

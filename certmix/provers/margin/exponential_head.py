@@ -66,5 +66,5 @@ def _reach(
     first = None if start is None else start[inputs, rival]
     if first is None and analysis.slopes is not None:
         first = analysis.slopes[inputs, rival]
-    reach, slopes = analysis.reach(inputs, found.on_logits(predicted), found.goal(), first, Tuning(steps))
+    reach, slopes = analysis.upper_bound(inputs, found.on_logits(predicted), found.goal(), first, Tuning(steps))
     return torch.minimum(reach, found.box_reach()), slopes

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from certmix.provers.margin.exponential_head import Head
-from verifiers.crown.backward import Bounds
+from verifiers.crown.backward import IntermediateBounds
 from verifiers.crown.engine import Analysis
-from verifiers.crown.intermediate import NOTHING, Known
+from verifiers.crown.intermediate import NO_BOUNDS, ReusableBounds
 from verifiers.crown.network import Interval
 
 
@@ -61,12 +61,12 @@ class Memory:
         found = (self.failed.get(row) for row in rows.tolist())
         return torch.tensor([0.0 if k is None else k.radius for k in found], dtype=torch.float64)
 
-    def before(self, rows: Tensor, radii: Tensor, enough: bool) -> Known:
+    def before(self, rows: Tensor, radii: Tensor, enough: bool) -> ReusableBounds:
         """What is known of the layers at these radii, from larger ones."""
         usable = (self._radii(rows) >= radii) & (self._radii(rows) > 0)
         found = [self.failed[row] for row in rows[usable].tolist()]
         if not found:
-            return NOTHING
+            return NO_BOUNDS
         values: dict[int, Interval] = {}
         for k in found[0].values:
             ends: list[Tensor] = []
@@ -75,9 +75,9 @@ class Memory:
                 ends.append(own.new_full((len(rows), *own.shape[1:]), nothing))
                 ends[-1][usable.to(own.device)] = own
             values[k] = ends[0], ends[1]
-        return Known(values, enough)
+        return ReusableBounds(values, enough)
 
-    def keep(self, rows: Tensor, radii: Tensor, known: Bounds, failed: Tensor) -> None:
+    def keep(self, rows: Tensor, radii: Tensor, known: IntermediateBounds, failed: Tensor) -> None:
         """Remember the layers of the inputs that `failed` (M,) bool at these radii."""
         for k, row in enumerate(rows.tolist()):
             if bool(failed[k]):
@@ -96,6 +96,6 @@ class Memory:
                     self.certified[row] = self.latest[row]
 
 
-def _layers(known: Bounds, k: int, radius: float) -> Layers:
+def _layers(known: IntermediateBounds, k: int, radius: float) -> Layers:
     nodes = (i for i in known.net.preactivations if i not in known.net.affine)
     return Layers(radius, {i: (known.values[i][0][k], known.values[i][1][k]) for i in nodes})

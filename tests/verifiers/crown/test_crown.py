@@ -26,7 +26,7 @@ from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin, network_margin
 from verifiers.crown.backward import ball, functional_upper
 from verifiers.crown.engine import Analysis, Crown, rivals_of, split
-from verifiers.crown.intermediate import Known, value_bounds
+from verifiers.crown.intermediate import ReusableBounds, value_bounds
 from verifiers.crown.slopes import Tuning
 from verifiers.engine import MarginQuery
 from verifiers.network.module import PlainModule, build
@@ -111,7 +111,7 @@ def plain(rng: np.random.Generator) -> c.PlainNetwork:
 
 
 def branched(rng: np.random.Generator) -> c.PlainNetwork:
-    """Sums whose terms share nodes, in every way: rows of one node reach another several times, in phases or not."""
+    """Sums whose terms share nodes, in every way: forms on one node reach another several times, in blocks or not."""
     nodes: list[c.Node] = [c.Input((2, 8, 8)), conv(rng, 0, 3, 2), conv(rng, 1, 3, 3, k=1, pad=0), c.Add((2, 1))]
     nodes += [c.Relu((1,)), conv(rng, 4, 3, 3), c.Add((5, 3)), c.Relu((6,))]  # up to node 3 all is affine
     nodes += [conv(rng, 7, 4, 3, stride=2), c.Relu((8,)), conv(rng, 9, 4, 4)]
@@ -151,8 +151,8 @@ def problem(kind: str, seed: int, norm: c.Norm, radius: float, domain: tuple[flo
     net = KINDS[kind](rng)
     inputs = torch.from_numpy(rng.uniform(0, 1, (3, *net.input_shape)).astype(np.float32))
     predicted = PlainModule(net)(inputs).argmax(1)
-    reach = {"Linf": 1.0, "L2": 4.0, "L1": 12.0}[norm] * radius
-    return MarginQuery(net, inputs, norm, reach * torch.tensor([1.0, 0.3, 3.0]).double(), domain, predicted)
+    half_width = {"Linf": 1.0, "L2": 4.0, "L1": 12.0}[norm] * radius
+    return MarginQuery(net, inputs, norm, half_width * torch.tensor([1.0, 0.3, 3.0]).double(), domain, predicted)
 
 
 def analyse(query: MarginQuery, steps: int = 0, shared: int = 0) -> Analysis:
@@ -185,10 +185,10 @@ def test_every_layer_contains_the_values_of_sampled_points(
     kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, radius: float
 ) -> None:
     query = problem(kind, seed, norm, radius, domain)
-    known = analyse(query).known
+    intermediate_bounds = analyse(query).intermediate_bounds
     module = PlainModule(query.network).double()
     for x in points(query, 30, seed):
-        for (lower, upper), value in zip(known.values, module.values(x), strict=True):
+        for (lower, upper), value in zip(intermediate_bounds.values, module.values(x), strict=True):
             slack = 1e-9 * (1 + value.abs())
             assert (value >= lower - slack).all()
             assert (value <= upper + slack).all()
@@ -200,9 +200,11 @@ def test_any_slopes_give_bounds_that_hold(
     kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, shared: int
 ) -> None:
     query = problem(kind, seed, norm, 0.05, domain)
-    known = analyse(query).known
-    slopes = torch.rand(known.slopes.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(shared))
-    values = value_bounds(known.net, known.ball, slopes).values
+    intermediate_bounds = analyse(query).intermediate_bounds
+    slopes = torch.rand(
+        intermediate_bounds.slopes.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(shared)
+    )
+    values = value_bounds(intermediate_bounds.net, intermediate_bounds.ball, slopes).values
     for x in points(query, 20, seed):
         for (lower, upper), value in zip(values, PlainModule(query.network).double().values(x), strict=True):
             assert ((value >= lower - 1e-9 * (1 + value.abs())) & (value <= upper + 1e-9 * (1 + value.abs()))).all()
@@ -220,9 +222,9 @@ def test_the_judge_finds_the_engines_bounds_from_its_witness(
     for steps, shared in ((0, 0), (2, 1)):
         found = analyse(query, steps, shared)
         for n, witness in enumerate(found.witness()):
-            hints = None if witness is None else judge_bounds.witness(witness, query.network)
+            judged_slopes = None if witness is None else judge_bounds.witness(witness, query.network)
             area = Ball(query.inputs[n].numpy(), float(query.radius[n]), norm, domain)
-            lower, upper = judge_bounds.difference_bounds(prepared, area, int(query.predicted[n]), hints)
+            lower, upper = judge_bounds.difference_bounds(prepared, area, int(query.predicted[n]), judged_slopes)
             scale = 1 + np.abs(found.upper[n].numpy())
             assert (upper <= found.upper[n].numpy() + 1e-6 * scale).all()
             assert (lower >= found.lower[n].numpy() - 1e-6 * scale).all()
@@ -246,7 +248,7 @@ def test_tuned_slopes_are_never_looser(kind: str, seed: int, norm: c.Norm, steps
 def test_an_input_alone_gets_what_it_gets_among_others(
     kind: str, seed: int, norm: c.Norm, radius: float, steps: int, shared: int
 ) -> None:
-    """Alone, the ReLUs of which few are open go another way; tuned slopes count all the same."""
+    """Alone, the ReLUs of which few are unstable go another way; tuned slopes count all the same."""
     query = problem(kind, seed, norm, radius, (0.0, 1.0))
     together = analyse(query, steps, shared)
     for n in range(len(query.inputs)):
@@ -342,19 +344,19 @@ def test_float32_and_float64_agree(seed: int, norm: c.Norm) -> None:
 
 @given(kinds, seeds)
 @settings(max_examples=5, deadline=None)
-def test_reach_of_unit_functionals_is_the_difference_bound(kind: str, seed: int) -> None:
+def test_the_upper_bound_of_unit_functionals_is_the_difference_bound(kind: str, seed: int) -> None:
     query = problem(kind, seed, "Linf", 0.03, None)
     found = analyse(query)
     rivals = rivals_of(query.predicted, CLASSES)
-    rows = torch.eye(CLASSES).double()[rivals[:, 0]] - torch.eye(CLASSES).double()[query.predicted]
-    reach, _ = found.reach(torch.arange(3), rows, None, None, Tuning(0))
-    assert torch.allclose(reach, found.upper.gather(1, rivals[:, :1])[:, 0], rtol=1e-9, atol=1e-9)
+    forms = torch.eye(CLASSES).double()[rivals[:, 0]] - torch.eye(CLASSES).double()[query.predicted]
+    upper, _ = found.upper_bound(torch.arange(3), forms, None, None, Tuning(0))
+    assert torch.allclose(upper, found.upper.gather(1, rivals[:, :1])[:, 0], rtol=1e-9, atol=1e-9)
 
 
 @given(kinds, seeds, norms, domains, st.floats(0.05, 1.0), st.booleans())
 @FEW
 def test_bounds_of_a_larger_ball_serve_a_smaller_one(
-    kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, share: float, enough: bool
+    kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, share: float, reuse_only: bool
 ) -> None:
     """Sound on the smaller ball in every layer and in the logits, and never looser than on the larger one."""
     large = problem(kind, seed, norm, 0.05, domain)
@@ -362,14 +364,16 @@ def test_bounds_of_a_larger_ball_serve_a_smaller_one(
     engine = Crown(precision="float64")
     network = engine.prepare(large.network)
     outer = engine.layers(large, network)
-    known = engine.layers(query, network, Known({k: outer.values[k] for k in network.preactivations}, enough))
+    intermediate_bounds = engine.layers(
+        query, network, ReusableBounds({k: outer.values[k] for k in network.preactivations}, reuse_only)
+    )
     for k in network.preactivations:
-        assert (known.values[k][0] >= outer.values[k][0]).all()
-        assert (known.values[k][1] <= outer.values[k][1]).all()
-    found = engine.last_pass(known, query.predicted, None, 0)
+        assert (intermediate_bounds.values[k][0] >= outer.values[k][0]).all()
+        assert (intermediate_bounds.values[k][1] <= outer.values[k][1]).all()
+    found = engine.last_pass(intermediate_bounds, query.predicted, None, 0)
     for x in points(query, 30, seed):
         values = PlainModule(query.network).double().values(x)
-        for (lower, upper), value in zip(known.values, values, strict=True):
+        for (lower, upper), value in zip(intermediate_bounds.values, values, strict=True):
             slack = 1e-9 * (1 + value.abs())
             assert ((value >= lower - slack) & (value <= upper + slack)).all()
         d = values[-1] - values[-1].gather(1, query.predicted[:, None])
@@ -388,9 +392,11 @@ def test_signs_settled_on_a_larger_ball_need_no_backward_pass(seed: int, norm: c
     query = MarginQuery(large.network, large.inputs, norm, 0.5 * large.radius, None, large.predicted)
     before = {k: outer.values[k] for k in network.preactivations}
     settled = torch.stack([((lo >= 0) | (up <= 0)).all() for lo, up in before.values()]).all()
-    known, cheap = (engine.layers(query, network, Known(before, enough)) for enough in (False, True))
+    intermediate_bounds, cheap = (
+        engine.layers(query, network, ReusableBounds(before, reuse_only)) for reuse_only in (False, True)
+    )
     if settled:
-        for one, other in zip(known.values, cheap.values, strict=True):
+        for one, other in zip(intermediate_bounds.values, cheap.values, strict=True):
             assert torch.equal(one[0], other[0])
             assert torch.equal(one[1], other[1])
 
@@ -410,17 +416,20 @@ def test_coordinates_at_the_end_of_the_domain_cost_nothing_outward(norm: c.Norm)
 @pytest.mark.parametrize("kind", list(KINDS))
 @given(seed=seeds, norm=norms, domain=domains, count=st.integers(1, 3), radius=st.sampled_from([0.003, 0.05]))
 @settings(max_examples=4, deadline=None)
-def test_writing_over_rows_changes_nothing(
+def test_writing_over_forms_changes_nothing(
     kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, count: int, radius: float
 ) -> None:
     """Where gradients are wanted nothing is written over."""
     query = next(split(problem(kind, seed, norm, radius, domain), count))
     net = Crown(precision="float64").prepare(query.network)
-    rows = torch.randn(count, 5, CLASSES, generator=torch.Generator().manual_seed(seed % 2**31), dtype=torch.float64)
+    forms = torch.randn(count, 5, CLASSES, generator=torch.Generator().manual_seed(seed % 2**31), dtype=torch.float64)
 
     def found() -> list[Tensor]:
-        known = value_bounds(net, ball(query.inputs.double(), query.radius, norm, domain), None)
-        return [*(end for bounds in known.values for end in bounds), functional_upper(known, rows, None)]
+        intermediate_bounds = value_bounds(net, ball(query.inputs.double(), query.radius, norm, domain), None)
+        return [
+            *(end for bounds in intermediate_bounds.values for end in bounds),
+            functional_upper(intermediate_bounds, forms, None),
+        ]
 
     with torch.no_grad():
         over = found()

@@ -1,4 +1,4 @@
-"""The native CROWN engine's parts: lines contain the curve, adjoints are adjoints, windows show what is there."""
+"""The native CROWN engine's parts: relaxations contain the curve, adjoints are adjoints, patches show what is there."""
 
 from __future__ import annotations
 
@@ -13,75 +13,75 @@ from hypothesis import strategies as st
 
 from proofs_check import certificate as c
 from verifiers.crown.backward import ball
-from verifiers.crown.convolution import adjoint_of, from_phases, to_phases
+from verifiers.crown.convolution import adjoint_of, depth_to_space, space_to_depth
 from verifiers.crown.engine import Crown
 from verifiers.crown.intermediate import value_bounds
 from verifiers.crown.network import prepare
-from verifiers.crown.relaxations import pool_selection, relu_lines, sigmoid_lines, tanh_lines
-from verifiers.crown.windows import Windows
+from verifiers.crown.patches import Patches
+from verifiers.crown.relaxations import max_pool_relaxation, relu_relaxation, sigmoid_relaxation, tanh_relaxation
 from verifiers.engine import MarginQuery
 from verifiers.network.module import PlainModule, build, pad
 
 seeds = st.integers(0, 2**32 - 1)
 small = st.integers(1, 3)
 MANY = settings(max_examples=40, deadline=None)
-CURVES = {"tanh": (torch.tanh, tanh_lines), "sigmoid": (torch.sigmoid, sigmoid_lines)}
+CURVES = {"tanh": (torch.tanh, tanh_relaxation), "sigmoid": (torch.sigmoid, sigmoid_relaxation)}
 
 
 def rng_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed % 2**31)
 
 
-# ---------------------------------------------------------------- lines
+# ---------------------------------------------------------------- relaxations
 
 
 @given(st.sampled_from(list(CURVES)), seeds, st.sampled_from([1e-9, 1e-3, 0.3, 1.0, 5.0, 40.0]))
 @MANY
-def test_lines_of_a_curve_contain_it(name: str, seed: int, scale: float) -> None:
-    curve, lines_of = CURVES[name]
+def test_relaxations_of_a_curve_contain_it(name: str, seed: int, scale: float) -> None:
+    curve, relaxation_of = CURVES[name]
     g = rng_of(seed)
     lower = scale * torch.randn(200, generator=g, dtype=torch.float64)
     upper = lower + scale * torch.rand(200, generator=g, dtype=torch.float64) ** 3
-    lines = lines_of(lower, upper)
-    assert lines.lower_intercept is not None
+    relaxation = relaxation_of(lower, upper)
+    assert relaxation.lower_intercept is not None
     x = lower + (upper - lower) * torch.linspace(0, 1, 101, dtype=torch.float64)[:, None]
     rounding = 1e-15 * (1 + x.abs())
-    assert (lines.upper_slope * x + lines.upper_intercept >= curve(x) - rounding).all()
-    assert (lines.lower_slope * x + lines.lower_intercept <= curve(x) + rounding).all()
+    assert (relaxation.upper_slope * x + relaxation.upper_intercept >= curve(x) - rounding).all()
+    assert (relaxation.lower_slope * x + relaxation.lower_intercept <= curve(x) + rounding).all()
 
 
 @given(seeds)
 @MANY
-def test_lines_of_a_curve_of_known_bend_touch_it(seed: int) -> None:
+def test_relaxations_of_a_curve_of_known_bend_touch_it(seed: int) -> None:
     """To the right of 0 the lower line is the chord, and the upper one touches."""
     g = rng_of(seed)
     lower = torch.rand(50, generator=g, dtype=torch.float64)
     upper = lower + 0.01 + torch.rand(50, generator=g, dtype=torch.float64)
-    lines = tanh_lines(lower, upper)
-    assert lines.lower_intercept is not None
+    relaxation = tanh_relaxation(lower, upper)
+    assert relaxation.lower_intercept is not None
     for x in (lower, upper):
-        assert torch.allclose(lines.lower_slope * x + lines.lower_intercept, torch.tanh(x), atol=1e-12)
+        assert torch.allclose(relaxation.lower_slope * x + relaxation.lower_intercept, torch.tanh(x), atol=1e-12)
     x = lower + (upper - lower) * torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
-    assert ((lines.upper_slope * x + lines.upper_intercept - torch.tanh(x)).amin(0) < 1e-6).all()
+    assert ((relaxation.upper_slope * x + relaxation.upper_intercept - torch.tanh(x)).amin(0) < 1e-6).all()
 
 
 @given(seeds, small, st.integers(1, 2), st.booleans())
 @MANY
-def test_the_selected_cells_bound_a_pooled_value(seed: int, kernel: int, stride: int, padded: bool) -> None:
+def test_the_selected_pixels_bound_a_pooled_value(seed: int, kernel: int, stride: int, padded: bool) -> None:
     g = rng_of(seed)
     node = c.MaxPool2d(
         (0,), (kernel, kernel), (stride, stride), (1, 0, 0, 1) if padded and kernel > 1 else (0, 0, 0, 0)
     )
     lower = torch.randn(2, 3, 5, 4, generator=g, dtype=torch.float64)
     upper = lower + torch.rand(lower.shape, generator=g, dtype=torch.float64)
-    found = pool_selection(lower, upper, node)
+    found = max_pool_relaxation(lower, upper, node)
     for _ in range(20):
         x = lower + (upper - lower) * torch.rand(lower.shape, generator=g, dtype=torch.float64).round()
-        cells = pad(x, node.padding, -math.inf).flatten(2)
+        pixels = pad(x, node.padding, -math.inf).flatten(2)
         pooled = F.max_pool2d(pad(x, node.padding, -math.inf), node.kernel, node.stride)
-        chosen = cells.gather(2, found.place.flatten(2)).view(pooled.shape)
+        chosen = pixels.gather(2, found.selected.flatten(2)).view(pooled.shape)
         assert (chosen <= pooled).all()
-        assert (chosen * found.wins + found.top >= pooled).all()
+        assert (chosen * found.dominates + found.rival_constant >= pooled).all()
 
 
 # ---------------------------------------------------------------- adjoints
@@ -91,7 +91,7 @@ def test_the_selected_cells_bound_a_pooled_value(seed: int, kernel: int, stride:
     seeds, st.integers(1, 4), st.integers(1, 4), small, small, st.integers(0, 2), st.integers(1, 2), st.integers(1, 2)
 )
 @MANY
-def test_the_phase_convolution_is_the_adjoint(
+def test_the_space_to_depth_convolution_is_the_adjoint(
     seed: int, high: int, wide: int, stride: int, other: int, padding: int, dilation: int, groups: int
 ) -> None:
     """<r, conv(x)> = <adjoint(r), x> for any x: the gradient of the left side is the adjoint."""
@@ -101,65 +101,68 @@ def test_the_phase_convolution_is_the_adjoint(
     step, space = (stride, other), (dilation, 1)
     sides = (padding, 1, padding + 1, 0)  # top, left, bottom, right
     y = F.conv2d(pad(x, sides, 0.0), weight, None, step, 0, space, groups)
-    rows = torch.randn(y.shape, generator=g, dtype=torch.float64)
-    (expected,) = torch.autograd.grad((rows * y).sum(), x)
+    forms = torch.randn(y.shape, generator=g, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((forms * y).sum(), x)
     adjoint = adjoint_of(weight, step, sides[:2], space, groups)
-    assert torch.allclose(adjoint.whole(rows, (11, 10)), expected, atol=1e-12)
-    split = tuple(2 if n % 2 == 0 else 1 for n in rows.shape[2:])
+    assert torch.allclose(adjoint.to_image(forms, (11, 10)), expected, atol=1e-12)
+    block = tuple(2 if n % 2 == 0 else 1 for n in forms.shape[2:])
     with torch.no_grad():  # what was there before does not show
         for sign in (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-1.0]), torch.tensor([5.0, 4.0])):
             factor = sign.double().view(-1, 1, 1, 1)
-            found = adjoint.whole(rows * factor, (11, 10))
+            found = adjoint.to_image(forms * factor, (11, 10))
             assert torch.allclose(found, expected * factor, atol=1e-12)
-            found = adjoint.whole(to_phases(rows * factor, split), (11, 10), split)
+            found = adjoint.to_image(space_to_depth(forms * factor, block), (11, 10), block)
             assert torch.allclose(found, expected * factor, atol=1e-12)
 
 
 @given(seeds, small, small, st.integers(3, 7), st.integers(3, 7))
 @MANY
-def test_phases_only_reorder(seed: int, down: int, right: int, height: int, width: int) -> None:
+def test_space_to_depth_only_reorders(seed: int, down: int, right: int, height: int, width: int) -> None:
     images = torch.randn(2, 3, height, width, generator=rng_of(seed))
-    phases = to_phases(images, (down, right))
-    assert torch.equal(from_phases(phases, (down, right), (height, width)), images)
-    assert torch.allclose(phases.abs().sum(), images.abs().sum())
-    assert torch.equal(phases[:, 0], images[:, 0, ::down, ::right])
+    blocks = space_to_depth(images, (down, right))
+    assert torch.equal(depth_to_space(blocks, (down, right), (height, width)), images)
+    assert torch.allclose(blocks.abs().sum(), images.abs().sum())
+    assert torch.equal(blocks[:, 0], images[:, 0, ::down, ::right])
 
 
 @given(seeds, small, st.integers(-3, 2), st.integers(1, 4), st.integers(1, 40))
 @MANY
-def test_a_window_shows_the_image_and_zeros_outside(seed: int, step: int, offset: int, size: int, count: int) -> None:
-    """Few windows are looked up one by one, many from a table: the same."""
+def test_a_patch_shows_the_image_and_zeros_outside(seed: int, step: int, offset: int, size: int, count: int) -> None:
+    """Few patches are looked up one by one, many from a table: the same."""
     g = rng_of(seed)
     images = torch.randn(3, 2, 6, 5, generator=g)
-    cells, owner = torch.randint(0, 12, (count,), generator=g), torch.randint(0, 3, (count,), generator=g)
-    at = Windows(cells, (4, 3), (step, step), (offset, offset))
-    seen = at.seen(images, (size, size), owner)
-    inside = at.inside((size, size), (6, 5), images)
+    positions, image_index = torch.randint(0, 12, (count,), generator=g), torch.randint(0, 3, (count,), generator=g)
+    patches = Patches(positions, (4, 3), (step, step), (offset, offset))
+    extracted = patches.extract(images, (size, size), image_index)
+    inside = patches.inside_mask((size, size), (6, 5), images)
     for r in range(count):
-        top, left = (int(n) * step + offset for n in divmod(int(cells[r]), 3))
+        top, left = (int(n) * step + offset for n in divmod(int(positions[r]), 3))
         for y in range(size):
             for x in range(size):
                 present = 0 <= top + y < 6 and 0 <= left + x < 5
                 assert inside[r, y, x, 0] == float(present)
-                expected = images[owner[r], :, top + y, left + x] if present else torch.zeros(2)
-                assert torch.equal(seen[r, y, x], expected)
+                expected = images[image_index[r], :, top + y, left + x] if present else torch.zeros(2)
+                assert torch.equal(extracted[r, y, x], expected)
 
 
 @given(seeds, st.integers(1, 2), st.floats(0.0, 0.5))
 @MANY
-def test_lines_with_other_slopes_are_other_lines_however_they_are_read(seed: int, stride: int, leak: float) -> None:
+def test_relaxations_with_other_slopes_are_others_however_they_are_read(seed: int, stride: int, leak: float) -> None:
     g = rng_of(seed)
     lower = torch.randn(1, 3, 4, 6, generator=g)
-    lines = relu_lines(lower, lower + 0.2, torch.rand(lower.shape, generator=g), leak)
-    before = lines.few((stride, stride))
-    if before is None:  # many are open
+    relaxation = relu_relaxation(lower, lower + 0.2, torch.rand(lower.shape, generator=g), leak)
+    before = relaxation.sparse((stride, stride))
+    if before is None:  # many are unstable
         return
-    moved = dataclasses.replace(lines, lower_slope=lines.lower_slope + 1.0)
-    after = moved.few((stride, stride))
+    moved = dataclasses.replace(relaxation, lower_slope=relaxation.lower_slope + 1.0)
+    after = moved.sparse((stride, stride))
     assert after is None or not torch.equal(after.slope, before.slope)
-    assert before.slope.tolist() == to_phases(lines.lower_slope, (stride, stride)).movedim(1, -1).flatten().tolist()
-    open_or_bent = (lines.upper_slope != lines.lower_slope) | (lines.upper_intercept != 0)
-    assert len(before.places) == int(open_or_bent.sum())
+    assert (
+        before.slope.tolist()
+        == space_to_depth(relaxation.lower_slope, (stride, stride)).movedim(1, -1).flatten().tolist()
+    )
+    unstable = (relaxation.upper_slope != relaxation.lower_slope) | (relaxation.upper_intercept != 0)
+    assert len(before.unstable) == int(unstable.sum())
 
 
 # ---------------------------------------------------------------- networks with curves
@@ -223,7 +226,7 @@ def test_layers_after_a_curve_are_bounded_tighter_than_by_intervals(
     rng = np.random.default_rng(seed)
     network = curved(rng, curve)
     x = torch.from_numpy(rng.uniform(0, 1, (4, 5)))
-    reach = torch.full((4,), 0.02).double()
-    found = value_bounds(prepare(network, torch.float64, x.device), ball(x, reach, "Linf", None), None).values[3]
+    half_width = torch.full((4,), 0.02).double()
+    found = value_bounds(prepare(network, torch.float64, x.device), ball(x, half_width, "Linf", None), None).values[3]
     lower, upper = by_intervals(network, x - 0.02, x + 0.02)[3]
     assert (found[1] - found[0] < upper - lower).all()
