@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from proofs_check import judge
 from proofs_check.certificate import Claim, MalformedError, Rejected, RejectedError, wellformed
@@ -37,8 +38,9 @@ class Result:
 class Bench:
     """One process's judge: the run's networks, prepared once."""
 
-    def __init__(self, path: Path, robust: Prepared, standard: Prepared | None) -> None:
+    def __init__(self, path: Path, header: parse.RunHeader, robust: Prepared, standard: Prepared | None) -> None:
         self.path = path
+        self.header = header
         self.robust = robust
         self.standard = standard
         self.alphas: dict[str, Prepared] = {}
@@ -57,6 +59,7 @@ class Bench:
             if row is None or found.index != number - 1:
                 raise MalformedError(place, f"index {found.index} is out of order")
             wellformed(found.label == row.label, place, f"label {found.label} is not the dataset's")
+            need_same_claim(found, self.header, place)
             if not isinstance(found, parse.Certificate):
                 return Result(number, found.index, found.outcome, found.radius, reason=found.reason)
             case = Case(self.robust, self.standard, row.value, self.alpha(found.claim))
@@ -86,7 +89,37 @@ def _work(number: int, data: bytes, row: folder.Row | None) -> Result:
 
 def bench(path: Path, header: parse.RunHeader) -> Bench:
     robust = prepare(folder.network(path, header.robust))
-    return Bench(path, robust, None if header.standard is None else prepare(folder.network(path, header.standard)))
+    standard = None if header.standard is None else prepare(folder.network(path, header.standard))
+    return Bench(path, header, robust, standard)
+
+
+def need_same_claim(line: parse.Certificate | parse.NotCertified, header: parse.RunHeader, place: str) -> None:
+    """FORMAT.md 3: what run.json says of the claims, every line says too. Raises MalformedError."""
+    said: dict[str, object] = {"method": line.method}
+    if isinstance(line, parse.NotCertified):
+        said |= {"norm": line.norm, "radius": line.radius}
+        fixed_alpha = True
+    else:
+        claim = line.claim
+        said |= {"norm": claim.norm, "temperature": claim.temperature, "semantics": claim.semantics}
+        said |= {"domain": None if claim.domain is None else list(claim.domain)}
+        if header.settings.get("radius") is not None:
+            said["radius"] = claim.radius
+        fixed_alpha = claim.adaptive is None
+        noise = claim.smoothing
+        of_run: Any = header.settings.get("smoothing")
+        if noise is not None and isinstance(of_run, dict):
+            _agree({"noise_std": noise.noise_std, "failure_probability": noise.failure_probability}, of_run, place)
+    if fixed_alpha:
+        said["alpha"] = line.alpha if isinstance(line, parse.NotCertified) else line.claim.alpha
+    _agree(said, header.settings, place)
+
+
+def _agree(said: dict[str, object], of_run: Any, place: str) -> None:
+    for name, value in said.items():
+        if name in of_run:
+            same = type(value) is type(of_run[name]) and value == of_run[name]
+            wellformed(same, place, f"speaks of {name} = {value}, the run of {of_run[name]}")
 
 
 def tasks(path: Path, header: parse.RunHeader) -> Iterator[tuple[int, bytes, folder.Row | None]]:

@@ -8,6 +8,7 @@ is the label. `certmix check` says whether the judge accepts the certificates; t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -20,23 +21,29 @@ from rich.table import Table
 
 from certmix.commands.smoothing_bounds import show_bounds
 from certmix.errors import UsageError
+from certmix.formatting import lower
 from certmix.provers.problem import Problem
 from certmix.records import assumptions as rests
 from certmix.reports import lipschitz_tables as lipschitz_report
 from certmix.reports import page as report_page
+from certmix.reports.judged import judged
 from certmix.runs.finished import open_inputs
 from certmix.runs.store import FINAL, Store
+from certmix.settings import Settings
 
 CONSTANTS = "lipschitz.json"
 EVALUATION_DRAWS = 1_000
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-CURVE_POINTS = 21
+NEEDED = {field.name for field in dataclasses.fields(Settings)} - {"threads"}  # of a header, for its claim in words
+CURVE_ROWS = 11  # of the table; the page and summary.json hold every step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit (or lipschitz --out)")
     all_bounds = "of a smoothing run: draw again and show every smoothing bound side by side"
     parser.add_argument("--all-bounds", action="store_true", help=all_bounds)
+    parser.add_argument("--no-check", action="store_true", help="do not judge the certificates; the page says so")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes of the judge (default 1)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,7 +54,13 @@ def run(options: argparse.Namespace) -> int:
     summary = summarise(store)
     store.write_json("summary.json", summary)
     show(summary, Console())
-    page = report_page.write(store, summary)
+    verdict = None if options.no_check else judged(store.path, options.jobs)
+    console = Console()
+    if verdict is None:
+        console.print("nobody judged these certificates (--no-check)", style="bold red")
+    else:
+        console.print("\n".join(verdict.lines), style="green" if verdict.exit_code == 0 else "bold red", markup=False)
+    page = report_page.write(store, summary, verdict)
     print(f"summary in {store.path / 'summary.json'}, page in {page}")
     if options.all_bounds:
         _show_all_bounds(Path(options.folder))
@@ -90,6 +103,9 @@ def summarise(store: Store) -> dict[str, Any]:
     certified = [r for r in records if r["outcome"] == "certified"]
     correct = [r for r in certified if r["predicted"] == r["label"]]
     settings = header["settings"]
+    lacking = sorted(NEEDED - set(settings))
+    if lacking:
+        raise UsageError(f"{store.path}/run.json does not say {', '.join(lacking)}: it is no run of certmix audit")
     return {
         "n": n,
         **{name: settings[name] for name in ("alpha", "temperature", "norm", "method", "radius", "evidence")},
@@ -121,11 +137,14 @@ def _quantiles(radii: list[float]) -> dict[str, float]:
 
 
 def _curve(radii: list[float], n: int) -> list[dict[str, float]]:
-    """Certified-correct share at evenly spaced radii: a point counts at r if its radius is at least r."""
+    """Every step of the certified-correct share: an input counts at r if its radius is at least r, so the share named
+    at a radius holds from there down to the next smaller radius, that one excluded. From radius 0, the first point."""
     if not radii:
         return []
-    grid = np.linspace(0, max(radii), CURVE_POINTS)
-    return [{"radius": float(r), "certified_correct": _percent(int(np.sum(np.array(radii) >= r)), n)} for r in grid]
+    ordered = np.sort(radii)
+    steps = np.unique(np.append(0.0, ordered))
+    hits = len(ordered) - np.searchsorted(ordered, steps, side="left")
+    return [{"radius": float(r), "certified_correct": _percent(int(k), n)} for r, k in zip(steps, hits, strict=True)]
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
@@ -135,12 +154,12 @@ def show(summary: dict[str, Any], console: Console) -> None:
         f"{summary['n']} inputs, {summary['norm']}, {asked}, alpha {summary['alpha']:g}, "
         f"temperature {summary['temperature']:g}, method {summary['method']}"
     )
-    console.print(f"certificates rest on {summary['rests_on']}; certmix check says which of them the judge accepts")
+    console.print(f"certificates rest on {summary['rests_on']}, where the judge accepts them")
     table = Table("share of all inputs", "%", title="accuracy and certificates")
     for name, value in summary["clean_accuracy"].items():
         table.add_row(f"clean accuracy, {name}", f"{value:.1f}")
-    table.add_row("certified", f"{summary['certified']:.1f}")
-    table.add_row("certified and correct", f"{summary['certified_correct']:.1f}", style="bold")
+    table.add_row("certified", lower(summary["certified"], 3))
+    table.add_row("certified and correct", lower(summary["certified_correct"], 3), style="bold")
     for reason, count in summary["reasons"].items():
         table.add_row(f"no certificate: {reason}", f"{_percent(count, summary['n']):.1f}")
     console.print(table)
@@ -152,9 +171,10 @@ def show(summary: dict[str, Any], console: Console) -> None:
 def _show_radii(summary: dict[str, Any], console: Console) -> None:
     table = Table("quantile", "radius", title="certified radii")
     for q, radius in summary["radii"].items():
-        table.add_row(q, f"{radius:.6g}")
+        table.add_row(q, lower(radius))
     console.print(table)
     curve = Table("radius", "certified and correct %", title="certified accuracy")
-    for point in summary["curve"][::2]:
-        curve.add_row(f"{point['radius']:.6g}", f"{point['certified_correct']:.1f}")
+    points = summary["curve"]
+    for k in np.unique(np.linspace(0, len(points) - 1, CURVE_ROWS).astype(int)):
+        curve.add_row(lower(points[k]["radius"]), lower(points[k]["certified_correct"], 3))
     console.print(curve)

@@ -15,14 +15,16 @@ import matplotlib
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from certmix.runs.store import VERDICT, Store, digests
+from certmix.formatting import lower
+from certmix.reports.judged import Judged
+from certmix.runs.store import Store, digests
 
 matplotlib.use("Agg")
 BALL = {"Linf": "ℓ∞", "L2": "ℓ2", "L1": "ℓ1"}
 
 
-def write(store: Store, summary: dict[str, Any]) -> Path:
-    """DIR/report.html. summary: as in summary.json."""
+def write(store: Store, summary: dict[str, Any], verdict: Judged | None) -> Path:
+    """DIR/report.html. summary: as in summary.json. verdict: the judge's, None if nobody asked it."""
     header = json.loads((store.path / "run.json").read_bytes())
     settings, lines = header["settings"], store.lines()
     adaptive = next((line["adaptive"] for line in lines if line["outcome"] == "certified"), None)
@@ -31,8 +33,9 @@ def write(store: Store, summary: dict[str, Any]) -> Path:
     text = page.render(
         title=title(summary, adaptive),
         claim=claim(settings, adaptive),
-        verdict=verdict(store.path),
+        verdict=verdict,
         judged=digests(store.path),
+        lower=lower,
         folder=store.path,
         summary=summary,
         curve=curve(summary),
@@ -92,15 +95,6 @@ def _transform_words(how: dict[str, Any]) -> str:
     return f" M(z) = {shape}, of each logit by itself."
 
 
-def verdict(folder: Path) -> dict[str, Any] | None:
-    """What `certmix check` last wrote, if it spoke of exactly these certificates and this run."""
-    try:
-        found = json.loads((folder / VERDICT).read_bytes())
-        return found if found["judged"] == digests(folder) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def row(line: dict[str, Any]) -> dict[str, Any]:
     why = "" if line["outcome"] == "certified" else f"{line['reason']}: {line['advice']}"
     return {**{n: line[n] for n in ("index", "label", "predicted", "outcome", "radius")}, "why": why}
@@ -124,7 +118,8 @@ def curve(summary: dict[str, Any]) -> str | None:
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     points = summary["curve"]
-    axes.step([p["radius"] for p in points], [p["certified_correct"] for p in points], where="post")
+    radii, shares = [p["radius"] for p in points], [p["certified_correct"] for p in points]
+    axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre")
     axes.set(xlabel=f"{BALL[summary['norm']]} radius", ylabel="certified and correct, %", ylim=(0, 100))
     axes.grid(alpha=0.3)
     stream = io.StringIO()

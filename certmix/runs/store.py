@@ -2,7 +2,7 @@
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
 complete; certificates.partial.jsonl until then), audit.json (untrusted: predictions, timing), curves/ (untrusted:
-bounds, see curves.py), refuted/; for readers verdict.json (commands/check.py), summary.json, report.html
+bounds, see curves.py), refuted/; for readers summary.json and report.html
 (commands/report.py).
 """
 
@@ -27,7 +27,6 @@ from proofs_check.reading import folder, parse
 
 PARTIAL = "certificates.partial.jsonl"
 FINAL = "certificates.jsonl"
-VERDICT = "verdict.json"
 _STARTING = "run.json.part"  # the first file of a folder: until it becomes run.json, the run has not begun
 _BEFORE_THE_RUN = frozenset({_STARTING, "networks", "inputs.npz", "inputs.npz.part"})
 # settings that change how fast a claim is found, or where, but not what is claimed: a run may go on with others

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,20 @@ def layers(folder: Path, norm: Norm) -> None:
         del value["sha256"]
         lines.append(parse.seal(json.dumps(value, separators=(",", ":")).encode()[:-1]))
     path.write_bytes(b"".join(x + b"\n" for x in lines))
+    rewrite_settings(folder, radius=0.001 if norm == "Linf" else None)
+
+
+def rewrite_settings(folder: Path, without: Iterable[str] = (), **changed: Any) -> None:
+    """Change the settings that the header names, or leave them out, its digest recomputed."""
+    path = folder / "run.json"
+    value = json.loads(path.read_bytes())
+    del value["sha256"]
+    value["settings"] = {n: v for n, v in {**value["settings"], **changed}.items() if n not in without}
+    path.write_bytes(parse.seal(json.dumps(value, separators=(",", ":")).encode()[:-1]))
 
 
 def edit(source: str, target: Path, line: int, **fields: Any) -> None:
-    """A copy of an accepted run with one line changed, its digest recomputed."""
+    """A copy of an accepted run with one line changed, its digest recomputed; the header is silent on it."""
     shutil.copytree(HERE / "accepted" / source, target)
     path = target / "certificates.jsonl"
     lines = path.read_bytes().splitlines()
@@ -137,6 +148,7 @@ def edit(source: str, target: Path, line: int, **fields: Any) -> None:
     del value["sha256"]
     lines[line] = parse.seal(json.dumps({**value, **fields}, separators=(",", ":")).encode()[:-1])
     path.write_bytes(b"".join(x + b"\n" for x in lines))
+    rewrite_settings(target, without=fields)
 
 
 REJECTED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -252,6 +264,7 @@ def main() -> None:
         edit(source, HERE / "rejected" / name, 0, **fields)
     for name, fields in MALFORMED_LINE.items():
         edit("margin_linf", HERE / "malformed" / name, 0, **fields)
+    damage("claims_of_another_run", lambda folder: rewrite_settings(folder, alpha=0.6))
     damage("missing_line", cut_lines)
     damage("changed_network", flip_network)
     damage("changed_inputs", flip_input)

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from certmix.provers.adaptive import AdaptiveMix, audit_adaptive
 from certmix.records import assumptions as rests
 from certmix.reports import page as report_page
 from certmix.settings import Settings
+from proofs_check.reading import parse
 from proofs_check.run import results
 
 COUNT = 4
@@ -77,7 +80,7 @@ def test_the_page_shows_every_line_of_the_run(fresh: Path):
     _, cells = page_of(fresh)
     lines = [json.loads(line) for line in (fresh / "certificates.jsonl").read_text().splitlines()]
     found = [row for row in cells.rows if len(row) == 6 and row[0].isdigit()]
-    assert [row[:4] for row in found] == [
+    assert [[*row[:3], row[3].removesuffix(", wrong class")] for row in found] == [
         [str(n["index"]), str(n["label"]), str(n["predicted"]), n["outcome"]] for n in lines
     ]
     assert [float(row[4]) for row in found] == pytest.approx([n["radius"] for n in lines], rel=1e-5)
@@ -90,26 +93,53 @@ def test_the_page_stands_alone(fresh: Path):
     assert "<svg" in text
 
 
-def test_the_page_repeats_the_verdict_on_these_very_certificates(fresh: Path, capsys: pytest.CaptureFixture[str]):
-    assert "not been judged" in page_of(fresh)[0]
-    assert main(["check", str(fresh)]) == 0
+def test_the_page_repeats_the_verdict_of_a_judge_it_asks_itself(fresh: Path):
+    (fresh / "verdict.json").write_text('{"exit_code": 1, "lines": ["0 accepted, 99 rejected"]}')
     text, _ = page_of(fresh)
     assert f"{COUNT} accepted, 0 rejected" in text
     assert "assumptions: none beyond exact export" in text
+    assert "99 rejected" not in text
 
 
-@pytest.mark.parametrize("name", ["certificates.jsonl", "run.json"])
-def test_a_verdict_on_other_files_is_not_shown(fresh: Path, name: str):
-    assert main(["check", str(fresh)]) == 0
-    assert report_page.verdict(fresh) is not None
-    with (fresh / name).open("ab") as stream:
-        stream.write(b" ")
-    assert report_page.verdict(fresh) is None
+def test_a_page_that_nobody_judged_says_so(fresh: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["report", str(fresh), "--no-check"]) == 0
+    assert "nobody judged these certificates" in capsys.readouterr().out
+    text = (fresh / "report.html").read_text(encoding="utf-8")
+    assert "Nobody judged these certificates" in text
+    assert "accepted" not in text.split("<h2>The judge</h2>")[1].split("<h2>")[0]
 
 
-def test_a_verdict_that_is_none_is_not_shown(fresh: Path):
-    (fresh / "verdict.json").write_text("[]")
-    assert "not been judged" in page_of(fresh)[0]
+def test_a_header_of_another_claim_is_no_page_of_accepted_certificates(fresh: Path):
+    value = json.loads((fresh / "run.json").read_bytes())
+    del value["sha256"]
+    value["settings"]["alpha"] = 0.6
+    (fresh / "run.json").write_bytes(parse.seal(json.dumps(value, separators=(",", ":")).encode()[:-1]))
+    text, _ = page_of(fresh)
+    assert "Not every certificate was accepted." in text
+    assert "speaks of alpha = 0.75, the run of 0.6" in text
+
+
+def test_a_header_that_hides_its_claim_is_refused(fresh: Path, capsys: pytest.CaptureFixture[str]):
+    value = json.loads((fresh / "run.json").read_bytes())
+    del value["sha256"], value["settings"]["alpha"]
+    (fresh / "run.json").write_bytes(parse.seal(json.dumps(value, separators=(",", ":")).encode()[:-1]))
+    assert main(["report", str(fresh)]) == 2
+    assert "does not say alpha" in capsys.readouterr().err
+
+
+def test_no_displayed_radius_and_no_point_of_the_curve_says_more_than_was_proven(fresh: Path):
+    lines = [json.loads(line) for line in (fresh / "certificates.jsonl").read_text().splitlines()]
+    right = [n["radius"] for n in lines if n["outcome"] == "certified" and n["predicted"] == n["label"]]
+    _, cells = page_of(fresh)
+    shown = [row for row in cells.rows if len(row) == 6 and row[0].isdigit() and row[3].startswith("certified")]
+    assert shown
+    for row in shown:
+        assert Fraction(Decimal(row[4])) <= Fraction(lines[int(row[0])]["radius"])
+    curve = json.loads((fresh / "summary.json").read_text())["curve"]
+    assert [p["radius"] for p in curve] == sorted({0.0, *right})
+    for point in curve:
+        held = sum(radius >= point["radius"] for radius in right)
+        assert point["certified_correct"] == pytest.approx(100 * held / len(lines))
 
 
 def test_a_refusal_by_the_judge_is_shown_as_one(fresh: Path):
@@ -131,7 +161,6 @@ def test_check_prints_what_the_judge_prints(fresh: Path, capfdbinary: pytest.Cap
                 [sys.executable, "-m", "proofs_check", str(fresh), *extra], capture_output=True, check=True
             ).stdout
         )
-    assert json.loads(json.loads((fresh / "verdict.json").read_bytes())["lines"][-1])["summary"]["accepted"] == COUNT
 
 
 def test_names_in_the_page_are_escaped(fresh: Path):
@@ -141,7 +170,7 @@ def test_names_in_the_page_are_escaped(fresh: Path):
     store = report_page.Store(fresh)
     store.lines = lambda: [{**line, "reason": "R", "advice": "<script>alert(1)</script>"}]  # type: ignore[method-assign]
     summary = {**report_summary(fresh), "rests_on": "<b>nothing</b>"}
-    text = report_page.write(store, summary).read_text(encoding="utf-8")
+    text = report_page.write(store, summary, None).read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "<b>nothing</b>" not in text
 
