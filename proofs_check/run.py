@@ -105,11 +105,13 @@ def need_same_claim(line: parse.Certificate | parse.NotCertified, header: parse.
         said |= {"domain": None if claim.domain is None else list(claim.domain)}
         if header.settings.get("radius") is not None:
             said["radius"] = claim.radius
-        fixed_alpha = claim.adaptive is None
-        noise = claim.smoothing
-        of_run: Any = header.settings.get("smoothing")
-        if noise is not None and isinstance(of_run, dict):
-            _agree({"noise_std": noise.noise_std, "failure_probability": noise.failure_probability}, of_run, place)
+        fixed_alpha = claim.adaptive is None or claim.adaptive.alpha is None
+        noise, of_run = claim.smoothing, header.settings.get("smoothing")
+        wellformed((noise is None) == (line.method != "smoothing"), place, f"is not of the method {line.method}")
+        if noise is not None:
+            said["use_standard"] = noise.networks == "both"
+            own = {n: v for n, v in vars(noise).items() if n != "networks"}
+            _agree(own, of_run if isinstance(of_run, dict) else {}, place)
     if fixed_alpha:
         said["alpha"] = line.alpha if isinstance(line, parse.NotCertified) else line.claim.alpha
     _agree(said, header.settings, place)

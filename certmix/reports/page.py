@@ -15,6 +15,7 @@ import matplotlib
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from certmix.errors import UsageError
 from certmix.formatting import lower
 from certmix.reports.judged import Judged
 from certmix.runs.store import Store, digests
@@ -27,7 +28,7 @@ def write(store: Store, summary: dict[str, Any], verdict: Judged | None) -> Path
     """DIR/report.html. summary: as in summary.json. verdict: the judge's, None if nobody asked it."""
     header = json.loads((store.path / "run.json").read_bytes())
     settings, lines = header["settings"], store.lines()
-    adaptive = next((line["adaptive"] for line in lines if line["outcome"] == "certified"), None)
+    adaptive = of_all(lines)
     template = resources.files("certmix.reports").joinpath("page.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
     text = page.render(
@@ -45,6 +46,16 @@ def write(store: Store, summary: dict[str, Any], verdict: Judged | None) -> Path
     path = store.path / "report.html"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def of_all(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The field `adaptive` of the claims. Raises UsageError if they differ: one sentence speaks of one mix."""
+    found = [line["adaptive"] for line in lines if line["outcome"] == "certified"]
+    if any(adaptive != found[0] for adaptive in found):
+        raise UsageError(
+            "the certificates speak of several mixes (their field adaptive differs): report one run at a time"
+        )
+    return found[0] if found else None
 
 
 def title(summary: dict[str, Any], adaptive: dict[str, Any] | None = None) -> str:

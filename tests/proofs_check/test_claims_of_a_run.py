@@ -45,7 +45,12 @@ def forged(tmp_path: Path, source: str, **changed: Any) -> Path:
         ("margin_float32", {"radius": 0.004}, "speaks of radius = 0.003, the run of 0.004"),
         ("smoothing_soft", {"smoothing__noise_std": 0.04}, "speaks of noise_std = 0.05, the run of 0.04"),
         ("smoothing_soft", {"smoothing__failure_probability": 1e-9}, "the run of 1e-09"),
+        ("smoothing_soft", {"smoothing__base": "hard"}, "speaks of base = soft, the run of hard"),
+        ("smoothing_soft", {"smoothing__grid": 256}, "speaks of grid = 255, the run of 256"),
+        ("smoothing_soft", {"use_standard": True}, "speaks of use_standard = False, the run of True"),
         ("adaptive_clamp", {"temperature": 3.0}, "the run of 3.0"),
+        ("adaptive_clamp", {"alpha": 0.6}, "speaks of alpha = 0.75, the run of 0.6"),
+        ("adaptive_cube", {"alpha": 0.6}, "speaks of alpha = 0.75, the run of 0.6"),
     ],
 )
 def test_a_header_that_says_other_than_its_lines_is_malformed(
@@ -72,3 +77,16 @@ def test_a_line_that_is_not_certified_must_agree_too(tmp_path: Path, capsys: pyt
 
 def test_settings_that_say_nothing_of_the_claims_are_free(tmp_path: Path):
     assert main([str(forged(tmp_path, "margin_linf", batch_size=7, device="abacus"))]) == 0
+
+
+def test_a_smoothed_claim_is_not_said_to_be_of_another_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = forged(tmp_path, "smoothing_soft", method="margin")
+    path = folder / "certificates.jsonl"
+    claimed = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for line in claimed:
+        del line["sha256"]
+        line["method"] = "margin"
+    sealed = [parse.seal(json.dumps(line, separators=(",", ":")).encode()[:-1]) for line in claimed]
+    path.write_bytes(b"".join(line + b"\n" for line in sealed))
+    assert main([str(folder)]) == 2
+    assert "is not of the method margin" in capsys.readouterr().out

@@ -18,6 +18,7 @@ import torch
 
 from certmix.__main__ import main
 from certmix.data.dataset import Dataset, load_data
+from certmix.errors import UsageError
 from certmix.mixing.mixed import MixedClassifier
 from certmix.models.model import load_model
 from certmix.provers.adaptive import AdaptiveMix, audit_adaptive
@@ -247,6 +248,17 @@ def test_the_claim_of_an_adaptive_mix_names_its_weight_and_transform(run: Path, 
     settings = json.loads((run / "run.json").read_bytes())["settings"]
     assert all(part in report_page.claim(settings, adaptive) for part in words)
     assert ("α = " in report_page.title(report_summary(run), adaptive)) == (adaptive["alpha"] is None)
+
+
+def test_no_page_speaks_of_several_mixes_in_one_sentence():
+    plain = {"outcome": "certified", "adaptive": None}
+    other = {"outcome": "certified", "adaptive": {"alpha": None, "transform": None}}
+    assert report_page.of_all([{"outcome": "abstained"}, other, other]) == other["adaptive"]
+    assert report_page.of_all([plain]) is None
+    assert report_page.of_all([]) is None
+    for lines in ([plain, other], [other, plain], [plain, plain, other]):
+        with pytest.raises(UsageError, match="several mixes"):
+            report_page.of_all(lines)
 
 
 def test_the_report_of_an_adaptive_run_is_about_its_own_mix(digits: Path, tmp_path: Path):
