@@ -164,6 +164,7 @@ REJECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "smoothed": (
         "margin_linf",
         {
+            "method": "smoothing",
             "smoothing": {
                 "noise_std": 0.5,
                 "base": "soft",
