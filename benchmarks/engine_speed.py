@@ -2,7 +2,7 @@
 
     python benchmarks/engine_speed.py [--limit 100] [--alpha 0.75]
 
-Both bound h on the same balls by IBP and CROWN, in one process; a certificate is the box form of MATH.md 3a with
+Both bound h on the same balls by IBP and CROWN, in one process; a certificate is the box form of docs/maths.md 3a with
 Lemma 3.2 (floats, not judged). The loop converts the network once, too, and asks auto_LiRPA for one input at a time.
 """
 

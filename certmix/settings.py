@@ -18,7 +18,7 @@ METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
 
 @dataclass(frozen=True)
 class SmoothingSettings:
-    """Randomised smoothing of h (MATH.md 5). noise_std in raw input units; samples per input.
+    """Randomised smoothing of h (docs/maths.md 5). noise_std in raw input units; samples per input.
 
     looks: increasing fractions of `samples` at which sampling may stop once a given radius is reached, the last 1;
     they share failure_probability. grid: noisy inputs are multiples of 1/grid; an input that is not itself loses
@@ -58,7 +58,7 @@ class Settings:
     """alpha: mixing weight of h. radius: raw input units, None for the largest provable. domain: box or None.
 
     evidence "network": the judge re-derives everything; "engine": it takes the engine's bounds (ENGINE_TRUSTED).
-    use_standard: also bound g (MATH.md 6), for any alpha; the class certified is then the mix's own.
+    use_standard: also bound g (docs/maths.md 6), for any alpha; the class certified is then the mix's own.
     optimise: gradient steps spent on relu slopes per query (engine "crown"). tolerance: relative, of a largest
     radius. attack_steps: PGD steps of the quick attack inside every certified ball, 0 for none. curves: keep the bounds
     found (method margin), also of inputs that only another alpha or temperature could certify. threads: of the

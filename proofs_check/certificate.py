@@ -264,7 +264,7 @@ class PlainNetwork:
 
 @dataclass(frozen=True)
 class Smoothing:
-    """h is the mean of h̄(q(x + ξ)) over ξ ~ N(0, noise_std² I) (MATH.md 5).
+    """h is the mean of h̄(q(x + ξ)) over ξ ~ N(0, noise_std² I) (docs/maths.md 5).
 
     q rounds every coordinate to the nearest multiple m / grid, then to the nearest float32. base "soft": h̄ =
     softmax(temperature * logits); "hard": h̄ = one-hot argmax of the logits (lowest index among ties).

@@ -156,7 +156,7 @@ class Margins:
 
 def margins_at(found: FinishedRun, temperature: float, radii: tuple[float, ...]) -> list[Margins]:
     """Per radius. A bound on a ball holds in every smaller one, and a certificate at alpha says that the margin
-    exceeds (1 - alpha)/alpha (MATH.md 7). Ensures: falls with the radius; no audited certificate is lost."""
+    exceeds (1 - alpha)/alpha (docs/maths.md 7). Ensures: falls with the radius; no audited certificate is lost."""
     curves, n = found.curves, len(found.data)
     each = curves.margins(temperature)
     own = [r for r in found.certified if r["evidence"]["rule"] in LEMMA and r["temperature"] == temperature]

@@ -1,8 +1,8 @@
 """Choose alpha and temperature on one split, report on another: the best certified accuracy at a required clean one.
 
-One verification run on --data (the tune split) answers for every pair (MATH.md 7); the pair with the best certified
-accuracy at --radius among those with the required clean accuracy is audited, and judged, on --audit-data, which took no
-part in the choice. Writes OUT/tune and OUT/audit (runs, as certmix audit does) and OUT/tune.json.
+One verification run on --data (the tune split) answers for every pair (docs/maths.md 7); the pair with the best
+certified accuracy at --radius among those with the required clean accuracy is audited, and judged, on --audit-data,
+which took no part in the choice. Writes OUT/tune and OUT/audit (runs, as certmix audit does) and OUT/tune.json.
 
 Exit 0: finished. 1: a certificate was refuted by an attack, which must not happen. 2: bad input, also where the splits
 share an input or no pair is clean enough.

@@ -45,7 +45,7 @@ def log_mixture_of(log_standard: Tensor, log_robust: Tensor, alpha: Tensor) -> T
 
 
 def transformed(logits: Tensor, transform: Transform | None) -> Tensor:
-    """M of every logit (proofs_check.certificate.Transform); None: as they are. Source: MATH.md 8 (MixedNUTS)."""
+    """M of every logit (proofs_check.certificate.Transform); None: as they are. Source: docs/maths.md 8 (MixedNUTS)."""
     if transform is None:
         return logits
     moved = logits + transform.shift
@@ -57,7 +57,7 @@ def transformed(logits: Tensor, transform: Transform | None) -> Tensor:
 class MixedClassifier(nn.Module):
     """h^α(x) = log((1 − α) softmax(g(x)) + α softmax(T h(x))), the mix of g = `standard` and h = `robust`.
 
-    Source: Eq. 4 of the paper; T (`temperature`) is MATH.md section 7. alpha: weight of the robust
+    Source: Eq. 4 of the paper; T (`temperature`) is docs/maths.md 7. alpha: weight of the robust
     classifier. Both modules map (N, …) to logits (N, K) of any scale. The outputs are logits: their
     softmax is the mixed probability vector, and they are log-probabilities already.
 
@@ -67,7 +67,7 @@ class MixedClassifier(nn.Module):
 
     alpha may be a module too, x -> (N,): then alpha_lower must declare a lower bound of it, which the mix enforces
     (values are clamped to [alpha_lower, 1]), and the attribute `alpha` is that bound. transform: replaces h's logits z
-    by M(z), nondecreasing, before the temperature. Certificates for both: certmix.adaptive. Source: MATH.md 8.
+    by M(z), nondecreasing, before the temperature. Certificates for both: certmix.adaptive. Source: docs/maths.md 8.
     """
 
     def __init__(

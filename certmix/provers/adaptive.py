@@ -1,7 +1,7 @@
 """Certificates for mixes whose alpha depends on the input, or whose robust logits pass a nondecreasing nonlinearity.
 
 Lemma 3.2 holds at any lower bound of alpha on the ball. The judge derives that bound where alpha is a SigmoidAlpha of a
-plain network; otherwise it takes the declared one and says ALPHA_BOUND_TRUSTED. Source: MATH.md 8.
+plain network; otherwise it takes the declared one and says ALPHA_BOUND_TRUSTED. Source: docs/maths.md 8.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def certify(
     most the domain's diameter. settings: everything else (engine, method, …); if given, it is used alone.
 
     Ensures: every Certified outcome's line was accepted by the judge; its claim is certificate.Claim.
-    Raises UsageError for misuse. Source: Lemma 3.2 of the paper, MATH.md 2 and 3.
+    Raises UsageError for misuse. Source: Lemma 3.2 of the paper, docs/maths.md 2 and 3.
     """
     if settings is None:
         settings = Settings(alpha, norm=norm, radius=radius, temperature=temperature, domain=domain)

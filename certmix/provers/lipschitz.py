@@ -230,7 +230,7 @@ class LipschitzProver:
             part = _rows(point, rows[index])
             least, most = probability_bounds(found.lower, found.upper, part.predicted, part.temperature)
             rival = most.masked_fill(part.own, -1.0).amax(dim=1)
-            # r > eps with relaxed constants of the eps-ball, at its fixed point (MATH.md 4)
+            # r > eps with relaxed constants of the eps-ball, at its fixed point (docs/maths.md 4)
             return certifies(least.gather(1, part.predicted[:, None])[:, 0] - rival, part.alpha)
 
         return self._search(point, rows, test)

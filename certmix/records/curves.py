@@ -1,7 +1,7 @@
 """Every bound of h's logit differences that a run met, kept beside it: what answers for all alphas and temperatures.
 
 Untrusted side data, which the judge ignores: folder curves/ of a run, one compressed file per batch of inputs, written
-before the batch's lines, so that an interrupted run lacks no curve of a line it has. Source: MATH.md 7.
+before the batch's lines, so that an interrupted run lacks no curve of a line it has. Source: docs/maths.md 7.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Curves:
     def margins(self, temperature: float) -> Floats:
         """(M,) lower bounds of min_i h_y - h_i on each ball; -1, true of any margin, where some rival may win.
 
-        Source: (3a), and (3b) with the stored passes (MATH.md 7, knapsack).
+        Source: (3a), and (3b) with the stored passes (docs/maths.md 7, knapsack).
         """
         result = np.full(len(self.index), -1.0)
         own = np.arange(self.upper.shape[1]) == self.predicted[:, None]

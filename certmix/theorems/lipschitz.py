@@ -3,7 +3,7 @@
 Global constants hold everywhere and give a radius. Anchored ones hold on an eps-ball and certify min(r, eps).
 Relaxed ones bound only how far the values at x move within the eps-ball: they pass or fail the test r > eps.
 Estimates are lower bounds of constants: what a theorem makes of them is an `EstimatedRadius`, which nothing here
-or elsewhere accepts as a certificate. Floats that propose; the judge proves. Source: paper Thm 3.5, MATH.md 4.
+or elsewhere accepts as a certificate. Floats that propose; the judge proves. Source: paper Thm 3.5, docs/maths.md 4.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def least_margin(point: Point) -> Tensor:
 def closed_form_radius(point: Point, values: Tensor) -> Tensor:
     """(N,) [log((1 + m0) / (1 - m0)) + log(2 alpha - 1)] / (T max_j L_j), m0 the least margin; 0: no certificate.
 
-    Source: MATH.md (4a): 2 artanh(m) is T L-Lipschitz.
+    Source: docs/maths.md 4a: 2 artanh(m) is T L-Lipschitz.
     """
     if point.alpha <= 0.5:
         return torch.zeros(len(point.logits), dtype=torch.float64)

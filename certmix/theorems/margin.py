@@ -1,4 +1,4 @@
-"""Lemma 3.2 and what MATH.md 6 and 7 add to it: which margins of h (and g) certify the mix, and from which alpha on.
+"""Lemma 3.2 and what docs/maths.md 6 and 7 add to it: which margins of h (and g) certify the mix, from which alpha on.
 
 Floats that propose: the judge derives the same facts with every rounding counted (proofs_check/rules/margin/rule.py).
 """
@@ -41,7 +41,7 @@ def pair_slack(standard_margin: Tensor, robust_margin: Tensor, alpha: float) -> 
     """Lower bound of (h^alpha)_y - (h^alpha)_i per rival: the better of Lemma 3.2 and of both margins together.
 
     Requires: both are lower bounds on the same ball, of g_y - g_i and h_y - h_i, of one shape.
-    Ensures: where > 0 for every i, the mix's class is y on the ball; any alpha in [0, 1]. Source: MATH.md 6.
+    Ensures: where > 0 for every i, the mix's class is y on the ball; any alpha in [0, 1]. Source: docs/maths.md 6.
     """
     together = (1 - alpha) * standard_margin + alpha * robust_margin
     return torch.maximum(together, alpha * robust_margin - (1 - alpha))

@@ -1,4 +1,4 @@
-"""Randomised smoothing in floats: Theorems 3.5 and 3.7, and the stronger bounds (5a), (5b) (MATH.md 5, 6).
+"""Randomised smoothing in floats: Theorems 3.5 and 3.7, and the stronger bounds (5a), (5b) (docs/maths.md 5, 6).
 
 h is the mean of h̄(x + ξ), ξ ~ N(0, σ²I), h̄ in [0, 1]^K. Radii are L2, in the units of the raw input; `shift` is
 radius / σ. Every function takes bounds of the truth (lower of h_y, upper of the rivals, lower of tails) and
@@ -58,13 +58,13 @@ def direct_margin(h_y: ArrayLike, complement: ArrayLike, shift: ArrayLike) -> Ar
 
 
 def direct_radius(h_y: float, complement: float, required: float, noise_std: float) -> float:
-    """(5a): the radius at which direct_margin falls to `required`. Source: MATH.md 5a. -inf if none does."""
+    """(5a): the radius at which direct_margin falls to `required`. Source: docs/maths.md 5a. -inf if none does."""
     return noise_std * largest_shift(lambda s: float(direct_margin(h_y, complement, s)), required)
 
 
 def direct_price(alpha: float, noise_std: float) -> float:
     """σ Φ⁻¹(1/(2α)): what mixing costs. Where every rival is bounded by 1 − h_y, (5a) in closed form is Cohen's radius
-    σ Φ⁻¹(h_y) less this price. inf for α <= 1/2, where no margin suffices. Source: MATH.md 5a."""
+    σ Φ⁻¹(h_y) less this price. inf for α <= 1/2, where no margin suffices. Source: docs/maths.md 5a."""
     return noise_std * float(ndtri(1 / (2 * alpha))) if alpha > 0.5 else math.inf
 
 
@@ -74,8 +74,8 @@ def distributional_margin(
     """(5b): by shift, a lower bound of E φ(x + δ + ξ) on the ball, −1 + Σ (s_k − s_{k−1}) ψ(T_k), s_0 = −1.
 
     One group of rivals each, the result is the least of theirs. thresholds: (k,) increasing in (−1, 1]. tails: (k,)
-    lower bounds of T_k = P[φ(x + ξ) >= s_k]. Source: MATH.md 5b, after Kumar et al. 2020; Neyman–Pearson for each
-    threshold.
+    lower bounds of T_k = P[φ(x + ξ) >= s_k]. Source: docs/maths.md 5b, after Kumar et al. 2020; Neyman–Pearson for
+    each threshold.
     """
     steps = np.concatenate([np.diff(s, prepend=-1.0) for s in thresholds])
     quantiles = ndtri(np.concatenate(tails))

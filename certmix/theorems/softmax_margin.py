@@ -1,6 +1,6 @@
 """From bounds of logit differences to bounds of a probability margin: the one place logits become probabilities.
 
-Notation (MATH.md 3): y the certified class, d_j = z_j - z_y, T the temperature, t_j = T d_j, and
+Notation (docs/maths.md 3): y the certified class, d_j = z_j - z_y, T the temperature, t_j = T d_j, and
 h_y - h_i = (1 - e^{t_i}) / (1 + sum_{j != y} e^{t_j}). Tensors are float64; lower, upper (N, K) bound d, column y 0.
 These floats propose; the judge derives the same facts with every rounding counted.
 """
@@ -28,7 +28,7 @@ def box_margin(lower: Tensor, upper: Tensor, predicted: Tensor, temperature: flo
     """Lower bounds (N, K) of h_y - h_i for every i over the box lower <= d <= upper; column y is 0.
 
     Requires: lower <= upper, temperature > 0. Exact over the box, up to float64 rounding.
-    Source: MATH.md (3a), both branches: with t_i <= 0 the margin falls in
+    Source: docs/maths.md 3a, both branches: with t_i <= 0 the margin falls in
     every t_j; with t_i > 0 it rises in the others.
     """
     own = own_class(predicted, upper.shape[1])
@@ -89,7 +89,7 @@ def chords(
     lower, upper: (R, K). predicted, rival: (R,), y and i. required: (R,) mu in (-1, 1].
     Ensures: h_y - h_i >= mu on the box wherever coefficients . d <= threshold - intercept; with mu >= 0 a bound of
     coefficients . d no larger than `box_reach` makes this never weaker than (3a).
-    Source: MATH.md (3b): chords for positive weights, tangents for negative ones, both after the violation-region
+    Source: docs/maths.md 3b: chords for positive weights, tangents for negative ones, both after the violation-region
     rule: a point that violates F <= 1 - mu has w_j e^{t_j} > (largest of it) - S, S = max F - (1 - mu).
     """
     weights = _weights(upper.shape[1], predicted, rival, required)

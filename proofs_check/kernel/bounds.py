@@ -2,7 +2,8 @@
 
 R linear forms travel from a node back to the input. Invariant of `_descend`, for every form and every x in the ball:
 form(x) <= sum over the frontier's nodes k of forms_k . v_k(x) + constant. Coefficients are exact floats by definition.
-Source: Zhang et al. 2018 (CROWN) for the method, Higham 3.1 for the error terms.
+Source: Zhang et al. 2018 (CROWN) for the method, Higham 3.1 for the error terms; docs/maths.md 9a. What engines do
+alike to send slopes that fit stands in FORMAT.md 11.
 
 Precondition: `prepare` accepted the network; the ball meets its domain; coefficients are exact doubles.
 Postcondition: lower <= v_k(x) <= upper (`value_bounds`) and coefficients . z(x) <= upper (`functionals`) for every x

@@ -3,7 +3,7 @@
 R forms travel from the logits to the input; every rounding widens them. Invariant: each element of Clarke's generalised
 Jacobian of the functionals at each x in the ball, with respect to each node of the frontier, lies in the interval
 (Clarke 1983, 2.6.6; intervals are convex). The set is convex, so the largest dual norm of the gradient is a Lipschitz
-constant on it (mean value theorem). MATH.md 4.
+constant on it (mean value theorem). docs/maths.md 4.
 
 Two enclosures are intersected at every nonlinear node. `plain`: interval times interval. `middle` and `drift`: with
 slopes M + E, |E| <= R, the chain rule's product telescopes into that of the M alone plus, for each nonlinear node k,

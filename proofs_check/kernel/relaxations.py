@@ -3,7 +3,7 @@
 Precondition: proven bounds lower <= y <= upper of the node's input. Postcondition, for the node's value f:
 lower_slope y + lower_intercept <= f(y) <= upper_slope y + upper_intercept on [lower, upper], for any slopes.
 Charged: slopes count as exact, whatever they round to; what evaluating f and slope y at the ends rounds goes outward
-into the intercepts, and what a backward pass rounds when it applies them (`charged`) too.
+into the intercepts, and what a backward pass rounds when it applies them (`charged`) too. Defaults: FORMAT.md 11.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mixes with an input-dependent alpha, or with logits through a nondecreasing nonlinearity (MATH.md 8).
+"""Mixes with an input-dependent alpha, or with logits through a nondecreasing nonlinearity (docs/maths.md 8).
 
 Lemma 3.2 at a lower bound alpha of a(x') on the ball: with m = h_y - h_i, alpha (1 + m) > 1 gives a (1 + m) > 1 for
 every a >= alpha. z: logits of h, d_j = z_j - z_y, M the transform, T the temperature, t_j = T (M(z_j) - M(z_y)).

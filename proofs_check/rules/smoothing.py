@@ -1,4 +1,4 @@
-"""Randomised smoothing (MATH.md 5, 6): from counts of noisy outputs to the claim, except with probability β.
+"""Randomised smoothing (docs/maths.md 5, 6): from counts of noisy outputs to the claim, except with probability β.
 
 Notation: y the predicted class, ψ(p) = Φ(Φ⁻¹(p) − s) with s = (radius + distance of x to the noise's grid) / σ:
 what a probability p at the grid point can sink to on the ball. v̄ is the smoothed base output: h̄, or

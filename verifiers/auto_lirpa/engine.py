@@ -1,7 +1,7 @@
 """Bounds of logit differences by auto_LiRPA: IBP, CROWN and alpha-CROWN. The only file that calls auto_LiRPA.
 
 Serves 0.3 (PyPI, repaired by `auto_lirpa_compat`) and upstream >= 0.7 alike. auto_LiRPA is asked for linear
-functions of logits only: its softmax relaxations are unsound in extreme ranges (MATH.md 3). What it does badly or
+functions of logits only: its softmax relaxations are unsound in extreme ranges (docs/maths.md 3). What it does badly or
 not at all is done by `interval`: interval bounds with a radius per input, first layers in l2 and l1.
 Source: Xu et al., "Automatic perturbation analysis for scalable certified robustness and beyond" (2020).
 """

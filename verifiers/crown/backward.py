@@ -1,7 +1,7 @@
 """Backward CROWN on a plain network, batched over inputs and forms, in torch. Part of the native CROWN engine.
 
 Linear forms go down through the network, through linear relaxations (relaxations.py) where it is nonlinear, to the
-input, where they are bounded over the ball. Everything is differentiable in the slopes.
+input, where they are bounded over the ball, as FORMAT.md 11 advises. Everything is differentiable in the slopes.
 """
 
 from __future__ import annotations

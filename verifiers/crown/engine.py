@@ -1,7 +1,8 @@
 """The native CROWN engine: backward bounds on the plain network with slopes tuned for the judge's own formula.
 
 It computes what proofs_check/kernel/bounds.py computes, in float32 or float64 and for a batch of inputs at once, so the
-judge, given the slopes, finds the same bounds up to rounding. Source: Zhang et al. 2018; Xu et al. 2021 (slopes).
+judge, given the slopes, finds the same bounds up to rounding: the recipe is FORMAT.md 11. Source: Zhang et al. 2018; Xu
+et al. 2021 (slopes).
 """
 
 from __future__ import annotations

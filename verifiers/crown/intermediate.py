@@ -1,6 +1,7 @@
 """Bounds of every layer, in order: interval arithmetic, and a backward pass for each neuron worth one.
 
-Every nonlinearity's input is bounded by the tighter of the two, as the judge does. Part of the native CROWN engine.
+Every nonlinearity's input is bounded by the tighter of the two, as the judge does (FORMAT.md 11). Part of the native
+CROWN engine.
 """
 
 from __future__ import annotations

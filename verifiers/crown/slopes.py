@@ -1,4 +1,4 @@
-"""Tuning of the lower slopes for the judge's own formula, and their export as a witness.
+"""Tuning of the lower slopes for the judge's own formula (FORMAT.md 11), and their export as a witness.
 
 Two kinds of slopes: those of the last pass, a set per linear form (on the logits of one input), tuned with every
 interval fixed; and the shared set of an input, used by the passes before, tuned through all of them. Part of the native

@@ -3,7 +3,7 @@
 Interval form of the chain rule for Clarke's generalised Jacobian (Clarke 1983, 2.6.6): every element of the
 Jacobian at a point of the ball is a product of the affine nodes' matrices and of diagonal (ReLU, LeakyReLU,
 sigmoid, tanh) or selecting (max pooling) factors, each entry of which lies in a known interval. The ball is
-convex, so the mean value theorem makes the largest dual norm a Lipschitz constant there (MATH.md 4).
+convex, so the mean value theorem makes the largest dual norm a Lipschitz constant there (docs/maths.md 4).
 """
 
 from __future__ import annotations

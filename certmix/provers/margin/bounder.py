@@ -95,7 +95,7 @@ class Bounder(abc.ABC):
         return MarginQuery(network, self.problem.inputs[rows], s.norm, radii, s.domain, self.predicted[rows])
 
     def box_slack(self, h: LogitBounds, g: LogitBounds | None, predicted: Tensor) -> Tensor:
-        """(M,) by the box form of h, or where g was bounded by the better of Lemma 3.2 and MATH.md 6."""
+        """(M,) by the box form of h, or where g was bounded by the better of Lemma 3.2 and docs/maths.md 6."""
         s = self.problem.settings
         of_h = box_margin(h.lower, h.upper, predicted, s.temperature)
         of_g = torch.full_like(of_h, -1.0) if g is None else box_margin(g.lower, g.upper, predicted, 1.0)

@@ -1,7 +1,7 @@
 """The exponential margin head on the native engine: which inputs a query certifies, and the judge's hints for them.
 
-Per rival that the box form (3a) leaves open, one more backward pass with the chord's coefficients (MATH.md 3b), its
-relu slopes tuned for just that row.
+Per rival that the box form (3a) leaves open, one more backward pass with the chord's coefficients (docs/maths.md 3b),
+its relu slopes tuned for just that row.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class MarginProver:
-    """Proves Lemma 3.2 claims about h's class, or with `settings.use_standard` MATH.md 6 about the mix's."""
+    """Proves Lemma 3.2 claims about h's class, or with `settings.use_standard` docs/maths.md 6 about the mix's."""
 
     problem: Problem
     bench: Bench

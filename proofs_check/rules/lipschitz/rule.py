@@ -1,4 +1,4 @@
-"""Lipschitz rules: Theorem 3.5 and its stronger form through the logits (MATH.md 4).
+"""Lipschitz rules: Theorem 3.5 and its stronger form through the logits (docs/maths.md 4).
 
 d_j = z_j - z_y; L_j: a Lipschitz constant of d_j in the claim's norm, on a set that holds the claimed ball
 (anchored constants of that very ball, or global ones); T the temperature, m_i = h_y - h_i.
@@ -78,7 +78,7 @@ def _difference_form(claim: Claim, at_x: Array, constants: Array, rival: int) ->
     """Thm 3.5 with Lip(h_y - h_i) in place of the sum: alpha (m_i(x) - r Lip) > 1 - alpha.
 
     Lip(m_i) <= T max_j L_j / 2: |dm_i/dd_i| = h_i (1 + m_i), |dm_i/dd_j| = h_j |m_i|. Because h_y + h_i <= 1 their sum
-    is at most (1 - m_i^2) / 2 if m_i >= -1/3, else 2 |m_i| (1 - |m_i|): never more than 1/2 (MATH.md 4).
+    is at most (1 - m_i^2) / 2 if m_i >= -1/3, else 2 |m_i| (1 - |m_i|): never more than 1/2 (docs/maths.md 4).
     """
     e = exponentials(at_x, claim.temperature, claim.predicted)
     alpha = arb(claim.alpha)

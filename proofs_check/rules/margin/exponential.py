@@ -1,4 +1,4 @@
-"""The exponential form of the margin (MATH.md 3b): one backward pass more per rival, never looser than the box form.
+"""The exponential form of the margin (docs/maths.md 3b): a backward pass more per rival, never looser than the box.
 
 With w_i = 1 and w_j = 1 - alpha, Lemma 3.2 for the rival i is sum_j w_j exp(T d_j) < 2 alpha - 1, j != y.
 

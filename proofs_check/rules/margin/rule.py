@@ -1,4 +1,4 @@
-"""Margin rules: Lemma 3.2 from logit-difference bounds (MATH.md 2, 3), and the pair form (MATH.md 6).
+"""Margin rules: Lemma 3.2 from logit-difference bounds (docs/maths.md 2, 3), and the pair form (docs/maths.md 6).
 
 Notation: y the predicted class, d_j = z_j - z_y the logit differences of a network (d_y = 0), T the
 temperature of h (1 for g), e_j = exp(T d_j). All comparisons are of Arb balls, hence proven or not made.
@@ -78,11 +78,11 @@ def network_margin(claim: Claim, evidence: NetworkMargin, case: Case) -> frozens
     return frozenset()
 
 
-# ---------------------------------------------------------------- using g too (MATH.md 6)
+# ---------------------------------------------------------------- using g too (docs/maths.md 6)
 
 
 def margin_lower(found: Differences, rival: int, temperature: float, y: int) -> arb:
-    """An Arb ball whose lower end bounds h_y - h_rival from below over the box of d (MATH.md 3a, both branches)."""
+    """An Arb ball whose lower end bounds h_y - h_rival from below over the box of d (docs/maths.md 3a, both cases)."""
     upper = exponentials(found.upper, temperature, y)
     if found.upper[rival] <= 0:
         return (1 - upper[rival]) / sum(upper, arb(0))
