@@ -171,7 +171,7 @@ REJECTED: dict[str, tuple[str, dict[str, Any]]] = {
                 "failure_probability": 0.001,
                 "grid": 255,
                 "networks": "robust",
-            }
+            },
         },
     ),
     "garbage_witness": ("margin_linf", {"evidence": {"rule": "network_margin", "witness": "AAAA"}}),

@@ -25,7 +25,7 @@ def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
     (tmp_path / "networks").mkdir()
     networks = [build([c.Input((2,)), c.Linear((0,), k * np.eye(2, dtype=F32), np.zeros(2, F32))]) for k in range(1, 4)]
     case = Case(bounds.prepare(networks[0]), None, np.zeros(2, F32))
-    bench = run.Bench(tmp_path, case.robust, None)
+    bench = run.Bench(tmp_path, parse.RunHeader(None, networks[0].sha256, "0" * 64, 1, {}), case.robust, None)
     for network in networks:
         (tmp_path / "networks" / f"{network.sha256}.safetensors").write_bytes(network.data)
         named = c.Adaptive(c.InputAlpha(network.sha256, 0.5, 1.0), None)
