@@ -22,9 +22,9 @@ from common import ROOT, need_data, save
 from torch import Tensor
 
 import certmix
-from certmix.provers.judging import bench
-from certmix.provers.margin.bounder import Bounder, Finding
-from certmix.provers.margin.crown_bounder import CrownBounder
+from certmix.provers.judging import judge_session
+from certmix.provers.margin.crown_oracle import Balls, CrownOracle
+from certmix.provers.margin.oracle import MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
 from certmix.settings import Settings
@@ -64,20 +64,19 @@ class Counting(Crown):
         return super().last_pass(intermediate_bounds, predicted, start, steps)
 
 
-class Bisecting(CrownBounder):
+class Bisecting(CrownOracle):
     """Bounds everything at every trial, and shows the search only whether it passed."""
 
     keeps_slopes = True
 
-    def find(self, rows: Tensor, radii: Tensor, witness: bool) -> Finding:
+    def bound(self, inputs: Tensor, radii: Tensor, witness: bool) -> MarginBound:
         if witness:
-            return super().find(rows, radii, True)
+            return super().bound(inputs, radii, True)
         if not self.keeps_slopes:
             self.memory.latest.clear()
-        network = self.problem.network
-        intermediate_bounds = self.engine.layers(self.query(network, rows, radii), self._network(network))
-        found = self._look(rows, radii, torch.arange(len(rows)), intermediate_bounds, None, self.engine.steps, False)
-        return replace(found, slack=torch.where(found.slack > 0, torch.inf, -torch.inf))
+        balls = Balls(inputs, radii, None)
+        bound = self.last_pass(balls, self.layers(balls, NO_BOUNDS), self.engine.steps, False)
+        return replace(bound, slack=torch.where(bound.slack > 0, torch.inf, -torch.inf))
 
 
 class Forgetting(Bisecting):
@@ -101,10 +100,10 @@ class Row:
     processor_seconds: float
 
 
-WAYS: dict[str, type[CrownBounder]] = {
+WAYS: dict[str, type[CrownOracle]] = {
     "bisection from nothing": Forgetting,
     "bisection, slopes kept": Bisecting,
-    "incremental": CrownBounder,
+    "incremental": CrownOracle,
 }
 
 
@@ -116,11 +115,11 @@ def measure(case: str, way: str, folder: Path, limit: int) -> Row:
     problem = Problem(standard, robust, inputs, tuple(range(count)), (-1,) * count, settings)
     engine = Counting(steps=settings.optimise)
 
-    def bounder(own: Problem, predicted: Tensor) -> Bounder:
+    def oracle(own: Problem, predicted: Tensor) -> MarginOracle:
         return WAYS[way](own, predicted, engine)
 
     start = time.process_time()
-    found = MarginProver(problem, bench(problem.network, standard.network), bounder).prove()
+    found = MarginProver(problem, judge_session(problem.network, standard.network), oracle).prove()
     seconds = time.process_time() - start
     radii = [o.radius for o in found if isinstance(o, certmix.Certified)]
     mean, asked = sum(radii) / len(found), engine.asked

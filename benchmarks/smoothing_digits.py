@@ -13,7 +13,7 @@ from common import ROOT, save
 
 from certmix.data.dataset import load_data
 from certmix.models.model import load_model
-from certmix.provers.judging import bench
+from certmix.provers.judging import judge_session
 from certmix.provers.problem import Problem
 from certmix.provers.smoothing.evaluation import compare, mix_predictions
 from certmix.provers.smoothing.plan import BOUNDS, MIX_BOUNDS
@@ -32,7 +32,7 @@ def radii(options: argparse.Namespace, alpha: float, base: str, both: bool) -> d
     )
     labels = tuple(int(v) for v in data.labels)
     problem = Problem(standard, robust, torch.from_numpy(data.inputs), tuple(range(len(data))), labels, settings)
-    found = compare(problem, bench(problem.network, standard.network))
+    found = compare(problem, judge_session(problem.network, standard.network))
     clean = float(np.mean(mix_predictions(problem, 100) == data.labels))
     title = "both networks smoothed" if both else "h smoothed, any g"
     print(f"\nalpha {alpha:g}, {base}, {title}: mix correct on {100 * clean:.1f} % (h estimated by 100 draws)")

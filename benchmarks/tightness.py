@@ -76,7 +76,7 @@ def accepted(
 ) -> int:
     """How many of the inputs `rows` the judge accepts."""
     prepared, count = prepare(query.network), 0
-    witnesses = analysis.witness(found.second)
+    witnesses = analysis.witness(None if found.exponential is None else found.exponential.slopes.slopes)
     for n in rows.nonzero().flatten().tolist():
         value = query.inputs[n].numpy()
         claim = _claim(query.network, value, float(query.radius[n]), int(query.predicted[n]), alpha, temperature)

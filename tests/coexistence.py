@@ -127,10 +127,10 @@ class Law:
             self._confirmation(importlib.import_module("certmix.attacks.confirm"))
 
     def _judge(self, module: Any) -> None:
-        original: Callable[..., Any] = module.Bench.verdict
+        original: Callable[..., Any] = module.JudgeSession.verdict
 
-        def verdict(bench: Any, line: bytes, value: np.ndarray) -> Any:
-            answer = original(bench, line, value)
+        def verdict(session: Any, line: bytes, value: np.ndarray) -> Any:
+            answer = original(session, line, value)
             if isinstance(answer, module.Accepted):
                 claim = module.parse.line(line, module.EVIDENCE).claim
                 if claim.smoothing is None and claim.adaptive is None:
@@ -143,7 +143,7 @@ class Law:
                     )  # fmt: skip
             return answer
 
-        module.Bench.verdict = verdict
+        module.JudgeSession.verdict = verdict
 
     def _confirmation(self, module: Any) -> None:
         original: Callable[..., Any] = module.evaluate

@@ -25,10 +25,10 @@ from certmix.data.dataset import Dataset, load_data
 from certmix.mixing.mixed import MixedClassifier
 from certmix.models.model import Model, load_model
 from certmix.provers.certify import Prover, prove
-from certmix.provers.judging import bench
-from certmix.provers.problem import Problem, Recorder
+from certmix.provers.judging import judge_session
+from certmix.provers.problem import Archiver, Problem
 from certmix.provers.smoothing.evaluation import mix_predictions
-from certmix.records.curves import Collector
+from certmix.records.bound_archive import ArchiveWriter
 from certmix.records.lines import record_line
 from certmix.records.outcomes import Certified, Falsified, Outcome
 from certmix.runs.store import Store, dataset_sha256
@@ -118,29 +118,29 @@ class Audit:
             },
         )
 
-    def _problem(self, start: int, stop: int, record: Recorder | None = None) -> Problem:
+    def _problem(self, start: int, stop: int, archive: Archiver | None = None) -> Problem:
         indices = tuple(range(start, min(stop, len(self.data.inputs))))
         labels = tuple(int(self.data.labels[i]) for i in indices)
         inputs = torch.from_numpy(np.ascontiguousarray(self.data.inputs[start:stop], dtype=np.float32))
-        return Problem(self.standard, self.robust, inputs, indices, labels, self.settings, record)
+        return Problem(self.standard, self.robust, inputs, indices, labels, self.settings, archive)
 
     def _certify_from(self, done: int) -> list[tuple[float, float]]:
         """Certify inputs done, done + 1, …; pairs (proposed, judged) of radii."""
         total, size = len(self.data.inputs), self._batch_size()
         first = self._problem(done, done + 1) if done < total else None
-        judge = None if first is None else bench(first.network, self.standard.network)
+        judge = None if first is None else judge_session(first.network, self.standard.network)
         radii: list[tuple[float, float]] = []
-        collector = Collector()
+        archive = ArchiveWriter()
         columns = (TextColumn("certifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("", total=total, completed=done)
             for start in range(done, total, size):
-                problem = self._problem(start, start + size, collector if self.settings.curves else None)
+                problem = self._problem(start, start + size, archive if self.settings.curves else None)
                 if judge is None:
                     raise TypeError("excluded: there is an input left")
                 outcomes = self.prover(problem, judge)
-                collector.write(self.store.path, start)
+                archive.write(self.store.path, start)
                 self.store.append(_line(problem, k, outcome) for k, outcome in enumerate(outcomes))
                 self._report_refuted(problem, outcomes)
                 radii += [(o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)]

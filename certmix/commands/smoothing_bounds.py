@@ -20,7 +20,7 @@ from certmix.commands import arguments
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.models.model import load_model
-from certmix.provers.judging import bench
+from certmix.provers.judging import judge_session
 from certmix.provers.problem import Problem
 from certmix.provers.smoothing.evaluation import compare, mix_predictions
 from certmix.records import assumptions as rests
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 def show_bounds(problem: Problem, draws: int) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
     """Print the table of all bounds on the problem's own draws; the radii (N,) per bound, and where the mix, with h
     estimated by `draws` draws, is right."""
-    found = compare(problem, bench(problem.network, problem.standard.network))
+    found = compare(problem, judge_session(problem.network, problem.standard.network))
     radii: dict[str, NDArray[np.float64]] = {bound: np.array([row[bound] for row in found]) for bound in found[0]}
     correct = mix_predictions(problem, draws) == np.array(problem.labels)
     _show(radii, correct, draws)

@@ -157,14 +157,14 @@ class Margins:
 def margins_at(found: FinishedRun, temperature: float, radii: tuple[float, ...]) -> list[Margins]:
     """Per radius. A bound on a ball holds in every smaller one, and a certificate at alpha says that the margin
     exceeds (1 - alpha)/alpha (docs/maths.md 7). Ensures: falls with the radius; no audited certificate is lost."""
-    curves, n = found.curves, len(found.data)
-    each = curves.margins(temperature)
+    archive, n = found.archive, len(found.data)
+    margins = archive.margins(temperature)
     own = [r for r in found.certified if r["evidence"]["rule"] in LEMMA and r["temperature"] == temperature]
     result: list[Margins] = []
     for radius in radii:
         known = Margins(np.full(n, -1.0), np.zeros(n, dtype=np.int64))
-        for k in np.flatnonzero(curves.radius >= radius):
-            _raise(known, int(curves.index[k]), float(each[k]), int(curves.predicted[k]))
+        for k in np.flatnonzero(archive.radius >= radius):
+            _raise(known, int(archive.index[k]), float(margins[k]), int(archive.predicted[k]))
         for r in own:
             if r["radius"] >= radius:
                 _raise(known, r["index"], just_enough(r["alpha"]), r["predicted"])

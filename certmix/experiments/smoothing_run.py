@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from certmix.errors import UsageError
-from certmix.provers.judging import bench
+from certmix.provers.judging import judge_session
 from certmix.provers.problem import Problem
 from certmix.provers.smoothing.evaluation import compare
 from certmix.provers.smoothing.plan import Bound
@@ -75,5 +75,5 @@ def of_every_bound(run: SmoothingRun) -> dict[Bound, tuple[Array, Flags]]:
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
     labels = tuple(int(v) for v in data.labels)
     problem = Problem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)
-    found = compare(problem, bench(problem.network, problem.standard.network))
+    found = compare(problem, judge_session(problem.network, problem.standard.network))
     return {bound: (np.array([row[bound] for row in found]), run.correct) for bound in found[0]}

@@ -23,7 +23,7 @@ from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
 from certmix.mixing.mixed import MixedClassifier, transformed
 from certmix.models.model import Model
-from certmix.provers.judging import Bench, bench, largest_accepted, prepared
+from certmix.provers.judging import JudgeSession, judge_session, largest_accepted, prepared
 from certmix.provers.margin.engines import make_engine
 from certmix.provers.problem import Problem
 from certmix.provers.radius_search import largest_passing
@@ -135,7 +135,7 @@ def transformed_upper(lower: Tensor, upper: Tensor, differences: Tensor, predict
 
 
 @dataclass(frozen=True, eq=False)
-class AdaptiveBounder:
+class AdaptiveOracle:
     """The native engine on h and on the network of alpha."""
 
     problem: Problem
@@ -189,7 +189,7 @@ class AdaptiveProver:
 
     mix: AdaptiveMix
 
-    def __call__(self, problem: Problem, judge: Bench) -> list[Outcome]:
+    def __call__(self, problem: Problem, judge: JudgeSession) -> list[Outcome]:
         engine = make_engine(problem.settings)
         if not isinstance(engine, Crown):
             raise UsageError(f"adaptive mixes need the engine crown, got {problem.settings.engine}")
@@ -197,38 +197,38 @@ class AdaptiveProver:
         judge = judge if network is None else dataclasses.replace(judge, alpha=prepared(network))
         with torch.no_grad():
             predicted = PlainModule(problem.network).double()(problem.inputs.double()).argmax(dim=1)
-        bounder = AdaptiveBounder(problem, self.mix, predicted, engine)
+        oracle = AdaptiveOracle(problem, self.mix, predicted, engine)
         outcomes: list[Outcome] = []
         for rows in torch.arange(len(problem.inputs)).split(problem.settings.batch_size):
             try:
-                radii = self._radii(bounder, rows)
-                found = bounder.find(rows, radii)
+                radii = self._radii(oracle, rows)
+                found = oracle.find(rows, radii)
             except EngineError as error:
-                outcomes += [_abstained(problem, bounder, r, Reason.ENGINE_FAILED, str(error)) for r in rows.tolist()]
+                outcomes += [_abstained(problem, oracle, r, Reason.ENGINE_FAILED, str(error)) for r in rows.tolist()]
                 continue
-            outcomes += [self._outcome(bounder, judge, r, k, radii, found) for k, r in enumerate(rows.tolist())]
+            outcomes += [self._outcome(oracle, judge, r, k, radii, found) for k, r in enumerate(rows.tolist())]
         return [self._attacked(problem, outcome) for outcome in outcomes]
 
-    def _radii(self, bounder: AdaptiveBounder, rows: Tensor) -> Tensor:
-        s = bounder.problem.settings
+    def _radii(self, oracle: AdaptiveOracle, rows: Tensor) -> Tensor:
+        s = oracle.problem.settings
         if s.radius is not None:
             return torch.full((len(rows),), s.radius, dtype=torch.float64)
         if s.domain is None:
             raise TypeError("excluded by Settings")
-        limit = diameter(s.norm, s.domain, bounder.problem.inputs[0].numel())
-        return largest_passing(lambda k, r: bounder.find(rows[k], r).slack() > 0, len(rows), limit, s.tolerance)
+        limit = diameter(s.norm, s.domain, oracle.problem.inputs[0].numel())
+        return largest_passing(lambda k, r: oracle.find(rows[k], r).slack() > 0, len(rows), limit, s.tolerance)
 
     def _outcome(
-        self, bounder: AdaptiveBounder, judge: Bench, row: int, k: int, radii: Tensor, found: Bounds
+        self, oracle: AdaptiveOracle, judge: JudgeSession, row: int, k: int, radii: Tensor, found: Bounds
     ) -> Outcome:
-        problem, s = bounder.problem, bounder.problem.settings
-        alpha, radius, y = float(found.alpha[k]), float(radii[k]), int(bounder.predicted[row])
+        problem, s = oracle.problem, oracle.problem.settings
+        alpha, radius, y = float(found.alpha[k]), float(radii[k]), int(oracle.predicted[row])
         if alpha <= 0.5:
             text = f"alpha is only known to be >= {alpha:.4g} on the ball, Lemma 3.2 needs more than 1/2"
-            return _abstained(problem, bounder, row, Reason.NO_THEOREM, text)
+            return _abstained(problem, oracle, row, Reason.NO_THEOREM, text)
         if (s.radius is None and radius == 0) or float(found.slack()[k]) < -NEAR:
             text = f"the bounds certify no radius of {radius:.6g}: raise alpha or the temperature"
-            return _abstained(problem, bounder, row, Reason.RADIUS_NOT_REACHED, text)
+            return _abstained(problem, oracle, row, Reason.RADIUS_NOT_REACHED, text)
         evidence = AdaptiveMargin(_encoded(found.witness[k]), _encoded(found.alpha_witness[k]))
 
         def write(tried: float) -> bytes:
@@ -241,7 +241,7 @@ class AdaptiveProver:
         value = problem.input(row)
         judged = largest_accepted(radius, s.radius is not None, write, lambda line: judge.verdict(line, value))
         if isinstance(judged, Rejected):
-            return _abstained(problem, bounder, row, Reason.JUDGE_REJECTED, f"{judged.step}: {judged.reason}")
+            return _abstained(problem, oracle, row, Reason.JUDGE_REJECTED, f"{judged.step}: {judged.reason}")
         return Certified(
             y, judged[0], s.norm, alpha, "margin", "robust", judged[1], problem.network,
             problem.standard.network, value, radius, None, self.mix.network,
@@ -273,8 +273,8 @@ def _encoded(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode()
 
 
-def _abstained(problem: Problem, bounder: AdaptiveBounder, row: int, reason: Reason, advice: str) -> Abstained:
-    return problem.abstained(int(bounder.predicted[row]), reason, advice)
+def _abstained(problem: Problem, oracle: AdaptiveOracle, row: int, reason: Reason, advice: str) -> Abstained:
+    return problem.abstained(int(oracle.predicted[row]), reason, advice)
 
 
 # ---------------------------------------------------------------- ways in
@@ -290,7 +290,7 @@ def certify_adaptive(standard: Model, robust: Model, x: Tensor, mix: AdaptiveMix
     count = len(x)
     own = dataclasses.replace(settings, alpha=mix.least())
     problem = Problem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, own)
-    return AdaptiveProver(mix)(problem, bench(problem.network, standard.network))
+    return AdaptiveProver(mix)(problem, judge_session(problem.network, standard.network))
 
 
 def audit_adaptive(

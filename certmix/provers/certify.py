@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.models.model import Model, from_module
-from certmix.provers.judging import Bench, bench
+from certmix.provers.judging import JudgeSession, judge_session
 from certmix.provers.lipschitz import certify_lipschitz
 from certmix.provers.margin.prover import prove_margin
 from certmix.provers.problem import Problem
@@ -18,7 +18,7 @@ from certmix.records.outcomes import Method, Outcome
 from certmix.settings import Settings
 from proofs_check.certificate import Norm
 
-Prover = Callable[[Problem, Bench], list[Outcome]]
+Prover = Callable[[Problem, JudgeSession], list[Outcome]]
 
 PROVERS: dict[Method, Prover] = {
     "margin": prove_margin,
@@ -27,7 +27,7 @@ PROVERS: dict[Method, Prover] = {
 }
 
 
-def prove(problem: Problem, judge: Bench) -> list[Outcome]:
+def prove(problem: Problem, judge: JudgeSession) -> list[Outcome]:
     """Outcomes of all inputs of `problem`: proven, judged, and attacked inside every certified ball."""
     outcomes = PROVERS[problem.settings.method](problem, judge)
     return refute(problem, outcomes)
@@ -61,4 +61,4 @@ def certify(
     g, h = (m if isinstance(m, Model) else from_module(m, shape) for m in (standard, robust))
     count = len(x)
     problem = Problem(g, h, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, settings)
-    return prove(problem, bench(problem.network, g.network))
+    return prove(problem, judge_session(problem.network, g.network))

@@ -17,12 +17,12 @@ from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 
-# relative shrinkage tried in turn when the judge does not prove a proposed radius
-SHRINKAGE = (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
+# relative, tried in turn when the judge does not prove a proposed radius
+JUDGED_SHRINKAGES = (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class JudgeSession:
     """The networks of one run, prepared once for the judge. alpha: that of an input-dependent weight."""
 
     robust: Prepared
@@ -31,15 +31,15 @@ class Bench:
 
     def verdict(self, line: bytes, value: NDArray[np.float32]) -> Verdict:
         """The judge's verdict on one certificate line about `value`. Raises MalformedError."""
-        found = parse.line(line, EVIDENCE)
-        if not isinstance(found, parse.Certificate):
-            return Rejected("outcome", f"is {found.outcome}, there is nothing to judge")
-        return judge.check(found, Case(self.robust, self.standard, value, self.alpha))
+        record = parse.line(line, EVIDENCE)
+        if not isinstance(record, parse.Certificate):
+            return Rejected("outcome", f"is {record.outcome}, there is nothing to judge")
+        return judge.check(record, Case(self.robust, self.standard, value, self.alpha))
 
 
-def bench(robust: PlainNetwork, standard: PlainNetwork | None) -> Bench:
+def judge_session(robust: PlainNetwork, standard: PlainNetwork | None) -> JudgeSession:
     """Raises UsageError where the judge can take one of the networks not at all."""
-    return Bench(prepared(robust), None if standard is None else prepared(standard))
+    return JudgeSession(prepared(robust), None if standard is None else prepared(standard))
 
 
 def prepared(network: PlainNetwork) -> Prepared:
@@ -53,12 +53,12 @@ def prepared(network: PlainNetwork) -> Prepared:
 def largest_accepted(
     radius: float, fixed: bool, write: Callable[[float], bytes], judge_line: Callable[[bytes], Verdict]
 ) -> tuple[float, bytes] | Rejected:
-    """The first radius of radius * (1 - s), s in SHRINKAGE, whose certificate the judge accepts, with its line.
+    """The first radius of radius * (1 - s), s in JUDGED_SHRINKAGES, whose certificate the judge accepts, with its line.
 
     fixed: only `radius` itself is wanted. Otherwise the last rejection.
     """
     verdict: Verdict = Rejected("radius", "none was proposed")
-    for shrinkage in SHRINKAGE[:1] if fixed else SHRINKAGE:
+    for shrinkage in JUDGED_SHRINKAGES[:1] if fixed else JUDGED_SHRINKAGES:
         tried = radius * (1 - shrinkage)
         line = write(tried)
         verdict = judge_line(line)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certmix.provers.judging import Bench, largest_accepted
+from certmix.provers.judging import JudgeSession, largest_accepted
 from certmix.provers.problem import Problem
 from certmix.provers.radius_search import largest_passing
 from certmix.records.lines import certificate_line
@@ -93,7 +93,7 @@ class LipschitzProver:
     """Ensures: every Certified line was accepted by the judge."""
 
     problem: Problem
-    bench: Bench
+    judge: JudgeSession
     engine: Engine
     maps: LinearMaps
     table: GlobalTable
@@ -197,7 +197,7 @@ class LipschitzProver:
     def _stated(self, predicted: int) -> tuple[float, ...]:
         """What the judge derives from the layers. Raises EngineError where it derives nothing."""
         try:
-            return global_constants(self.bench.robust, predicted, self.problem.settings.norm)
+            return global_constants(self.judge.robust, predicted, self.problem.settings.norm)
         except RejectedError as error:
             raise EngineError(f"{error.step}: {error.reason}") from error
 
@@ -280,7 +280,7 @@ class LipschitzProver:
             return certificate_line(index, label, "lipschitz", claim, candidate.rule, evidence)
 
         fixed = self.problem.settings.radius is not None
-        return largest_accepted(candidate.radius, fixed, write, lambda line: self.bench.verdict(line, value))
+        return largest_accepted(candidate.radius, fixed, write, lambda line: self.judge.verdict(line, value))
 
     def _evidence(self, row: int, predicted: int, radius: float, rule: str) -> Evidence:
         one = torch.tensor([row]), torch.tensor([radius], dtype=torch.float64), torch.tensor([predicted])
@@ -295,8 +295,8 @@ class LipschitzProver:
         if rule == "lipschitz_local":
             # what the judge will derive, stated a hair larger
             claim = self.problem.claim(row, radius, predicted, "robust", None)
-            ball = Case(self.bench.robust, None, self.problem.input(row)).ball(claim)
-            derived = difference_constants(value_bounds(self.bench.robust, ball, None), predicted)
+            ball = Case(self.judge.robust, None, self.problem.input(row)).ball(claim)
+            derived = difference_constants(value_bounds(self.judge.robust, ball, None), predicted)
             return LocalLipschitz("4a", tuple((derived * SPARE).tolist()), None)
         found = self._ask(*one)
         if rule == "engine_lipschitz_relaxed":
@@ -316,7 +316,7 @@ def global_table(network: PlainNetwork, device: str, max_neurons: int) -> Global
     return GlobalTable(LinearMaps(network, device), LipSDP(max_neurons=max_neurons))
 
 
-def certify_lipschitz(problem: Problem, bench: Bench) -> list[Outcome]:
+def certify_lipschitz(problem: Problem, judge: JudgeSession) -> list[Outcome]:
     """Lipschitz certificates for every input of `problem`; a network without a Lipschitz bound is an outcome."""
     try:
         table = global_table(problem.network, problem.settings.device, MAX_NEURONS)
@@ -324,4 +324,4 @@ def certify_lipschitz(problem: Problem, bench: Bench) -> list[Outcome]:
         predicted = PlainModule(problem.network)(problem.inputs).argmax(dim=1).tolist()
         return [problem.abstained(y, Reason.ENGINE_FAILED, str(error)) for y in predicted]
     engine = ENGINES[problem.settings.engine]()
-    return LipschitzProver(problem, bench, engine, table.maps, table).prove()
+    return LipschitzProver(problem, judge, engine, table.maps, table).prove()

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from certmix.errors import UsageError
 from certmix.models.model import Model
-from certmix.records.curves import Observation
+from certmix.records.bound_archive import ArchivedBound
 from certmix.records.outcomes import Abstained, Reason
 from certmix.settings import Settings
 from proofs_check.certificate import Claim, ClassOf, PlainNetwork, Smoothing
 from proofs_check.reading.parse import array_sha256
 
 # index in the dataset, and bounds of h's logit differences that some engine found there
-Recorder = Callable[[int, Observation], None]
+Archiver = Callable[[int, ArchivedBound], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """inputs: (N, *shape) float32 in raw units. indices, labels: (N,) places in the dataset and true classes.
 
-    record: told of every bound of h's logit differences that is found, if anybody wants to know.
+    archive: told of every bound of h's logit differences that is found, if they are archived.
     """
 
     standard: Model
@@ -35,7 +35,7 @@ class Problem:
     indices: tuple[int, ...]
     labels: tuple[int, ...]
     settings: Settings
-    record: Recorder | None = None
+    archive: Archiver | None = None
 
     def __post_init__(self) -> None:
         standard, robust = self.standard, self.robust
@@ -57,11 +57,13 @@ class Problem:
         """The robust model's plain network."""
         return self.robust.require_network()
 
-    def input(self, row: int) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self.inputs[row].numpy())
+    def input(self, batch_index: int) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self.inputs[batch_index].numpy())
 
-    def claim(self, row: int, radius: float, predicted: int, class_of: ClassOf, smoothing: Smoothing | None) -> Claim:
-        """The claim these settings make about input `row`."""
+    def claim(
+        self, batch_index: int, radius: float, predicted: int, class_of: ClassOf, smoothing: Smoothing | None
+    ) -> Claim:
+        """The claim these settings make about input `batch_index`."""
         s = self.settings
         return Claim(
             norm=s.norm,
@@ -74,7 +76,7 @@ class Problem:
             semantics=s.semantics,
             robust=self.network.sha256,
             standard=None if self.standard.network is None else self.standard.network.sha256,
-            input=array_sha256(self.input(row)),
+            input=array_sha256(self.input(batch_index)),
             smoothing=smoothing,
         )
 

@@ -1,4 +1,4 @@
-"""A run's folder, opened again: settings, networks, inputs, curves, certificates."""
+"""A run's folder, opened again: settings, networks, inputs, archived bounds, certificates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
 from certmix.models.model import Model
-from certmix.records import curves
+from certmix.records import bound_archive
 from certmix.runs.store import FINAL, Store
 from certmix.settings import Settings
 from proofs_check.certificate import MalformedError
@@ -22,14 +22,14 @@ from verifiers.network.module import PlainModule
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """certified: the certified lines, as plain objects. curves: every bound the run kept."""
+    """certified: the certified lines, as plain objects. archive: every bound the run kept."""
 
     path: Path
     settings: Settings
     standard: Model
     robust: Model
     data: Dataset
-    curves: curves.Curves
+    archive: bound_archive.BoundArchive
     certified: tuple[dict[str, Any], ...]
 
 
@@ -52,13 +52,13 @@ def open_inputs(path: Path) -> tuple[Settings, Model, Model, Dataset]:
 
 
 def open_run(path: Path) -> FinishedRun:
-    """The finished run in `path` with its curves. Raises UsageError."""
+    """The finished run in `path` with its archive of bounds. Raises UsageError."""
     settings, standard, robust, data = open_inputs(path)
-    found = curves.read(path)
-    if len(found.index) and (found.index.max() >= len(data) or found.upper.shape[1] != robust.classes):
-        raise UsageError(f"{path / curves.FOLDER} belongs to another run: audit again")
+    archive = bound_archive.read(path)
+    if len(archive.index) and (archive.index.max() >= len(data) or archive.upper.shape[1] != robust.classes):
+        raise UsageError(f"{path / bound_archive.FOLDER} belongs to another run: audit again")
     lines = tuple(r for r in Store(path).lines() if r["outcome"] == "certified")
-    return FinishedRun(path, settings, standard, robust, data, found, lines)
+    return FinishedRun(path, settings, standard, robust, data, archive, lines)
 
 
 def _model(path: Path, sha256: str) -> Model:

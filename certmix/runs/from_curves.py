@@ -12,12 +12,12 @@ from torch import Tensor
 
 from certmix.commands.audit import Audit
 from certmix.errors import UsageError
-from certmix.provers.judging import Bench
-from certmix.provers.margin.bounder import ROUNDING, Bounder, Finding
+from certmix.provers.judging import JudgeSession
+from certmix.provers.margin.oracle import FLOAT32_LACK, MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
 from certmix.provers.refute import refute
-from certmix.records.curves import Curves
+from certmix.records.bound_archive import BoundArchive
 from certmix.records.outcomes import Outcome
 from certmix.runs.finished import FinishedRun
 from certmix.runs.store import Store
@@ -27,75 +27,76 @@ from verifiers.engine import LogitBounds
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """Curves, and their margins at one temperature."""
+class StoredMargins:
+    """An archive of bounds, and their margins (M,) at one temperature."""
 
-    curves: Curves
+    archive: BoundArchive
     margins: np.ndarray
 
     def best(self, index: int, radius: float, predicted: int) -> int | None:
-        """The observation with the largest margin among those on balls that hold this one; None: none is known."""
-        rows = self.rows(index, predicted)
-        rows = rows[self.curves.radius[rows] >= radius]
-        return int(rows[np.argmax(self.margins[rows])]) if len(rows) else None
+        """Position of the largest margin among those on balls that hold this one; None: none is known."""
+        positions = self._of_input(index, predicted)
+        positions = positions[self.archive.radius[positions] >= radius]
+        return int(positions[np.argmax(self.margins[positions])]) if len(positions) else None
 
     def largest(self, index: int, alpha: float, predicted: int) -> float:
         """The largest radius certified at alpha; 0 if there is none."""
-        rows = self.rows(index, predicted)
-        good = certifies(torch.from_numpy(self.margins[rows]), alpha).numpy()
-        return float(self.curves.radius[rows[good]].max(initial=0.0))
+        positions = self._of_input(index, predicted)
+        certified = certifies(torch.from_numpy(self.margins[positions]), alpha).numpy()
+        return float(self.archive.radius[positions[certified]].max(initial=0.0))
 
-    def rows(self, index: int, predicted: int) -> np.ndarray:
-        rows = self.curves.rows(index)
-        return rows[self.curves.predicted[rows] == predicted]
+    def _of_input(self, index: int, predicted: int) -> np.ndarray:
+        positions = self.archive.of_input(index)
+        return positions[self.archive.predicted[positions] == predicted]
 
 
-class StoredBounder(Bounder):
-    """Answers from curves alone."""
+class StoredOracle(MarginOracle):
+    """Answers from an archive of bounds alone."""
 
-    def __init__(self, problem: Problem, predicted: Tensor, stored: Stored) -> None:
+    def __init__(self, problem: Problem, predicted: Tensor, stored: StoredMargins) -> None:
         super().__init__(problem, predicted)
         self.stored = stored
 
-    def find(self, rows: Tensor, radii: Tensor, witness: bool) -> Finding:
+    def bound(self, inputs: Tensor, radii: Tensor, witness: bool) -> MarginBound:
         s = self.problem.settings
-        bounds = self.observe(rows, radii, witness)
-        found = [self._best(row, r) for row, r in zip(rows.tolist(), radii.tolist(), strict=True)]
-        margins = torch.tensor([-1.0 if k is None else self.stored.margins[k] for k in found], dtype=torch.float64)
+        h = self.bound_robust(inputs, radii, witness)
+        best = [self._best(k, radius) for k, radius in zip(inputs.tolist(), radii.tolist(), strict=True)]
+        margins = torch.tensor([-1.0 if k is None else self.stored.margins[k] for k in best], dtype=torch.float64)
         slack = margins - required_margin(s.alpha)
-        return Finding(slack, slack > (-ROUNDING if s.evidence == "network" else 0.0), bounds, None)
+        return MarginBound(slack, slack > (-FLOAT32_LACK if s.evidence == "network" else 0.0), h, None)
 
-    def observe(self, rows: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
-        curves, k = self.stored.curves, self.problem.network.classes
-        lower, upper = (torch.full((len(rows), k), v, dtype=torch.float64) for v in (-torch.inf, torch.inf))
-        hints: list[bytes | None] = []
-        for n, (row, radius) in enumerate(zip(rows.tolist(), radii.tolist(), strict=True)):
-            best = self._best(row, radius)
+    def bound_robust(self, inputs: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
+        archive, classes = self.stored.archive, self.problem.network.classes
+        lower, upper = (torch.full((len(inputs), classes), v, dtype=torch.float64) for v in (-torch.inf, torch.inf))
+        witnesses: list[bytes | None] = []
+        for n, (batch_index, radius) in enumerate(zip(inputs.tolist(), radii.tolist(), strict=True)):
+            best = self._best(batch_index, radius)
             if best is not None:
-                lower[n], upper[n] = torch.from_numpy(curves.lower[best]), torch.from_numpy(curves.upper[best])
-            hints.append(curves.hints(self.problem.indices[row], radius) if witness else None)
-        return LogitBounds(lower, upper, tuple(hints))
+                lower[n], upper[n] = torch.from_numpy(archive.lower[best]), torch.from_numpy(archive.upper[best])
+            index = self.problem.indices[batch_index]
+            witnesses.append(archive.nearest_witness(index, radius) if witness else None)
+        return LogitBounds(lower, upper, tuple(witnesses))
 
-    def known_radii(self, rows: Tensor) -> Tensor:
+    def known_radii(self, inputs: Tensor) -> Tensor:
         alpha = self.problem.settings.alpha
-        radii = [self.stored.largest(self.problem.indices[r], alpha, int(self.predicted[r])) for r in rows.tolist()]
+        radii = [self.stored.largest(self.problem.indices[k], alpha, int(self.predicted[k])) for k in inputs.tolist()]
         return torch.tensor(radii, dtype=torch.float64)
 
-    def _best(self, row: int, radius: float) -> int | None:
-        return self.stored.best(self.problem.indices[row], radius, int(self.predicted[row]))
+    def _best(self, batch_index: int, radius: float) -> int | None:
+        return self.stored.best(self.problem.indices[batch_index], radius, int(self.predicted[batch_index]))
 
 
 @dataclass(frozen=True, eq=False)
 class StoredProver:
     """A prover (certmix.provers.certify.Prover) for the inputs of one run."""
 
-    stored: Stored
+    stored: StoredMargins
 
-    def __call__(self, problem: Problem, judge: Bench) -> list[Outcome]:
-        def bounder(own: Problem, predicted: Tensor) -> Bounder:
-            return StoredBounder(own, predicted, self.stored)
+    def __call__(self, problem: Problem, judge: JudgeSession) -> list[Outcome]:
+        def make_oracle(problem: Problem, predicted: Tensor) -> MarginOracle:
+            return StoredOracle(problem, predicted, self.stored)
 
-        return refute(problem, MarginProver(problem, judge, bounder).prove())
+        return refute(problem, MarginProver(problem, judge, make_oracle).prove())
 
 
 def certify_point(
@@ -111,7 +112,7 @@ def certify_point(
         raise UsageError(f"--certify takes one radius, got {len(radii)}")
     radius = found.settings.radius if radii is None else radii[0]
     settings = point_settings(found.settings, alpha, temperature, radius)
-    stored = Stored(found.curves, found.curves.margins(temperature))
+    stored = StoredMargins(found.archive, found.archive.margins(temperature))
     audit = Audit(found.standard, found.robust, found.data, settings, Store(out), StoredProver(stored))
     return audit.run()
 

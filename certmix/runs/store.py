@@ -2,7 +2,7 @@
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
 complete; certificates.partial.jsonl until then), audit.json (untrusted: predictions, timing), curves/ (untrusted:
-bounds, see curves.py), refuted/; for readers summary.json and report.html
+bounds, see bound_archive.py), refuted/; for readers summary.json and report.html
 (commands/report.py).
 """
 

@@ -43,5 +43,5 @@ def pair_slack(standard_margin: Tensor, robust_margin: Tensor, alpha: float) -> 
     Requires: both are lower bounds on the same ball, of g_y - g_i and h_y - h_i, of one shape.
     Ensures: where > 0 for every i, the mix's class is y on the ball; any alpha in [0, 1]. Source: docs/maths.md 6.
     """
-    together = (1 - alpha) * standard_margin + alpha * robust_margin
-    return torch.maximum(together, alpha * robust_margin - (1 - alpha))
+    of_both = (1 - alpha) * standard_margin + alpha * robust_margin
+    return torch.maximum(of_both, alpha * robust_margin - (1 - alpha))

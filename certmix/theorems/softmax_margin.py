@@ -35,12 +35,12 @@ def box_margin(lower: Tensor, upper: Tensor, predicted: Tensor, temperature: flo
     t = (temperature * upper).masked_fill(own, -torch.inf)
     low = (temperature * lower).masked_fill(own, -torch.inf)
     zero = torch.zeros_like(t[:, :1])
-    whole = torch.logsumexp(torch.cat([zero, t], 1), 1, keepdim=True)
-    sure = -torch.expm1(t) * torch.exp(-whole)
+    log_sum = torch.logsumexp(torch.cat([zero, t], 1), 1, keepdim=True)
+    rival_below = -torch.expm1(t) * torch.exp(-log_sum)
     others = torch.logsumexp(_without_each(torch.cat([zero, low], 1)), 2)[:, 1:]
-    together = torch.logaddexp(others, t)
-    unsure = torch.exp(-together) - torch.exp(t - together)
-    return torch.where(t <= 0, sure, unsure).masked_fill(own, 0.0)
+    log_least_sum = torch.logaddexp(others, t)
+    rival_above = torch.exp(-log_least_sum) - torch.exp(t - log_least_sum)
+    return torch.where(t <= 0, rival_below, rival_above).masked_fill(own, 0.0)
 
 
 def _without_each(values: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Chords:
         """(R,) the margin is proven where an upper bound of coefficients . d is below this."""
         return self.threshold - self.intercept
 
-    def box_reach(self) -> Tensor:
+    def box_upper_bound(self) -> Tensor:
         """(R,) the largest coefficients . d over the box: (3a) in this form."""
         ends = torch.where(self.coefficients > 0, self.upper, self.lower)
         return (self.coefficients * ends).sum(1)
@@ -88,7 +88,7 @@ def chords(
 
     lower, upper: (R, K). predicted, rival: (R,), y and i. required: (R,) mu in (-1, 1].
     Ensures: h_y - h_i >= mu on the box wherever coefficients . d <= threshold - intercept; with mu >= 0 a bound of
-    coefficients . d no larger than `box_reach` makes this never weaker than (3a).
+    coefficients . d no larger than `box_upper_bound` makes this never weaker than (3a).
     Source: docs/maths.md 3b: chords for positive weights, tangents for negative ones, both after the violation-region
     rule: a point that violates F <= 1 - mu has w_j e^{t_j} > (largest of it) - S, S = max F - (1 - mu).
     """
@@ -137,42 +137,42 @@ def knapsack(values: Tensor, costs: Tensor, budget: Tensor, lower: Tensor, upper
     values, costs >= 0, lower, upper: (R, K); budget (R,). The fractional knapsack: fill by value per cost.
     """
     size = upper - lower
-    left = budget - (costs * lower).sum(1)
+    spare = budget - (costs * lower).sum(1)
     ratio = torch.where(costs > 0, values / torch.where(costs > 0, costs, 1.0), torch.inf)
     order = ratio.argsort(dim=1, descending=True)
     price = (costs * size).gather(1, order)
     gain = (values * size).gather(1, order)
     before = price.cumsum(1) - price
-    share = torch.where(price > 0, ((left[:, None] - before) / torch.where(price > 0, price, 1.0)).clamp(0, 1), 1.0)
-    found = (values * lower).sum(1) + (gain * share).sum(1)
-    return torch.where(left >= 0, found, -torch.inf)
+    share = torch.where(price > 0, ((spare[:, None] - before) / torch.where(price > 0, price, 1.0)).clamp(0, 1), 1.0)
+    largest = (values * lower).sum(1) + (gain * share).sum(1)
+    return torch.where(spare >= 0, largest, -torch.inf)
 
 
 @dataclass(frozen=True, eq=False)
-class StoredPass:
-    """What one backward pass proved: coefficients . d <= reach on the ball; coefficients (R, K) >= 0, reach (R,)."""
+class PassBound:
+    """What one backward pass proved: coefficients . d <= upper_bound on the ball; (R, K) >= 0 and (R,)."""
 
     coefficients: Tensor
-    reach: Tensor
+    upper_bound: Tensor
 
 
 def proves(lower: Tensor, upper: Tensor, predicted: Tensor, rival: Tensor, required: Tensor, temperature: float,
-           stored: StoredPass | None) -> Tensor:  # fmt: skip
+           stored: PassBound | None) -> Tensor:  # fmt: skip
     """(R,) bool: h_y - h_i > mu follows from the box and the stored pass, by (3a) or by (3b) with the knapsack.
 
     required: (R,) mu in [0, 1].
     """
-    found = chords(lower, upper, predicted, rival, required, temperature)
-    reach = found.box_reach()
+    majorant = chords(lower, upper, predicted, rival, required, temperature)
+    upper_bound = majorant.box_upper_bound()
     if stored is not None:
-        cut = knapsack(found.coefficients, stored.coefficients, stored.reach, found.lower, found.upper)
-        reach = torch.minimum(reach, cut)
+        cut = knapsack(majorant.coefficients, stored.coefficients, stored.upper_bound, majorant.lower, majorant.upper)
+        upper_bound = torch.minimum(upper_bound, cut)
     below_class = temperature * upper.gather(1, rival[:, None])[:, 0] <= 0
-    return below_class & (reach < found.goal())
+    return below_class & (upper_bound < majorant.goal())
 
 
 def margin_with_pass(lower: Tensor, upper: Tensor, predicted: Tensor, rival: Tensor, temperature: float,
-                     stored: StoredPass | None, steps: int = 40) -> Tensor:  # fmt: skip
+                     stored: PassBound | None, steps: int = 40) -> Tensor:  # fmt: skip
     """(R,) the largest mu found with `proves`, by bisection between (3a) and 1; where (3a) is negative, (3a)."""
     low = box_margin(lower, upper, predicted, temperature).gather(1, rival[:, None])[:, 0]
     box = low.clone()

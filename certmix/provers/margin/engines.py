@@ -1,4 +1,4 @@
-"""The engine a run's settings name, and the bounder that goes with it."""
+"""The engine a run's settings name, and the oracle that goes with it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import functools
 
 from torch import Tensor
 
-from certmix.provers.margin.bounder import Bounder, EngineBounder
-from certmix.provers.margin.crown_bounder import CrownBounder
+from certmix.provers.margin.crown_oracle import CrownOracle
+from certmix.provers.margin.oracle import EngineOracle, MarginOracle
 from certmix.provers.problem import Problem
 from certmix.settings import Settings
 from verifiers import ENGINES
@@ -15,11 +15,11 @@ from verifiers.crown.engine import Crown
 from verifiers.engine import Engine
 
 
-def make_bounder(problem: Problem, predicted: Tensor, engine: Engine) -> Bounder:
-    """The bounder for one batch."""
+def make_oracle(problem: Problem, predicted: Tensor, engine: Engine) -> MarginOracle:
+    """The oracle for one batch."""
     if isinstance(engine, Crown):
-        return CrownBounder(problem, predicted, engine)
-    return EngineBounder(problem, predicted, engine)
+        return CrownOracle(problem, predicted, engine)
+    return EngineOracle(problem, predicted, engine)
 
 
 def make_engine(settings: Settings) -> Engine:

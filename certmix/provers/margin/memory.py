@@ -19,7 +19,7 @@ from verifiers.crown.network import Interval
 
 
 @dataclass(frozen=True, eq=False)
-class Slopes:
+class InputSlopes:
     """Lower slopes (K, n) of one input's last passes, per class: those of the box and those of the exponential form."""
 
     box: Tensor
@@ -27,7 +27,7 @@ class Slopes:
 
 
 @dataclass(frozen=True, eq=False)
-class Layers:
+class InputLayers:
     """Bounds of one input's layers at a radius, by node."""
 
     radius: float
@@ -35,67 +35,72 @@ class Layers:
 
 
 @dataclass(eq=False)
-class Memory:
-    """latest: slopes last used. certified: those that certified the largest radius so far. failed: layers at the
-    smallest radius that failed."""
+class RadiusMemory:
+    """By index in the batch. latest: slopes last used. certified: those that certified the largest radius so far.
+    failed: layers at the smallest radius that failed."""
 
-    latest: dict[int, Slopes] = field(default_factory=dict)
-    certified: dict[int, Slopes] = field(default_factory=dict)
-    failed: dict[int, Layers] = field(default_factory=dict)
+    latest: dict[int, InputSlopes] = field(default_factory=dict)
+    certified: dict[int, InputSlopes] = field(default_factory=dict)
+    failed: dict[int, InputLayers] = field(default_factory=dict)
 
-    def slopes(self, rows: Tensor, certified: bool) -> list[Slopes | None]:
-        """Those of each row to start from: those that `certified` first."""
+    def slopes(self, inputs: Tensor, certified: bool) -> list[InputSlopes | None]:
+        """Those of each of `inputs` (M,) to start from: those that `certified` first."""
         first = self.certified if certified else self.latest
-        return [first.get(row) or self.latest.get(row) for row in rows.tolist()]
+        return [first.get(batch_index) or self.latest.get(batch_index) for batch_index in inputs.tolist()]
 
-    def failed_above(self, rows: Tensor, radii: Tensor) -> Tensor:
+    def failed_above(self, inputs: Tensor, radii: Tensor) -> Tensor:
         """(M,) bool: a larger radius failed."""
-        return self._radii(rows) > radii
+        return self._smallest_failed(inputs) > radii
 
-    def failed_at(self, rows: Tensor, radii: Tensor) -> Tensor:
+    def failed_at(self, inputs: Tensor, radii: Tensor) -> Tensor:
         """(M,) bool: this very radius failed."""
-        return self._radii(rows) == radii
+        return self._smallest_failed(inputs) == radii
 
-    def _radii(self, rows: Tensor) -> Tensor:
+    def _smallest_failed(self, inputs: Tensor) -> Tensor:
         """(M,) the smallest radii that failed, 0 where none did."""
-        found = (self.failed.get(row) for row in rows.tolist())
-        return torch.tensor([0.0 if k is None else k.radius for k in found], dtype=torch.float64)
+        layers = (self.failed.get(batch_index) for batch_index in inputs.tolist())
+        return torch.tensor([0.0 if one is None else one.radius for one in layers], dtype=torch.float64)
 
-    def before(self, rows: Tensor, radii: Tensor, enough: bool) -> ReusableBounds:
-        """What is known of the layers at these radii, from larger ones."""
-        usable = (self._radii(rows) >= radii) & (self._radii(rows) > 0)
-        found = [self.failed[row] for row in rows[usable].tolist()]
-        if not found:
+    def reusable(self, inputs: Tensor, radii: Tensor, reuse_only: bool) -> ReusableBounds:
+        """What is known of the layers at these radii, from larger ones; infinite ends where nothing is."""
+        smallest = self._smallest_failed(inputs)
+        usable = (smallest >= radii) & (smallest > 0)
+        remembered = [self.failed[batch_index] for batch_index in inputs[usable].tolist()]
+        if not remembered:
             return NO_BOUNDS
         values: dict[int, Interval] = {}
-        for k in found[0].values:
+        for node in remembered[0].values:
             ends: list[Tensor] = []
             for end, nothing in ((0, -torch.inf), (1, torch.inf)):
-                own = torch.stack([one.values[k][end] for one in found])
-                ends.append(own.new_full((len(rows), *own.shape[1:]), nothing))
-                ends[-1][usable.to(own.device)] = own
-            values[k] = ends[0], ends[1]
-        return ReusableBounds(values, enough)
+                known = torch.stack([one.values[node][end] for one in remembered])
+                ends.append(known.new_full((len(inputs), *known.shape[1:]), nothing))
+                ends[-1][usable.to(known.device)] = known
+            values[node] = ends[0], ends[1]
+        return ReusableBounds(values, reuse_only)
 
-    def keep(self, rows: Tensor, radii: Tensor, known: IntermediateBounds, failed: Tensor) -> None:
+    def keep_layers(self, inputs: Tensor, radii: Tensor, layers: IntermediateBounds, failed: Tensor) -> None:
         """Remember the layers of the inputs that `failed` (M,) bool at these radii."""
-        for k, row in enumerate(rows.tolist()):
+        for k, batch_index in enumerate(inputs.tolist()):
             if bool(failed[k]):
-                self.failed[row] = _layers(known, k, float(radii[k]))
+                self.failed[batch_index] = _of_input(layers, k, float(radii[k]))
 
-    def keep_slopes(self, rows: Tensor, analysis: Analysis, found: Head | None, wanted: Tensor, passed: Tensor) -> None:
-        """Remember the slopes of the inputs `wanted` (M,) bool, and whether they `passed` (M,) bool."""
+    def keep_slopes(
+        self, inputs: Tensor, analysis: Analysis, head: Head | None, wanted: Tensor, certified: Tensor
+    ) -> None:
+        """Remember the slopes of the inputs `wanted` (M,) bool, and whether they `certified` the radius (M,) bool."""
         if analysis.slopes is None:
             return
-        for k, row in enumerate(rows.tolist()):
-            own = analysis.slopes[k]
+        exponential = None if head is None else head.exponential
+        for k, batch_index in enumerate(inputs.tolist()):
             if bool(wanted[k]):
-                again = own if found is None or found.second is None else found.second[k]
-                self.latest[row] = Slopes(own, torch.where(again.any(1, keepdim=True), again, own))
-                if bool(passed[k]):
-                    self.certified[row] = self.latest[row]
+                box = analysis.slopes[k]
+                self.latest[batch_index] = InputSlopes(
+                    box, box if exponential is None else exponential.slopes.of_input(k, box)
+                )
+                if bool(certified[k]):
+                    self.certified[batch_index] = self.latest[batch_index]
 
 
-def _layers(known: IntermediateBounds, k: int, radius: float) -> Layers:
-    nodes = (i for i in known.net.preactivations if i not in known.net.affine)
-    return Layers(radius, {i: (known.values[i][0][k], known.values[i][1][k]) for i in nodes})
+def _of_input(layers: IntermediateBounds, k: int, radius: float) -> InputLayers:
+    nodes = (i for i in layers.net.preactivations if i not in layers.net.affine)
+    return InputLayers(radius, {i: (layers.values[i][0][k], layers.values[i][1][k]) for i in nodes})

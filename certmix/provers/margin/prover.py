@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certmix.provers.judging import Bench, largest_accepted
-from certmix.provers.margin.bounder import RULES, Bounder, Finding, merged, standard_network
-from certmix.provers.margin.engines import make_bounder, make_engine
+from certmix.provers.judging import JudgeSession, largest_accepted
+from certmix.provers.margin.engines import make_engine, make_oracle
+from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
 from certmix.provers.problem import Problem
 from certmix.provers.radius_search import largest_passing, largest_positive
 from certmix.records.lines import certificate_line
@@ -22,12 +22,12 @@ from proofs_check.certificate import ClassOf, Rejected
 from verifiers.engine import EngineError
 from verifiers.network.module import PlainModule
 
-# what makes the bounder of one batch, given the classes to certify (N,)
-Bounders = Callable[[Problem, Tensor], Bounder]
+# what makes the oracle of one batch, given the classes to certify (N,)
+OracleFactory = Callable[[Problem, Tensor], MarginOracle]
 
-OBSERVED = 0.05  # relative tolerance of a radius that only curves need
-ROUNDS = 4  # of tuning at a fixed radius
-RETREAT = (
+ARCHIVE_TOLERANCE = 0.05  # relative, of a radius that only the archive needs
+TUNING_ROUNDS = 4  # at a fixed radius
+PROPOSAL_SHRINKAGES = (
     1e-3,
     1e-3,
     2e-3,
@@ -36,7 +36,7 @@ RETREAT = (
     1.6e-2,
     3.2e-2,
 )  # relative, in turn, where what a search kept was better than bounds from nothing
-NEAR = 0.2  # lack of slack beyond which more tuning is not tried
+LARGEST_TUNABLE_LACK = 0.2  # of slack, at a fixed radius: where more is lacking, slopes are not tuned again
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,28 +52,29 @@ class MarginProver:
     """Proves Lemma 3.2 claims about h's class, or with `settings.use_standard` docs/maths.md 6 about the mix's."""
 
     problem: Problem
-    bench: Bench
-    bounders: Bounders
+    judge: JudgeSession
+    make_oracle: OracleFactory
 
     def prove(self) -> list[Outcome]:
         """One outcome per input, in order."""
         points = self._points()
+        every_input = range(len(self.problem.inputs))
         outcomes: dict[int, Outcome] = {}
-        for row in range(len(self.problem.inputs)):
-            refusal = self._refusal(points, row)
+        for batch_index in every_input:
+            refusal = self._refusal(points, batch_index)
             if refusal is not None:
-                outcomes[row] = refusal
-        if self.problem.record is not None:
-            searched = range(len(self.problem.inputs)) if self.problem.settings.radius is None else outcomes
-            self._observe([row for row in searched if float(points.margin[row]) > 0], points)
-        rows = torch.tensor([r for r in range(len(self.problem.inputs)) if r not in outcomes], dtype=torch.int64)
-        for batch in rows.split(self.problem.settings.batch_size) if len(rows) else ():
+                outcomes[batch_index] = refusal
+        if self.problem.archive is not None:
+            searched = every_input if self.problem.settings.radius is None else outcomes
+            self._archive([k for k in searched if float(points.margin[k]) > 0], points)
+        unrefused = torch.tensor([k for k in every_input if k not in outcomes], dtype=torch.int64)
+        for inputs in unrefused.split(self.problem.settings.batch_size) if len(unrefused) else ():
             try:
-                outcomes.update(self._batch(batch, points))
+                outcomes.update(self._batch(inputs, points))
             except EngineError as error:
-                failed = {r: self._abstained(points, r, Reason.ENGINE_FAILED, str(error)) for r in batch.tolist()}
+                failed = {k: self._abstained(points, k, Reason.ENGINE_FAILED, str(error)) for k in inputs.tolist()}
                 outcomes.update(failed)
-        return [outcomes[r] for r in range(len(self.problem.inputs))]
+        return [outcomes[k] for k in every_input]
 
     # -------------------------------------------------------------- at the inputs themselves
 
@@ -86,70 +87,77 @@ class MarginProver:
         x = self.problem.inputs.double()
         robust = PlainModule(self.problem.network).double()(x)
         probabilities = torch.softmax(s.temperature * robust, dim=1)
-        ranked = robust
+        scores = robust
         if s.use_standard:
             standard = torch.softmax(PlainModule(standard_network(self.problem)).double()(x), dim=1)
             probabilities = (1 - s.alpha) * standard + s.alpha * probabilities
-            ranked = probabilities
-        predicted = ranked.argmax(dim=1)
-        own = torch.nn.functional.one_hot(predicted, ranked.shape[1]).bool()
+            scores = probabilities
+        predicted = scores.argmax(dim=1)
+        own = torch.nn.functional.one_hot(predicted, scores.shape[1]).bool()
         best_rival = probabilities.masked_fill(own, -1.0).max(dim=1).values
         return Points(predicted, probabilities.gather(1, predicted[:, None])[:, 0] - best_rival)
 
-    def _refusal(self, points: Points, row: int) -> Outcome | None:
+    def _refusal(self, points: Points, batch_index: int) -> Outcome | None:
         """Why no theorem can certify this input at any radius, if so."""
-        s, margin = self.problem.settings, float(points.margin[row])
+        s, margin = self.problem.settings, float(points.margin[batch_index])
         if margin <= 0:
-            return self._abstained(points, row, Reason.TIE, "the two most probable classes tie at the input")
+            return self._abstained(points, batch_index, Reason.TIE, "the two most probable classes tie at the input")
         if s.use_standard:
             return None
         if s.alpha <= 0.5:
             advice = f"Lemma 3.2 needs alpha > 1/2, got {s.alpha}: raise alpha, or bound g too (use_standard)"
-            return self._abstained(points, row, Reason.NO_THEOREM, advice)
+            return self._abstained(points, batch_index, Reason.NO_THEOREM, advice)
         needed = required_margin(s.alpha)
         if margin <= needed:
             advice = (
                 f"the robust model's margin {margin:.4g} is not above the required {needed:.4g}: "
                 f"raise alpha above {critical_alpha(margin):.4g} or the temperature above {s.temperature:g}"
             )
-            return self._abstained(points, row, Reason.MARGIN_TOO_SMALL, advice)
+            return self._abstained(points, batch_index, Reason.MARGIN_TOO_SMALL, advice)
         return None
 
-    def _abstained(self, points: Points, row: int, reason: Reason, advice: str) -> Outcome:
-        return self.problem.abstained(int(points.predicted[row]), reason, advice, self.class_of)
+    def _abstained(self, points: Points, batch_index: int, reason: Reason, advice: str) -> Outcome:
+        return self.problem.abstained(int(points.predicted[batch_index]), reason, advice, self.class_of)
 
     # -------------------------------------------------------------- the engine proposes, the judge disposes
 
-    def _batch(self, rows: Tensor, points: Points) -> dict[int, Outcome]:
+    def _batch(self, inputs: Tensor, points: Points) -> dict[int, Outcome]:
         """Outcomes of one batch of inputs that no theorem refuses."""
-        bounder = self.bounders(self.problem, points.predicted)
-        radii = self._radii(bounder, rows)
-        found = bounder.find(rows, radii, True)
-        for shrinkage in RETREAT if self.problem.settings.radius is None else ():
-            short = (~found.hopeful & (radii > 0)).nonzero().flatten()
-            if not len(short):
+        oracle = self.make_oracle(self.problem, points.predicted)
+        radii = self._radii(oracle, inputs)
+        bound = oracle.bound(inputs, radii, True)
+        for shrinkage in PROPOSAL_SHRINKAGES if self.problem.settings.radius is None else ():
+            too_large = (~bound.worth_judging & (radii > 0)).nonzero().flatten()
+            if not len(too_large):
                 break
-            radii[short] *= 1 - shrinkage
-            found = merged([(torch.arange(len(rows)), found), (short, bounder.find(rows[short], radii[short], True))])
-        return {row: self._outcome(row, k, float(radii[k]), found, points) for k, row in enumerate(rows.tolist())}
+            radii[too_large] *= 1 - shrinkage
+            again = oracle.bound(inputs[too_large], radii[too_large], True)
+            bound = latest_of_each([(torch.arange(len(inputs)), bound), (too_large, again)])
+        return {
+            batch_index: self._outcome(batch_index, k, float(radii[k]), bound, points)
+            for k, batch_index in enumerate(inputs.tolist())
+        }
 
-    def _observe(self, rows: list[int], points: Points) -> None:
+    def _archive(self, batch_indices: list[int], points: Points) -> None:
         """Bounds for other alphas and temperatures: at the fixed radius, or up to the largest one on which h's class is
         constant."""
         s = self.problem.settings
-        for batch in torch.tensor(rows, dtype=torch.int64).split(s.batch_size) if rows else ():
-            bounder = self.bounders(self.problem, points.predicted)
+        for inputs in torch.tensor(batch_indices, dtype=torch.int64).split(s.batch_size) if batch_indices else ():
+            oracle = self.make_oracle(self.problem, points.predicted)
 
-            def constant(indices: Tensor, radii: Tensor, batch: Tensor = batch, bounder: Bounder = bounder) -> Tensor:
-                own = own_class(points.predicted[batch[indices]], self.problem.network.classes)
-                return (bounder.observe(batch[indices], radii, False).upper.lt(0) | own.to(radii.device)).all(dim=1)
+            def constant(
+                positions: Tensor, radii: Tensor, inputs: Tensor = inputs, oracle: MarginOracle = oracle
+            ) -> Tensor:
+                own = own_class(points.predicted[inputs[positions]], self.problem.network.classes)
+                upper = oracle.bound_robust(inputs[positions], radii, False).upper
+                return (upper.lt(0) | own.to(radii.device)).all(dim=1)
 
             try:
-                radii = self._fixed(len(batch))
+                radii = self._fixed(len(inputs))
                 if radii is None:
-                    radii = largest_passing(constant, len(batch), self._limit(), OBSERVED)
-                bounder.observe(batch, radii, True)
-            except EngineError:  # what it could not bound is not in the curves
+                    radii = largest_passing(constant, len(inputs), self._limit(), ARCHIVE_TOLERANCE)
+                oracle.bound_robust(inputs, radii, True)
+            except EngineError:  # what it could not bound is not in the archive
                 continue
 
     def _fixed(self, count: int) -> Tensor | None:
@@ -162,64 +170,66 @@ class MarginProver:
             raise TypeError("excluded by Settings")
         return diameter(s.norm, s.domain, self.problem.inputs[0].numel())
 
-    def _radii(self, bounder: Bounder, rows: Tensor) -> Tensor:
-        """(M,) radii to propose for `rows`: the fixed one, or the largest the bounds certify (0: none)."""
-        fixed = self._fixed(len(rows))
+    def _radii(self, oracle: MarginOracle, inputs: Tensor) -> Tensor:
+        """(M,) radii to propose for `inputs`: the fixed one, or the largest the bounds certify (0: none)."""
+        fixed = self._fixed(len(inputs))
         if fixed is not None:
-            self._tune(bounder, rows, fixed)
+            self._tune(oracle, inputs, fixed)
             return fixed
-        known = bounder.known_radii(rows)
+        known = oracle.known_radii(inputs)
         if known is not None:
             return known
 
-        def slack(indices: Tensor, radii: Tensor) -> Tensor:
-            return bounder.find(rows[indices], radii, False).slack
+        def slack(positions: Tensor, radii: Tensor) -> Tensor:
+            return oracle.bound(inputs[positions], radii, False).slack
 
-        return largest_positive(slack, len(rows), self._limit(), self.problem.settings.tolerance)
+        return largest_positive(slack, len(inputs), self._limit(), self.problem.settings.tolerance)
 
-    def _tune(self, bounder: Bounder, rows: Tensor, radii: Tensor) -> None:
-        """Let the bounder go on with the inputs that are nearly certified (a search does so anyway)."""
-        for _ in range(ROUNDS if self.problem.settings.optimise else 0):
-            slack = bounder.find(rows, radii, False).slack
-            near = (slack <= 0) & (slack > -NEAR)
-            rows, radii = rows[near], radii[near]
-            if not len(rows):
+    def _tune(self, oracle: MarginOracle, inputs: Tensor, radii: Tensor) -> None:
+        """Let the oracle go on with the inputs that are nearly certified (a search does so anyway)."""
+        for _ in range(TUNING_ROUNDS if self.problem.settings.optimise else 0):
+            slack = oracle.bound(inputs, radii, False).slack
+            tunable = (slack <= 0) & (slack > -LARGEST_TUNABLE_LACK)
+            inputs, radii = inputs[tunable], radii[tunable]
+            if not len(inputs):
                 return
 
-    def _outcome(self, row: int, k: int, radius: float, found: Finding, points: Points) -> Outcome:
+    def _outcome(self, batch_index: int, k: int, radius: float, bound: MarginBound, points: Points) -> Outcome:
         s = self.problem.settings
         fixed = s.radius is not None
         if not fixed and radius == 0:
             advice = "the bounds certify no radius: optimise the slopes, or raise alpha or the temperature"
-            return self._abstained(points, row, Reason.RADIUS_NOT_REACHED, advice)
-        if not bool(found.hopeful[k]):
-            return self._abstained(points, row, Reason.RADIUS_NOT_REACHED, _short(radius, s.engine))
-        predicted, value = int(points.predicted[row]), self.problem.input(row)
-        evidence = found.evidence(k, s)
+            return self._abstained(points, batch_index, Reason.RADIUS_NOT_REACHED, advice)
+        if not bool(bound.worth_judging[k]):
+            return self._abstained(points, batch_index, Reason.RADIUS_NOT_REACHED, _too_small(radius, s.engine))
+        predicted, value = int(points.predicted[batch_index]), self.problem.input(batch_index)
+        evidence = bound.evidence(k, s)
 
         def write(tried: float) -> bytes:
-            claim = self.problem.claim(row, tried, predicted, self.class_of, None)
-            index, label = self.problem.indices[row], self.problem.labels[row]
+            claim = self.problem.claim(batch_index, tried, predicted, self.class_of, None)
+            index, label = self.problem.indices[batch_index], self.problem.labels[batch_index]
             return certificate_line(index, label, "margin", claim, RULES[type(evidence)], evidence)
 
-        judged = largest_accepted(radius, fixed, write, lambda line: self.bench.verdict(line, value))
+        judged = largest_accepted(radius, fixed, write, lambda line: self.judge.verdict(line, value))
         if isinstance(judged, Rejected):
             reason = Reason.RADIUS_NOT_REACHED if fixed else Reason.JUDGE_REJECTED
-            return self._abstained(points, row, reason, f"{_short(radius, s.engine)} ({judged.step}: {judged.reason})")
+            return self._abstained(
+                points, batch_index, reason, f"{_too_small(radius, s.engine)} ({judged.step}: {judged.reason})"
+            )
         return Certified(
             predicted, judged[0], s.norm, s.alpha, "margin", self.class_of, judged[1],
             self.problem.network, self.problem.standard.network, value, radius,
         )  # fmt: skip
 
 
-def _short(radius: float, engine: str) -> str:
+def _too_small(radius: float, engine: str) -> str:
     return (
         f"the bounds of {engine} do not reach radius {radius:.6g}: "
         f"ask for a smaller one, optimise the slopes, or raise alpha or the temperature"
     )
 
 
-def prove_margin(problem: Problem, bench: Bench) -> list[Outcome]:
+def prove_margin(problem: Problem, judge: JudgeSession) -> list[Outcome]:
     """Margin certificates for every input of `problem`."""
     engine = make_engine(problem.settings)
-    return MarginProver(problem, bench, lambda own, predicted: make_bounder(own, predicted, engine)).prove()
+    return MarginProver(problem, judge, lambda batch, predicted: make_oracle(batch, predicted, engine)).prove()

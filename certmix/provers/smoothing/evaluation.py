@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from certmix.errors import UsageError
-from certmix.provers.judging import Bench
+from certmix.provers.judging import JudgeSession
 from certmix.provers.problem import Problem
 from certmix.provers.smoothing import plan as planning
 from certmix.provers.smoothing.base_model import base_of, noise_of
@@ -19,7 +19,7 @@ from verifiers.smoothing.sampling import Job
 ESTIMATION = 2  # stage of the draws behind mix_predictions
 
 
-def compare(problem: Problem, judge: Bench, progress: Progress | None = None) -> list[dict[Bound, float]]:
+def compare(problem: Problem, judge: JudgeSession, progress: Progress | None = None) -> list[dict[Bound, float]]:
     """The radius of every bound, per input, all from the same draws; 0 where a bound certifies nothing.
 
     Each number holds with the whole failure probability on its own; the best of a row does not, except "best",

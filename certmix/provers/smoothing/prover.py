@@ -14,7 +14,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from certmix.provers.judging import Bench, largest_accepted
+from certmix.provers.judging import JudgeSession, largest_accepted
 from certmix.provers.problem import Problem
 from certmix.provers.smoothing import plan as planning
 from certmix.provers.smoothing.base_model import base_of, check, noise_of, usable
@@ -40,14 +40,14 @@ class SmoothingProver:
     """One batch of inputs under the problem's settings. Ensures: every Certified line was accepted by the judge."""
 
     problem: Problem
-    bench: Bench
+    judge: JudgeSession
     base: Base
     noise: GridNoise
     centres: NDArray[np.int64]
     progress: Progress | None = None
 
     @staticmethod
-    def of(problem: Problem, judge: Bench, progress: Progress | None = None) -> SmoothingProver:
+    def of(problem: Problem, judge: JudgeSession, progress: Progress | None = None) -> SmoothingProver:
         """Raises UsageError where these settings can never certify, or the models do not fit them."""
         check(problem)
         noise = noise_of(problem)
@@ -186,7 +186,7 @@ class SmoothingProver:
             return certificate_line(index, label, "smoothing", claim, plan.rule, found)
 
         value = self.problem.input(row)
-        accepted = largest_accepted(wanted, s.radius is not None, write, lambda b: self.bench.verdict(b, value))
+        accepted = largest_accepted(wanted, s.radius is not None, write, lambda b: self.judge.verdict(b, value))
         if not isinstance(accepted, tuple):
             return self.problem.abstained(plan.predicted, Reason.JUDGE_REJECTED, accepted.reason, self._class_of)
         return Certified(
@@ -246,7 +246,7 @@ class SmoothingProver:
         return self.problem.abstained(predicted, Reason.NOT_ENOUGH_SAMPLES, advice, self._class_of)
 
 
-def prove_smoothing(problem: Problem, judge: Bench) -> list[Outcome]:
+def prove_smoothing(problem: Problem, judge: JudgeSession) -> list[Outcome]:
     """Outcomes of all inputs: Certified (each line accepted by the judge) or Abstained. Raises UsageError."""
     s = problem.settings
     if s.alpha <= 0.5 and not s.use_standard:

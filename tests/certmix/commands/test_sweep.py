@@ -15,8 +15,15 @@ from refusals import refusal
 
 from certmix.__main__ import main
 from certmix.commands.sweep import Point, just_enough, margins_at, sweep
-from certmix.provers.margin.bounder import ROUNDING
-from certmix.records.curves import Collector, Curves, Observation, Passes, merged, read
+from certmix.provers.margin.oracle import FLOAT32_LACK
+from certmix.records.bound_archive import (
+    ArchivedBound,
+    ArchiveWriter,
+    BoundArchive,
+    ExponentialPasses,
+    intersected,
+    read,
+)
 from certmix.reports.sweep_tables import front
 from certmix.runs.finished import FinishedRun, open_run
 from certmix.theorems.margin import certifies, required_margin
@@ -64,9 +71,9 @@ def certified(run: Path) -> dict[int, dict]:
 def bounds_alone(run: FinishedRun, radius: float, temperature: float) -> np.ndarray:
     """Per input the best margin of its stored bounds, the audit's own certificates left aside."""
     best = np.full(len(run.data), -1.0)
-    each = run.curves.margins(temperature)
-    for k in np.flatnonzero(run.curves.radius >= radius):
-        best[run.curves.index[k]] = max(best[run.curves.index[k]], each[k])
+    margins = run.archive.margins(temperature)
+    for k in np.flatnonzero(run.archive.radius >= radius):
+        best[run.archive.index[k]] = max(best[run.archive.index[k]], margins[k])
     return best
 
 
@@ -79,8 +86,8 @@ def test_at_the_audits_own_point_stored_bounds_certify_what_the_judge_accepted(f
     assert 0 < accepted.sum() < COUNT
     slack = bounds_alone(run, float(RADIUS), 1.0) - required_margin(ALPHA)
     # float bounds propose, the judge's bounds decide: they may part where the slack is rounding
-    assert (slack[accepted] > -ROUNDING).all()
-    assert (slack[~accepted] < ROUNDING).all()
+    assert (slack[accepted] > -FLOAT32_LACK).all()
+    assert (slack[~accepted] < FLOAT32_LACK).all()
 
 
 def test_no_audited_certificate_is_lost_by_the_sweep(fixed: Path, largest: Path):
@@ -144,30 +151,30 @@ def test_just_enough_margin_certifies_at_its_alpha_and_not_clearly_below(alpha: 
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 8))
-def test_margins_of_curves_are_never_below_the_box_form_and_hold_at_points_of_the_set(seed: int, temperature: float):
-    curves, observations = random_curves(np.random.default_rng(seed))
-    margins = curves.margins(temperature)
+def test_archived_margins_are_never_below_the_box_form_and_hold_at_points_of_the_set(seed: int, temperature: float):
+    archive, bounds = random_archive(np.random.default_rng(seed))
+    margins = archive.margins(temperature)
     rng = np.random.default_rng(seed + 1)
-    for row, seen in enumerate(observations):
+    for k, seen in enumerate(bounds):
         y = seen.predicted
         own = torch.nn.functional.one_hot(torch.tensor([y]), 4).bool()
         box = box_margin(seen.lower[None], seen.upper[None], torch.tensor([y]), temperature)
         least = float(box.masked_fill(own, 1.0).min())
         if bool((seen.upper < 0)[~own[0]].all()):
-            assert margins[row] >= least
+            assert margins[k] >= least
         else:
-            assert margins[row] == -1.0
+            assert margins[k] == -1.0
         d = rng.uniform(seen.lower.numpy(), seen.upper.numpy(), (200, 4))
         if seen.passes is not None:
-            within = (d @ seen.passes.coefficients.numpy().T <= seen.passes.reach.numpy()).all(axis=1)
+            within = (d @ seen.passes.coefficients.numpy().T <= seen.passes.upper_bound.numpy()).all(axis=1)
             d = d[within]
         p = np.exp(temperature * d) / np.exp(temperature * d).sum(1, keepdims=True)
         others = np.arange(4) != y
-        assert (p[:, [y]] - p[:, others] >= margins[row] - 1e-12).all()
+        assert (p[:, [y]] - p[:, others] >= margins[k] - 1e-12).all()
 
 
-def random_curves(rng: np.random.Generator) -> tuple[Curves, list[Observation]]:
-    seen: list[tuple[int, Observation]] = []
+def random_archive(rng: np.random.Generator) -> tuple[BoundArchive, list[ArchivedBound]]:
+    seen: list[tuple[int, ArchivedBound]] = []
     for index in range(5):
         y = int(rng.integers(4))
         upper = torch.from_numpy(rng.normal(-2, 1, 4))
@@ -177,9 +184,9 @@ def random_curves(rng: np.random.Generator) -> tuple[Curves, list[Observation]]:
         coefficients[:, y] = 0.0
         reach = coefficients @ (lower + (upper - lower) * float(rng.uniform(0.3, 1.1)))
         rival = torch.tensor([j for j in range(4) if j != y])
-        passes = Passes(torch.zeros(3, dtype=torch.int64), rival, coefficients, reach)
-        seen.append((index, Observation(0.1, y, lower, upper, passes, b"hint%d" % index)))
-    return merged(seen), [o for _, o in seen]
+        passes = ExponentialPasses(torch.zeros(3, dtype=torch.int64), rival, coefficients, reach)
+        seen.append((index, ArchivedBound(0.1, y, lower, upper, passes, b"hint%d" % index)))
+    return intersected(seen), [o for _, o in seen]
 
 
 # ---------------------------------------------------------------- files
@@ -187,27 +194,27 @@ def random_curves(rng: np.random.Generator) -> tuple[Curves, list[Observation]]:
 
 @settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1))
-def test_curves_survive_the_disk(tmp_path_factory: pytest.TempPathFactory, seed: int):
-    curves, observations = random_curves(np.random.default_rng(seed))
+def test_an_archive_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, seed: int):
+    archive, bounds = random_archive(np.random.default_rng(seed))
     folder = tmp_path_factory.mktemp("curves")
-    collector = Collector()
-    for index, seen in enumerate(observations):
-        collector(index, seen)
+    writer = ArchiveWriter()
+    for index, seen in enumerate(bounds):
+        writer(index, seen)
         if index == 2:
-            collector.write(folder, 0)
-    collector.write(folder, 3)
+            writer.write(folder, 0)
+    writer.write(folder, 3)
     again = read(folder)
-    assert (again.margins(2.0) == curves.margins(2.0)).all()
-    assert again.witness == curves.witness
-    assert again.hints(1, 0.3) == b"hint1"
-    assert again.hints(9, 0.3) is None
+    assert (again.margins(2.0) == archive.margins(2.0)).all()
+    assert again.witness == archive.witness
+    assert again.nearest_witness(1, 0.3) == b"hint1"
+    assert again.nearest_witness(9, 0.3) is None
 
 
 def test_bounds_met_twice_at_a_radius_are_intersected():
     one, two = torch.tensor([0.0, -2.0, -1.0]).double(), torch.tensor([0.0, -1.0, -2.0]).double()
     low = torch.tensor([0.0, -9.0, -9.0]).double()
-    curves = merged([(4, Observation(0.1, 0, low, one)), (4, Observation(0.1, 0, low, two))])
-    assert curves.upper.tolist() == [[0.0, -2.0, -2.0]]
+    archive = intersected([(4, ArchivedBound(0.1, 0, low, one)), (4, ArchivedBound(0.1, 0, low, two))])
+    assert archive.upper.tolist() == [[0.0, -2.0, -2.0]]
 
 
 def test_an_interrupted_run_ends_with_the_same_curves(largest: Path, digits: Path, data: Path, tmp_path: Path):
@@ -277,7 +284,7 @@ def test_a_point_becomes_certificates_that_the_judge_accepts(
     slack = bounds_alone(open_run(fixed), float(RADIUS), temperature) - required_margin(alpha)
     proven = np.isin(np.arange(COUNT), list(found))
     assert proven.any()
-    assert (slack[proven] > -ROUNDING).all()
+    assert (slack[proven] > -FLOAT32_LACK).all()
     assert not (~proven & (slack > 0.01)).any()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 import certmix
 from certmix.__main__ import main
 from certmix.errors import UsageError
-from certmix.provers.judging import Bench
+from certmix.provers.judging import JudgeSession
 from certmix.settings import Settings, diameter
 from proofs_check.certificate import Accepted
 
@@ -141,7 +141,7 @@ def test_models_of_different_class_counts_are_refused(pair, x):
 
 
 def test_a_broken_judge_is_found_out_by_the_attack(digits: Path, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(Bench, "verdict", lambda self, line, value: Accepted(frozenset()))
+    monkeypatch.setattr(JudgeSession, "verdict", lambda self, line, value: Accepted(frozenset()))
     models = ["--standard", str(digits / "standard.onnx"), "--robust", str(digits / "robust.onnx")]
     given = ["audit", *models, "--data", str(digits / "audit.npz"), "--alpha", "0.75", "--limit", "3"]
     out = tmp_path / "run"

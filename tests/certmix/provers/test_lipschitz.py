@@ -17,7 +17,7 @@ from certmix.commands.arguments import Parser
 from certmix.commands.lipschitz import MAX_NEURONS, Request, global_pairs, measure
 from certmix.errors import UsageError
 from certmix.models.model import Model, from_module
-from certmix.provers.judging import bench, check
+from certmix.provers.judging import check, judge_session
 from certmix.provers.lipschitz import certify_lipschitz
 from certmix.provers.problem import Problem
 from certmix.records.outcomes import Abstained, Certified, Reason
@@ -123,7 +123,7 @@ def problem(robust: Model, x: torch.Tensor, **kw: object) -> Problem:
 
 def prove(given: Problem) -> list:
     assert given.standard.network is not None
-    return certify_lipschitz(given, bench(given.network, given.standard.network))
+    return certify_lipschitz(given, judge_session(given.network, given.standard.network))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -228,7 +228,7 @@ def test_global_constants_alone_certify_and_are_accepted(rule: str, norm: c.Norm
     from verifiers import ENGINES
 
     given = problem(model_of(mlp(3, scale=20.0)), images(6, 1), norm=norm)
-    judge = bench(given.network, given.standard.network)
+    judge = judge_session(given.network, given.standard.network)
     table = global_table(given.network, "cpu", MAX_NEURONS)
 
     def nothing(self, point, rows):

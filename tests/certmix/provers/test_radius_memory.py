@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import certmix
-from certmix.provers.judging import bench
-from certmix.provers.margin.bounder import Finding
-from certmix.provers.margin.crown_bounder import CrownBounder
+from certmix.provers.judging import judge_session
+from certmix.provers.margin.crown_oracle import CrownOracle
+from certmix.provers.margin.oracle import MarginBound
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
 from certmix.records.outcomes import Outcome
@@ -27,64 +27,64 @@ def problem(norm: Norm) -> Problem:
     return Problem(standard, robust, inputs, tuple(range(COUNT)), (-1,) * COUNT, Settings(0.75, norm=norm))
 
 
-class Watched(CrownBounder):
-    """Keeps every answer, by whether it was for the judge: (rows, radii, slack)."""
+class Watched(CrownOracle):
+    """Keeps every answer, by whether it was for the judge: (inputs, radii, slack)."""
 
     def __init__(self, own: Problem, predicted: Tensor, engine: Crown) -> None:
         super().__init__(own, predicted, engine)
         self.answers: dict[bool, list[tuple[Tensor, Tensor, Tensor]]] = {False: [], True: []}
 
-    def find(self, rows: Tensor, radii: Tensor, witness: bool) -> Finding:
-        found = super().find(rows, radii, witness)
-        self.answers[witness].append((rows, radii.clone(), found.slack))
-        return found
+    def bound(self, inputs: Tensor, radii: Tensor, witness: bool) -> MarginBound:
+        answer = super().bound(inputs, radii, witness)
+        self.answers[witness].append((inputs, radii.clone(), answer.slack))
+        return answer
 
 
 @pytest.fixture(scope="module", params=["Linf", "L2"])
 def searched(request: pytest.FixtureRequest) -> tuple[Watched, list[Outcome]]:
-    """A bounder after a whole search, and its outcomes."""
+    """A oracle after a whole search, and its outcomes."""
     own, made = problem(request.param), list[Watched]()
 
-    def bounder(own: Problem, predicted: Tensor) -> Watched:
+    def oracle(own: Problem, predicted: Tensor) -> Watched:
         made.append(Watched(own, predicted, Crown(steps=4)))
         return made[-1]
 
     assert own.standard.network is not None
-    outcomes = MarginProver(own, bench(own.network, own.standard.network), bounder).prove()
+    outcomes = MarginProver(own, judge_session(own.network, own.standard.network), oracle).prove()
     (last,) = made
     return last, outcomes
 
 
 def test_every_input_is_certified_just_below_a_radius_that_failed(searched: tuple[Watched, list[Outcome]]):
-    bounder, outcomes = searched
-    for row, outcome in enumerate(outcomes):
+    oracle, outcomes = searched
+    for batch_index, outcome in enumerate(outcomes):
         assert isinstance(outcome, certmix.Certified)
-        assert outcome.radius < bounder.memory.failed[row].radius <= outcome.radius * 1.1
+        assert outcome.radius < oracle.memory.failed[batch_index].radius <= outcome.radius * 1.1
 
 
 def test_what_is_handed_to_the_judge_does_not_depend_on_what_failed(searched: tuple[Watched, list[Outcome]]):
-    bounder, outcomes = searched
+    oracle, outcomes = searched
     radii = torch.tensor([o.radius for o in outcomes if isinstance(o, certmix.Certified)], dtype=torch.float64)
-    fresh = CrownBounder(bounder.problem, bounder.predicted, bounder.engine)
-    fresh.memory.latest.update(bounder.memory.latest)
-    fresh.memory.certified.update(bounder.memory.certified)
-    ours, theirs = (b.find(torch.arange(COUNT), radii, True) for b in (bounder, fresh))
+    fresh = CrownOracle(oracle.problem, oracle.predicted, oracle.engine)
+    fresh.memory.latest.update(oracle.memory.latest)
+    fresh.memory.certified.update(oracle.memory.certified)
+    ours, theirs = (b.bound(torch.arange(COUNT), radii, True) for b in (oracle, fresh))
     assert torch.equal(ours.robust.upper, theirs.robust.upper)
     assert torch.equal(ours.slack, theirs.slack)
 
 
 def test_an_answer_of_the_search_holds_at_sampled_points(searched: tuple[Watched, list[Outcome]]):
     """Wherever the search says that a radius passes, h's margin exceeds the required one at points of the ball."""
-    bounder, _ = searched
+    oracle, _ = searched
     g = torch.Generator().manual_seed(0)
-    own = bounder.problem
-    for rows, radii, slack in bounder.answers[False]:
-        for row, radius in zip(rows[slack > 0].tolist(), radii[slack > 0].tolist(), strict=True):
+    own = oracle.problem
+    for inputs, radii, slack in oracle.answers[False]:
+        for batch_index, radius in zip(inputs[slack > 0].tolist(), radii[slack > 0].tolist(), strict=True):
             direction = torch.randn(20, *own.inputs.shape[1:], generator=g)
             unit = direction.sign() if own.settings.norm == "Linf" else direction / direction.flatten(1).norm(dim=1)[0]
-            x = (own.inputs[row] + 0.99 * radius * unit).clamp(0, 1)
+            x = (own.inputs[batch_index] + 0.99 * radius * unit).clamp(0, 1)
             p = torch.softmax(own.robust.module(x), 1)
-            y = int(bounder.predicted[row])
+            y = int(oracle.predicted[batch_index])
             rival = p.clone()
             rival[:, y] = -1
             assert (p[:, y] - rival.amax(1) > 1 / 3).all()
@@ -92,14 +92,14 @@ def test_an_answer_of_the_search_holds_at_sampled_points(searched: tuple[Watched
 
 def test_memory_holds_only_below_the_radius_that_failed(searched: tuple[Watched, list[Outcome]]):
     memory = searched[0].memory
-    rows = torch.arange(COUNT)
-    radii = torch.tensor([memory.failed[row].radius for row in range(COUNT)], dtype=torch.float64)
-    assert memory.failed_above(rows, radii * 0.9).all()
-    assert not memory.failed_above(rows, radii).any()
-    assert memory.failed_at(rows, radii).all()
-    assert not memory.before(rows, radii * 1.1, True).values
+    inputs = torch.arange(COUNT)
+    radii = torch.tensor([memory.failed[batch_index].radius for batch_index in range(COUNT)], dtype=torch.float64)
+    assert memory.failed_above(inputs, radii * 0.9).all()
+    assert not memory.failed_above(inputs, radii).any()
+    assert memory.failed_at(inputs, radii).all()
+    assert not memory.reusable(inputs, radii * 1.1, True).values
     radii[0] *= 1.1
-    for lower, upper in memory.before(rows, radii, False).values.values():
+    for lower, upper in memory.reusable(inputs, radii, False).values.values():
         assert torch.isneginf(lower[0]).all()
         assert torch.isposinf(upper[0]).all()
         assert torch.isfinite(lower[1:]).all()
@@ -107,15 +107,17 @@ def test_memory_holds_only_below_the_radius_that_failed(searched: tuple[Watched,
 
 def test_a_radius_hardly_depends_on_the_rest_of_the_batch(searched: tuple[Watched, list[Outcome]]):
     """Rounding differs with the batch, and gradient steps make more of it."""
-    bounder, outcomes = searched
-    own = bounder.problem
-    for rows in (slice(0, 1), slice(2, 5)):
-        count = len(own.inputs[rows])
-        few = Problem(own.standard, own.robust, own.inputs[rows], tuple(range(count)), (-1,) * count, own.settings)
+    oracle, outcomes = searched
+    own = oracle.problem
+    for part in (slice(0, 1), slice(2, 5)):
+        count = len(own.inputs[part])
+        few = Problem(own.standard, own.robust, own.inputs[part], tuple(range(count)), (-1,) * count, own.settings)
         found = MarginProver(
-            few, bench(few.network, few.standard.network), lambda o, predicted: Watched(o, predicted, bounder.engine)
+            few,
+            judge_session(few.network, few.standard.network),
+            lambda o, predicted: Watched(o, predicted, oracle.engine),
         ).prove()
-        for one, other in zip(found, outcomes[rows], strict=True):
+        for one, other in zip(found, outcomes[part], strict=True):
             assert isinstance(one, certmix.Certified)
             assert isinstance(other, certmix.Certified)
             assert one.radius == pytest.approx(other.radius, rel=0.01)

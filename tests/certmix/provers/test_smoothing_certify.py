@@ -15,7 +15,7 @@ from certmix.commands import smoothing_bounds as smoothing_command
 from certmix.commands.arguments import Parser
 from certmix.errors import UsageError
 from certmix.models.model import Model
-from certmix.provers.judging import Bench, bench
+from certmix.provers.judging import JudgeSession, judge_session
 from certmix.provers.problem import Problem
 from certmix.provers.smoothing import plan as smoothing_plan
 from certmix.provers.smoothing.evaluation import compare, mix_predictions
@@ -67,8 +67,8 @@ def problem(inputs: np.ndarray, robust: Model = HALF_SPACE, standard: Model = FL
     return Problem(standard, robust, torch.from_numpy(inputs), tuple(range(count)), (0,) * count, settings)
 
 
-def judge_of(p: Problem) -> Bench:
-    return bench(p.network, p.standard.network)
+def judge_of(p: Problem) -> JudgeSession:
+    return judge_session(p.network, p.standard.network)
 
 
 def prove(p: Problem) -> list[Outcome]:

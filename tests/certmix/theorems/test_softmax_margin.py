@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from certmix.theorems.softmax_margin import (
-    StoredPass,
+    PassBound,
     box_margin,
     chords,
     knapsack,
@@ -155,7 +155,7 @@ def test_a_stored_pass_never_weakens_and_never_exceeds_the_truth(seed: int, temp
     lower, upper = center - reach, center + reach
     rival = torch.ones(rows, dtype=torch.int64)
     c = chords(lower, upper, predicted, rival, torch.full((rows,), 0.5).double(), 1.0).coefficients
-    stored = StoredPass(c, (c * center).sum(1) + (c[:, :, None] * matrix).sum(1).abs().sum(1))
+    stored = PassBound(c, (c * center).sum(1) + (c[:, :, None] * matrix).sum(1).abs().sum(1))
     box = box_margin(lower, upper, predicted, temperature)[:, 1]
     found = margin_with_pass(lower, upper, predicted, rival, temperature, stored)
     v = torch.from_numpy(rng.choice([-1.0, 1.0], (3000, directions)) * rng.random((3000, 1)) ** 0.2)

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from certmix.provers.margin.exponential_head import head
+from certmix.provers.margin.exponential_head import Head, head
 from certmix.theorems.softmax_margin import box_margin
 from proofs_check import certificate as c
 from proofs_check.certificate import Claim, RejectedError
@@ -272,7 +272,7 @@ def test_what_the_head_certifies_the_judge_accepts_and_no_point_refutes(
     certified = head(found, alpha, temperature, 4)
     assert (certified.slack >= certified.box_slack).all()
     prepared = prepare(query.network)
-    for n, witness in enumerate(found.witness(certified.second)):
+    for n, witness in enumerate(found.witness(exponential_slopes(certified))):
         if certified.slack[n] > 1e-6 and witness is not None:
             claim = claimed(query, n, alpha, temperature)
             case = Case(prepared, None, query.inputs[n].numpy())
@@ -280,6 +280,10 @@ def test_what_the_head_certifies_the_judge_accepts_and_no_point_refutes(
             assert network_margin(claim, evidence, case) == frozenset()
     margins = least_margins(query, temperature, seed)
     assert (margins[certified.slack > 0] > (1 - alpha) / alpha).all()
+
+
+def exponential_slopes(certified: Head) -> Tensor | None:
+    return None if certified.exponential is None else certified.exponential.slopes.slopes
 
 
 def claimed(query: MarginQuery, n: int, alpha: float, temperature: float) -> Claim:
@@ -311,7 +315,7 @@ def test_the_exponential_form_certifies_where_the_box_form_does_not() -> None:
             alpha = 1 / (1 + float(margin[n]) + 0.002)
             certified = head(found, alpha, 1.0, 8)
             assert certified.box_slack[n] < 0
-            witness = found.witness(certified.second)[n]
+            witness = found.witness(exponential_slopes(certified))[n]
             if certified.slack[n] > 1e-6 and witness is not None:
                 case = Case(prepare(query.network), None, query.inputs[n].numpy())
                 evidence = NetworkMargin(base64.b64encode(witness).decode())
