@@ -23,7 +23,7 @@ from torch import Tensor
 
 import certmix
 from certmix.provers.judging import judge_session
-from certmix.provers.margin.crown_oracle import Balls, CrownOracle
+from certmix.provers.margin.crown_oracle import AskedBalls, CrownOracle
 from certmix.provers.margin.oracle import MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
@@ -74,7 +74,7 @@ class Bisecting(CrownOracle):
             return super().bound(inputs, radii, True)
         if not self.keeps_slopes:
             self.memory.latest.clear()
-        balls = Balls(inputs, radii, None)
+        balls = AskedBalls(inputs, radii, None)
         bound = self.last_pass(balls, self.layers(balls, NO_BOUNDS), self.engine.steps, False)
         return replace(bound, slack=torch.where(bound.slack > 0, torch.inf, -torch.inf))
 

@@ -14,7 +14,7 @@ from proofs_check.certificate import Norm
 
 THRESHOLD_STEPS = 12
 MULTIPLIER_STEPS = 4
-CLOSE = 1 - 2.0**-20
+NORM_TO_RADIUS_RATIO = 1 - 2.0**-20  # of a projection that is near enough to the sphere
 TINY_RADIUS = 2.0**-400
 
 
@@ -64,7 +64,7 @@ class Ball:
             if bool(inside.all()):
                 return clamped
         offset = self._closest(offset)
-        near = torch.minimum(torch.maximum(self.center + offset * CLOSE, self.lower), self.upper)
+        near = torch.minimum(torch.maximum(self.center + offset * NORM_TO_RADIUS_RATIO, self.lower), self.upper)
         fits = self._holds(near)
         if not bool((fits | inside).all()):
             near = torch.where(self.column(fits), near, self._exactly(offset.double()))
@@ -121,7 +121,7 @@ class Ball:
         for _ in range(MULTIPLIER_STEPS):
             closest = _clip(offset * self.column(t), low, high)
             size = _about(closest, "L2")
-            if bool((size >= radius * CLOSE).all()):
+            if bool((size >= radius * NORM_TO_RADIUS_RATIO).all()):
                 return closest
             t = (t * (radius / size.clamp_min(1e-30))).clamp_max(1)
         return _clip(offset * self.column(t), low, high)
@@ -135,25 +135,25 @@ def _thresholded(offset: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> T
     """
     column = (-1, *[1] * (offset.ndim - 1))
     magnitude, room = offset.abs(), torch.where(offset > 0, high, -low)
-    too_little, enough = torch.zeros_like(radius), magnitude.flatten(1).amax(1)
-    threshold = too_little
-    kept, size = magnitude, radius
+    too_small, large_enough = torch.zeros_like(radius), magnitude.flatten(1).amax(1)
+    threshold = too_small
+    projected, size = magnitude, radius
     for step in range(THRESHOLD_STEPS + 1):
-        left = magnitude - threshold.reshape(column)
-        kept = torch.minimum(left.clamp_min(0), room)
-        size = kept.flatten(1).sum(1)
+        above_threshold = magnitude - threshold.reshape(column)
+        projected = torch.minimum(above_threshold.clamp_min(0), room)
+        size = projected.flatten(1).sum(1)
         excess = size - radius
-        done = excess.abs() <= radius * (1 - CLOSE)
+        done = excess.abs() <= radius * (1 - NORM_TO_RADIUS_RATIO)
         if step == THRESHOLD_STEPS or bool(done.all()):
             break
-        too_little = torch.where(excess > 0, threshold, too_little)
-        enough = torch.where(excess > 0, enough, threshold)
-        falling = ((left > 0) & (left < room)).flatten(1).sum(1)
+        too_small = torch.where(excess > 0, threshold, too_small)
+        large_enough = torch.where(excess > 0, large_enough, threshold)
+        falling = ((above_threshold > 0) & (above_threshold < room)).flatten(1).sum(1)
         newton = threshold + excess / falling.clamp_min(1)
-        held = (newton > too_little) & (newton < enough) & (falling > 0)
-        threshold = torch.where(done, threshold, torch.where(held, newton, (too_little + enough) / 2))
+        newton_in_bracket = (newton > too_small) & (newton < large_enough) & (falling > 0)
+        threshold = torch.where(done, threshold, torch.where(newton_in_bracket, newton, (too_small + large_enough) / 2))
     shrink = (radius / size.clamp_min(1e-30)).clamp_max(1)
-    return torch.copysign(kept, offset) * shrink.reshape(column)
+    return torch.copysign(projected, offset) * shrink.reshape(column)
 
 
 def make_ball(inputs: Tensor, radius: Tensor | float, norm: Norm, domain: tuple[float, float] | None) -> Ball:
@@ -169,8 +169,8 @@ def make_ball(inputs: Tensor, radius: Tensor | float, norm: Norm, domain: tuple[
     if not bool(((sizes >= 0) & torch.isfinite(sizes)).all()):
         raise UsageError(f"radius must be finite and >= 0, got {sizes.tolist()}")
     ball = Ball(inputs, sizes, norm, inputs, inputs)
-    exact, reach = inputs.double(), ball.column(sizes)
-    lower, upper = _float32_up(*_sum(exact, -reach)), -_float32_up(*_sum(-exact, -reach))
+    exact, half_width = inputs.double(), ball.column(sizes)
+    lower, upper = _float32_up(*_sum(exact, -half_width)), -_float32_up(*_sum(-exact, -half_width))
     if domain is not None:
         low, high = _float32_above(domain[0]), -_float32_above(-domain[1])
         if len(inputs) and not (low <= float(inputs.min()) and float(inputs.max()) <= high):
@@ -215,10 +215,10 @@ def _size(offset: Tensor, norm: Norm) -> Tensor:
     No square underflows: differences of float32 numbers are 0 or above 2⁻¹⁵⁰. Offsets scaled to a radius below
     TINY_RADIUS might; there `project` answers the centre.
     """
-    rows = offset.flatten(1)
+    flat = offset.flatten(1)
     if norm == "L1":
-        return rows.abs().sum(1)
-    return rows.square().sum(1).sqrt()
+        return flat.abs().sum(1)
+    return flat.square().sum(1).sqrt()
 
 
 def _about(offset: Tensor, norm: Norm) -> Tensor:

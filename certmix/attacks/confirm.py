@@ -14,7 +14,7 @@ from certmix.attacks.arb_network import logits_in_arb
 from certmix.attacks.running_error import Approximate, logits_with_error
 from proofs_check.certificate import Norm, PlainNetwork
 
-PRECISION = 256
+PRECISION_BITS = 256
 
 Float32Array = NDArray[np.float32]
 
@@ -95,8 +95,8 @@ def evaluate(
     if quick is not None:
         return quick
     exact = _decide(
-        None if needed is None else logits_in_arb(needed, point, PRECISION),
-        logits_in_arb(robust, point, PRECISION),
+        None if needed is None else logits_in_arb(needed, point, PRECISION_BITS),
+        logits_in_arb(robust, point, PRECISION_BITS),
         alpha,
         temperature,
         predicted,
@@ -129,18 +129,18 @@ def _decide(
     if robust is None:
         raise ValueError("the robust network is required")
     before = ctx.prec
-    ctx.prec = PRECISION
+    ctx.prec = PRECISION_BITS
     try:
         weight = arb(alpha)
-        own = _softmax([arb(temperature) * z for z in robust])
-        other = None if standard is None else _softmax(standard)
+        of_robust = _softmax([arb(temperature) * z for z in robust])
+        of_given_standard = None if standard is None else _softmax(standard)
         leads: list[tuple[float, int]] = []
-        for i in range(len(own)):
+        for i in range(len(of_robust)):
             if i == predicted:
                 continue
             # |g_i − g_y| ≤ 1 whatever g
-            of_standard = arb(-1) if other is None else other[i] - other[predicted]
-            lead = (1 - weight) * of_standard + weight * (own[i] - own[predicted])
+            of_standard = arb(-1) if of_given_standard is None else of_given_standard[i] - of_given_standard[predicted]
+            lead = (1 - weight) * of_standard + weight * (of_robust[i] - of_robust[predicted])
             if lead > 0:
                 leads.append((_below(lead), i))
         return Confirmed(rival=max(leads)[1], margin_down=max(leads)[0]) if leads else None
@@ -156,6 +156,6 @@ def _below(lead: arb) -> float:
 def _softmax(logits: list[arb]) -> list[arb]:
     """softmax_i = 1 / Σ_j exp(z_j − z_i): each term meets z_i once, and exp(0) = 1 is exact."""
     return [
-        1 / sum((arb(1) if j == i else (other - own).exp() for j, other in enumerate(logits)), arb(0))
-        for i, own in enumerate(logits)
+        1 / sum((arb(1) if j == i else (z_j - z_i).exp() for j, z_j in enumerate(logits)), arb(0))
+        for i, z_i in enumerate(logits)
     ]

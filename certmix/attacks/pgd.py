@@ -76,16 +76,18 @@ def pgd(
     found = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
     any_class = torch.full_like(labels, -1)
     for restart in range(rounds):
-        left = torch.arange(len(ball), device=points.device) if schedule.keep_going else (~found).nonzero().squeeze(1)
-        if len(left) == 0:
+        remaining = (torch.ones_like(found) if schedule.keep_going else ~found).nonzero().squeeze(1)
+        if len(remaining) == 0:
             break
         aims = any_class if targets is None else targets[:, restart]
         begin = points if restart == 0 else ball.random(generator)
         climb = _adaptive if schedule.step == "adaptive" else _fixed
-        result = climb(objective, ball.subset(left), labels[left], aims[left], begin[left], schedule)
-        better = result.found | ~found[left]
-        points[left[better]] = result.points[better]
-        found[left] |= result.found
+        result = climb(
+            objective, ball.subset(remaining), labels[remaining], aims[remaining], begin[remaining], schedule
+        )
+        better = result.found | ~found[remaining]
+        points[remaining[better]] = result.points[better]
+        found[remaining] |= result.found
     return Candidates(points, found)
 
 
@@ -93,7 +95,7 @@ def _fixed(
     objective: Objective, ball: Ball, labels: Tensor, targets: Tensor, begin: Tensor, schedule: Schedule
 ) -> Candidates:
     points, result = begin.clone(), begin.clone()
-    rows = torch.arange(len(ball), device=points.device)
+    inputs = torch.arange(len(ball), device=points.device)
     found = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
     decay = schedule.step == "decay"
     size = ball.radius * (2.0 if decay else schedule.relative_step or 2.5 / schedule.steps)
@@ -101,23 +103,26 @@ def _fixed(
         ascent = objective.ascent(points, labels, targets)
         broken = None if schedule.keep_going else ascent.broken
         if broken is not None and bool(broken.any()):
-            result[rows[broken]], found[rows[broken]] = points[broken], True
+            result[inputs[broken]], found[inputs[broken]] = points[broken], True
             stay = ~broken
-            rows, points, ball, size = rows[stay], points[stay], ball.subset(stay), size[stay]
+            inputs, points, ball, size = inputs[stay], points[stay], ball.subset(stay), size[stay]
             labels, targets, ascent = labels[stay], targets[stay], replace(ascent, gradient=ascent.gradient[stay])
-            if len(rows) == 0:
+            if len(inputs) == 0:
                 return Candidates(result, found)
         points = ball.step(points, ascent.gradient, size)
         size = size * DECAY ** (1 / schedule.steps) if decay else size
-    result[rows], found[rows] = points, objective.broken(points, labels)
+    result[inputs], found[inputs] = points, objective.broken(points, labels)
     return Candidates(result, found)
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """Per input: where APGD stands. `wins` counts the steps since the checkpoint that raised the score."""
+    """Per input that still goes on: where APGD stands. inputs: their positions in the batch.
 
-    row: Tensor
+    `wins` counts the steps since the checkpoint that raised the score.
+    """
+
+    inputs: Tensor
     labels: Tensor
     targets: Tensor
     points: Tensor
@@ -153,9 +158,9 @@ def _adaptive(
     for step in range(1, schedule.steps + 1):
         if not schedule.keep_going and bool(broken.any()):
             # the broken iterate itself: a best iterate need not be broken, where score and class disagree
-            result[state.row[broken]], found[state.row[broken]] = points[broken], True
+            result[state.inputs[broken]], found[state.inputs[broken]] = points[broken], True
             state, ball = state.subset(~broken), ball.subset(~broken)
-            if len(state.row) == 0:
+            if len(state.inputs) == 0:
                 return Candidates(result, found)
         if step - 1 in checkpoints:
             state, last = _checked(ball, state, step - 1 - last), step - 1
@@ -168,8 +173,8 @@ def _adaptive(
         broken = ascent.broken
         state = _advanced(ball, state, points, ascent.score, ascent.gradient)
     ends = torch.where(ball.column(broken), points, state.best)
-    result[state.row] = ends
-    found[state.row] = broken if not schedule.keep_going else objective.broken(ends, state.labels)
+    result[state.inputs] = ends
+    found[state.inputs] = broken if not schedule.keep_going else objective.broken(ends, state.labels)
     return Candidates(result, found)
 
 

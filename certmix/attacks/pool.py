@@ -17,7 +17,7 @@ from certmix.attacks.objectives import ClassifierObjective, FloorObjective, Obje
 from certmix.mixing.mixed import MixedClassifier, log_mixture
 from proofs_check.certificate import Norm
 
-BATCH = 256
+BATCH_SIZE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Pool:
 def logits_of(standard: nn.Module, robust: nn.Module, inputs: Tensor) -> Logits:
     """Both models on `inputs`, without gradients."""
     with torch.no_grad():
-        parts = [(standard(x), robust(x)) for x in inputs.split(BATCH)]
+        parts = [(standard(x), robust(x)) for x in inputs.split(BATCH_SIZE)]
     return Logits(torch.cat([g for g, _ in parts]), torch.cat([h for _, h in parts]))
 
 
@@ -80,11 +80,11 @@ def make_pool(
         mix = MixedClassifier(standard, robust, alpha, temperature)
         objectives += [(ClassifierObjective(mix, "margin"), False), (FloorObjective(mix), False)]
     points: list[Tensor] = []
-    for k, (objective, whole) in enumerate(objectives):
-        schedule = Schedule(steps=steps, random_start=k >= 2, keep_going=whole, seed=seed + k)
+    for k, (objective, keep_going) in enumerate(objectives):
+        schedule = Schedule(steps=steps, random_start=k >= 2, keep_going=keep_going, seed=seed + k)
         parts = [
             pgd(objective, make_ball(x, torch.full((len(x),), radius, dtype=torch.float64), norm, domain), y, schedule)
-            for x, y in zip(inputs.split(BATCH), labels.split(BATCH), strict=True)
+            for x, y in zip(inputs.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
         ]
         points.append(torch.cat([p.points for p in parts]))
     return Pool(tuple(points), tuple(logits_of(standard, robust, p) for p in points))

@@ -37,11 +37,11 @@ def quick_attack(
     ball = make_ball(inputs, radius, norm, domain)
     schedule = Schedule(steps, restarts, random_start=False, seed=seed)
     first = pgd(ClassifierObjective(mix, "cross_entropy"), ball, predicted, schedule)
-    left = (~first.found).nonzero().squeeze(1)
-    if len(left) == 0:
+    remaining = (~first.found).nonzero().squeeze(1)
+    if len(remaining) == 0:
         return first
-    second = pgd(FloorObjective(mix), ball.subset(left), predicted[left], schedule)
+    second = pgd(FloorObjective(mix), ball.subset(remaining), predicted[remaining], schedule)
     points, found = first.points.clone(), first.found.clone()
-    points[left[second.found]] = second.points[second.found]
-    found[left] = second.found
+    points[remaining[second.found]] = second.points[second.found]
+    found[remaining] = second.found
     return Candidates(points, found)

@@ -63,13 +63,13 @@ def attack_radius(
     found = at_center.clone()
     trial = high.clone()
     while True:
-        open_rows = ((high > low * (1 + tolerance)) & ~at_center).nonzero().squeeze(1)
-        if len(open_rows) == 0:
+        searched = ((high > low * (1 + tolerance)) & ~at_center).nonzero().squeeze(1)
+        if len(searched) == 0:
             return AttackRadius(high, points, found)
-        hit, where, size = state.try_radius(open_rows, trial[open_rows], points[open_rows], seed, steps)
-        rows = open_rows[hit]
-        points[rows], high[rows], found[rows] = where[hit], size[hit], True
-        missed = open_rows[~hit]
+        hit, where, size = state.try_radius(searched, trial[searched], points[searched], seed, steps)
+        reached = searched[hit]
+        points[reached], high[reached], found[reached] = where[hit], size[hit], True
+        missed = searched[~hit]
         low[missed] = trial[missed]
         # a success below a failure: attacks are not monotone in the radius
         low = torch.minimum(low, high)
@@ -86,21 +86,21 @@ class _Search:
     domain: tuple[float, float] | None
 
     def try_radius(
-        self, rows: Tensor, radius: Tensor, start: Tensor, seed: int, steps: int
+        self, inputs: Tensor, radius: Tensor, start: Tensor, seed: int, steps: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(hit, points, size of the offset) for `rows`: margin, then the floor, from the last point found."""
-        ball = make_ball(self.inputs[rows], radius, self.norm, self.domain)
-        labels = self.predicted[rows]
+        """(hit, points, size of the offset) for `inputs`, by position: margin, then the floor, from `start`."""
+        ball = make_ball(self.inputs[inputs], radius, self.norm, self.domain)
+        labels = self.predicted[inputs]
         schedule = Schedule(steps, random_start=False, seed=seed)
-        points, hit = ball.center.clone(), torch.zeros(len(rows), dtype=torch.bool, device=start.device)
+        points, hit = ball.center.clone(), torch.zeros(len(inputs), dtype=torch.bool, device=start.device)
         objectives: tuple[Objective, ...] = (ClassifierObjective(self.mix, "margin"), FloorObjective(self.mix))
         for objective in objectives:
-            left = (~hit).nonzero().squeeze(1)
-            if len(left) == 0:
+            remaining = (~hit).nonzero().squeeze(1)
+            if len(remaining) == 0:
                 break
-            result = pgd(objective, ball.subset(left), labels[left], schedule, start=start[left])
-            points[left[result.found]] = result.points[result.found]
-            hit[left] = result.found
+            result = pgd(objective, ball.subset(remaining), labels[remaining], schedule, start=start[remaining])
+            points[remaining[result.found]] = result.points[result.found]
+            hit[remaining] = result.found
         points[hit] = self._nearer(ball.subset(hit), points[hit], labels[hit])
         return hit, points, torch.minimum(size_up(points, ball.center, self.norm), radius)
 

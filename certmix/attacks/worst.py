@@ -111,12 +111,12 @@ def worst(
     points = ball.center.clone()
     found = _judged(mix, points, labels).found
     for name in members:
-        left = (~found).nonzero().squeeze(1)
-        if len(left) == 0:
+        remaining = (~found).nonzero().squeeze(1)
+        if len(remaining) == 0:
             break
-        result = ATTACKS[name](mix, ball.subset(left), labels[left], budget)
-        points[left[result.found]] = result.points[result.found]
-        found[left] = result.found
+        result = ATTACKS[name](mix, ball.subset(remaining), labels[remaining], budget)
+        points[remaining[result.found]] = result.points[result.found]
+        found[remaining] = result.found
     return Candidates(points, found)
 
 

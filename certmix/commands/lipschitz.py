@@ -16,13 +16,13 @@ from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.models.model import load_model
 from certmix.provers.lipschitz import global_table
-from certmix.records import assumptions as rests
+from certmix.records import assumptions
 from certmix.settings import diameter
 from certmix.theorems.lipschitz import (
     AnchoredConstants,
     EstimatedConstants,
     GlobalConstants,
-    Point,
+    LogitsAtInputs,
     certified_radius,
     closed_form_radius,
     difference_radius,
@@ -125,7 +125,7 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
     radius = torch.full((count,), request.radius, dtype=torch.float64)
     known = local_bounds(maps, inputs, radius, request.norm, request.domain)
     logits = maps.exact(inputs.to(maps.device, torch.float64))
-    point = Point(logits.cpu(), logits.argmax(dim=1).cpu(), request.alpha, request.temperature)
+    point = LogitsAtInputs(logits.cpu(), logits.argmax(dim=1).cpu(), request.alpha, request.temperature)
     y = point.predicted
     pairs = torch.minimum(pair_constants(known).cpu(), overall.values[None])
     notes = overall.notes + (_upstream(maps, known, y, pairs) if request.upstream else ())
@@ -178,7 +178,9 @@ class Kept:
     margins: Tensor
 
 
-def _radii(point: Point, request: Request, estimated: Tensor, local: Kept, everywhere: Kept) -> dict[str, Tensor]:
+def _radii(
+    point: LogitsAtInputs, request: Request, estimated: Tensor, local: Kept, everywhere: Kept
+) -> dict[str, Tensor]:
     """Every radius in the table; local ones are at most the ball's own."""
     eps = torch.full((len(estimated),), request.radius, dtype=torch.float64)
     limit = 1e6 if request.domain is None else diameter(request.norm, request.domain, 2**26)
@@ -287,5 +289,5 @@ def as_record(parts: list[Measurement], request: Request) -> dict[str, Any]:
             )
     settings = {k: getattr(request, k) for k in ("norm", "radius", "domain", "alpha", "temperature")}
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
-    rested = rests.words(rests.ENGINE)
+    rested = assumptions.words(assumptions.ENGINE)
     return {"settings": settings, "global": parts[0].source, "notes": notes, "rests_on": rested, "rows": rows}

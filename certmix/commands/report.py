@@ -23,7 +23,7 @@ from certmix.commands.smoothing_bounds import show_bounds
 from certmix.errors import UsageError
 from certmix.formatting import lower
 from certmix.provers.problem import Problem
-from certmix.records import assumptions as rests
+from certmix.records import assumptions
 from certmix.reports import lipschitz_tables as lipschitz_report
 from certmix.reports import page as report_page
 from certmix.reports.judged import judged
@@ -109,7 +109,7 @@ def summarise(store: Store) -> dict[str, Any]:
     return {
         "n": n,
         **{name: settings[name] for name in ("alpha", "temperature", "norm", "method", "radius", "evidence")},
-        "rests_on": rests.words(frozenset().union(*map(rests.of_line, certified))),
+        "rests_on": assumptions.words(frozenset().union(*map(assumptions.of_line, certified))),
         "clean_accuracy": {m: _share(np.array(p) == labels) for m, p in audit["predictions"].items()},
         "certified": _percent(len(certified), n),
         "certified_correct": _percent(len(correct), n),

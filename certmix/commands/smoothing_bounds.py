@@ -23,7 +23,7 @@ from certmix.models.model import load_model
 from certmix.provers.judging import judge_session
 from certmix.provers.problem import Problem
 from certmix.provers.smoothing.evaluation import compare, mix_predictions
-from certmix.records import assumptions as rests
+from certmix.records import assumptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,5 +72,7 @@ def _show(radii: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_], dra
         table.add_row(bound, f"{100 * np.mean(values > 0):.1f}", *(f"{v:.4f}" for v in figures))
     console = Console()
     console.print(table)
-    console.print(f"radii rest on {rests.words(rests.SMOOTHING)}: floats that certmix audit has the judge prove")
+    console.print(
+        f"radii rest on {assumptions.words(assumptions.SMOOTHING)}: floats that certmix audit has the judge prove"
+    )
     console.print(f"the deployed mix, h estimated by {draws} draws, is right on {100 * np.mean(correct):.1f} %")

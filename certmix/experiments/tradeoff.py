@@ -28,7 +28,7 @@ LOSSES_RUN: tuple[Loss, ...] = ("cross_entropy", "margin")
 
 
 @dataclass(frozen=True)
-class Point:
+class TradeoffPoint:
     """Percent of all inputs. attacked: survivors of PGD along the end-to-end gradient, for every loss tried. worst:
     survivors of these and of points made without that gradient, which a scaling R_i can mask: PGD on g and on h,
     and the floor attack on Eq. 4 at a few alphas."""
@@ -43,7 +43,7 @@ class Point:
 
 def measure(
     pair: Pair, gammas: Sequence[float], scalings: Sequence[Scaling] = SCALINGS, outputs: Sequence[Output] = OUTPUTS
-) -> list[Point]:
+) -> list[TradeoffPoint]:
     """One point for every variant and gamma."""
     foreign = foreign_points(pair)
     return [_point(pair, foreign, s, o, gamma) for o in outputs for s in scalings for gamma in gammas]
@@ -67,7 +67,7 @@ def _floor(objective: FloorObjective, pair: Pair, ball: Ball, labels: Tensor) ->
     return pgd(objective, ball, labels, schedule).points
 
 
-def _point(pair: Pair, foreign: Sequence[Tensor], scaling: Scaling, output: Output, gamma: float) -> Point:
+def _point(pair: Pair, foreign: Sequence[Tensor], scaling: Scaling, output: Output, gamma: float) -> TradeoffPoint:
     mix = GeneralMixedClassifier(pair.standard, pair.robust, gamma, scaling, output, pair.norm)
     clean = pair.correct(mix)
     survived = clean.clone()
@@ -76,7 +76,7 @@ def _point(pair: Pair, foreign: Sequence[Tensor], scaling: Scaling, output: Outp
     worst = survived.clone()
     for points in foreign:
         worst &= pair.predictions(mix, points) == pair.labels
-    return Point(scaling, output, gamma, percent(clean), percent(survived), percent(worst))
+    return TradeoffPoint(scaling, output, gamma, percent(clean), percent(survived), percent(worst))
 
 
 def _attack(mix: GeneralMixedClassifier, loss: Loss, ball: Ball, labels: Tensor, pair: Pair) -> Tensor:

@@ -39,8 +39,8 @@ from verifiers.crown.network import CrownNetwork
 from verifiers.engine import EngineError, MarginQuery
 from verifiers.network.module import PlainModule
 
-SHORTER = 1e-6  # relative, of alpha: what float bounds of it may be off by
-NEAR = 0.2  # lack of slack beyond which the judge, who also has the exponential form, is not asked
+ALPHA_ERROR = 1e-6  # relative: what float bounds of alpha may be off by
+LARGEST_JUDGED_LACK = 0.2  # of slack; where more is lacking the judge, who also has the exponential form, is not asked
 
 
 class SigmoidAlpha(nn.Module):
@@ -107,7 +107,7 @@ class AdaptiveMix:
 
 
 @dataclass(frozen=True, eq=False)
-class Bounds:
+class AdaptiveBound:
     """On M balls: alpha (M,) a lower bound of alpha; margin (M,) of min_i h_y - h_i after transform and temperature."""
 
     alpha: Tensor
@@ -126,12 +126,12 @@ def transformed_upper(lower: Tensor, upper: Tensor, differences: Tensor, predict
 
     Where M is convex z_j <= min(u_j, z_y + b_j) may be used too (proof: proofs_check/rules/adaptive.py).
     """
-    own = lower.gather(1, predicted[:, None])
-    reach = upper
+    least_of_y = lower.gather(1, predicted[:, None])
+    largest = upper
     if how.clamp and how.power >= 1:
-        reach = torch.where(differences <= 0, torch.minimum(upper, own + differences), upper)
-    found = transformed(reach, how) - transformed(own, how)
-    return found.masked_fill(own_class(predicted, upper.shape[1]), 0.0)
+        largest = torch.where(differences <= 0, torch.minimum(upper, least_of_y + differences), upper)
+    differences_after = transformed(largest, how) - transformed(least_of_y, how)
+    return differences_after.masked_fill(own_class(predicted, upper.shape[1]), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +144,10 @@ class AdaptiveOracle:
     engine: Crown
     prepared: dict[str, CrownNetwork] = field(default_factory=dict)
 
-    def find(self, rows: Tensor, radii: Tensor) -> Bounds:
-        """Bounds for inputs `rows` (M,) at `radii` (M,). Raises EngineError."""
-        h = self._analyse(self.problem.network, rows, radii, self.predicted[rows])
-        upper, predicted = h.upper, self.predicted[rows]
+    def bound(self, inputs: Tensor, radii: Tensor) -> AdaptiveBound:
+        """Bounds for `inputs` (M,), by index in the batch, at `radii` (M,). Raises EngineError."""
+        h = self._analyse(self.problem.network, inputs, radii, self.predicted[inputs])
+        upper, predicted = h.upper, self.predicted[inputs]
         if self.mix.transform is not None:
             low, high = _logits(h)
             upper = transformed_upper(low, high, h.upper, predicted, self.mix.transform)
@@ -157,27 +157,27 @@ class AdaptiveOracle:
         network = self.mix.network
         if network is None or not isinstance(self.mix.alpha, SigmoidAlpha):
             alpha = torch.full_like(margin, self.mix.least())
-            return Bounds(alpha, margin, h.witness(), (None,) * len(rows))
-        s = self._analyse(network, rows, radii, torch.zeros_like(predicted))
-        alpha = self.mix.alpha.of_difference(s.lower[:, 1]) * (1 - SHORTER)
-        return Bounds(alpha.clamp_min(self.mix.alpha.low), margin, h.witness(), s.witness())
+            return AdaptiveBound(alpha, margin, h.witness(), (None,) * len(inputs))
+        s = self._analyse(network, inputs, radii, torch.zeros_like(predicted))
+        alpha = self.mix.alpha.of_difference(s.lower[:, 1]) * (1 - ALPHA_ERROR)
+        return AdaptiveBound(alpha.clamp_min(self.mix.alpha.low), margin, h.witness(), s.witness())
 
-    def _analyse(self, network: PlainNetwork, rows: Tensor, radii: Tensor, classes: Tensor) -> Analysis:
+    def _analyse(self, network: PlainNetwork, inputs: Tensor, radii: Tensor, classes: Tensor) -> Analysis:
         s = self.problem.settings
-        query = MarginQuery(network, self.problem.inputs[rows], s.norm, radii, s.domain, classes)
+        query = MarginQuery(network, self.problem.inputs[inputs], s.norm, radii, s.domain, classes)
         if network.sha256 not in self.prepared:
             self.prepared[network.sha256] = self.engine.prepare(network)
         return self.engine.analyse(query, self.prepared[network.sha256])
 
 
-def _logits(found: Analysis) -> tuple[Tensor, Tensor]:
+def _logits(analysis: Analysis) -> tuple[Tensor, Tensor]:
     """Bounds of every logit, (N, K) each."""
-    n, k = found.upper.shape
-    forms = torch.cat([torch.eye(k), -torch.eye(k)]).double().to(found.upper.device)
-    inputs = torch.arange(n, device=found.upper.device).repeat_interleave(2 * k)
-    reach, _ = found.upper_bound(inputs, forms.repeat(n, 1), None, None, None)
-    reach = reach.reshape(n, 2 * k)
-    return -reach[:, k:], reach[:, :k]
+    n, k = analysis.upper.shape
+    forms = torch.cat([torch.eye(k), -torch.eye(k)]).double().to(analysis.upper.device)
+    inputs = torch.arange(n, device=analysis.upper.device).repeat_interleave(2 * k)
+    upper_bounds, _ = analysis.upper_bound(inputs, forms.repeat(n, 1), None, None, None)
+    upper_bounds = upper_bounds.reshape(n, 2 * k)
+    return -upper_bounds[:, k:], upper_bounds[:, :k]
 
 
 # ---------------------------------------------------------------- prover
@@ -199,49 +199,49 @@ class AdaptiveProver:
             predicted = PlainModule(problem.network).double()(problem.inputs.double()).argmax(dim=1)
         oracle = AdaptiveOracle(problem, self.mix, predicted, engine)
         outcomes: list[Outcome] = []
-        for rows in torch.arange(len(problem.inputs)).split(problem.settings.batch_size):
+        for inputs in torch.arange(len(problem.inputs)).split(problem.settings.batch_size):
             try:
-                radii = self._radii(oracle, rows)
-                found = oracle.find(rows, radii)
+                radii = self._radii(oracle, inputs)
+                bound = oracle.bound(inputs, radii)
             except EngineError as error:
-                outcomes += [_abstained(problem, oracle, r, Reason.ENGINE_FAILED, str(error)) for r in rows.tolist()]
+                outcomes += [_abstained(problem, oracle, r, Reason.ENGINE_FAILED, str(error)) for r in inputs.tolist()]
                 continue
-            outcomes += [self._outcome(oracle, judge, r, k, radii, found) for k, r in enumerate(rows.tolist())]
+            outcomes += [self._outcome(oracle, judge, r, k, radii, bound) for k, r in enumerate(inputs.tolist())]
         return [self._attacked(problem, outcome) for outcome in outcomes]
 
-    def _radii(self, oracle: AdaptiveOracle, rows: Tensor) -> Tensor:
+    def _radii(self, oracle: AdaptiveOracle, inputs: Tensor) -> Tensor:
         s = oracle.problem.settings
         if s.radius is not None:
-            return torch.full((len(rows),), s.radius, dtype=torch.float64)
+            return torch.full((len(inputs),), s.radius, dtype=torch.float64)
         if s.domain is None:
             raise TypeError("excluded by Settings")
         limit = diameter(s.norm, s.domain, oracle.problem.inputs[0].numel())
-        return largest_passing(lambda k, r: oracle.find(rows[k], r).slack() > 0, len(rows), limit, s.tolerance)
+        return largest_passing(lambda k, r: oracle.bound(inputs[k], r).slack() > 0, len(inputs), limit, s.tolerance)
 
     def _outcome(
-        self, oracle: AdaptiveOracle, judge: JudgeSession, row: int, k: int, radii: Tensor, found: Bounds
+        self, oracle: AdaptiveOracle, judge: JudgeSession, batch_index: int, k: int, radii: Tensor, bound: AdaptiveBound
     ) -> Outcome:
         problem, s = oracle.problem, oracle.problem.settings
-        alpha, radius, y = float(found.alpha[k]), float(radii[k]), int(oracle.predicted[row])
+        alpha, radius, y = float(bound.alpha[k]), float(radii[k]), int(oracle.predicted[batch_index])
         if alpha <= 0.5:
             text = f"alpha is only known to be >= {alpha:.4g} on the ball, Lemma 3.2 needs more than 1/2"
-            return _abstained(problem, oracle, row, Reason.NO_THEOREM, text)
-        if (s.radius is None and radius == 0) or float(found.slack()[k]) < -NEAR:
+            return _abstained(problem, oracle, batch_index, Reason.NO_THEOREM, text)
+        if (s.radius is None and radius == 0) or float(bound.slack()[k]) < -LARGEST_JUDGED_LACK:
             text = f"the bounds certify no radius of {radius:.6g}: raise alpha or the temperature"
-            return _abstained(problem, oracle, row, Reason.RADIUS_NOT_REACHED, text)
-        evidence = AdaptiveMargin(_encoded(found.witness[k]), _encoded(found.alpha_witness[k]))
+            return _abstained(problem, oracle, batch_index, Reason.RADIUS_NOT_REACHED, text)
+        evidence = AdaptiveMargin(_encoded(bound.witness[k]), _encoded(bound.alpha_witness[k]))
 
         def write(tried: float) -> bytes:
-            plain = problem.claim(row, tried, y, "robust", None)
+            plain = problem.claim(batch_index, tried, y, "robust", None)
             claim = dataclasses.replace(plain, alpha=alpha, adaptive=self.mix.claimed())
             return certificate_line(
-                problem.indices[row], problem.labels[row], "margin", claim, "adaptive_margin", evidence
+                problem.indices[batch_index], problem.labels[batch_index], "margin", claim, "adaptive_margin", evidence
             )
 
-        value = problem.input(row)
+        value = problem.input(batch_index)
         judged = largest_accepted(radius, s.radius is not None, write, lambda line: judge.verdict(line, value))
         if isinstance(judged, Rejected):
-            return _abstained(problem, oracle, row, Reason.JUDGE_REJECTED, f"{judged.step}: {judged.reason}")
+            return _abstained(problem, oracle, batch_index, Reason.JUDGE_REJECTED, f"{judged.step}: {judged.reason}")
         return Certified(
             y, judged[0], s.norm, alpha, "margin", "robust", judged[1], problem.network,
             problem.standard.network, value, radius, None, self.mix.network,
@@ -255,12 +255,12 @@ class AdaptiveProver:
         mix = self.mix.classifier(problem.standard.module, problem.robust.module, s.temperature)
         x, y = torch.from_numpy(outcome.input)[None], torch.tensor([outcome.predicted])
         ball = make_ball(x, torch.tensor([outcome.radius], dtype=torch.float64), s.norm, s.domain)
-        found = pgd(ClassifierObjective(mix, "margin"), ball, y, Schedule(steps=s.attack_steps, seed=s.seed))
-        if not bool(found.found[0]):
+        attack = pgd(ClassifierObjective(mix, "margin"), ball, y, Schedule(steps=s.attack_steps, seed=s.seed))
+        if not bool(attack.found[0]):
             return outcome
-        point = found.points[0].numpy()
+        point = attack.points[0].numpy()
         with torch.no_grad():
-            lost = int(copy.deepcopy(mix).double()(found.points.double()).argmax()) != outcome.predicted
+            lost = int(copy.deepcopy(mix).double()(attack.points.double()).argmax()) != outcome.predicted
         if not lost:
             return dataclasses.replace(outcome, float32_only=point)
         text = "the adaptive mix, in float64, leaves the certified class there"
@@ -273,8 +273,8 @@ def _encoded(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode()
 
 
-def _abstained(problem: Problem, oracle: AdaptiveOracle, row: int, reason: Reason, advice: str) -> Abstained:
-    return problem.abstained(int(oracle.predicted[row]), reason, advice)
+def _abstained(problem: Problem, oracle: AdaptiveOracle, batch_index: int, reason: Reason, advice: str) -> Abstained:
+    return problem.abstained(int(oracle.predicted[batch_index]), reason, advice)
 
 
 # ---------------------------------------------------------------- ways in
@@ -288,8 +288,8 @@ def certify_adaptive(standard: Model, robust: Model, x: Tensor, mix: AdaptiveMix
     """
     checked(robust, mix)
     count = len(x)
-    own = dataclasses.replace(settings, alpha=mix.least())
-    problem = Problem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, own)
+    of_least_alpha = dataclasses.replace(settings, alpha=mix.least())
+    problem = Problem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, of_least_alpha)
     return AdaptiveProver(mix)(problem, judge_session(problem.network, standard.network))
 
 
@@ -298,10 +298,10 @@ def audit_adaptive(
 ) -> int:
     """The same for a dataset, as a run's folder that `certmix check` re-derives; the audit's exit code."""
     checked(robust, mix)
-    own = dataclasses.replace(settings, alpha=mix.least(), curves=False)
-    classifier = mix.classifier(standard.module, robust.module, own.temperature)
+    of_least_alpha = dataclasses.replace(settings, alpha=mix.least(), curves=False)
+    classifier = mix.classifier(standard.module, robust.module, of_least_alpha.temperature)
     networks = () if mix.network is None else (mix.network,)
-    return Audit(standard, robust, data, own, Store(out), AdaptiveProver(mix), classifier, networks).run()
+    return Audit(standard, robust, data, of_least_alpha, Store(out), AdaptiveProver(mix), classifier, networks).run()
 
 
 def checked(robust: Model, mix: AdaptiveMix) -> None:

@@ -25,7 +25,7 @@ from certmix.records.lines import certificate_line
 from certmix.records.outcomes import Certified, Outcome, Reason
 from certmix.settings import diameter
 from certmix.theorems.lipschitz import (
-    Point,
+    LogitsAtInputs,
     bisected_radius,
     closed_form_radius,
     least_margin,
@@ -49,7 +49,7 @@ from verifiers.network.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule
 
 MAX_NEURONS = 128  # a network with more leaves out global constants: minutes of work for the smallest radii
-SPARE = 1 + 1e-9  # constants are stated a hair larger: the judge's own rounding differs
+STATED_TO_DERIVED_RATIO = 1 + 1e-9  # constants are stated a hair larger than derived: the judge's own rounding differs
 Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | LayerLipschitz | EngineRelaxedLipschitz
 
 
@@ -59,24 +59,24 @@ class GlobalTable:
 
     maps: LinearMaps
     solver: LipSDP
-    found: dict[tuple[int, int], GlobalBound] = field(default_factory=dict)
+    by_pair: dict[tuple[int, int], GlobalBound] = field(default_factory=dict)
 
-    def rows(self, predicted: int) -> list[GlobalBound | None]:
+    def bounds(self, predicted: int) -> list[GlobalBound | None]:
         """Per class j the bound of z_j - z_y; None at y. Raises EngineError."""
         classes = self.maps.network.classes
         pairs = [(min(j, predicted), max(j, predicted)) for j in range(classes) if j != predicted]
-        missing = [p for p in pairs if p not in self.found]
+        missing = [p for p in pairs if p not in self.by_pair]
         eye = np.eye(classes)
         bounds = self.solver.bounds(
             self.maps, np.array([eye[i] - eye[k] for i, k in missing]), unrestricted_slopes(self.maps)
         ) if missing else []  # fmt: skip
-        self.found.update(zip(missing, bounds, strict=True))
-        return [None if j == predicted else self.found[min(j, predicted), max(j, predicted)] for j in range(classes)]
+        self.by_pair.update(zip(missing, bounds, strict=True))
+        return [None if j == predicted else self.by_pair[min(j, predicted), max(j, predicted)] for j in range(classes)]
 
     def constants(self, predicted: int, norm: str) -> Tensor:
         """(K,) constants of z_j - z_y in `norm`: ‖·‖_2 <= ‖·‖_1, ‖·‖_2 <= sqrt(n) ‖·‖_inf."""
         factor = math.sqrt(math.prod(self.maps.network.input_shape)) if norm == "Linf" else 1.0
-        values = [0.0 if b is None else b.constant * factor for b in self.rows(predicted)]
+        values = [0.0 if b is None else b.constant * factor for b in self.bounds(predicted)]
         return torch.tensor(values, dtype=torch.float64)
 
 
@@ -102,28 +102,28 @@ class LipschitzProver:
         """One outcome per input, in order."""
         s = self.problem.settings
         logits = PlainModule(self.problem.network).double()(self.problem.inputs.double())
-        point = Point(logits, logits.argmax(dim=1), s.alpha, s.temperature)
+        point = LogitsAtInputs(logits, logits.argmax(dim=1), s.alpha, s.temperature)
         outcomes: dict[int, Outcome] = {}
-        for row in range(len(logits)):
-            refusal = self._refusal(point, row)
+        for batch_index in range(len(logits)):
+            refusal = self._refusal(point, batch_index)
             if refusal is not None:
-                outcomes[row] = refusal
-        rows = [r for r in range(len(logits)) if r not in outcomes]
-        proposals, failures = self._proposals(point, torch.tensor(rows, dtype=torch.int64))
-        for k, row in enumerate(rows):
-            outcomes[row] = self._outcome(point, row, [p[k] for p in proposals], failures)
+                outcomes[batch_index] = refusal
+        unrefused = [r for r in range(len(logits)) if r not in outcomes]
+        proposals, failures = self._proposals(point, torch.tensor(unrefused, dtype=torch.int64))
+        for k, batch_index in enumerate(unrefused):
+            outcomes[batch_index] = self._outcome(point, batch_index, [p[k] for p in proposals], failures)
         return [outcomes[r] for r in range(len(logits))]
 
-    def _refusal(self, point: Point, row: int) -> Outcome | None:
-        s, margin = self.problem.settings, float(least_margin(point)[row])
+    def _refusal(self, point: LogitsAtInputs, batch_index: int) -> Outcome | None:
+        s, margin = self.problem.settings, float(least_margin(point)[batch_index])
         if margin <= 0:
-            return self._abstained(point, row, Reason.TIE, "the two most probable classes tie at the input")
+            return self._abstained(point, batch_index, Reason.TIE, "the two most probable classes tie at the input")
         if s.use_standard or s.semantics != "real":
             advice = "Lipschitz constants speak of h alone and of real arithmetic: leave out use_standard and semantics"
-            return self._abstained(point, row, Reason.NO_THEOREM, advice)
+            return self._abstained(point, batch_index, Reason.NO_THEOREM, advice)
         if s.alpha <= 0.5:
             return self._abstained(
-                point, row, Reason.NO_THEOREM, f"Theorem 3.5 needs alpha > 1/2, got {s.alpha}: raise alpha"
+                point, batch_index, Reason.NO_THEOREM, f"Theorem 3.5 needs alpha > 1/2, got {s.alpha}: raise alpha"
             )
         needed = required_margin(s.alpha)
         if margin > needed:
@@ -132,25 +132,25 @@ class LipschitzProver:
             f"the robust model's margin {margin:.4g} is not above the required {needed:.4g}: "
             f"raise alpha above {critical_alpha(margin):.4g} or the temperature above {s.temperature:g}"
         )
-        return self._abstained(point, row, Reason.MARGIN_TOO_SMALL, advice)
+        return self._abstained(point, batch_index, Reason.MARGIN_TOO_SMALL, advice)
 
-    def _abstained(self, point: Point, row: int, reason: Reason, advice: str) -> Outcome:
-        return self.problem.abstained(int(point.predicted[row]), reason, advice)
+    def _abstained(self, point: LogitsAtInputs, batch_index: int, reason: Reason, advice: str) -> Outcome:
+        return self.problem.abstained(int(point.predicted[batch_index]), reason, advice)
 
     # -------------------------------------------------------------- proposals
 
-    def _limit(self, point: Point, rows: Tensor) -> float:
+    def _limit(self, point: LogitsAtInputs, inputs: Tensor) -> float:
         """The largest radius looked for: the domain's diameter; without a domain a multiple of what the gradients
         at the inputs themselves would certify."""
         s = self.problem.settings
         if s.domain is not None:
             return diameter(s.norm, s.domain, self.problem.inputs[0].numel())
-        slopes = self._constants(rows, torch.zeros(len(rows), dtype=torch.float64), point.predicted[rows])
-        reach = closed_form_radius(_rows(point, rows), slopes)
-        return 64 * float(reach[torch.isfinite(reach)].max().clamp(min=1e-30)) if len(rows) else 1.0
+        slopes = self._constants(inputs, torch.zeros(len(inputs), dtype=torch.float64), point.predicted[inputs])
+        certified = closed_form_radius(_of_inputs(point, inputs), slopes)
+        return 64 * float(certified[torch.isfinite(certified)].max().clamp(min=1e-30)) if len(inputs) else 1.0
 
-    def _proposals(self, point: Point, rows: Tensor) -> tuple[list[list[Candidate]], list[str]]:
-        """Per kind of evidence a candidate per row, radius 0 where it certifies none; and why kinds were left out."""
+    def _proposals(self, point: LogitsAtInputs, inputs: Tensor) -> tuple[list[list[Candidate]], list[str]]:
+        """Per kind of evidence a candidate per input, radius 0 where it certifies none; and why kinds were left out."""
         s = self.problem.settings
         kinds = {"lipschitz_relaxed": self._relaxed}
         if s.evidence == "engine":
@@ -164,14 +164,14 @@ class LipschitzProver:
         failures: list[str] = []
         for rule, radii in kinds.items():
             try:
-                found = radii(point, rows).tolist()
+                proposed = radii(point, inputs).tolist()
             except EngineError as error:
                 failures.append(f"{rule}: {error}")
                 continue
-            proposals.append([Candidate(r, rule) for r in found])
+            proposals.append([Candidate(r, rule) for r in proposed])
         return proposals, failures
 
-    def _search(self, point: Point, rows: Tensor, test: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _search(self, point: LogitsAtInputs, inputs: Tensor, test: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The largest radii that pass `test`(indices, radii), or the fixed radius where it passes."""
         s = self.problem.settings
         size = s.batch_size
@@ -181,17 +181,17 @@ class LipschitzProver:
             return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
 
         if s.radius is None:
-            return largest_passing(in_batches, len(rows), self._limit(point, rows), s.tolerance)
-        fixed = torch.full((len(rows),), s.radius, dtype=torch.float64)
-        return torch.where(in_batches(torch.arange(len(rows)), fixed), fixed, -1.0)
+            return largest_passing(in_batches, len(inputs), self._limit(point, inputs), s.tolerance)
+        fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
+        return torch.where(in_batches(torch.arange(len(inputs)), fixed), fixed, -1.0)
 
-    def _global(self, point: Point, rows: Tensor) -> Tensor:
+    def _global(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
         norm = self.problem.settings.norm
-        return self._everywhere(point, rows, [self.table.constants(int(y), norm) for y in point.predicted[rows]])
+        return self._everywhere(point, inputs, [self.table.constants(int(y), norm) for y in point.predicted[inputs]])
 
-    def _layers(self, point: Point, rows: Tensor) -> Tensor:
+    def _layers(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
         return self._everywhere(
-            point, rows, [torch.tensor(self._stated(int(y)), dtype=torch.float64) for y in point.predicted[rows]]
+            point, inputs, [torch.tensor(self._stated(int(y)), dtype=torch.float64) for y in point.predicted[inputs]]
         )
 
     def _stated(self, predicted: int) -> tuple[float, ...]:
@@ -201,48 +201,50 @@ class LipschitzProver:
         except RejectedError as error:
             raise EngineError(f"{error.step}: {error.reason}") from error
 
-    def _everywhere(self, point: Point, rows: Tensor, constants: list[Tensor]) -> Tensor:
-        """The radii of global constants, (K,) per row."""
+    def _everywhere(self, point: LogitsAtInputs, inputs: Tensor, constants: list[Tensor]) -> Tensor:
+        """The radii of global constants, (K,) per input."""
         s = self.problem.settings
         if not constants:
             return torch.zeros(0, dtype=torch.float64)
-        part = _rows(point, rows)
+        part = _of_inputs(point, inputs)
         if s.radius is None:
-            return bisected_radius(part, torch.stack(constants), s.tolerance).clamp(max=self._limit(point, rows))
-        fixed = torch.full((len(rows),), s.radius, dtype=torch.float64)
+            return bisected_radius(part, torch.stack(constants), s.tolerance).clamp(max=self._limit(point, inputs))
+        fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
         return torch.where(reaches(part, torch.stack(constants), fixed), fixed, -1.0)
 
-    def _local(self, point: Point, rows: Tensor) -> Tensor:
+    def _local(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
         def test(index: Tensor, radii: Tensor) -> Tensor:
-            part = _rows(point, rows[index])
-            return reaches(part, self._constants(rows[index], radii, part.predicted), radii)
+            part = _of_inputs(point, inputs[index])
+            return reaches(part, self._constants(inputs[index], radii, part.predicted), radii)
 
-        return self._search(point, rows, test)
+        return self._search(point, inputs, test)
 
-    def _constants(self, rows: Tensor, radii: Tensor, predicted: Tensor) -> Tensor:
+    def _constants(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> Tensor:
         s = self.problem.settings
-        known = local_bounds(self.maps, self.problem.inputs[rows], radii, s.norm, s.domain)
+        known = local_bounds(self.maps, self.problem.inputs[inputs], radii, s.norm, s.domain)
         return local_constants(known, predicted.to(self.maps.device)).cpu()
 
-    def _relaxed(self, point: Point, rows: Tensor) -> Tensor:
+    def _relaxed(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
         def test(index: Tensor, radii: Tensor) -> Tensor:
-            found = self._ask(rows[index], radii, point.predicted[rows[index]])
-            part = _rows(point, rows[index])
-            least, most = probability_bounds(found.lower, found.upper, part.predicted, part.temperature)
+            bounds = self._ask(inputs[index], radii, point.predicted[inputs[index]])
+            part = _of_inputs(point, inputs[index])
+            least, most = probability_bounds(bounds.lower, bounds.upper, part.predicted, part.temperature)
             rival = most.masked_fill(part.own, -1.0).amax(dim=1)
             # r > eps with relaxed constants of the eps-ball, at its fixed point (docs/maths.md 4)
             return certifies(least.gather(1, part.predicted[:, None])[:, 0] - rival, part.alpha)
 
-        return self._search(point, rows, test)
+        return self._search(point, inputs, test)
 
-    def _ask(self, rows: Tensor, radii: Tensor, predicted: Tensor) -> LogitBounds:
+    def _ask(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> LogitBounds:
         s = self.problem.settings
-        query = MarginQuery(self.problem.network, self.problem.inputs[rows], s.norm, radii, s.domain, predicted)
+        query = MarginQuery(self.problem.network, self.problem.inputs[inputs], s.norm, radii, s.domain, predicted)
         return self.engine.bounds(query)
 
     # -------------------------------------------------------------- the judge disposes
 
-    def _outcome(self, point: Point, row: int, candidates: list[Candidate], failures: list[str]) -> Outcome:
+    def _outcome(
+        self, point: LogitsAtInputs, batch_index: int, candidates: list[Candidate], failures: list[str]
+    ) -> Outcome:
         s = self.problem.settings
         fixed = s.radius is not None
         rejected: Rejected | None = None
@@ -251,53 +253,53 @@ class LipschitzProver:
         for candidate in sorted(usable, key=lambda p: -p.radius):
             if best is not None and best[0] >= candidate.radius:
                 break
-            found = self._judged(point, row, candidate)
-            if isinstance(found, Rejected):
-                rejected = found
-            elif best is None or found[0] > best[0]:
-                best = found
+            judged = self._judged(point, batch_index, candidate)
+            if isinstance(judged, Rejected):
+                rejected = judged
+            elif best is None or judged[0] > best[0]:
+                best = judged
         if best is not None:
             return Certified(
-                int(point.predicted[row]), best[0], s.norm, s.alpha, "lipschitz", "robust", best[1],
-                self.problem.network, self.problem.standard.network, self.problem.input(row),
+                int(point.predicted[batch_index]), best[0], s.norm, s.alpha, "lipschitz", "robust", best[1],
+                self.problem.network, self.problem.standard.network, self.problem.input(batch_index),
                 max(p.radius for p in usable),
             )  # fmt: skip
         if rejected is not None and not fixed:
-            return self._abstained(point, row, Reason.JUDGE_REJECTED, f"{rejected.step}: {rejected.reason}")
+            return self._abstained(point, batch_index, Reason.JUDGE_REJECTED, f"{rejected.step}: {rejected.reason}")
         if not candidates:
-            return self._abstained(point, row, Reason.ENGINE_FAILED, "; ".join(failures))
+            return self._abstained(point, batch_index, Reason.ENGINE_FAILED, "; ".join(failures))
         wanted = "any radius" if s.radius is None else f"radius {s.radius:.6g}"
         advice = f"no Lipschitz constant certifies {wanted}: raise alpha or the temperature, or use --method margin"
-        return self._abstained(point, row, Reason.RADIUS_NOT_REACHED, "; ".join([advice, *failures]))
+        return self._abstained(point, batch_index, Reason.RADIUS_NOT_REACHED, "; ".join([advice, *failures]))
 
-    def _judged(self, point: Point, row: int, candidate: Candidate) -> tuple[float, bytes] | Rejected:
-        predicted, value = int(point.predicted[row]), self.problem.input(row)
+    def _judged(self, point: LogitsAtInputs, batch_index: int, candidate: Candidate) -> tuple[float, bytes] | Rejected:
+        predicted, value = int(point.predicted[batch_index]), self.problem.input(batch_index)
 
         def write(tried: float) -> bytes:
-            claim = self.problem.claim(row, tried, predicted, "robust", None)
-            evidence = self._evidence(row, predicted, tried, candidate.rule)
-            index, label = self.problem.indices[row], self.problem.labels[row]
+            claim = self.problem.claim(batch_index, tried, predicted, "robust", None)
+            evidence = self._evidence(batch_index, predicted, tried, candidate.rule)
+            index, label = self.problem.indices[batch_index], self.problem.labels[batch_index]
             return certificate_line(index, label, "lipschitz", claim, candidate.rule, evidence)
 
         fixed = self.problem.settings.radius is not None
         return largest_accepted(candidate.radius, fixed, write, lambda line: self.judge.verdict(line, value))
 
-    def _evidence(self, row: int, predicted: int, radius: float, rule: str) -> Evidence:
-        one = torch.tensor([row]), torch.tensor([radius], dtype=torch.float64), torch.tensor([predicted])
+    def _evidence(self, batch_index: int, predicted: int, radius: float, rule: str) -> Evidence:
+        one = torch.tensor([batch_index]), torch.tensor([radius], dtype=torch.float64), torch.tensor([predicted])
         if rule == "lipschitz_global":
-            bounds = self.table.rows(predicted)
+            bounds = self.table.bounds(predicted)
             width = max(len(b.multipliers) for b in bounds if b is not None)
             stacked = np.stack([np.zeros(width, "<f4") if b is None else b.multipliers.astype("<f4") for b in bounds])
             constants = tuple(0.0 if b is None else b.constant for b in bounds)
             return GlobalLipschitz("4a", constants, base64.b64encode(stacked.tobytes()).decode())
         if rule == "lipschitz_layers":
-            return LayerLipschitz("4a", tuple(v * SPARE for v in self._stated(predicted)))
+            return LayerLipschitz("4a", tuple(v * STATED_TO_DERIVED_RATIO for v in self._stated(predicted)))
         if rule == "lipschitz_local":
             # what the judge will derive, stated a hair larger
-            claim = self.problem.claim(row, radius, predicted, "robust", None)
-            ball = Case(self.judge.robust, None, self.problem.input(row)).ball(claim)
+            claim = self.problem.claim(batch_index, radius, predicted, "robust", None)
+            ball = Case(self.judge.robust, None, self.problem.input(batch_index)).ball(claim)
             derived = difference_constants(value_bounds(self.judge.robust, ball, None), predicted)
-            return LocalLipschitz("4a", tuple((derived * SPARE).tolist()), None)
+            return LocalLipschitz("4a", tuple((derived * STATED_TO_DERIVED_RATIO).tolist()), None)
         found = self._ask(*one)
         if rule == "engine_lipschitz_relaxed":
             name = self.problem.settings.engine
@@ -306,8 +308,8 @@ class LipschitzProver:
         return RelaxedLipschitz(None if data is None else base64.b64encode(data).decode())
 
 
-def _rows(point: Point, rows: Tensor) -> Point:
-    return Point(point.logits[rows], point.predicted[rows], point.alpha, point.temperature)
+def _of_inputs(point: LogitsAtInputs, inputs: Tensor) -> LogitsAtInputs:
+    return LogitsAtInputs(point.logits[inputs], point.predicted[inputs], point.alpha, point.temperature)
 
 
 @functools.lru_cache(maxsize=4)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 Test = Callable[[Tensor, Tensor], Tensor]
-CLOSE = 1.6  # times the radius that passed: where one nearer than that failed, a line between the slacks is trusted
-EVERY = 8  # one trial in so many halves the bracket, whatever the slacks are
+SECANT_BRACKET_RATIO = (
+    1.6  # of the radius that failed to that which passed: where it is smaller, a line between the slacks is trusted
+)
+TRIALS_PER_HALVING = 8  # one trial in so many halves the bracket, whatever the slacks are
 
 
 def largest_passing(passes: Test, count: int, limit: float, tolerance: float) -> Tensor:
@@ -35,7 +37,7 @@ def largest_positive(slack: Test, count: int, limit: float, tolerance: float) ->
     while len(active):
         trials += 1
         state.record(active, slack(active, state.trial[active]))
-        state.advance(limit, tolerance, trials % EVERY == 0)
+        state.advance(limit, tolerance, trials % TRIALS_PER_HALVING == 0)
         active = active[~state.finished(limit, tolerance)[active]]
     return state.low
 
@@ -64,22 +66,22 @@ class _Brackets:
 
     def record(self, active: Tensor, slack: Tensor) -> None:
         slack = slack.double().to(self.low.device)
-        good = slack > 0
-        up, down = active[good], active[~good]
-        self.at_high[up] *= torch.where(self.rose[up] > 0, _share(slack[good], self.at_low[up]), 1.0)
-        self.at_low[down] *= torch.where(self.rose[down] < 0, _share(slack[~good], self.at_high[down]), 1.0)
+        passed = slack > 0
+        up, down = active[passed], active[~passed]
+        self.at_high[up] *= torch.where(self.rose[up] > 0, _share(slack[passed], self.at_low[up]), 1.0)
+        self.at_low[down] *= torch.where(self.rose[down] < 0, _share(slack[~passed], self.at_high[down]), 1.0)
         self.rose[up], self.rose[down] = 1.0, -1.0
-        self.low[up], self.at_low[up] = self.trial[up], slack[good]
-        self.high[down], self.at_high[down] = self.trial[down], slack[~good]
+        self.low[up], self.at_low[up] = self.trial[up], slack[passed]
+        self.high[down], self.at_high[down] = self.trial[down], slack[~passed]
 
     def advance(self, limit: float, tolerance: float, halve: bool) -> None:
         """Next trials. All lie on one dyadic grid, as fine as the bracket must come to: which of them is the largest to
         pass does not depend on the way there, nor on the last bits of a slack."""
         grid = limit * torch.exp2(torch.floor(torch.log2(tolerance * self.high / limit)))
         guess = self._middle() if halve else self._guess()
-        cells = torch.round((guess - self.low) / grid)
+        steps = torch.round((guess - self.low) / grid)
         last = torch.round((self.high - self.low) / grid) - 1
-        inside = torch.where(self.low > 0, self.low + grid * cells.clamp(min=1).minimum(last), self.high / 4)
+        inside = torch.where(self.low > 0, self.low + grid * steps.clamp(min=1).minimum(last), self.high / 4)
         self.trial = torch.where(torch.isinf(self.high), torch.clamp(self.low * 2, max=limit), inside)
 
     def finished(self, limit: float, tolerance: float) -> Tensor:
@@ -93,7 +95,7 @@ class _Brackets:
         """Where the line through the slacks at both ends of a narrow bracket vanishes, else the middle."""
         share = self.at_low / (self.at_low - self.at_high)
         guess = self.low + share * (self.high - self.low)
-        trusted = torch.isfinite(guess) & (self.high < CLOSE * self.low)
+        trusted = torch.isfinite(guess) & (self.high < SECANT_BRACKET_RATIO * self.low)
         return torch.where(trusted, guess, self._middle())
 
 

@@ -21,27 +21,27 @@ def refute(problem: Problem, outcomes: list[Outcome]) -> list[Outcome]:
     Certified and is noted on it. Smoothed classifiers are not attacked: their h is not the network itself.
     """
     s = problem.settings
-    rows = [k for k, o in enumerate(outcomes) if isinstance(o, Certified) and s.method != "smoothing"]
-    if s.attack_steps == 0 or not rows:
+    attacked = [k for k, o in enumerate(outcomes) if isinstance(o, Certified) and s.method != "smoothing"]
+    if s.attack_steps == 0 or not attacked:
         return outcomes
-    found = [o for o in outcomes if isinstance(o, Certified)]
-    tried = quick_attack(
+    certified = [o for o in outcomes if isinstance(o, Certified)]
+    attack = quick_attack(
         problem.standard.module,
         problem.robust.module,
         s.alpha,
         s.temperature,
-        problem.inputs[rows],
-        torch.tensor([o.predicted for o in found]),
+        problem.inputs[attacked],
+        torch.tensor([o.predicted for o in certified]),
         s.norm,
-        torch.tensor([o.radius for o in found], dtype=torch.float64),
+        torch.tensor([o.radius for o in certified], dtype=torch.float64),
         s.domain,
         steps=s.attack_steps,
         seed=s.seed,
     )
     result = list(outcomes)
-    for k, row in enumerate(rows):
-        if bool(tried.found[k]):
-            result[row] = _judged(problem, found[k], tried.points[k].numpy())
+    for k, batch_index in enumerate(attacked):
+        if bool(attack.found[k]):
+            result[batch_index] = _judged(problem, certified[k], attack.points[k].numpy())
     return result
 
 

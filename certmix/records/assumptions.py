@@ -26,6 +26,9 @@ def of_line(line: dict[str, Any]) -> frozenset[Assumption]:
     )
 
 
-def words(found: Iterable[Assumption]) -> str:
+def words(assumptions: Iterable[Assumption]) -> str:
     """One line: every assumption by its name and meaning."""
-    return "; ".join(f"{a.name} ({a.value})" for a in sorted(found, key=lambda a: a.name)) or "nothing but exact export"
+    return (
+        "; ".join(f"{a.name} ({a.value})" for a in sorted(assumptions, key=lambda a: a.name))
+        or "nothing but exact export"
+    )

@@ -68,7 +68,7 @@ class EstimatedRadius:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class LogitsAtInputs:
     """h at the inputs: logits (N, K) float64, y (N,); the mix's alpha and temperature."""
 
     logits: Tensor
@@ -93,7 +93,7 @@ class Point:
 # ---------------------------------------------------------------- Theorem 3.5
 
 
-def paper_radius(point: Point, values: Tensor) -> Tensor:
+def paper_radius(point: LogitsAtInputs, values: Tensor) -> Tensor:
     """(N,) min_i [alpha (h_y - h_i) + alpha - 1] / [alpha (L_y + L_i)] for constants L of h; 0: no certificate.
 
     Requires: values (N or 1, K) >= 0. Zero constants give inf where the numerator is positive.
@@ -107,7 +107,7 @@ def paper_radius(point: Point, values: Tensor) -> Tensor:
     return radii.masked_fill(point.own, torch.inf).amin(dim=1)
 
 
-def difference_radius(point: Point, values: Tensor) -> Tensor:
+def difference_radius(point: LogitsAtInputs, values: Tensor) -> Tensor:
     """(N,) Theorem 3.5 with constants (N, K) of the margins h_y - h_i in place of sums; 0: no certificate."""
     if point.alpha <= 0.5:
         return torch.zeros(len(point.logits), dtype=torch.float64)
@@ -117,7 +117,7 @@ def difference_radius(point: Point, values: Tensor) -> Tensor:
     return radii.masked_fill(point.own, torch.inf).amin(dim=1)
 
 
-def least_margin(point: Point) -> Tensor:
+def least_margin(point: LogitsAtInputs) -> Tensor:
     """(N,) min_i (h_y - h_i)(x)."""
     h = point.probabilities
     return (h.gather(1, point.predicted[:, None]) - h).masked_fill(point.own, torch.inf).amin(dim=1)
@@ -126,7 +126,7 @@ def least_margin(point: Point) -> Tensor:
 # ---------------------------------------------------------------- (4a)
 
 
-def closed_form_radius(point: Point, values: Tensor) -> Tensor:
+def closed_form_radius(point: LogitsAtInputs, values: Tensor) -> Tensor:
     """(N,) [log((1 + m0) / (1 - m0)) + log(2 alpha - 1)] / (T max_j L_j), m0 the least margin; 0: no certificate.
 
     Source: docs/maths.md 4a: 2 artanh(m) is T L-Lipschitz.
@@ -137,13 +137,13 @@ def closed_form_radius(point: Point, values: Tensor) -> Tensor:
     largest = point.temperature * values.expand_as(point.logits).amax(dim=1)
     # 2 artanh(m0), 1 - m0 as the others' mass plus the strongest rival's: no cancellation near m0 = 1
     others = point.probabilities.masked_fill(point.own, 0.0)
-    rest = others.sum(dim=1) + others.amax(dim=1)
-    gained = torch.log1p(m0) - torch.log(rest.clamp(min=1e-300))
+    one_minus_m0 = others.sum(dim=1) + others.amax(dim=1)
+    gained = torch.log1p(m0) - torch.log(one_minus_m0.clamp(min=1e-300))
     spare = gained + torch.log(torch.tensor(2 * point.alpha - 1, dtype=torch.float64))
     return torch.where((spare > 0) & (m0 > 0), spare / largest, 0.0)
 
 
-def reaches(point: Point, values: Tensor, radius: Tensor) -> Tensor:
+def reaches(point: LogitsAtInputs, values: Tensor, radius: Tensor) -> Tensor:
     """(N,) whether (4a) certifies `radius` (N,): the margin over d_j <= d_j(x) + L_j r exceeds the required one."""
     upper = (point.differences + values * radius[:, None]).masked_fill(point.own, 0.0)
     lower = torch.full_like(upper, -torch.inf).masked_fill(point.own, 0.0)
@@ -151,26 +151,26 @@ def reaches(point: Point, values: Tensor, radius: Tensor) -> Tensor:
     return certifies(margin.amin(dim=1), point.alpha)
 
 
-def bisected_radius(point: Point, values: Tensor, tolerance: float) -> Tensor:
+def bisected_radius(point: LogitsAtInputs, values: Tensor, tolerance: float) -> Tensor:
     """(N,) the largest radius that `reaches` finds, looked for upward from the closed form; 0: no certificate."""
     values = values.expand_as(point.logits)
     start = closed_form_radius(point, values)
 
     def passes(index: Tensor, factors: Tensor) -> Tensor:
-        part = Point(point.logits[index], point.predicted[index], point.alpha, point.temperature)
+        part = LogitsAtInputs(point.logits[index], point.predicted[index], point.alpha, point.temperature)
         return reaches(part, values[index], start[index] * factors)
 
-    rows = torch.nonzero((start > 0) & torch.isfinite(start)).flatten()
-    found = start.clone()
-    if len(rows):
-        found[rows] *= largest_passing(lambda i, f: passes(rows[i], f), len(rows), LARGEST_GAIN, tolerance)
-    return found
+    positive = torch.nonzero((start > 0) & torch.isfinite(start)).flatten()
+    radii = start.clone()
+    if len(positive):
+        radii[positive] *= largest_passing(lambda i, f: passes(positive[i], f), len(positive), LARGEST_GAIN, tolerance)
+    return radii
 
 
 # ---------------------------------------------------------------- what each kind of constant may claim
 
 
-def certified_radius(point: Point, constants: GlobalConstants | AnchoredConstants, limit: float) -> Tensor:
+def certified_radius(point: LogitsAtInputs, constants: GlobalConstants | AnchoredConstants, limit: float) -> Tensor:
     """(N,) radius certified by sound constants: the better of Theorem 3.5 and (4a); 0: no certificate.
 
     Ensures: at most the constants' own radius where they are local. limit: the largest radius looked for.
@@ -186,7 +186,7 @@ def certified_radius(point: Point, constants: GlobalConstants | AnchoredConstant
     return torch.minimum(radius, constants.radius) if isinstance(constants, AnchoredConstants) else radius
 
 
-def relaxed_holds(point: Point, constants: RelaxedConstants) -> Tensor:
+def relaxed_holds(point: LogitsAtInputs, constants: RelaxedConstants) -> Tensor:
     """(N,) whether Theorem 3.5's r, computed with relaxed constants of the ball of radius eps, exceeds eps.
 
     Ensures: where True the mix is certified within eps; where False nothing is known, not even about less.
@@ -196,7 +196,7 @@ def relaxed_holds(point: Point, constants: RelaxedConstants) -> Tensor:
     return paper_radius(point, constants.values) > constants.radius
 
 
-def estimated_radius(point: Point, constants: EstimatedConstants, limit: float) -> EstimatedRadius:
+def estimated_radius(point: LogitsAtInputs, constants: EstimatedConstants, limit: float) -> EstimatedRadius:
     """The radius the theorems would give if the estimates were the constants."""
     if not isinstance(constants, EstimatedConstants):
         raise TypeError(f"{type(constants).__name__} are no estimates: use certified_radius")
@@ -220,7 +220,7 @@ def probability_bounds(lower: Tensor, upper: Tensor, predicted: Tensor, temperat
     return torch.sigmoid(low - others_up), torch.sigmoid(up - others_low)
 
 
-def relaxed_constants(point: Point, lower: Tensor, upper: Tensor, radius: Tensor) -> RelaxedConstants:
+def relaxed_constants(point: LogitsAtInputs, lower: Tensor, upper: Tensor, radius: Tensor) -> RelaxedConstants:
     """Relaxed constants of h from bounds of d_j on the balls of `radius` (N,) > 0.
 
     With these Theorem 3.5 says r >= eps exactly if inf h_y - sup h_i >= (1 - alpha) / alpha.
@@ -237,7 +237,7 @@ def largest_variance(lower: Tensor, upper: Tensor) -> Tensor:
     return (nearest * (1 - nearest) * (1 + 2.0**-40) + 2.0**-48).clamp(max=0.25)
 
 
-def margin_constants(point: Point, values: Tensor, least: Tensor | None, most: Tensor | None) -> Tensor:
+def margin_constants(point: LogitsAtInputs, values: Tensor, least: Tensor | None, most: Tensor | None) -> Tensor:
     """(N, K) constants of m_i = h_y - h_i from constants L_j of z_j - z_y: T max_j L_j times a weight; column y 0.
 
     |dm_i/dd_i| + sum_j |dm_i/dd_j| = h_i (1 + m_i) + |m_i| (1 - h_y - h_i) <= 1/2, and <= h_i + 1 - h_y;

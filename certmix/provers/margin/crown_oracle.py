@@ -27,19 +27,19 @@ LARGEST_TUNABLE_LACK = 0.8  # of slack, in a search: slopes that were tuned befo
 
 
 @dataclass(frozen=True, eq=False)
-class Balls:
+class AskedBalls:
     """M balls asked about. inputs: (M,) by index in the batch. radii: (M,). standard: bounds of g there, if used."""
 
     inputs: Tensor
     radii: Tensor
     standard: LogitBounds | None
 
-    def pick(self, positions: Tensor) -> Balls:
+    def pick(self, positions: Tensor) -> AskedBalls:
         """Those at `positions` of the M."""
         g = self.standard
         if g is not None:
             g = LogitBounds(g.lower[positions], g.upper[positions], tuple(g.witness[k] for k in positions.tolist()))
-        return Balls(self.inputs[positions], self.radii[positions], g)
+        return AskedBalls(self.inputs[positions], self.radii[positions], g)
 
 
 class CrownOracle(MarginOracle):
@@ -57,12 +57,12 @@ class CrownOracle(MarginOracle):
 
     def bound(self, inputs: Tensor, radii: Tensor, witness: bool) -> MarginBound:
         g = self._bound_standard(inputs, radii, witness) if self.problem.settings.use_standard else None
-        asked = Balls(inputs, radii, g)
+        asked = AskedBalls(inputs, radii, g)
         if witness or not self.engine.steps:  # without tuning there is little to save, and the judge sees the same
             return self.last_pass(asked, self.layers(asked, NO_BOUNDS), self.engine.steps, witness)
         return self._bound_cheapest_first(asked)
 
-    def _bound_cheapest_first(self, asked: Balls) -> MarginBound:
+    def _bound_cheapest_first(self, asked: AskedBalls) -> MarginBound:
         """Up to three attempts, each dearer than the one before and made only for the balls that are not certified yet:
 
         1. where a larger radius failed: with the layers' bounds remembered from it, slopes as they are;
@@ -98,7 +98,7 @@ class CrownOracle(MarginOracle):
             attempts.append((uncertified, self.last_pass(balls, layers, self.engine.steps, False)))
         return latest_of_each(attempts)
 
-    def _worth_tuning(self, balls: Balls, layers: IntermediateBounds, slack: Tensor) -> Tensor:
+    def _worth_tuning(self, balls: AskedBalls, layers: IntermediateBounds, slack: Tensor) -> Tensor:
         """Positions of the balls that untuned slopes do not certify and tuning may; the others that they do not certify
         are remembered as failed."""
         tuned_before = torch.tensor([slopes is not None for slopes in self.memory.slopes(balls.inputs, False)])
@@ -108,15 +108,15 @@ class CrownOracle(MarginOracle):
 
     # -------------------------------------------------------------- the two stages
 
-    def layers(self, balls: Balls, reusable: ReusableBounds) -> IntermediateBounds:
+    def layers(self, balls: AskedBalls, reusable: ReusableBounds) -> IntermediateBounds:
         query = self.query(self.problem.network, balls.inputs, balls.radii)
         return self.engine.layers(query, self._network(self.problem.network), reusable)
 
-    def _remembered(self, balls: Balls, reuse_only: bool) -> ReusableBounds:
+    def _remembered(self, balls: AskedBalls, reuse_only: bool) -> ReusableBounds:
         """reuse_only: no backward pass adds to them, interval arithmetic does."""
         return self.memory.reusable(balls.inputs, balls.radii, reuse_only)
 
-    def last_pass(self, balls: Balls, layers: IntermediateBounds, steps: int, witness: bool) -> MarginBound:
+    def last_pass(self, balls: AskedBalls, layers: IntermediateBounds, steps: int, witness: bool) -> MarginBound:
         """Bounds of the logit differences and of the exponential form from those of the layers, with slopes that start
         from the remembered ones and are tuned in `steps` steps; archived and remembered."""
         s, predicted = self.problem.settings, self.predicted[balls.inputs]
@@ -143,7 +143,7 @@ class CrownOracle(MarginOracle):
     # -------------------------------------------------------------- for the archive
 
     def bound_robust(self, inputs: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
-        balls = Balls(inputs, radii, None)
+        balls = AskedBalls(inputs, radii, None)
         layers = self.layers(balls, NO_BOUNDS)
         start = _box_start(layers, self.memory.slopes(inputs, False))
         analysis = self.engine.last_pass(layers, self.predicted[inputs], start, self.engine.steps)
@@ -154,7 +154,7 @@ class CrownOracle(MarginOracle):
         return h
 
     def _archive_analysis(
-        self, balls: Balls, h: LogitBounds, analysis: Analysis, head: Head | None, wanted: Tensor | None
+        self, balls: AskedBalls, h: LogitBounds, analysis: Analysis, head: Head | None, wanted: Tensor | None
     ) -> None:
         if head is None or head.exponential is None:
             self.archive(balls.inputs, balls.radii, h, None, wanted)

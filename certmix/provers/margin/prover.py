@@ -27,15 +27,8 @@ OracleFactory = Callable[[Problem, Tensor], MarginOracle]
 
 ARCHIVE_TOLERANCE = 0.05  # relative, of a radius that only the archive needs
 TUNING_ROUNDS = 4  # at a fixed radius
-PROPOSAL_SHRINKAGES = (
-    1e-3,
-    1e-3,
-    2e-3,
-    4e-3,
-    8e-3,
-    1.6e-2,
-    3.2e-2,
-)  # relative, in turn, where what a search kept was better than bounds from nothing
+# relative, in turn, where what a search kept was better than bounds from nothing
+PROPOSAL_SHRINKAGES = (1e-3, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 LARGEST_TUNABLE_LACK = 0.2  # of slack, at a fixed radius: where more is lacking, slopes are not tuned again
 
 

@@ -16,7 +16,7 @@ from certmix.provers.smoothing.prover import Progress, SmoothingProver
 from verifiers.smoothing import sampling
 from verifiers.smoothing.sampling import Job
 
-ESTIMATION = 2  # stage of the draws behind mix_predictions
+ESTIMATION_STAGE = 2  # of the draws behind mix_predictions
 
 
 def compare(problem: Problem, judge: JudgeSession, progress: Progress | None = None) -> list[dict[Bound, float]]:
@@ -48,10 +48,10 @@ def mix_predictions(problem: Problem, draws: int) -> NDArray[np.int64]:
     noise = noise_of(problem)
     base = base_of(problem)
     centres = sampling.grid_points(problem.inputs.numpy(), noise.grid)
-    jobs = [Job(row, index, 0, draws) for row, index in enumerate(problem.indices)]
+    jobs = [Job(batch_index, index, 0, draws) for batch_index, index in enumerate(problem.indices)]
     total = np.zeros((len(jobs), problem.robust.classes))
     batch = s.smoothing.draw_batch
-    for part, outputs in sampling.sample(base, noise, centres, jobs, s.seed, ESTIMATION, batch):
+    for part, outputs in sampling.sample(base, noise, centres, jobs, s.seed, ESTIMATION_STAGE, batch):
         total[part.row] += outputs.sum(axis=0)
     mean = total / draws
     if not s.use_standard:

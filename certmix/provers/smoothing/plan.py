@@ -29,10 +29,10 @@ MIX_BOUNDS: tuple[Bound, ...] = ("best", "distributional", "direct")  # where g 
 SINGLE_RIVALS = (0, 9)  # the strongest so many rivals are counted singly, the others by their maximum
 THRESHOLD_COUNTS = (6, 16, 40)
 MEAN_LEVELS = 48
-SPARED = 0.005  # so much of the expected radius is given up for a shorter certificate
-FEW_STATEMENTS = 12
-EASED = 0.9  # of the share is used where statements are many: their proofs then need no incomplete beta function
-DIGITS = 1e5  # thresholds are rounded down to five decimals
+MAX_RADIUS_LOSS = 0.005  # share of the expected radius that is given up for a shorter certificate
+MAX_UNEASED_STATEMENTS = 12
+EASED_SHARE = 0.9  # of the share, used where statements are more: their proofs then need no incomplete beta function
+THRESHOLDS_PER_UNIT = 1e5  # thresholds are rounded down to five decimals
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Statistic:
 
     def counts(self, outputs: Array, predicted: int) -> Counts:
         """Draws at or above each threshold: (k,). outputs: (B, K)."""
-        cells = np.searchsorted(self.thresholds, values(self.kind, outputs, predicted, self.classes), side="right")
-        tally = np.bincount(cells, minlength=len(self.thresholds) + 1)
-        return np.cumsum(tally[::-1])[::-1][1:]
+        levels = np.searchsorted(self.thresholds, values(self.kind, outputs, predicted, self.classes), side="right")
+        per_level = np.bincount(levels, minlength=len(self.thresholds) + 1)
+        return np.cumsum(per_level[::-1])[::-1][1:]
 
 
 def values(kind: str, outputs: Array, predicted: int, classes: tuple[int, ...]) -> Array:
@@ -82,15 +82,15 @@ class Plan:
 
 def lower_bounds(plan: Plan, counts: Sequence[Counts], draws: int, share: float) -> list[Array]:
     """Per statistic: lower bounds of its tails (k,), or of its mean (1,). share: of each statement."""
-    many = sum(len(s.thresholds) for s in plan.statistics if not s.bets) > FEW_STATEMENTS
+    eased = sum(len(s.thresholds) for s in plan.statistics if not s.bets) > MAX_UNEASED_STATEMENTS
     result: list[Array] = []
     for statistic, tail in zip(plan.statistics, counts, strict=True):
         if statistic.bets:
-            cells = -np.diff(np.concatenate([[draws], tail, [0]]))
+            per_level = -np.diff(np.concatenate([[draws], tail, [0]]))
             levels = np.concatenate([[0.0], statistic.thresholds])
-            result.append(np.array([confidence.betting_lower(levels, cells, statistic.bets, share)]))
+            result.append(np.array([confidence.betting_lower(levels, per_level, statistic.bets, share)]))
         else:
-            result.append(confidence.clopper_pearson_lower(tail, draws, EASED * share if many else share))
+            result.append(confidence.clopper_pearson_lower(tail, draws, EASED_SHARE * share if eased else share))
     return result
 
 
@@ -100,22 +100,25 @@ def largest_shift(plan: Plan, lower: Sequence[Array], alpha: float, required: fl
         margin = theorem.distributional_margin([s.thresholds for s in plan.statistics], lower)
         return theorem.largest_shift(margin, required)
     of_y = float(lower[0][0])
-    rest = min((float(b[0]) for b in lower[1:]), default=of_y)
+    of_rivals = min((float(b[0]) for b in lower[1:]), default=of_y)
     if plan.bound == "theorem_3_7":
-        return float(theorem.theorem_3_7_radius(of_y, 1 - rest, alpha, 1.0))
+        return float(theorem.theorem_3_7_radius(of_y, 1 - of_rivals, alpha, 1.0))
     if plan.bound in ("theorem_3_5", "theorem_3_5_paper"):
         constant = "tight" if plan.bound == "theorem_3_5" else "paper"
-        return float(theorem.theorem_3_5_radius(of_y, 1 - rest, alpha, 1.0, constant))
-    return theorem.direct_radius(of_y, rest, required, 1.0)
+        return float(theorem.theorem_3_5_radius(of_y, 1 - of_rivals, alpha, 1.0, constant))
+    return theorem.direct_radius(of_y, of_rivals, required, 1.0)
 
 
 def choose(outputs: Array, bound: Bound, draws: int, budget: float, alpha: float, required: float) -> Plan:
-    """The shortest candidate within SPARED of the largest radius to be expected. outputs: (n0, K), selection draws."""
+    """The shortest candidate within MAX_RADIUS_LOSS of the largest radius to be expected.
+
+    outputs: (n0, K), selection draws.
+    """
     plans = candidates(outputs, bound, draws, budget)
     expected = [expected_shift(p, outputs, draws, budget, alpha, required) for p in plans]
-    best = max(expected)
-    enough = best - SPARED * abs(best) if math.isfinite(best) else best
-    return min((p for p, e in zip(plans, expected, strict=True) if e >= enough), key=lambda p: p.statements)
+    largest = max(expected)
+    least = largest - MAX_RADIUS_LOSS * abs(largest) if math.isfinite(largest) else largest
+    return min((p for p, e in zip(plans, expected, strict=True) if e >= least), key=lambda p: p.statements)
 
 
 def expected_shift(plan: Plan, outputs: Array, draws: int, budget: float, alpha: float, required: float) -> float:
@@ -138,15 +141,19 @@ def candidates(outputs: Array, bound: Bound, draws: int, budget: float) -> list[
     plans: list[Plan] = []
     if bound != "distributional":
         name: Bound = "direct" if bound == "best" else bound
-        plans += [_means(outputs, predicted, g, own, name, draws, budget) for own in (False, True) for g in groupings]
+        plans += [
+            _means(outputs, predicted, g, own_bounds, name, draws, budget)
+            for own_bounds in (False, True)
+            for g in groupings
+        ]
     if bound in ("best", "distributional"):
         plans += [_distribution(outputs, predicted, g, k) for g in groupings for k in THRESHOLD_COUNTS]
     return plans
 
 
 def _grouping(rivals: list[int], singles: int) -> tuple[tuple[int, ...], ...]:
-    rest = tuple(rivals[singles:])
-    return (*((i,) for i in rivals[:singles]), *((rest,) if rest else ()))
+    others = tuple(rivals[singles:])
+    return (*((i,) for i in rivals[:singles]), *((others,) if others else ()))
 
 
 def _distribution(outputs: Array, predicted: int, groups: tuple[tuple[int, ...], ...], count: int) -> Plan:
@@ -161,25 +168,25 @@ def _means(
     outputs: Array,
     predicted: int,
     groups: tuple[tuple[int, ...], ...],
-    own: bool,
+    own_bounds: bool,
     bound: Bound,
     draws: int,
     budget: float,
 ) -> Plan:
-    """own: every group has its own bound, else all share 1 − v_y."""
-    if not own:
+    """own_bounds: every group has its own bound, else all share 1 − v_y."""
+    if not own_bounds:
         groups = (tuple(i for g in groups for i in g),)
-    wanted: list[tuple[MeanKind, tuple[int, ...]]] = [("predicted", ())]
-    if own:
-        wanted.extend(("complement", g) for g in groups)
+    kinds: list[tuple[MeanKind, tuple[int, ...]]] = [("predicted", ())]
+    if own_bounds:
+        kinds.extend(("complement", g) for g in groups)
     statistics: list[Statistic] = []
-    for kind, classes in wanted:
-        found = values(kind, outputs, predicted, classes)
-        if bool(np.isin(found, (0.0, 1.0)).all()):
+    for kind, classes in kinds:
+        of_draws = values(kind, outputs, predicted, classes)
+        if bool(np.isin(of_draws, (0.0, 1.0)).all()):
             statistics.append(Statistic(kind, classes, (1.0,)))
         else:
-            levels = _thresholds(found, MEAN_LEVELS, 0.0)
-            bets = confidence.choose_bets(found, draws, confidence.split(budget, len(wanted)))
+            levels = _thresholds(of_draws, MEAN_LEVELS, 0.0)
+            bets = confidence.choose_bets(of_draws, draws, confidence.split(budget, len(kinds)))
             statistics.append(Statistic(kind, classes, levels, bets))
     return Plan("smoothed_means", bound, predicted, groups, tuple(statistics))
 
@@ -190,9 +197,9 @@ def _thresholds(sample: Array, count: int, start: float) -> tuple[float, ...]:
     n = len(order)
     exceeding = ndtr(np.linspace(-2.2, 3.3, count))  # P[value >= threshold] aimed at
     picked = order[np.minimum(np.floor((1 - exceeding) * n).astype(int), n - 1)]
-    rounded = np.unique(np.floor(picked * DIGITS) / DIGITS)
-    kept = tuple(float(s) for s in rounded if s > start)
-    return kept or ((1.0 + start) / 2,)
+    rounded = np.unique(np.floor(picked * THRESHOLDS_PER_UNIT) / THRESHOLDS_PER_UNIT)
+    above_start = tuple(float(s) for s in rounded if s > start)
+    return above_start or ((1.0 + start) / 2,)
 
 
 def share_of(probability: float, reserved: float) -> float:

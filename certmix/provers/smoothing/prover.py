@@ -1,7 +1,7 @@
 """Randomised-smoothing certificates: selection draws -> plan -> certifying draws -> counts -> a judged radius.
 
 What is certified is the exact expectation h (and hence the mix built on it). A deployed model estimates h by
-finitely many draws: see smoothing_evaluation.mix_predictions, an evaluation and not a certificate.
+finitely many draws: see evaluation.mix_predictions, an evaluation and not a certificate.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from verifiers.smoothing.sampling import Base, GridNoise, Job
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-FUTILITY = (0.03, 0.2)  # fractions of the draws after which hopeless inputs are given up; abstaining needs no share
-SLACK = 1e-9  # relative: the proposed radius stays clear of float error
+FUTILITY_FRACTIONS = (0.03, 0.2)  # of the draws, after which hopeless inputs are given up; abstaining needs no share
+RADIUS_SLACK = 1e-9  # relative: the proposed radius stays clear of float error
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +90,16 @@ class SmoothingProver:
         outcomes: dict[int, Outcome] = {}
         done = 0
         last = self.looks[-1]
-        stops = sorted({*self.looks, *(math.ceil(f * last) for f in FUTILITY)})
+        stops = sorted({*self.looks, *(math.ceil(f * last) for f in FUTILITY_FRACTIONS)})
         for stop in stops:
-            waiting = [t for t in tallies if t.row not in outcomes]
+            waiting = [t for t in tallies if t.batch_index not in outcomes]
             self.count(waiting, done, stop)
             done = stop
             for tally in waiting:
                 outcome = self._decide(tally, stop)
                 if outcome is not None:
-                    outcomes[tally.row] = outcome
-        return [outcomes[row] for row in range(len(self.problem.inputs))]
+                    outcomes[tally.batch_index] = outcome
+        return [outcomes[batch_index] for batch_index in range(len(self.problem.inputs))]
 
     def select(self, bounds: Sequence[Bound]) -> list[Tally]:
         """Selection draws of every input, and the plan each of `bounds` makes of them."""
@@ -110,31 +110,31 @@ class SmoothingProver:
         for part, outputs in self._sample(range(len(self.problem.inputs)), 0, n, sampling.SELECTION):
             collected.append(outputs)
             if part.stop == n:
-                found = np.concatenate(collected)
+                drawn = np.concatenate(collected)
                 plans = [
-                    planning.choose(found, b, self.looks[-1], self.look_share, s.alpha, self.required) for b in bounds
+                    planning.choose(drawn, b, self.looks[-1], self.look_share, s.alpha, self.required) for b in bounds
                 ]
-                tallies.append(Tally.start(part.row, found.mean(axis=0), plans))
+                tallies.append(Tally.start(part.row, drawn.mean(axis=0), plans))
                 collected = []
         return tallies
 
     def count(self, tallies: Sequence[Tally], start: int, stop: int) -> None:
         """Add certifying draws start … stop − 1 of every tally's input."""
-        by_row = {t.row: t for t in tallies}
-        for part, outputs in self._sample([t.row for t in tallies], start, stop, sampling.CERTIFYING):
-            by_row[part.row].add(part.start, outputs, self.block)
+        by_index = {t.batch_index: t for t in tallies}
+        for part, outputs in self._sample([t.batch_index for t in tallies], start, stop, sampling.CERTIFYING):
+            by_index[part.row].add(part.start, outputs, self.block)
 
-    def _sample(self, rows: Sequence[int] | range, start: int, stop: int, stage: int) -> Iterator[tuple[Job, Array]]:
+    def _sample(self, inputs: Sequence[int] | range, start: int, stop: int, stage: int) -> Iterator[tuple[Job, Array]]:
         s = self.problem.settings
-        jobs = [Job(r, self.problem.indices[r], start, stop) for r in rows]
+        jobs = [Job(r, self.problem.indices[r], start, stop) for r in inputs]
         stream = sampling.sample(
             self.base, self.noise, self.centres, jobs, s.seed, stage, s.smoothing.draw_batch, self.progress
         )
         while True:
-            piece = usable(lambda: next(stream, None))
-            if piece is None:
+            drawn = usable(lambda: next(stream, None))
+            if drawn is None:
                 return
-            yield piece
+            yield drawn
 
     # -------------------------------------------------------------- from counts to outcomes
 
@@ -147,8 +147,8 @@ class SmoothingProver:
         """The radius `lower` certifies around the input, at most; <= 0 or -inf: none."""
         s = self.problem.settings
         shift = planning.largest_shift(tally.plans[plan], lower, s.alpha, self.required)
-        distance = sampling.grid_distance(self.problem.input(tally.row), self.noise.grid)
-        return (s.smoothing.noise_std * shift - distance) * (1 - SLACK)
+        distance = sampling.grid_distance(self.problem.input(tally.batch_index), self.noise.grid)
+        return (s.smoothing.noise_std * shift - distance) * (1 - RADIUS_SLACK)
 
     def _decide(self, tally: Tally, draws: int) -> Outcome | None:
         """An outcome after so many draws, or None to go on."""
@@ -158,35 +158,35 @@ class SmoothingProver:
             radius = self.radius(tally, 0, lower)
             if draws == last or (s.radius is not None and radius > s.radius):
                 return self._finish(tally, draws, lower, radius)
-        hopeful = self.radius(tally, 0, self._optimistic(tally, draws))
+        optimistic_radius = self.radius(tally, 0, self._optimistic(tally, draws))
         goal = 0.0 if s.radius is None else s.radius
-        return None if hopeful > goal else self._abstain(tally, hopeful)
+        return None if optimistic_radius > goal else self._abstain(tally, optimistic_radius)
 
     def _optimistic(self, tally: Tally, draws: int) -> list[Array]:
         """Lower bounds to hope for at the last look, five standard deviations above what was seen."""
         last, plan = self.looks[-1], tally.plans[0]
         counts: list[Counts] = []
         for table in tally.totals(0):
-            seen = table / draws
-            hoped = seen + 5 * np.sqrt(seen * (1 - seen) / draws) + 10 / draws
-            counts.append(np.floor(np.minimum(hoped, 1.0) * last).astype(np.int64))
+            shares = table / draws
+            optimistic = shares + 5 * np.sqrt(shares * (1 - shares) / draws) + 10 / draws
+            counts.append(np.floor(np.minimum(optimistic, 1.0) * last).astype(np.int64))
         return planning.lower_bounds(plan, counts, last, confidence.split(self.look_share, plan.statements))
 
     def _finish(self, tally: Tally, draws: int, lower: list[Array], radius: float) -> Outcome:
         s = self.problem.settings
         if radius <= 0 or (s.radius is not None and radius <= s.radius):
             return self._abstain(tally, radius)
-        wanted = radius if s.radius is None else s.radius
-        row, plan = tally.row, tally.plans[0]
-        found = self._evidence(tally, draws, lower)
+        proposed = radius if s.radius is None else s.radius
+        batch_index, plan = tally.batch_index, tally.plans[0]
+        evidence = self._evidence(tally, draws, lower)
 
         def write(tried: float) -> bytes:
-            claim = self.problem.claim(row, tried, plan.predicted, self._class_of, self._smoothing())
-            index, label = self.problem.indices[row], self.problem.labels[row]
-            return certificate_line(index, label, "smoothing", claim, plan.rule, found)
+            claim = self.problem.claim(batch_index, tried, plan.predicted, self._class_of, self._smoothing())
+            index, label = self.problem.indices[batch_index], self.problem.labels[batch_index]
+            return certificate_line(index, label, "smoothing", claim, plan.rule, evidence)
 
-        value = self.problem.input(row)
-        accepted = largest_accepted(wanted, s.radius is not None, write, lambda b: self.judge.verdict(b, value))
+        value = self.problem.input(batch_index)
+        accepted = largest_accepted(proposed, s.radius is not None, write, lambda b: self.judge.verdict(b, value))
         if not isinstance(accepted, tuple):
             return self.problem.abstained(plan.predicted, Reason.JUDGE_REJECTED, accepted.reason, self._class_of)
         return Certified(
@@ -200,7 +200,7 @@ class SmoothingProver:
             robust=self.problem.network,
             standard=self.problem.standard.network,
             input=value,
-            proposed_radius=wanted,
+            proposed_radius=proposed,
         )
 
     @property

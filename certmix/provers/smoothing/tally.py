@@ -14,22 +14,22 @@ from proofs_check.rules import smoothing as rule
 Array = NDArray[np.float64]
 Evidence = rule.SmoothedDistribution | rule.SmoothedMeans
 
-BLOCKS = 4  # counts are kept for so many equal runs of draws, so that a replay can redo one of them
+BLOCK_COUNT = 4  # counts are kept for so many equal runs of draws, so that a replay can redo one of them
 
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """counts[p][s]: (BLOCKS, thresholds) of plan p's statistic s. mean: (K,) of the selection draws."""
+    """counts[p][s]: (BLOCK_COUNT, thresholds) of plan p's statistic s. mean: (K,) of the selection draws."""
 
-    row: int
+    batch_index: int
     mean: Array
     plans: tuple[Plan, ...]
     counts: tuple[tuple[Counts, ...], ...]
 
     @staticmethod
-    def start(row: int, mean: Array, plans: Sequence[Plan]) -> Tally:
-        zero = tuple(tuple(np.zeros((BLOCKS, len(s.thresholds)), np.int64) for s in p.statistics) for p in plans)
-        return Tally(row, mean, tuple(plans), zero)
+    def start(batch_index: int, mean: Array, plans: Sequence[Plan]) -> Tally:
+        zero = tuple(tuple(np.zeros((BLOCK_COUNT, len(s.thresholds)), np.int64) for s in p.statistics) for p in plans)
+        return Tally(batch_index, mean, tuple(plans), zero)
 
     def add(self, first: int, outputs: Array, block: int) -> None:
         """Count draws first, first + 1, …; `block` draws make a block."""
@@ -45,18 +45,18 @@ class Tally:
         return [table.sum(axis=0) for table in self.counts[plan]]
 
     def evidence(self, plan: int, taken: rule.Sample, lower: Sequence[Array], share: float, blocks: int) -> Evidence:
-        """The judge's form of the counts. lower: as from smoothing_plan.lower_bounds; share: of each statement."""
+        """The judge's form of the counts. lower: as from plan.lower_bounds; share: of each statement."""
         chosen = self.plans[plan]
         tables = [tuple(tuple(int(c) for c in block) for block in table[:blocks]) for table in self.counts[plan]]
-        found = list(zip(chosen.statistics, tables, lower, strict=True))
+        counted = list(zip(chosen.statistics, tables, lower, strict=True))
         if chosen.rule == "smoothed_distribution":
-            tails = [rule.Tail(s.thresholds, t, tuple(map(float, p)), share) for s, t, p in found]
+            tails = [rule.Tail(s.thresholds, t, tuple(map(float, p)), share) for s, t, p in counted]
             return rule.SmoothedDistribution(taken, tuple(map(rule.Rivals, chosen.groups, tails)))
-        means = [rule.Mean(s.thresholds, t, s.bets, float(p[0]), share) for s, t, p in found]
-        rest = means[1:] or [None] * len(chosen.groups)
-        return rule.SmoothedMeans(taken, means[0], tuple(map(rule.RivalMean, chosen.groups, rest)))
+        means = [rule.Mean(s.thresholds, t, s.bets, float(p[0]), share) for s, t, p in counted]
+        of_rivals = means[1:] or [None] * len(chosen.groups)
+        return rule.SmoothedMeans(taken, means[0], tuple(map(rule.RivalMean, chosen.groups, of_rivals)))
 
 
 def block_size(samples: int) -> int:
-    """Draws in each of the (at most BLOCKS) runs that counts are kept for."""
-    return -(-samples // BLOCKS)
+    """Draws in each of the (at most BLOCK_COUNT) runs that counts are kept for."""
+    return -(-samples // BLOCK_COUNT)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from certmix.provers.certify import certify as certify_mix
 from certmix.provers.smoothing import plan as planning
 from certmix.provers.smoothing.plan import Plan
-from certmix.provers.smoothing.prover import SLACK
+from certmix.provers.smoothing.prover import RADIUS_SLACK
 from certmix.records.outcomes import Certified
 from certmix.settings import Settings, SmoothingSettings
 from certmix.theorems.smoothing import required_margin
@@ -66,7 +66,7 @@ def from_votes(
     answers: list[tuple[int, float] | None] = []
     for chosen, votes in zip(selection, counts, strict=True):
         plan = plan_of(tuple(int(n) for n in chosen))
-        radius = noise_std * _shift(plan, votes.astype(np.int64), budget, alpha) * (1 - SLACK)
+        radius = noise_std * _shift(plan, votes.astype(np.int64), budget, alpha) * (1 - RADIUS_SLACK)
         answers.append((plan.predicted, radius) if radius > 0 else None)
     return answers
 

@@ -14,7 +14,7 @@ from certmix.theorems.lipschitz import (
     EstimatedConstants,
     EstimatedRadius,
     GlobalConstants,
-    Point,
+    LogitsAtInputs,
     RelaxedConstants,
     bisected_radius,
     certified_radius,
@@ -32,13 +32,13 @@ from certmix.theorems.lipschitz import (
 )
 
 
-def sure_point(seed: int, alpha: float, temperature: float = 1.0, classes: int = 5) -> Point:
+def sure_point(seed: int, alpha: float, temperature: float = 1.0, classes: int = 5) -> LogitsAtInputs:
     """Logits whose winner leads by a random distance."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn((4, classes), generator=generator, dtype=torch.float64)
     predicted = logits.argmax(dim=1)
     logits[torch.arange(4), predicted] += 6 * torch.rand(4, generator=generator, dtype=torch.float64)
-    return Point(logits, predicted, alpha, temperature)
+    return LogitsAtInputs(logits, predicted, alpha, temperature)
 
 
 def pair_table(seed: int, classes: int) -> torch.Tensor:
@@ -64,27 +64,27 @@ def test_the_stronger_forms_never_give_a_smaller_radius(
 
 def test_the_paper_formula_term_by_term() -> None:
     logits = torch.log(torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64))
-    point = Point(logits, torch.tensor([0]), 0.8)
+    point = LogitsAtInputs(logits, torch.tensor([0]), 0.8)
     values = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
     expected = min((0.8 * 0.5 - 0.2) / (0.8 * 3), (0.8 * 0.6 - 0.2) / (0.8 * 5))
     assert float(paper_radius(point, values)[0]) == pytest.approx(expected, rel=1e-12)
-    assert float(paper_radius(Point(logits, torch.tensor([0]), 0.6), values)[0]) == 0.0  # 0.6 * 0.5 < 0.4
+    assert float(paper_radius(LogitsAtInputs(logits, torch.tensor([0]), 0.6), values)[0]) == 0.0  # 0.6 * 0.5 < 0.4
     assert float(paper_radius(point, torch.zeros(1, 3))[0]) == math.inf
-    assert float(paper_radius(Point(logits, torch.tensor([0]), 0.5), torch.zeros(1, 3))[0]) == 0.0
+    assert float(paper_radius(LogitsAtInputs(logits, torch.tensor([0]), 0.5), torch.zeros(1, 3))[0]) == 0.0
 
 
 @pytest.mark.parametrize("gap", [4.0, 30.0, 200.0])
 @pytest.mark.parametrize("alpha", [0.55, 0.75, 0.99])
 def test_the_closed_form_is_exact_for_two_linear_classes(alpha: float, gap: float) -> None:
     logits = torch.tensor([[gap, 0.0]], dtype=torch.float64)
-    point = Point(logits, torch.tensor([0]), alpha)
+    point = LogitsAtInputs(logits, torch.tensor([0]), alpha)
     exact = (gap + math.log(2 * alpha - 1)) / 2.5
     values = torch.tensor([[0.0, 2.5]], dtype=torch.float64)
     assert float(closed_form_radius(point, values)[0]) == pytest.approx(exact, rel=1e-12)
     assert float(bisected_radius(point, values, 1e-9)[0]) == pytest.approx(exact, rel=1e-7)
 
 
-def margin_radius(point: Point, values: torch.Tensor) -> torch.Tensor:
+def margin_radius(point: LogitsAtInputs, values: torch.Tensor) -> torch.Tensor:
     return difference_radius(point, margin_constants(point, values, None, None))
 
 
@@ -100,7 +100,7 @@ def test_no_logits_within_the_constants_break_the_margin(seed: int, alpha: float
             share = 2 * torch.rand((4, 5), generator=generator, dtype=torch.float64).round(decimals=1) - 1
             move = share * differences * radius[:, None] * (1 - 1e-9)
             moved = point.logits.gather(1, point.predicted[:, None]) + point.differences + move
-            moved = Point(moved, point.predicted, alpha, temperature)
+            moved = LogitsAtInputs(moved, point.predicted, alpha, temperature)
             margin = least_margin(moved)
             assert bool((alpha * margin >= (1 - alpha) - 1e-12)[radius > 0].all())
 
@@ -206,14 +206,14 @@ def test_the_paper_formula_holds_on_a_linear_map_where_it_certifies() -> None:
     w = torch.randn((4, 3), generator=generator, dtype=torch.float64)
     x = 3 * torch.randn((200, 3), generator=generator, dtype=torch.float64)
     logits = x @ w.T
-    point = Point(logits, logits.argmax(dim=1), 0.9)
+    point = LogitsAtInputs(logits, logits.argmax(dim=1), 0.9)
     pairs = torch.cdist(w, w)[None].expand(200, -1, -1)
     radius = paper_radius(point, probability_constants(pairs, None, 1.0))
     assert bool((radius > 0).any())
     for _ in range(50):
         move = torch.randn((200, 3), generator=generator, dtype=torch.float64)
         move = move * (radius / move.norm(dim=1))[:, None]
-        near = Point((x + move) @ w.T, point.predicted, 0.9)
+        near = LogitsAtInputs((x + move) @ w.T, point.predicted, 0.9)
         assert bool((0.9 * least_margin(near)[radius > 0] > 0.1 - 1e-12).all())
 
 
@@ -226,7 +226,7 @@ def test_margin_constants_bound_the_gradient_of_the_margin(seed: int, temperatur
     logits = x @ w.T
     h = torch.softmax(temperature * logits, dim=1)
     for y in range(5):
-        point = Point(logits.detach(), torch.full((50,), y), 0.9, temperature)
+        point = LogitsAtInputs(logits.detach(), torch.full((50,), y), 0.9, temperature)
         values = torch.cdist(w, w)[y].expand(50, -1)
         pointwise = margin_constants(point, values, h.detach(), h.detach())
         everywhere = margin_constants(point, values, None, None)
