@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 Test = Callable[[Tensor, Tensor], Tensor]
-SECANT_BRACKET_RATIO = (
-    1.6  # of the radius that failed to that which passed: where it is smaller, a line between the slacks is trusted
-)
+SECANT_BRACKET_RATIO = 1.6  # failed to passed radius: below it, a line between their slacks says where to look next
 TRIALS_PER_HALVING = 8  # one trial in so many halves the bracket, whatever the slacks are
 
 

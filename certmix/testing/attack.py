@@ -15,7 +15,7 @@ from torch import Tensor
 from certmix.testing.claims import Claims
 from certmix.testing.problem import exponent
 
-HUGE = 2.0**70
+LARGEST_ATTACKED_RADIUS = 2.0**70
 MOST_CORNERS = 9
 
 
@@ -34,52 +34,53 @@ def claimed_rows(claims: Claims) -> NDArray[np.int64]:
 
 def by_sampling(claims: Claims, seed: int, count: int = 96) -> Proposal:
     """Random points of each ball: its inside, its surface, its corners, its axes, at scattered scales."""
-    rows = claimed_rows(claims)
-    return _ranked(claims, rows, _random_points(claims, rows, seed, count))
+    inputs = claimed_rows(claims)
+    return _ranked(claims, inputs, _random_points(claims, inputs, seed, count))
 
 
 def at_corners(claims: Claims, seed: int) -> Proposal:
     """Every corner of the ball (sign vectors and axes scaled onto the surface) for small inputs."""
-    rows = claimed_rows(claims)
+    inputs = claimed_rows(claims)
     size = claims.problem.inputs[0].size
     axes = np.concatenate([np.eye(size), -np.eye(size)])
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=size))) if size <= MOST_CORNERS else axes[:0]
     directions = torch.from_numpy(np.concatenate([axes, signs]))
     p = exponent(claims.problem.norm)
     unit = directions / torch.linalg.vector_norm(directions, p, -1, keepdim=True)
-    return _ranked(claims, rows, _place(claims, rows, unit.expand(len(rows), -1, -1), 1 - 2.0**-40))
+    return _ranked(claims, inputs, _place(claims, inputs, unit.expand(len(inputs), -1, -1), 1 - 2.0**-40))
 
 
 def by_gradient(claims: Claims, seed: int, count: int = 12, steps: int = 7) -> Proposal:
     """Projected gradient descent on the slack from the centre and random starts, with shrinking steps."""
-    rows = claimed_rows(claims)
-    points = _random_points(claims, rows, seed, count)
-    centers = claims.problem.centers64[rows][:, None]
+    inputs = claimed_rows(claims)
+    points = _random_points(claims, inputs, seed, count)
+    centers = claims.problem.centers64[inputs][:, None]
     points[:, :1] = centers + (points[:, :1] - centers) * 1e-3
     everything = [points]
     for step in range(steps):
         points = points.detach().requires_grad_(True)
-        slack = claims.slack(rows, points)
+        slack = claims.slack(inputs, points)
         (gradient,) = torch.autograd.grad(slack.sum(), points) if slack.requires_grad else (torch.zeros_like(points),)
-        points = _descend(claims, rows, points.detach(), gradient, 0.5 ** (step // 2))
+        points = _descend(claims, inputs, points.detach(), gradient, 0.5 ** (step // 2))
         everything.append(points)
-    return _ranked(claims, rows, torch.cat(everything, 1))
+    return _ranked(claims, inputs, torch.cat(everything, 1))
 
 
 def at_suspects(claims: Claims, seed: int) -> Proposal:
     """The points the problem was built around, whatever floating point thinks of them, and the input itself."""
     suspects = [s.astype(np.float64) for s in claims.problem.suspects]
     points: list[tuple[int, NDArray[Any]]] = []
-    for row in claimed_rows(claims):
-        points += [(int(row), s) for s in suspects] + [(int(row), claims.problem.inputs[row].astype(np.float64))]
+    for batch_index in claimed_rows(claims):
+        center = claims.problem.inputs[batch_index].astype(np.float64)
+        points += [(int(batch_index), point) for point in (*suspects, center)]
     return Proposal(points, len(points))
 
 
-def _descend(claims: Claims, rows: NDArray[np.int64], points: Tensor, gradient: Tensor, share: float) -> Tensor:
+def _descend(claims: Claims, inputs: NDArray[np.int64], points: Tensor, gradient: Tensor, share: float) -> Tensor:
     """One steepest-descent step of length share * radius in the norm, projected back to ball and domain."""
     p = exponent(claims.problem.norm)
-    centers = claims.problem.centers64[rows][:, None].flatten(2)
-    radius = _finite_radius(claims, rows)[:, None, None]
+    centers = claims.problem.centers64[inputs][:, None].flatten(2)
+    radius = _finite_radius(claims, inputs)[:, None, None]
     g = torch.nan_to_num(gradient.flatten(2))
     if p == math.inf:
         direction = g.sign()
@@ -99,10 +100,10 @@ def _descend(claims: Claims, rows: NDArray[np.int64], points: Tensor, gradient: 
     return _clip(claims, (centers + delta).reshape(points.shape))
 
 
-def _random_points(claims: Claims, rows: NDArray[np.int64], seed: int, count: int) -> Tensor:
+def _random_points(claims: Claims, inputs: NDArray[np.int64], seed: int, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     p = exponent(claims.problem.norm)
-    shape = (len(rows), count, claims.problem.inputs[0].size)
+    shape = (len(inputs), count, claims.problem.inputs[0].size)
     direction = torch.randn(shape, generator=generator, dtype=torch.float64)
     direction[:, 1::3] = direction[:, 1::3].sign()
     sparse = torch.zeros(shape, dtype=torch.float64)
@@ -113,18 +114,18 @@ def _random_points(claims: Claims, rows: NDArray[np.int64], seed: int, count: in
     share = torch.rand(shape[:2], generator=generator, dtype=torch.float64)[..., None]
     share[:, : count // 2] = 1 - 2.0**-40
     share[:, -(count // 8) :] **= 12  # close to the centre
-    return _place(claims, rows, unit, share)
+    return _place(claims, inputs, unit, share)
 
 
-def _place(claims: Claims, rows: NDArray[np.int64], unit: Tensor, share: Tensor | float) -> Tensor:
+def _place(claims: Claims, inputs: NDArray[np.int64], unit: Tensor, share: Tensor | float) -> Tensor:
     """Centre + share * radius * unit direction, clipped to the domain, (n, M, *shape)."""
-    centers = claims.problem.centers64[rows][:, None].flatten(2)
-    points = centers + unit * (share * _finite_radius(claims, rows)[:, None, None])
+    centers = claims.problem.centers64[inputs][:, None].flatten(2)
+    points = centers + unit * (share * _finite_radius(claims, inputs)[:, None, None])
     return _clip(claims, points.reshape(*points.shape[:2], *claims.problem.inputs.shape[1:]))
 
 
-def _finite_radius(claims: Claims, rows: NDArray[np.int64]) -> Tensor:
-    return torch.from_numpy(np.minimum(claims.radius[rows], HUGE))
+def _finite_radius(claims: Claims, inputs: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.minimum(claims.radius[inputs], LARGEST_ATTACKED_RADIUS))
 
 
 def _clip(claims: Claims, points: Tensor) -> Tensor:
@@ -132,13 +133,13 @@ def _clip(claims: Claims, points: Tensor) -> Tensor:
     return points if domain is None else points.clamp(*domain)
 
 
-def _ranked(claims: Claims, rows: NDArray[np.int64], points: Tensor, most: int = 3) -> Proposal:
+def _ranked(claims: Claims, inputs: NDArray[np.int64], points: Tensor, most: int = 3) -> Proposal:
     """The points of least slack, at most `most` per input, those that look refuted or nearly so."""
-    if len(rows) == 0:
+    if len(inputs) == 0:
         return Proposal([], 0)
     with torch.no_grad():
-        slack = torch.nan_to_num(claims.slack(rows, points), nan=math.inf)
+        slack = torch.nan_to_num(claims.slack(inputs, points), nan=math.inf)
     worst, index = slack.topk(min(most, slack.shape[1]), -1, largest=False)
-    order = sorted((float(worst[n, k]), n, int(index[n, k])) for n in range(len(rows)) for k in range(worst.shape[1]))
-    chosen = [(int(rows[n]), points[n, m].numpy()) for value, n, m in order if value < claims.closeness]
+    order = sorted((float(worst[n, k]), n, int(index[n, k])) for n in range(len(inputs)) for k in range(worst.shape[1]))
+    chosen = [(int(inputs[n]), points[n, m].numpy()) for value, n, m in order if value < claims.closeness]
     return Proposal(chosen, slack.numel())

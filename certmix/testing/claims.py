@@ -31,14 +31,14 @@ class Claims(abc.ABC):
     radius: NDArray[np.float64]
 
     @abc.abstractmethod
-    def slack(self, rows: NDArray[np.int64], points: Tensor) -> Tensor:
-        """(n, M): how far the claim about input rows[n] is from refuted at points[n, m]; negative suggests refuted.
+    def slack(self, inputs: NDArray[np.int64], points: Tensor) -> Tensor:
+        """(n, M): how far the claim about inputs[n] is from refuted at points[n, m]; negative suggests refuted.
 
         points: (n, M, *shape) float64. Differentiable.
         """
 
     @abc.abstractmethod
-    def refutation(self, row: int, point: NDArray[Any]) -> str | None:
+    def refutation(self, batch_index: int, point: NDArray[Any]) -> str | None:
         """Exact: the sentence that refutes the claim about one input at a point of its open ball, or None.
 
         `point` may hold floats or fractions; whether it lies in the ball and the domain has been checked.
@@ -74,27 +74,27 @@ class ConstantClass(Claims):
         with torch.no_grad():
             return mixed_log_probabilities(self.problem, self.problem.centers64[:, None])[:, 0].argmax(-1)
 
-    def slack(self, rows: NDArray[np.int64], points: Tensor) -> Tensor:
+    def slack(self, inputs: NDArray[np.int64], points: Tensor) -> Tensor:
         logs = mixed_log_probabilities(self.problem, points)
-        y = self._classes()[rows][:, None, None].expand(*logs.shape[:2], 1)
+        y = self._classes()[inputs][:, None, None].expand(*logs.shape[:2], 1)
         return logs.gather(-1, y)[..., 0] - logs.scatter(-1, y, -math.inf).amax(-1)
 
-    def refutation(self, row: int, point: NDArray[Any]) -> str | None:
+    def refutation(self, batch_index: int, point: NDArray[Any]) -> str | None:
         text = None
-        for y in self._possible_classes(row):
+        for y in self._possible_classes(batch_index):
             rival = self._rival(y, point)
             if rival is None:
                 return None
             text = f"class {y} at the input, but class {rival} is at least as probable at the point"
         return text
 
-    def _possible_classes(self, row: int) -> list[int]:
+    def _possible_classes(self, batch_index: int) -> list[int]:
         """The exact strict argmax at the input; every class where none is (then a tie at x refutes by itself)."""
-        center = self.problem.inputs[row]
+        center = self.problem.inputs[batch_index]
         for y in range(self.problem.robust.classes):
             if self._rival(y, center) is None:
                 return [y]
-        return [int(self._classes()[row])]
+        return [int(self._classes()[batch_index])]
 
     def _rival(self, y: int, point: NDArray[Any]) -> int | None:
         """A class proven to be at least as probable as y at the point."""
@@ -115,17 +115,17 @@ class LogitTable(Claims):
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
 
-    def slack(self, rows: NDArray[np.int64], points: Tensor) -> Tensor:
+    def slack(self, inputs: NDArray[np.int64], points: Tensor) -> Tensor:
         z = _forward(self.problem.robust64, points)
-        lower, upper = (torch.from_numpy(b[rows])[:, None] for b in (self.lower, self.upper))
+        lower, upper = (torch.from_numpy(b[inputs])[:, None] for b in (self.lower, self.upper))
         gaps = torch.minimum(z - lower, upper - z) / (1 + z.detach().abs())
         return torch.nan_to_num(gaps, nan=math.inf).amin(-1)
 
-    def refutation(self, row: int, point: NDArray[Any]) -> str | None:
+    def refutation(self, batch_index: int, point: NDArray[Any]) -> str | None:
         for i, z in enumerate(exact.logits(self.problem.robust, point)):
-            for bound, side in ((self.lower[row, i], 1), (self.upper[row, i], -1)):
+            for bound, side in ((self.lower[batch_index, i], 1), (self.upper[batch_index, i], -1)):
                 if math.isfinite(bound) and side * (z - Fraction(float(bound))) < 0:
-                    ends = float(self.lower[row, i]), float(self.upper[row, i])
+                    ends = float(self.lower[batch_index, i]), float(self.upper[batch_index, i])
                     return f"logit {i} is {float(z)!r}, bounded by [{ends[0]!r}, {ends[1]!r}]"
         return None
 
@@ -137,25 +137,25 @@ class ProbabilityTable(Claims):
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
 
-    def slack(self, rows: NDArray[np.int64], points: Tensor) -> Tensor:
+    def slack(self, inputs: NDArray[np.int64], points: Tensor) -> Tensor:
         q = torch.softmax(_forward(self.problem.robust64, points), -1)
-        lower, upper = (torch.from_numpy(b[rows])[:, None] for b in (self.lower, self.upper))
+        lower, upper = (torch.from_numpy(b[inputs])[:, None] for b in (self.lower, self.upper))
         return torch.nan_to_num(torch.minimum(q - lower, upper - q), nan=math.inf).amin(-1)
 
     @property
     def closeness(self) -> float:
         return 1e-6
 
-    def refutation(self, row: int, point: NDArray[Any]) -> str | None:
+    def refutation(self, batch_index: int, point: NDArray[Any]) -> str | None:
         z = exact.logits(self.problem.robust, point)
         for i in range(len(z)):
-            for bound, side in ((float(self.lower[row, i]), 1), (float(self.upper[row, i]), -1)):
+            for bound, side in ((float(self.lower[batch_index, i]), 1), (float(self.upper[batch_index, i]), -1)):
                 if not math.isfinite(bound):
                     continue
                 sign = exact.decide_sign(lambda i=i, b=bound: exact.softmax(z)[i] - flint.arb(b))
                 if sign is not None and side * sign < 0:
                     value = float(exact.softmax(z)[i].mid())
-                    ends = float(self.lower[row, i]), float(self.upper[row, i])
+                    ends = float(self.lower[batch_index, i]), float(self.upper[batch_index, i])
                     return f"probability {i} is {value!r}, bounded by [{ends[0]!r}, {ends[1]!r}]"
         return None
 
@@ -166,26 +166,26 @@ class LipschitzTable(Claims):
 
     constants: NDArray[np.float64]
 
-    def slack(self, rows: NDArray[np.int64], points: Tensor) -> Tensor:
-        centers = self.problem.centers64[rows][:, None]
+    def slack(self, inputs: NDArray[np.int64], points: Tensor) -> Tensor:
+        centers = self.problem.centers64[inputs][:, None]
         p = exponent(self.problem.norm)
         gaps = torch.linalg.vector_norm((points - centers).flatten(2), p, -1)[..., None]
         q = torch.softmax(_forward(self.problem.robust64, points), -1)
         q0 = torch.softmax(_forward(self.problem.robust64, centers), -1)
-        constants = torch.from_numpy(self.constants[rows])[:, None]
+        constants = torch.from_numpy(self.constants[inputs])[:, None]
         return torch.nan_to_num((constants * gaps - (q - q0).abs()) / (gaps + 1e-300), nan=math.inf).amin(-1)
 
-    def refutation(self, row: int, point: NDArray[Any]) -> str | None:
+    def refutation(self, batch_index: int, point: NDArray[Any]) -> str | None:
         p = self.problem
-        z, z0 = exact.logits(p.robust, point), exact.logits(p.robust, p.inputs[row])
+        z, z0 = exact.logits(p.robust, point), exact.logits(p.robust, p.inputs[batch_index])
         for i in range(len(z)):
-            constant = float(self.constants[row, i])
+            constant = float(self.constants[batch_index, i])
             if not math.isfinite(constant):
                 continue
 
             def gap(i: int = i, constant: float = constant) -> flint.arb:
                 moved = abs(exact.softmax(z)[i] - exact.softmax(z0)[i])
-                return flint.arb(constant) * exact.distance(p.inputs[row], point, p.norm) - moved
+                return flint.arb(constant) * exact.distance(p.inputs[batch_index], point, p.norm) - moved
 
             if exact.decide_sign(gap) == -1:
                 return f"probability {i} changes faster than its constant {constant!r} between the input and the point"

@@ -15,8 +15,8 @@ from certmix.testing.laws.law import Counterexample, Law
 from certmix.testing.protocol import Certifier, ProtocolError
 
 Status = Literal["held", "broken", "warning", "no claims", "could not run"]
-HEALTH: list[HealthCheck] = list(HealthCheck)  # type: ignore[arg-type]
-ROUND = 25  # examples per Hypothesis run: the clock is read in between
+EVERY_HEALTH_CHECK: list[HealthCheck] = list(HealthCheck)  # type: ignore[arg-type]
+EXAMPLES_PER_RUN = 25  # of Hypothesis: the clock is read in between
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +131,9 @@ def _one_round(progress: _Progress, strategy: Any, seed: int, shrink_seconds: fl
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=ROUND, deadline=None, database=None, phases=phases, suppress_health_check=HEALTH,
-        report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
+        max_examples=EXAMPLES_PER_RUN, deadline=None, database=None, phases=phases,
+        suppress_health_check=EVERY_HEALTH_CHECK, report_multiple_bugs=False,
+        verbosity=Verbosity.quiet, print_blob=False,
     )  # fmt: skip
     @hypothesis.given(strategy)
     def trial(example: Any) -> None:

@@ -21,7 +21,7 @@ from certmix.testing.problem import dual_exponent, exponent
 from proofs_check import certificate as c
 from verifiers.network.module import PlainModule
 
-ALMOST = 1 - Fraction(1, 2**80)
+RADIUS_SHARE = 1 - Fraction(1, 2**80)  # of the claimed radius: points lie strictly inside the ball
 MOST_PROGRAMS = 12
 AFFINE = (c.Linear, c.Conv2d, c.BatchNorm, c.Shift, c.Scale, c.Divide, c.AveragePool2d, c.Pad, c.Slice, c.Flatten)
 
@@ -71,7 +71,7 @@ def by_closed_form(claims: Claims, seed: int) -> Proposal:
     columns = _exact_gradient(problem.robust)
     points: list[tuple[int, NDArray[Any]]] = []
     for row in claimed_rows(claims):
-        radius = Fraction(min(float(claims.radius[row]), 2.0**70)) * ALMOST
+        radius = Fraction(min(float(claims.radius[row]), 2.0**70)) * RADIUS_SHARE
         for y, i in itertools.permutations(range(problem.robust.classes), 2):
             step = _worst_step(columns[i] - columns[y], radius, problem.norm)
             point = exact.rational(problem.inputs[row]) + step.reshape(problem.inputs[row].shape)

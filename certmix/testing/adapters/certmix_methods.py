@@ -10,8 +10,8 @@ from certmix.provers.certify import certify
 from certmix.records.outcomes import Certified, Method, Outcome
 from certmix.settings import Settings
 
-BOX = 64.0  # half the side of the domain that a largest radius is searched in, in multiples of the batch's reach
-FAR = 1024.0  # how far a batch lies from the origin counts up to here: far away, radii are no larger
+DOMAIN_HALF_WIDTH = 64.0  # of the domain that a largest radius is searched in, in multiples of the batch's extent
+LARGEST_COUNTED_DISTANCE = 1024.0  # of a batch from the origin: farther away, radii are no larger
 
 
 def margin(
@@ -36,7 +36,7 @@ def margin_with_standard(
     temperature: float = 1.0,
     domain: tuple[float, float] | None = None,
 ) -> list[float | None]:
-    """Bounds of g and of h (MATH 6), for every alpha."""
+    """Bounds of g and of h (docs/maths.md 6), for every alpha."""
     return _ask("margin", True, standard, robust, x, alpha, norm, temperature, domain)
 
 
@@ -85,7 +85,7 @@ def _ask(
     Attacks are off: the suite attacks, and a falsified input must show as the broken claim it would have been.
     """
     low, high = float(x.min()), float(x.max())
-    reach = BOX * (1 + high - low + min(max(abs(low), abs(high)), FAR))
+    reach = DOMAIN_HALF_WIDTH * (1 + high - low + min(max(abs(low), abs(high)), LARGEST_COUNTED_DISTANCE))
     box = (low - reach, high + reach) if domain is None else domain
     settings = Settings(
         alpha, norm=norm, temperature=temperature, domain=box, method=method, use_standard=use_standard, attack_steps=0  # type: ignore[arg-type]

@@ -24,8 +24,8 @@ from verifiers.smoothing import confidence
 
 SELECTION = 50
 VOTES = 400
-STEPS = 2048  # of the noise's grid to a standard deviation: the boundary of votes is off by 2^-12 of a deviation
-FINEST = 65536
+GRID_STEPS_PER_DEVIATION = 2048  # of the noise: the boundary of votes is off by 2^-12 of a standard deviation
+LARGEST_GRID = 65536
 DRAWS_AT_ONCE = 65536
 
 
@@ -34,7 +34,7 @@ def certify(
 ) -> list[tuple[int, float] | None]:
     """Hard votes of `base`, smoothed; every radius accepted by the judge. The seed is drawn from torch's generator."""
     seed = int(torch.randint(2**31 - 1, ()))
-    grid = min(FINEST, max(1, round(STEPS / noise_std)))
+    grid = min(LARGEST_GRID, max(1, round(GRID_STEPS_PER_DEVIATION / noise_std)))
     smoothing = SmoothingSettings(
         noise_std=noise_std, samples=VOTES, selection_samples=SELECTION, failure_probability=failure_probability,
         base="hard", looks=(0.5, 1.0), grid=grid, draw_batch=DRAWS_AT_ONCE,

@@ -20,8 +20,8 @@ from proofs_check import certificate as c
 from verifiers.network.module import PlainModule, build
 
 CLASS = frozenset({"mix", "robust"})
-MOST = 2.0**16
-SLACK = 1e-3  # warnings only: differences below this share of the radius are not worth one
+LARGEST_COMPARED_RADIUS = 2.0**16
+RELATIVE_TOLERANCE = 1e-3  # warnings only: differences below this share of the radius are not worth one
 FLAT = Wishes(kinds=("linear", "mlp"), batch=3, alphas=("one", "plain"), classes=3)
 
 
@@ -30,10 +30,11 @@ def _answers(certifier: Certifier, problem: Problem) -> list[float]:
 
 
 def _differ(first: float, second: float) -> bool:
-    """Whether two radii differ by more than SLACK; those beyond MOST are not compared (searches end somewhere)."""
-    if first == second or min(first, second) >= MOST:
+    """Whether two radii differ by more than RELATIVE_TOLERANCE; searches end somewhere: none is compared beyond
+    LARGEST_COMPARED_RADIUS."""
+    if first == second or min(first, second) >= LARGEST_COMPARED_RADIUS:
         return False
-    return not abs(first - second) <= SLACK * max(first, second)
+    return not abs(first - second) <= RELATIVE_TOLERANCE * max(first, second)
 
 
 def check_deterministic(certifier: Certifier, problem: Problem, seed: int) -> str | None:
@@ -55,7 +56,7 @@ def check_alpha(certifier: Certifier, problem: Problem, seed: int) -> str | None
     larger = min(1.0, problem.alpha + 0.5 * (1 - problem.alpha) + 1e-3)
     low, high = _answers(certifier, problem), _answers(certifier, dataclasses.replace(problem, alpha=larger))
     for k, (a, b) in enumerate(zip(low, high, strict=True)):
-        if b < a * (1 - SLACK):
+        if b < a * (1 - RELATIVE_TOLERANCE):
             return f"input {k}: radius {a!r} at alpha {problem.alpha!r}, only {b!r} at {larger!r}"
     return None
 
@@ -187,11 +188,11 @@ def contains(looser: Certifier) -> Law:
     def check(certifier: Certifier, problem: Problem, seed: int) -> str | None:
         tight, loose = _answers(certifier, problem), _answers(looser, problem)
         for k, (a, b) in enumerate(zip(tight, loose, strict=True)):
-            if b > a * (1 + SLACK):
+            if b > a * (1 + RELATIVE_TOLERANCE):
                 return f"input {k}: radius {a!r}, but {b!r} by the looser {looser.name}"
         return None
 
-    return _law("tighter_contains_looser", "MATH 3-5", "never below the looser method", check)
+    return _law("tighter_contains_looser", "docs/maths.md 3, 4 and 5", "never below the looser method", check)
 
 
 RADIUS_LAW = dataclasses.replace(

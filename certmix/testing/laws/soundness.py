@@ -110,7 +110,7 @@ LAWS: tuple[Law, ...] = (
         (solvers.by_program,),
     ),
     _law(
-        "normalisation_is_part_of_the_network", POINTWISE, "MATH 9: radii are in the units of the raw input",
+        "normalisation_is_part_of_the_network", POINTWISE, "docs/maths.md 9: radii are in the units of the raw input",
         "networks that begin by shifting and dividing, or hold a batch norm", _NORMALISED,
         (solvers.by_closed_form, attack.by_gradient),
     ),
@@ -129,7 +129,7 @@ LAWS: tuple[Law, ...] = (
         (solvers.by_closed_form, attack.by_gradient, attack.by_sampling),
     ),
     _law(
-        "no_counterexample_in_extreme_ranges", POINTWISE, "MATH 3: softmax relaxations fail in extreme ranges",
+        "no_counterexample_in_extreme_ranges", POINTWISE, "docs/maths.md 3: softmax relaxations fail in extreme ranges",
         "tiny and huge weights, dead and saturated units, inputs at the edges of float32",
         Wishes(kinds=("linear", "mlp", "conv"), regimes=EXTREMES, batch=4, edges=True),
         (solvers.by_closed_form, attack.by_gradient, attack.by_sampling),
@@ -144,7 +144,7 @@ LAWS: tuple[Law, ...] = (
         "a confident classifier with one narrow spike inside the ball", planted.spikes, POINTWISE,
     ),
     _planted_law(
-        "cancelling_weights_are_not_certified_away", "claims are about real arithmetic (MATH 9)",
+        "cancelling_weights_are_not_certified_away", "claims are about real arithmetic (docs/maths.md 9)",
         "classes that floating-point evaluation gets wrong: weights up to 2^60 that cancel", planted.blind_spots,
         POINTWISE,
     ),

@@ -1,7 +1,7 @@
 """Soundness of Monte-Carlo methods: how often a certificate is false, against the failure probability it admits.
 
 A certificate is false where its radius exceeds the one that half-space bases attain at the true class
-probabilities (MATH 5a). The law breaks when so many false ones would turn up with probability < SIGNIFICANCE.
+probabilities (docs/maths.md 5a). The law breaks when so many false ones would turn up with probability < SIGNIFICANCE.
 """
 
 from __future__ import annotations
@@ -145,12 +145,13 @@ def _judge(
 
 LAWS: tuple[Law, ...] = (
     Law(
-        "false_certificates_of_votes_are_rare", "soundness", frozenset({"counts"}), "Theorem 3.7, MATH 5a",
+        "false_certificates_of_votes_are_rare", "soundness", frozenset({"counts"}), "Theorem 3.7, docs/maths.md 5a",
         f"the share of false certificates over {REPEATS} independent vote tables stays within the failure probability",
         vote_cases, check_votes,
     ),
     Law(
-        "false_certificates_of_sampling_are_rare", "soundness", frozenset({"smoothed"}), "Theorem 3.7, MATH 5a",
+        "false_certificates_of_sampling_are_rare", "soundness", frozenset({"smoothed"}),
+        "Theorem 3.7, docs/maths.md 5a",
         "the same for a certifier that draws its own votes of a linear base, whose smoothing is known in closed form",
         base_cases, check_base,
     ),

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted_certifiers.bugs import BLEMISHES, BUGS, SOUND
 
 from certmix.testing import planted
 from certmix.testing.laws import LAWS, laws_of
 from certmix.testing.laws.quality import contains
-from certmix.testing.planted_bugs import BLEMISHES, BUGS, SOUND
 from certmix.testing.protocol import Certifier, certifier
 from certmix.testing.runner import run, run_law
 from verifiers.network.module import PlainModule

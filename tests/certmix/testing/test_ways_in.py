@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted_certifiers.bugs import BUGS, SOUND
 
 from certmix.errors import UsageError
 from certmix.testing import command, protocol
 from certmix.testing.laws import laws_of
-from certmix.testing.planted_bugs import BUGS, SOUND
 from certmix.testing.reproduce import script
 from certmix.testing.runner import run_law
 
 ROOT = Path(__file__).parents[3]
 SUBJECTS = """
-from certmix.testing.planted_bugs import BUGS, SOUND
+from planted_certifiers.bugs import BUGS, SOUND
 lies = BUGS["diameter_reported"].certifier
 good = SOUND["margin"]
 def words(standard, robust, x, alpha): return ["far"] * len(x)
@@ -53,7 +53,7 @@ def call(*words: str) -> int:
 
 
 def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{folder}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -122,7 +122,7 @@ def test_the_script_of_a_counterexample_runs_and_shows_it(subjects: Path) -> Non
 
 
 def test_a_statistical_counterexample_is_a_script_too(subjects: Path) -> None:
-    subject = protocol.certifier(BUGS["wald_interval"].certifier, "certmix.testing.planted_bugs:BUGS", "counts")
+    subject = protocol.certifier(BUGS["wald_interval"].certifier, "planted_certifiers.bugs:BUGS", "counts")
     result = run_law(laws_of("counts")[0], subject, 30.0, 0, 0.0)
     assert result.broken is not None
     text = script(subject, result.broken)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from certmix.testing import planted_steps as wrong
-from certmix.testing import reference as ref
-from certmix.testing import reference_lipschitz as lip
+from planted_certifiers import reference as ref
+from planted_certifiers import reference_lipschitz as lip
+from planted_certifiers import steps as wrong
 
 MARGIN = ref.MarginSteps()
 LOGITS = ref.LogitSteps()

@@ -1,7 +1,7 @@
 """A small certifier that is right, made of replaceable steps: the stock from which planted bugs are cut.
 
 Interval bounds of plain networks in float64 with every rounding charged outward, then Lemma 3.2 through the box form
-(MATH 3a), or Theorem 3.5 / (4a) with products of absolute Jacobians, or Theorem 3.7's counts through (5a).
+(docs/maths.md 3a), or Theorem 3.5 / (4a) with products of absolute Jacobians, or Theorem 3.7's counts through (5a).
 Slow and loose on purpose: nothing here is meant to certify well. Every step is a field, so that a bug is one
 `dataclasses.replace`.
 """
@@ -25,10 +25,10 @@ from verifiers.network.module import PlainModule
 
 Array = NDArray[np.float64]
 Box = tuple[Array, Array]
-GRID = 2.0 ** np.arange(-40.0, 21.0)
-FINE = 24
-ROUNDING = 2.0**-52
-TINY = 1e-300
+TRIED_RADII = 2.0 ** np.arange(-40.0, 21.0)
+RADII_PER_OCTAVE = 24
+RELATIVE_ROUNDING = 2.0**-52
+ABSOLUTE_ROUNDING = 1e-300
 
 
 def read_network(module: nn.Module) -> c.PlainNetwork:
@@ -40,7 +40,7 @@ def read_network(module: nn.Module) -> c.PlainNetwork:
 
 def outward(low: Array, high: Array, slack: Array | float) -> Box:
     """The box widened by `slack` and one more rounding."""
-    wide = slack + ROUNDING * (np.abs(low) + np.abs(high)) + TINY
+    wide = slack + RELATIVE_ROUNDING * (np.abs(low) + np.abs(high)) + ABSOLUTE_ROUNDING
     return low - wide, high + wide
 
 
@@ -52,18 +52,18 @@ def input_box(x: Array, radius: Array, domain: tuple[float, float] | None) -> Bo
 
 def affine_box(box: Box, matrix: Array, offset: Array) -> Box:
     """Bounds of matrix @ v + offset over a box, in centre-radius form."""
-    center, radius = (box[0] + box[1]) / 2, (box[1] - box[0]) / 2 * (1 + 4 * ROUNDING)
+    center, radius = (box[0] + box[1]) / 2, (box[1] - box[0]) / 2 * (1 + 4 * RELATIVE_ROUNDING)
     middle, spread = center @ matrix.T + offset, radius @ np.abs(matrix).T
     size = (np.abs(center) + radius) @ np.abs(matrix).T + np.abs(offset)
-    return outward(middle - spread, middle + spread, (matrix.shape[1] + 8) * ROUNDING * size)
+    return outward(middle - spread, middle + spread, (matrix.shape[1] + 8) * RELATIVE_ROUNDING * size)
 
 
 def affine_ball(x: Array, radius: Array, matrix: Array, offset: Array, dual: float) -> Box:
     """Bounds of matrix @ v + offset over the ball: the row's dual norm times the radius (Hoelder)."""
-    lengths = np.linalg.norm(matrix, dual, axis=1) * (1 + (matrix.shape[1] + 8) * ROUNDING)
+    lengths = np.linalg.norm(matrix, dual, axis=1) * (1 + (matrix.shape[1] + 8) * RELATIVE_ROUNDING)
     middle, spread = x @ matrix.T + offset, radius[:, None] * lengths
     size = np.abs(x) @ np.abs(matrix).T + np.abs(offset) + spread
-    return outward(middle - spread, middle + spread, (matrix.shape[1] + 8) * ROUNDING * size)
+    return outward(middle - spread, middle + spread, (matrix.shape[1] + 8) * RELATIVE_ROUNDING * size)
 
 
 def relu_box(box: Box, slope: float) -> Box:
@@ -186,13 +186,13 @@ class MarginSteps:
         return answers
 
     def _largest(self, proven: Callable[[Array], NDArray[np.bool_]], network: c.PlainNetwork) -> float | None:
-        good = np.flatnonzero(proven(GRID))
+        good = np.flatnonzero(proven(TRIED_RADII))
         if len(good) == 0:
             return None
         k = int(good[-1])
-        if k == len(GRID) - 1:
-            return self.report(float(GRID[-1]), network)
-        fine = GRID[k] * 2.0 ** (np.arange(FINE + 1) / FINE)
+        if k == len(TRIED_RADII) - 1:
+            return self.report(float(TRIED_RADII[-1]), network)
+        fine = TRIED_RADII[k] * 2.0 ** (np.arange(RADII_PER_OCTAVE + 1) / RADII_PER_OCTAVE)
         best = max(np.flatnonzero(proven(fine)), default=0)
         return self.report(self.pick(fine, int(best)), network)
 
@@ -223,7 +223,7 @@ class MarginSteps:
                 before = affine_so_far[node.inputs[0]]
                 box = self.affine(sources[0], matrix, offset)
                 if isinstance(node, c.BatchNorm):
-                    box = outward(*box, 8 * ROUNDING * _hidden_size(node))
+                    box = outward(*box, 8 * RELATIVE_ROUNDING * _hidden_size(node))
                 if self.use_ball and before is not None and _small(before) and _small((matrix, offset)):
                     known = (matrix @ before[0], matrix @ before[1] + offset)
                     box = _meet(box, self._through_ball(x, radii, matrix, known, before, dual))
@@ -252,7 +252,7 @@ class MarginSteps:
         low, high = affine_ball(x, radii, *known, dual)
         total = np.abs(matrix) @ (np.abs(before[0]).sum(1) + np.abs(before[1])) + np.abs(known[1])
         reach = 1 + np.abs(x).max(1) + radii
-        return outward(low, high, 64 * (matrix.shape[1] + 8) * ROUNDING * total * reach[:, None])
+        return outward(low, high, 64 * (matrix.shape[1] + 8) * RELATIVE_ROUNDING * total * reach[:, None])
 
 
 def _hidden_size(node: c.BatchNorm) -> float:
@@ -291,7 +291,7 @@ def box_probabilities(low: Array, high: Array) -> Box:
         with np.errstate(over="ignore"):
             lower[:, i] = 1 / (1 + np.exp(high[:, others] - low[:, [i]]).sum(1))
             upper[:, i] = 1 / (1 + np.exp(low[:, others] - high[:, [i]]).sum(1))
-    slack = 1e-12 + 8 * ROUNDING * (np.abs(low) + np.abs(high)).sum(1, keepdims=True)
+    slack = 1e-12 + 8 * RELATIVE_ROUNDING * (np.abs(low) + np.abs(high)).sum(1, keepdims=True)
     return np.where(np.isfinite(slack), lower * (1 - np.minimum(slack, 1)), 0), np.minimum(
         upper * (1 + slack) + 1e-300, 1.0
     )

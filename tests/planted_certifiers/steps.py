@@ -1,4 +1,4 @@
-"""Wrong steps for the reference certifier, one mistake each (see planted_bugs.py)."""
+"""Wrong steps for the reference certifier, one mistake each (see bugs.py)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
-from certmix.testing import reference as ref
-from certmix.testing import reference_lipschitz as lip
 from certmix.testing.problem import exponent
+from planted_certifiers import reference as ref
+from planted_certifiers import reference_lipschitz as lip
 from proofs_check import certificate as c
 from verifiers.network.module import build
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certmix.testing.problem import dual_exponent, exponent
-from certmix.testing.reference import Array, MarginSteps, argmax, forward, pool_windows, read_network
 from certmix.testing.solvers import AFFINE, affine_map
+from planted_certifiers.reference import Array, MarginSteps, argmax, forward, pool_windows, read_network
 from proofs_check import certificate as c
 from verifiers.network.module import PlainModule
 
-UP = 1 + 1e-12
+ROUNDING_UP_FACTOR = 1 + 1e-12
 
 
 def slopes(network: c.PlainNetwork, k: int, boxes: Sequence[tuple[Array, Array]] | None) -> Array:
@@ -50,7 +50,7 @@ def absolute_jacobian(network: c.PlainNetwork, boxes: Sequence[tuple[Array, Arra
             bound.append(np.abs(matrix) @ bound[first])
         elif isinstance(node, (c.Relu, c.LeakyRelu)):
             before = signed[first]
-            known = bound[first] if before is None else np.minimum(bound[first], np.abs(before) * UP)
+            known = bound[first] if before is None else np.minimum(bound[first], np.abs(before) * ROUNDING_UP_FACTOR)
             signed.append(None)
             bound.append(known * slopes(network, k, boxes)[:, None])
         elif isinstance(node, c.MaxPool2d):
@@ -66,7 +66,7 @@ def absolute_jacobian(network: c.PlainNetwork, boxes: Sequence[tuple[Array, Arra
 
 def _differences(matrix: Array, signed: Array | None, bound: Array) -> Array:
     rows = matrix[:, None, :] - matrix[None, :, :]
-    loose = np.abs(rows) @ bound * UP
+    loose = np.abs(rows) @ bound * ROUNDING_UP_FACTOR
     if signed is None:
         return loose
     size = np.abs(rows) @ np.abs(signed)
@@ -75,11 +75,11 @@ def _differences(matrix: Array, signed: Array | None, bound: Array) -> Array:
 
 def pair_constants(jacobian: Array, dual: float) -> Array:
     """Lip_p(z_j - z_i), (K, K): the dual norm of each bounding row."""
-    return np.linalg.norm(jacobian, dual, axis=-1) * UP
+    return np.linalg.norm(jacobian, dual, axis=-1) * ROUNDING_UP_FACTOR
 
 
 def probability_constants(pairs: Array) -> Array:
-    """MATH 4: Lip(h_i) <= max_k Lip(z_i - z_k) / 4, (K,)."""
+    """docs/maths.md 4: Lip(h_i) <= max_k Lip(z_i - z_k) / 4, (K,)."""
     return pairs.max(1) / 4
 
 
@@ -138,7 +138,7 @@ def reliable(network: c.PlainNetwork, x: Tensor, z: Array) -> bool:
 
 @dataclass(frozen=True)
 class LocalSteps:
-    """MATH 4, local form: anchored constants on an epsilon-ball certify min(r, epsilon); the best of a grid."""
+    """docs/maths.md 4, local form: anchored constants of an epsilon-ball certify min(r, epsilon); best of a grid."""
 
     cap: Callable[[float, float], float] = min
 
