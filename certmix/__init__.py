@@ -10,16 +10,18 @@ Names are loaded on first use, so that `import certmix` alone is cheap.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from certmix.data.dataset import Dataset, load_data
     from certmix.errors import UsageError
     from certmix.mixing.mixed import MixedClassifier
     from certmix.models.model import Model, from_module, load_model
     from certmix.provers.certify import certify
     from certmix.provers.judging import check
-    from certmix.records.outcomes import Abstained, Certified, Falsified, Reason
+    from certmix.records.outcomes import Abstained, Certified, Falsified, Outcomes, Reason, to_dataframe
     from certmix.settings import Settings, SmoothingSettings
 
 __all__ = [
@@ -29,15 +31,18 @@ __all__ = [
     "Falsified",
     "MixedClassifier",
     "Model",
+    "Outcomes",
     "Reason",
     "Settings",
     "SmoothingSettings",
     "UsageError",
+    "__version__",
     "certify",
     "check",
     "from_module",
     "load_data",
     "load_model",
+    "to_dataframe",
 ]
 
 _HOMES = {
@@ -47,6 +52,7 @@ _HOMES = {
     "Falsified": "records.outcomes",
     "MixedClassifier": "mixing.mixed",
     "Model": "models.model",
+    "Outcomes": "records.outcomes",
     "Reason": "records.outcomes",
     "Settings": "settings",
     "SmoothingSettings": "settings",
@@ -55,11 +61,18 @@ _HOMES = {
     "from_module": "models.model",
     "load_data": "data.dataset",
     "load_model": "models.model",
+    "to_dataframe": "records.outcomes",
     "UsageError": "errors",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("certmix")
     if name not in _HOMES:
         raise AttributeError(f"module 'certmix' has no attribute {name!r}")
     return getattr(importlib.import_module(f"certmix.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()})

@@ -1,4 +1,4 @@
-"""The command line: certmix COMMAND …; exit 0 done, 1 a claim was refuted or rejected, 2 bad input."""
+"""The command line: certmix COMMAND …; exit 0 done, 1 a claim refuted or rejected, 2 bad input, 3 too few certified."""
 
 from __future__ import annotations
 

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
+from typing import SupportsFloat
 
 from certmix.errors import UsageError
 from certmix.mixing.mixed import check_alpha, check_temperature
 from certmix.records.outcomes import Method
 from proofs_check.certificate import Norm, Semantics
 from verifiers import ENGINES
+from verifiers.auto_lirpa import compat
+from verifiers.engine import EngineError
 
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
 METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
+NORM_NAMES: dict[str, Norm] = {"inf": "Linf", "linf": "Linf", "2": "L2", "l2": "L2", "1": "L1", "l1": "L1"}
+
+
+def as_number(value: object, name: str = "it") -> float:
+    """A number as it is, or the nearest double to a text: a decimal number or a fraction of two, such as 0.5/255.
+
+    Raises UsageError."""
+    if isinstance(value, str):
+        numerator, slash, denominator = value.partition("/")
+        try:
+            whole = Fraction(numerator) if "/" not in denominator else Fraction("")
+            return float(whole / Fraction(denominator) if slash else whole)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            raise UsageError(f"{name} must be a number such as 0.1 or 2/255, got {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise UsageError(f"{name} must be a number such as 0.1 or 2/255, got {value!r}")
+    return float(value)
+
+
+def as_norm(value: object) -> Norm:
+    """Linf, L2 or L1 from its name in either case, with or without the L, or from inf, 2, 1. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, str | SupportsFloat):
+        raise UsageError(f"norm must be one of {', '.join(NORMS)}, got {value!r}")
+    text = value.lower() if isinstance(value, str) else f"{float(value):g}"
+    if text not in NORM_NAMES:
+        raise UsageError(f"norm must be one of {', '.join(NORMS)}, got {value!r}")
+    return NORM_NAMES[text]
 
 
 @dataclass(frozen=True)
@@ -57,6 +89,7 @@ class SmoothingSettings:
 class Settings:
     """alpha: mixing weight of h. radius: raw input units, None for the largest provable. domain: box or None.
 
+    norm: also inf, 2, 1 or "l2"; radius: also "2/255", the nearest double. Both are kept as what they mean.
     evidence "network": the judge re-derives everything; "engine": it takes the engine's bounds (ENGINE_TRUSTED).
     use_standard: also bound g (docs/maths.md 6), for any alpha; the class certified is then the mix's own.
     optimise: gradient steps spent on relu slopes per query (engine "crown"). tolerance: relative, of a largest
@@ -88,13 +121,17 @@ class Settings:
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
         check_temperature(self.temperature)
-        choose("norm", self.norm, NORMS)
+        object.__setattr__(self, "norm", as_norm(self.norm))
+        if self.radius is not None:
+            object.__setattr__(self, "radius", as_number(self.radius, "radius"))
         choose("method", self.method, METHODS)
         choose("engine", self.engine, tuple(ENGINES))
         choose("evidence", self.evidence, ("network", "engine"))
         choose("semantics", self.semantics, ("real", "float32"))
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
             raise UsageError(f"radius must be >= 0 and finite, got {self.radius}; leave it out for the largest radius")
+        if self.domain is not None:
+            object.__setattr__(self, "domain", _pair(self.domain))
         if self.domain is not None and not -math.inf < self.domain[0] < self.domain[1] < math.inf:
             raise UsageError(f"domain must be LOW HIGH with LOW < HIGH, got {self.domain}")
         if self.radius is None and self.domain is None and self.method == "margin":
@@ -110,6 +147,20 @@ class Settings:
                 f"batch_size must be >= 1, attack_steps and optimise >= 0, "
                 f"got {self.batch_size}, {self.attack_steps}, {self.optimise}"
             )
+
+    def require_installed(self) -> None:
+        """Raises UsageError, saying how to install it, where the engine needs a package that cannot be imported."""
+        if self.method == "margin" and self.engine == "auto_lirpa":
+            try:
+                compat.load()
+            except EngineError as error:
+                raise UsageError(f"engine {self.engine}: {error}") from error
+
+
+def _pair(domain: Sequence[float]) -> tuple[float, float]:
+    if isinstance(domain, str) or len(domain) != 2:
+        raise UsageError(f"domain must be LOW HIGH with LOW < HIGH, got {domain!r}")
+    return (domain[0], domain[1])
 
 
 def choose(name: str, value: object, allowed: tuple[str, ...]) -> None:

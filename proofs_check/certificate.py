@@ -250,6 +250,9 @@ class PlainNetwork:
     sha256: str
     data: bytes
 
+    def __repr__(self) -> str:
+        return f"PlainNetwork({len(self.nodes)} nodes, {self.shapes[0]} -> {self.shapes[-1]}, {self.sha256[:12]}…)"
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         return self.shapes[0]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import sys
 import tomllib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from certmix.errors import UsageError
-from certmix.settings import METHODS, NORMS, Settings, SmoothingSettings
+from certmix.settings import METHODS, NORMS, Settings, SmoothingSettings, as_norm, as_number
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,11 +23,37 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(text: str) -> float:
-    """A decimal number or a fraction such as 2/255, as the nearest double."""
+    """A decimal number or a fraction such as 2/255 or 0.5/255, as the nearest double."""
     try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
+        return as_number(text)
+    except UsageError:
         raise argparse.ArgumentTypeError(f"must be a number such as 0.1 or 2/255, got {text!r}") from None
+
+
+def norm(text: str) -> str:
+    """Linf, L2 or L1 from one of its names; another text as it is, for `choices` to refuse."""
+    try:
+        return as_norm(text)
+    except UsageError:
+        return text
+
+
+def add_gate(parser: argparse.ArgumentParser) -> None:
+    """--fail-under."""
+    words = "exit with 3 if fewer percent of the inputs are certified and correct"
+    parser.add_argument("--fail-under", type=number, metavar="P", help=words)
+
+
+def gate(least: float | None, hits: int, n: int) -> int:
+    """0, or 3 if fewer than `least` percent of `n` inputs are hits; compared without rounding. Raises UsageError."""
+    if least is None:
+        return 0
+    if not 0 <= least <= 100:
+        raise UsageError(f"--fail-under is a share in percent, in [0, 100], got {least:g}")
+    if Fraction(100 * hits, n) >= Fraction(least):
+        return 0
+    print(f"{hits} of {n} inputs are certified and correct, fewer than {least:g} %", file=sys.stderr)
+    return 3
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +66,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """--data, --limit, --domain."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data", metavar="D.npz", help="arrays `images` (uint8, or float32 in the domain) and `labels`")
+    group.add_argument("--data", metavar="D.npz", help="arrays `images` (float32 in the domain, or uint8) and `labels`")
     group.add_argument("--limit", type=int, metavar="N", help="use only the first N inputs")
     group.add_argument(
         "--domain",
@@ -58,7 +86,7 @@ def add_mix(parser: argparse.ArgumentParser) -> None:
 
 
 def add_norm(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--norm", choices=NORMS, default="Linf", help="norm of the perturbation (default Linf)")
+    parser.add_argument("--norm", type=norm, choices=NORMS, default="Linf", help="of the perturbation (default Linf)")
 
 
 def add_radius(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +148,8 @@ def fractions(text: str) -> tuple[float, ...]:
 
 
 def settings(options: argparse.Namespace) -> Settings:
-    """The run's settings. Raises UsageError."""
-    return Settings(
+    """The run's settings. Raises UsageError, also where the engine's package is not installed."""
+    found = Settings(
         alpha=required(options, "alpha"),
         norm=options.norm,
         radius=options.radius,
@@ -152,6 +180,8 @@ def settings(options: argparse.Namespace) -> Settings:
             precision=options.precision,
         ),
     )
+    found.require_installed()
+    return found
 
 
 def required(options: argparse.Namespace, name: str) -> Any:
@@ -177,10 +207,23 @@ def device(name: str) -> str:
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """Parse, taking defaults from --config FILE.toml where it is given; the command line has the last word."""
+    _refuse_repeated(parser, arguments)
     first, _ = _config_only().parse_known_args(arguments)
     if first.config is not None:
         parser.set_defaults(**_from_file(parser, Path(first.config)))
     return parser.parse_args(arguments)
+
+
+def _refuse_repeated(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """Raises UsageError where an option is given twice: argparse would take the last in silence."""
+    seen: dict[str, str] = {}
+    for text in itertools.takewhile(lambda a: a != "--", arguments):
+        action = parser._option_string_actions.get(text.split("=", 1)[0])
+        if action is None:
+            continue
+        if action.dest in seen and action.dest != "help":
+            raise UsageError(f"{text} comes after {seen[action.dest]}: give it once (see {parser.prog} --help)")
+        seen[action.dest] = text
 
 
 def add_certification(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,8 @@
 Writes a self-contained folder: one certificate (or the reason why there is none) per input, and all that
 `certmix check` needs to re-derive them. Interrupted runs go on where they stopped when started again.
 
-Exit 0: finished. 1: a certificate was refuted by an attack, which must not happen. 2: bad input.
+Exit 0: finished. 1: a certificate was refuted by an attack, which must not happen. 2: bad input. 3: finished, with
+fewer inputs certified and correct than --fail-under asks for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.metadata
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from certmix.commands import arguments
+from certmix.data import doubts
 from certmix.data.dataset import Dataset, load_data
 from certmix.mixing.mixed import MixedClassifier
-from certmix.models.model import Model, load_model
+from certmix.models.model import Model, about_probabilities, load_model, require_pair
 from certmix.provers.certify import Prover, prove
 from certmix.provers.judging import judge_session
 from certmix.provers.problem import Archiver, Problem
@@ -37,22 +40,31 @@ from proofs_check.certificate import PlainNetwork
 from proofs_check.reading.parse import RunHeader
 
 SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
+PROBED = 64  # inputs at which outputs are looked at
 EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_certification(parser)
     parser.add_argument("--out", metavar="DIR", help="folder to write; new, or that of the same run, interrupted")
+    arguments.add_gate(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     settings = arguments.settings(options)
     out = Path(arguments.required(options, "out"))
+    arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
     standard = load_model(arguments.required(options, "standard"))
     robust = load_model(arguments.required(options, "robust"))
-    data = load_data(arguments.required(options, "data"), options.limit)
+    require_pair(standard, robust)
+    data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
     data.require(robust.input_shape, robust.classes, settings.domain)
-    return Audit(standard, robust, data, settings, Store(out)).run()
+    code = Audit(standard, robust, data, settings, Store(out)).run()
+    return code or arguments.gate(options.fail_under, _certified_correct(Store(out)), len(data))
+
+
+def _certified_correct(store: Store) -> int:
+    return sum(r["outcome"] == "certified" and r["predicted"] == r["label"] for r in store.lines())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,12 +104,14 @@ class Audit:
         if done < len(inputs):
             done -= done % self._batch_size()
             self.store.keep_first(done)
+        clean = self._clean()
+        self._say_before(clean)
         started = time.monotonic()
         proposed = self._certify_from(done)
-        self.store.write_json("audit.json", self._record(time.monotonic() - started, done, proposed))
+        self.store.write_json("audit.json", self._record(time.monotonic() - started, done, proposed, clean))
         hits = [r for r in self.store.lines() if r["outcome"] == "falsified"]
         self.store.finish()
-        self._summary(proposed)
+        self._summary(done, proposed)
         return 1 if any(r["confirmed"] for r in hits) else 0
 
     def header(self) -> RunHeader:
@@ -161,12 +175,32 @@ class Audit:
                 np.savez(path, input=problem.input(k), counterexample=outcome.counterexample)
                 print(f"REFUTED: input {problem.indices[k]}: {outcome.advice}; reproduce with {path}")
 
-    def _record(self, seconds: float, done: int, radii: list[tuple[float, float]]) -> dict[str, Any]:
+    def _clean(self) -> dict[str, list[int]]:
+        """Classes (N,) that g, h and their mix give to the inputs; h as it is, without smoothing."""
         x = torch.from_numpy(np.ascontiguousarray(self.data.inputs, dtype=np.float32))
         pair, s = (self.standard.module, self.robust.module), self.settings
         mix = MixedClassifier(*pair, s.alpha, s.temperature) if self.mix is None else self.mix
         models = {"standard": pair[0], "robust": pair[1], "mix": mix}
-        found = {name: predictions(model, x) for name, model in models.items()}
+        return {name: predictions(model, x) for name, model in models.items()}
+
+    def _say_before(self, clean: dict[str, list[int]]) -> None:
+        """Accuracies, and on standard error what looks like a mistake: before the hours that proving may take."""
+        n, found = len(self.data), doubts.accuracies(clean, self.data)
+        plain = ", not smoothed" if self.settings.method == "smoothing" else ""
+        shown = ", ".join(f"{name} {share:.1f} %" for name, share in found.items())
+        print(f"accuracy on the {n} inputs{plain}: {shown}", flush=True)
+        first = torch.from_numpy(np.ascontiguousarray(self.data.inputs[:PROBED], dtype=np.float32))
+        for text in (
+            *about_probabilities(self.standard, self.robust, first),
+            *doubts.about_accuracy(found, n, self.robust.classes),
+            *doubts.about_range(self.data, self.settings.domain),
+        ):
+            print(f"WARNING: {text}", file=sys.stderr)
+
+    def _record(
+        self, seconds: float, done: int, radii: list[tuple[float, float]], clean: dict[str, list[int]]
+    ) -> dict[str, Any]:
+        found = dict(clean)
         if self.settings.method == "smoothing":  # h is the smoothed one: the deployable mix estimates it by draws
             found["robust, not smoothed"], found["mix, not smoothed"] = found.pop("robust"), found.pop("mix")
             whole = self._problem(0, len(self.data.inputs))
@@ -178,9 +212,11 @@ class Audit:
             "predictions": found,
         }
 
-    def _summary(self, radii: list[tuple[float, float]]) -> None:
+    def _summary(self, done: int, radii: list[tuple[float, float]]) -> None:
         n = len(self.data.inputs)
-        print(f"{len(radii)} inputs certified in this session, {n} in the run: {self.store.path}")
+        certified = sum(r["outcome"] == "certified" for r in self.store.lines())
+        resumed = f" ({len(radii)} of the {n - done} proven in this session)" if done else ""
+        print(f"{certified} of {n} inputs certified{resumed}: {self.store.path}")
         if radii and self.settings.radius is None:
             print(f"largest relative part of a proposed radius that the judge did not accept: {_cost(radii):.2e}")
         print(f"next: certmix check {self.store.path}; certmix report {self.store.path}")

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -24,10 +25,12 @@ from scipy.special import ndtr
 from certmix.commands import arguments
 from certmix.errors import UsageError
 from certmix.mixing.mixed import check_alpha
+from certmix.reports.tables import print_table
 from certmix.theorems import smoothing as theorem
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 NEEDED = ("label", "predict", "radius")
+LARGEST_RATIO = 6  # of radius to noise: the public logs stay below 3.9
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 Array = NDArray[np.float64]
 
@@ -41,21 +44,53 @@ class Curve:
     largest: float | None
 
 
+@dataclass(frozen=True)
+class Precision:
+    """How a column of numbers was printed. significant, decimals: the most of either that any number shows.
+
+    Printers drop zeros at the end, so that 1.9 stands for 1.90 in a column that also holds 1.91. A column keeps either
+    its significant digits or its decimals; which is not known, so the coarser of the two units counts. A format with
+    more digits than any number of the column shows has a finer unit still: what is inferred errs to the safe side.
+    """
+
+    significant: int
+    decimals: int
+
+    @classmethod
+    def of(cls, column: Sequence[Decimal]) -> Precision:
+        """That of finite numbers as printed; zeros say nothing of significant digits."""
+        return cls(
+            max((_significant(v) for v in column if v), default=1), max((_decimals(v) for v in column), default=0)
+        )
+
+    def least(self, printed: Decimal) -> float:
+        """The least value that prints as `printed`, rounded down: half a unit of the column's last digit below.
+
+        Requires that the column holds `printed`: then this is at least what its own digits alone would give."""
+        fixed = -self.decimals
+        unit = fixed if not printed else max(fixed, printed.adjusted() - self.significant + 1)
+        exact = printed - Decimal(5).scaleb(unit - 1)
+        value = float(exact)
+        return value if Decimal(value) <= exact else math.nextafter(value, -math.inf)
+
+
 @dataclass(frozen=True, eq=False)
 class Log:
-    """radius: (N,) certified radii of h's class, each reduced by half a unit of its last printed digit; -inf where h
-    abstained. correct: (N,) the class is the label. noise_std: σ of the log. source: the file."""
+    """radius: (N,) certified radii of h's class, each reduced by half a unit of the column's last digit; -inf where h
+    abstained. correct: (N,) the class is the label. noise_std: σ of the log. source: the file. precision: of radii."""
 
     radius: Array
     correct: NDArray[np.bool_]
     noise_std: float
     source: str
+    precision: Precision
 
 
 def read_log(path: str | Path, noise_std: float, as_printed: bool = False) -> Log:
     """as_printed: take radii as they are, which may overstate them by half a unit of their last digit.
 
-    Raises UsageError: no such file, a column missing, a line that does not fit, noise_std <= 0."""
+    Raises UsageError: no such file, a column missing, a line that does not fit, noise_std <= 0, or a radius of more
+    than LARGEST_RATIO times noise_std, which is not the log's: a vote share of Φ(6) takes over 5e9 samples to show."""
     path = Path(path)
     if not (math.isfinite(noise_std) and noise_std > 0):
         raise UsageError(f"noise_std must be > 0, got {noise_std}")
@@ -70,15 +105,17 @@ def read_log(path: str | Path, noise_std: float, as_printed: bool = False) -> Lo
     if missing:
         raise UsageError(f"{path}: column {missing[0]!r} is missing; a log has the columns {' '.join(COLUMNS)}")
     rows = [
-        _row(path, number, line, header, as_printed) for number, line in enumerate(lines[1:], start=2) if line.strip()
+        _row(path, number, line, header, noise_std) for number, line in enumerate(lines[1:], start=2) if line.strip()
     ]
     if not rows:
         raise UsageError(f"{path}: holds no inputs")
-    radius, correct = zip(*rows, strict=True)
-    return Log(np.array(radius), np.array(correct), noise_std, str(path))
+    precision = Precision.of([radius for radius, _ in rows if radius is not None])
+    radii = [-math.inf if r is None else float(r) if as_printed else precision.least(r) for r, _ in rows]
+    return Log(np.array(radii), np.array([right for _, right in rows]), noise_std, str(path), precision)
 
 
-def _row(path: Path, number: int, line: str, header: list[str], as_printed: bool) -> tuple[float, bool]:
+def _row(path: Path, number: int, line: str, header: list[str], noise_std: float) -> tuple[Decimal | None, bool]:
+    """The radius as printed, None where h abstained, and whether h is right."""
     cells = line.split("\t")
     if len(cells) != len(header):
         raise UsageError(f"{path}, line {number}: has {len(cells)} columns, the header has {len(header)}")
@@ -90,16 +127,25 @@ def _row(path: Path, number: int, line: str, header: list[str], as_printed: bool
     if not radius.is_finite() or radius < 0:
         raise UsageError(f"{path}, line {number}: radius must be >= 0 and finite, got {cell['radius']}")
     if predict == -1:
-        return -math.inf, False
-    return float(radius) if as_printed else least(radius), predict == label
+        return None, False
+    if radius > LARGEST_RATIO * Decimal(noise_std):
+        raise UsageError(
+            f"{path}, line {number}: radius {cell['radius']} is {float(radius) / noise_std:.3g} times the noise "
+            f"{noise_std:g}, and no feasible number of samples gives more than {LARGEST_RATIO}: state the noise_std "
+            "that the log was made with"
+        )
+    return radius, predict == label
 
 
-def least(printed: Decimal) -> float:
-    """The least value that prints as `printed`: half a unit of its last digit below."""
+def _significant(printed: Decimal) -> int:
+    return len(printed.as_tuple().digits)
+
+
+def _decimals(printed: Decimal) -> int:
     exponent = printed.as_tuple().exponent
     if not isinstance(exponent, int):
         raise TypeError("excluded: the number is finite")
-    return float(printed - Decimal(5).scaleb(exponent - 1))
+    return max(0, -exponent)
 
 
 def mix_radii(log: Log, alpha: float) -> dict[str, Array]:
@@ -170,6 +216,11 @@ def _show(log: Log, alpha: float, radii: tuple[float, ...], found: dict[str, Cur
         largest = "none" if curve.largest is None else f"{curve.largest:.3f}"
         table.add_row(name, *(f"{share:.1f}" for share in curve.accuracy), largest)
     console = Console()
-    console.print(table)
+    print_table(console, table)
+    digits, decimals = log.precision.significant, log.precision.decimals
+    console.print(
+        f"radii are read as printed with {digits} significant digits or {decimals} decimals, whichever is coarser, "
+        "zeros at the end dropped"
+    )
     console.print("all figures rest on the log's word for its radii, and are floats that no judge has proven")
     console.print(f"{int(np.isinf(log.radius).sum())} abstentions of the smoothed model count as not certified")

@@ -264,7 +264,7 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
         search,
     )
     network = load_model(options.robust).require_network()
-    data = load_data(options.data, options.limit)
+    data = load_data(options.data, options.limit, domain)
     data.require(network.input_shape, network.classes, domain)
     return request, network, data
 

@@ -2,7 +2,8 @@
 DIR/report.html, one page to hand on.
 
 Shares are percentages of all inputs. "certified": a certificate was issued; "certified correct": and its class
-is the label. `certmix check` says whether the judge accepts the certificates; this command does not.
+is the label. With --fail-under P: exit 1 or 2 where the judge rejects a certificate or cannot read the folder, 3 where
+fewer than P percent of the inputs are certified and correct.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from certmix.commands import arguments
 from certmix.commands.smoothing_bounds import show_bounds
 from certmix.errors import UsageError
 from certmix.formatting import lower
@@ -27,6 +29,7 @@ from certmix.records import assumptions
 from certmix.reports import lipschitz_tables as lipschitz_report
 from certmix.reports import page as report_page
 from certmix.reports.judged import judged
+from certmix.reports.tables import print_table
 from certmix.runs.finished import open_inputs
 from certmix.runs.store import FINAL, Store
 from certmix.settings import Settings
@@ -44,10 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all-bounds", action="store_true", help=all_bounds)
     parser.add_argument("--no-check", action="store_true", help="do not judge the certificates; the page says so")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes of the judge (default 1)")
+    arguments.add_gate(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     store = Store(Path(options.folder))
+    if options.fail_under is not None and options.no_check:
+        raise UsageError("--fail-under counts what the judge accepts: leave out --no-check")
+    arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
     if (store.path / CONSTANTS).exists():
         _show_constants(store.path)
         return 0
@@ -64,7 +71,9 @@ def run(options: argparse.Namespace) -> int:
     print(f"summary in {store.path / 'summary.json'}, page in {page}")
     if options.all_bounds:
         _show_all_bounds(Path(options.folder))
-    return 0
+    if options.fail_under is None or verdict is None:
+        return 0
+    return verdict.exit_code or arguments.gate(options.fail_under, summary["certified_correct_count"], summary["n"])
 
 
 def _show_constants(path: Path) -> None:
@@ -113,6 +122,7 @@ def summarise(store: Store) -> dict[str, Any]:
         "clean_accuracy": {m: _share(np.array(p) == labels) for m, p in audit["predictions"].items()},
         "certified": _percent(len(certified), n),
         "certified_correct": _percent(len(correct), n),
+        "certified_correct_count": len(correct),
         "outcomes": dict(Counter(r["outcome"] for r in records)),
         "reasons": dict(Counter(r["reason"] for r in records if r["outcome"] != "certified")),
         "radii": _quantiles([r["radius"] for r in certified]),
@@ -162,7 +172,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
     table.add_row("certified and correct", lower(summary["certified_correct"], 3), style="bold")
     for reason, count in summary["reasons"].items():
         table.add_row(f"no certificate: {reason}", f"{_percent(count, summary['n']):.1f}")
-    console.print(table)
+    print_table(console, table)
     if summary["radius"] is None and summary["radii"]:
         _show_radii(summary, console)
     console.print(f"{summary['seconds']:.1f} s")
@@ -172,9 +182,9 @@ def _show_radii(summary: dict[str, Any], console: Console) -> None:
     table = Table("quantile", "radius", title="certified radii")
     for q, radius in summary["radii"].items():
         table.add_row(q, lower(radius))
-    console.print(table)
+    print_table(console, table)
     curve = Table("radius", "certified and correct %", title="certified accuracy")
     points = summary["curve"]
     for k in np.unique(np.linspace(0, len(points) - 1, CURVE_ROWS).astype(int)):
         curve.add_row(lower(points[k]["radius"]), lower(points[k]["certified_correct"], 3))
-    console.print(curve)
+    print_table(console, curve)

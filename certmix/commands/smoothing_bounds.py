@@ -19,11 +19,12 @@ from rich.table import Table
 from certmix.commands import arguments
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
-from certmix.models.model import load_model
+from certmix.models.model import load_model, require_pair
 from certmix.provers.judging import judge_session
 from certmix.provers.problem import Problem
 from certmix.provers.smoothing.evaluation import compare, mix_predictions
 from certmix.records import assumptions
+from certmix.reports.tables import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"smoothing h alone needs alpha > 1/2, got {settings.alpha}: raise it, or --use-standard")
     standard = load_model(arguments.required(options, "standard"))
     robust = load_model(arguments.required(options, "robust"))
-    data = load_data(arguments.required(options, "data"), options.limit)
+    require_pair(standard, robust)
+    data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
     data.require(robust.input_shape, robust.classes, settings.domain)
     labels = tuple(int(v) for v in data.labels)
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
@@ -71,7 +73,7 @@ def _show(radii: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_], dra
         figures = (values.mean(), np.median(values), values.max())
         table.add_row(bound, f"{100 * np.mean(values > 0):.1f}", *(f"{v:.4f}" for v in figures))
     console = Console()
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"radii rest on {assumptions.words(assumptions.SMOOTHING)}: floats that certmix audit has the judge prove"
     )

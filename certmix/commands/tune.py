@@ -24,7 +24,7 @@ from certmix.commands.sweep import Point, add_grid, grid, sweep
 from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.mixing.mixed import check_alpha, check_temperature
-from certmix.models.model import load_model
+from certmix.models.model import load_model, require_pair
 from certmix.runs.finished import FinishedRun, open_run
 from certmix.runs.store import Store
 from certmix.settings import Settings
@@ -58,10 +58,11 @@ def run(options: argparse.Namespace) -> int:
     if not alphas:
         raise UsageError(f"--alpha {options.alpha}: Lemma 3.2 certifies alpha > 1/2 only")
     settings = _settings(options, alphas, temperatures)
-    tune_data = load_data(arguments.required(options, "data"), options.limit)
-    audit_data = load_data(arguments.required(options, "audit_data"), options.limit)
+    tune_data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
+    audit_data = load_data(arguments.required(options, "audit_data"), options.limit, settings.domain)
     need_disjoint(tune_data, audit_data)
     models = [load_model(arguments.required(options, name)) for name in ("standard", "robust")]
+    require_pair(*models)
     for data in (tune_data, audit_data):
         data.require(models[1].input_shape, models[1].classes, settings.domain)
     finish(Audit(models[0], models[1], tune_data, settings, Store(out / "tune")))

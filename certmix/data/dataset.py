@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmix.data import file_kinds
 from certmix.errors import UsageError
 from proofs_check.certificate import Float32Array
 
 INPUT_NAMES = ("images", "inputs")
 LABEL_NAME = "labels"
+UNIT: tuple[float, float] = (0.0, 1.0)
+PIXELS: tuple[float, float] = (0.0, 255.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +33,16 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        shape, classes = self.inputs.shape[1:], f"{self.labels.min()} to {self.labels.max()}"
+        return f"Dataset({self.source[-150:]}: {len(self)} inputs of shape {shape}, labels {classes})"
+
     def require(self, input_shape: tuple[int, ...], classes: int, domain: tuple[float, float] | None) -> None:
         """Raises UsageError unless a model of this signature can be run on every input, all in `domain`."""
         if self.inputs.shape[1:] != input_shape:
             raise UsageError(
-                f"{self.source}: inputs have shape {self.inputs.shape[1:]}, the model takes {input_shape}: reshape them"
+                f"{self.source}: inputs have shape {self.inputs.shape[1:]}, the model takes {input_shape}: "
+                f"{shape_advice(self.inputs.shape[1:], input_shape)}"
             )
         wrong = np.flatnonzero(self.labels >= classes)
         if wrong.size:
@@ -51,18 +60,44 @@ class Dataset:
         if outside.any():
             k = int(np.flatnonzero(outside.reshape(len(self), -1).any(axis=1))[0])
             value = self.inputs[k][outside[k]][0]
-            raise UsageError(
-                f"{self.source}: input {k} holds {value}, outside the domain [{low}, {high}]: "
-                "scale the inputs or widen the domain"
-            )
+            advice = outside_advice(float(self.inputs.min()), float(self.inputs.max()))
+            raise UsageError(f"{self.source}: input {k} holds {value}, outside the domain [{low}, {high}]: {advice}")
 
 
-def load_data(path: str | Path, limit: int | None = None) -> Dataset:
+def shape_advice(found: tuple[int, ...], needed: tuple[int, ...]) -> str:
+    """How inputs of shape `found` (no batch axis) become what a model of input shape `needed` takes."""
+    if len(found) == len(needed) == 3:
+        if found != needed and (found[2], found[0], found[1]) == needed:
+            return "channels come first: store images.transpose(0, 3, 1, 2); reshape would scramble the pixels"
+        if found != needed and (found[1], found[2], found[0]) == needed:
+            return "channels come last: store images.transpose(0, 2, 3, 1); reshape would scramble the pixels"
+    if len(needed) == 3 and found == needed[1:] and needed[0] == 1:
+        return "the channel axis is missing: store images[:, None]"
+    if math.prod(found) == math.prod(needed) and 1 in (len(found), len(needed)):
+        target = ", ".join(map(str, needed))
+        return f"if their coordinates have the same order, store images.reshape(-1, {target})"
+    return "these are not inputs of this model"
+
+
+def outside_advice(low: float, high: float) -> str:
+    """What to do about inputs that reach from `low` to `high` and leave the domain."""
+    if low < 0:
+        return (
+            "if they were normalised, store them raw and make normalisation the model's first layer, since a wider "
+            "domain would not undo it; if the model takes such values raw, pass their range as the domain"
+        )
+    if 1 < high <= PIXELS[1]:
+        return "divide pixels by 255; only if the model takes pixels from 0 to 255 itself, pass the domain 0 255"
+    return "scale the inputs; only if the model takes such values raw, pass their range as the domain"
+
+
+def load_data(path: str | Path, limit: int | None = None, domain: tuple[float, float] | None = UNIT) -> Dataset:
     """The .npz file at `path`, or its first `limit` entries.
 
-    The file holds `images` or `inputs`, (N, …): uint8, divided by 255, or floating point, taken as it is and
-    rounded to float32; and `labels`, (N,) integers. Raises UsageError: no such file, not .npz, a missing
-    array, another dtype, no entries, different lengths, a value that is not finite, a negative label, limit < 1.
+    The file holds `images` or `inputs`, (N, …): floating point, taken as it is and rounded to float32, or uint8,
+    divided by 255 where `domain` is [0, 1] and taken as it is where it is [0, 255]; and `labels`, (N,) integers.
+    Raises UsageError: no such file, not .npz, a missing array, another dtype, uint8 with another domain (None too),
+    no entries, different lengths, a value that is not finite, a negative label, limit < 1.
     """
     path = Path(path)
     arrays = _read(path)
@@ -71,7 +106,7 @@ def load_data(path: str | Path, limit: int | None = None) -> Dataset:
         raise UsageError(f"{path}: needs one array named images or inputs, has {', '.join(sorted(arrays)) or 'none'}")
     if LABEL_NAME not in arrays:
         raise UsageError(f"{path}: labels are missing: add an integer array named labels")
-    inputs = _inputs(arrays[names[0]], f"{path}: {names[0]}")
+    inputs = _inputs(arrays[names[0]], f"{path}: {names[0]}", domain)
     labels = _labels(arrays[LABEL_NAME], len(inputs), f"{path}: labels")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be >= 1, got {limit}")
@@ -81,6 +116,9 @@ def load_data(path: str | Path, limit: int | None = None) -> Dataset:
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file: give the path of an .npz file with images and labels")
+    what = file_kinds.kind(path)
+    if what not in (None, file_kinds.ARRAYS, file_kinds.ARRAY):
+        raise UsageError(f"{path}: is {what}")
     try:
         stored = np.load(path, allow_pickle=False)
         if not isinstance(stored, np.lib.npyio.NpzFile):
@@ -93,11 +131,11 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise UsageError(f"{path}: not a complete .npz file ({error})") from error
 
 
-def _inputs(value: NDArray[Any], place: str) -> Float32Array:
+def _inputs(value: NDArray[Any], place: str, domain: tuple[float, float] | None) -> Float32Array:
     if value.ndim < 2 or value.size == 0:
         raise UsageError(f"{place} has shape {value.shape}, needs (N, …) with at least one entry")
     if value.dtype == np.uint8:
-        return value.astype(np.float32) / np.float32(255)
+        return _pixels(value, place, domain)
     if value.dtype.kind != "f":
         raise UsageError(f"{place} has dtype {value.dtype}, needs uint8 (0 to 255) or float32 (raw units)")
     with np.errstate(over="ignore"):
@@ -106,6 +144,18 @@ def _inputs(value: NDArray[Any], place: str) -> Float32Array:
         k = int(np.flatnonzero(~np.isfinite(result).reshape(len(result), -1).all(axis=1))[0])
         raise UsageError(f"{place} holds a value that is not finite in entry {k}: remove or repair it")
     return result
+
+
+def _pixels(value: NDArray[Any], place: str, domain: tuple[float, float] | None) -> Float32Array:
+    if domain == UNIT:
+        return value.astype(np.float32) / np.float32(255)
+    if domain == PIXELS:
+        return value.astype(np.float32)
+    asked = "no domain" if domain is None else f"the domain [{domain[0]:g}, {domain[1]:g}]"
+    raise UsageError(
+        f"{place} has dtype uint8, whose scale is known for the domains [0, 1] (divided by 255) and [0, 255] (as they "
+        f"are) only, and {asked} was given: store them as float32 in the units that the model takes"
+    )
 
 
 def _labels(value: NDArray[Any], count: int, place: str) -> NDArray[np.int64]:

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from certmix.reports.tables import print_table
+
 matplotlib.use("Agg")
 
 
@@ -36,7 +38,7 @@ def write(
         table.add_column(column, justify="left" if column in ("mix", "curve", "model") else "right")
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
-    Console().print(table)
+    print_table(Console(), table)
     content = {"experiment": name, "settings": settings, "columns": list(header), "rows": [list(r) for r in rows]}
     text = json.dumps(content, indent=1, allow_nan=False)
     (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.models.model import load_model
 from proofs_check.certificate import Norm
+from verifiers.network.module import PlainModule
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,20 +103,31 @@ def load_pair(options: argparse.Namespace) -> Pair:
         raise UsageError(f"batch-size must be >= 1, got {options.batch_size}")
     paths = {name: str(arguments.required(options, name)) for name in ("standard", "robust", "data")}
     radius = float(arguments.required(options, "radius"))
-    data = load_data(paths["data"], options.limit)
-    device = arguments.device(options.device)
-    standard, robust = (load_classifier(paths[name]).to(device) for name in ("standard", "robust"))
     domain = (options.domain[0], options.domain[1])
+    data = load_data(paths["data"], options.limit, domain)
+    device = arguments.device(options.device)
+    standard, robust = (load_classifier(paths[name]) for name in ("standard", "robust"))
+    if isinstance(standard, PlainModule) and isinstance(robust, PlainModule):
+        _require_one_shape(standard, robust, paths)
+    standard, robust = standard.to(device), robust.to(device)
     inputs = torch.from_numpy(data.inputs).to(device)
     shapes = [_classes(m, inputs[:1], paths[name]) for m, name in ((standard, "standard"), (robust, "robust"))]
     if shapes[0] != shapes[1]:
-        raise UsageError(f"class counts differ: standard has {shapes[0]}, robust has {shapes[1]}")
+        g, h = (f"{name} ({paths[name]})" for name in ("standard", "robust"))
+        raise UsageError(f"class counts differ: {g} has {shapes[0]}, {h} has {shapes[1]}")
     data.require(tuple(inputs.shape[1:]), shapes[0], domain)
     budget = Budget(options.steps, options.restarts, options.rivals, options.seed)
     labels = torch.from_numpy(data.labels).to(device)
     return Pair(
         standard, robust, inputs, labels, options.norm, radius, domain, budget, options.batch_size, paths
     )  # fmt: skip
+
+
+def _require_one_shape(standard: PlainModule, robust: PlainModule, paths: dict[str, str]) -> None:
+    shapes = standard.network.input_shape, robust.network.input_shape
+    if shapes[0] != shapes[1]:
+        g, h = (f"{name} ({paths[name]})" for name in ("standard", "robust"))
+        raise UsageError(f"input shapes differ: {g} takes {shapes[0]}, {h} takes {shapes[1]}")
 
 
 def load_classifier(path: str) -> nn.Module:

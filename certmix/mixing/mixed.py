@@ -110,6 +110,10 @@ class MixedClassifier(nn.Module):
             raise UsageError(f"alpha must give one weight per input, got {None if weight is None else weight.shape}")
         return log_mixture_of(log_standard, log_robust, weight.clamp(self.alpha, 1.0))
 
+    def __repr__(self) -> str:
+        pair = ", ".join(f"{n}={type(m).__name__}" for n, m in (("standard", self.standard), ("robust", self.robust)))
+        return f"{type(self).__name__}({pair}, {self.extra_repr()})"
+
     def extra_repr(self) -> str:
         name = "alpha" if self.alpha_network is None else "alpha_lower"
         also = "" if self.transform is None else f", transform={self.transform}"

@@ -22,6 +22,9 @@ from verifiers.network.module import PlainModule
 
 SAMPLES = 16
 TOLERANCE = 1e-3
+REPR = 250  # characters
+PROBABILITIES = "its outputs are probabilities, not logits: the mix takes softmax of them again; remove its softmax"
+PROBABILITY_TOLERANCE = 1e-5  # of a sum of float32 probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,43 @@ class Model:
                 f"{self.source} has no plain network ({self.no_network}): it can only be the standard classifier"
             )
         return self.network
+
+    def __repr__(self) -> str:
+        what = f"no plain network ({self.no_network})" if self.network is None else repr(self.network)
+        text = f"Model({self.source}: {self.input_shape} -> {self.classes} classes, {what}"
+        return (text if len(text) <= REPR else text[: REPR - 1] + "…") + ")"
+
+
+def require_pair(standard: Model, robust: Model) -> None:
+    """Raises UsageError, naming both, unless the two take inputs of one shape and know equally many classes."""
+    g, h = (f"{name} ({m.source})" for name, m in (("standard", standard), ("robust", robust)))
+    if standard.input_shape != robust.input_shape:
+        raise UsageError(
+            f"input shapes differ: {g} takes {standard.input_shape}, {h} takes {robust.input_shape}: "
+            "export both for the same inputs"
+        )
+    if standard.classes != robust.classes:
+        raise UsageError(f"class counts differ: {g} has {standard.classes}, {h} has {robust.classes}")
+
+
+def gives_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs (N, K) at N inputs look like probabilities, not logits: nonnegative, every row's sum 1, and not
+    the same for all inputs or one-hot. A mix that takes them for logits applies softmax twice."""
+    values = outputs.double()
+    sums = bool(((values.sum(dim=1) - 1).abs() <= PROBABILITY_TOLERANCE).all())
+    varies = len(values) == 1 or bool((values != values[:1]).any())
+    one_hot = bool(((values == 0) | (values == 1)).all())
+    return sums and bool((values >= 0).all()) and varies and not one_hot
+
+
+def about_probabilities(standard: Model, robust: Model, inputs: Tensor) -> list[str]:
+    """One sentence for each model whose outputs at inputs (N, *shape) look like probabilities."""
+    found: list[str] = []
+    for name, model in (("standard", standard), ("robust", robust)):
+        with torch.no_grad():
+            if gives_probabilities(model.module(inputs)):
+                found.append(f"{name} ({model.source}): {PROBABILITIES}")
+    return found
 
 
 def load_model(path: str | Path, samples: Float32Array | None = None) -> Model:

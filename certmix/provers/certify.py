@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import warnings
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
-from certmix.models.model import Model, from_module
+from certmix.models.model import Model, about_probabilities, from_module
 from certmix.provers.judging import JudgeSession, judge_session
 from certmix.provers.lipschitz import certify_lipschitz
 from certmix.provers.margin.prover import prove_margin
 from certmix.provers.problem import Problem
 from certmix.provers.refute import refute
 from certmix.provers.smoothing.prover import prove_smoothing
-from certmix.records.outcomes import Method, Outcome
+from certmix.records.outcomes import Method, Outcome, Outcomes
 from certmix.settings import Settings
 from proofs_check.certificate import Norm
 
+FLOATING = "pixels as integers have no unit here; for the domain [0, 1] divide them by 255"
 Prover = Callable[[Problem, JudgeSession], list[Outcome]]
 
 PROVERS: dict[Method, Prover] = {
@@ -33,32 +41,79 @@ def prove(problem: Problem, judge: JudgeSession) -> list[Outcome]:
     return refute(problem, outcomes)
 
 
+class Unset(enum.Enum):
+    """Stands for an argument that was not given."""
+
+    UNSET = "not given"
+
+
+UNSET = Unset.UNSET
+
+
 def certify(
     standard: Model | nn.Module,
     robust: Model | nn.Module,
-    x: Tensor,
+    x: Tensor | NDArray[Any],
     *,
-    alpha: float,
-    norm: Norm = "Linf",
-    radius: float | None = None,
-    temperature: float = 1.0,
-    domain: tuple[float, float] | None = (0.0, 1.0),
+    alpha: float | Unset = UNSET,
+    norm: Norm | float | str | Unset = UNSET,
+    radius: float | str | Unset | None = UNSET,
+    temperature: float | Unset = UNSET,
+    domain: tuple[float, float] | Unset | None = UNSET,
     settings: Settings | None = None,
-) -> list[Outcome]:
+) -> Outcomes:
     """Certify the mix log((1 - alpha) softmax(standard) + alpha softmax(temperature * robust)) at every input.
 
-    x: (N, *input_shape) float32, raw units. radius: in `norm` and raw units; None for the largest provable, at
-    most the domain's diameter. settings: everything else (engine, method, …); if given, it is used alone.
+    x: (N, *input_shape), a tensor or an array, in raw units; float64 is rounded to float32, and certificates speak of
+    the rounded input. norm: Linf (default), L2, L1, or inf, 2, 1. radius: in `norm` and raw units, also "2/255"; None
+    (default) for the largest provable, at most the domain's diameter. temperature: default 1. domain: default (0, 1).
+    settings: everything else (engine, method, …); what is given beside it must be what it says.
 
-    Ensures: every Certified outcome's line was accepted by the judge; its claim is certificate.Claim.
-    Raises UsageError for misuse. Source: Lemma 3.2 of the paper, docs/maths.md 2 and 3.
+    Ensures: every Certified outcome's line was accepted by the judge; its claim is certificate.Claim. Warns of models
+    that give probabilities. Raises UsageError for misuse. Source: Lemma 3.2 of the paper, docs/maths.md 2 and 3.
     """
-    if settings is None:
-        settings = Settings(alpha, norm=norm, radius=radius, temperature=temperature, domain=domain)
-    if x.ndim < 2 or len(x) == 0:
-        raise UsageError(f"x must be a batch (N, …) with N >= 1, got shape {tuple(x.shape)}")
-    shape = tuple(x.shape[1:])
+    given = {"alpha": alpha, "norm": norm, "radius": radius, "temperature": temperature, "domain": domain}
+    own = merge({name: value for name, value in given.items() if value is not UNSET}, settings)
+    inputs = as_inputs(x, robust.input_shape if isinstance(robust, Model) else None)
+    shape = tuple(inputs.shape[1:])
     g, h = (m if isinstance(m, Model) else from_module(m, shape) for m in (standard, robust))
-    count = len(x)
-    problem = Problem(g, h, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, settings)
-    return prove(problem, judge_session(problem.network, g.network))
+    count = len(inputs)
+    problem = Problem(g, h, inputs, tuple(range(count)), (-1,) * count, own)
+    for text in about_probabilities(g, h, inputs):
+        warnings.warn(text, stacklevel=2)
+    return Outcomes(prove(problem, judge_session(problem.network, g.network)))
+
+
+def merge(given: dict[str, Any], settings: Settings | None) -> Settings:
+    """The settings of a call: `settings`, or the arguments given. Raises UsageError where the two say different."""
+    if settings is None:
+        if "alpha" not in given:
+            raise UsageError("alpha is missing: pass alpha, or settings")
+        return Settings(**given)
+    asked = dataclasses.replace(settings, **given)
+    for name in given:
+        own, also = getattr(asked, name), getattr(settings, name)
+        if own != also:
+            raise UsageError(f"{name} is given twice, {own} and settings.{name} = {also}: leave one out")
+    return settings
+
+
+def as_inputs(x: Tensor | NDArray[Any], input_shape: tuple[int, ...] | None = None) -> Tensor:
+    """(N, …) float32 on the CPU from a tensor or array of floating point numbers, float64 rounded to float32.
+
+    input_shape: the model's, if known. Raises UsageError: another dtype, no batch axis, no entries."""
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind != "f":
+            raise UsageError(f"x has dtype {x.dtype}, needs float32 in raw units: {FLOATING}")
+        with np.errstate(over="ignore"):
+            x = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+    if not isinstance(x, Tensor):
+        raise UsageError(f"x must be a tensor or a NumPy array, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise UsageError(f"x has dtype {x.dtype}, needs float32 in raw units: {FLOATING}")
+    shape = tuple(x.shape)
+    if input_shape is not None and shape == input_shape and shape[1:] != input_shape:
+        raise UsageError(f"x of shape {shape} is one input without a batch axis: pass x[None]")
+    if x.ndim < 2 or len(x) == 0:
+        raise UsageError(f"x must be a batch (N, …) with N >= 1, got shape {shape}")
+    return x.detach().to("cpu", torch.float32)

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from certmix.data.dataset import outside_advice, shape_advice
 from certmix.errors import UsageError
-from certmix.models.model import Model
+from certmix.models.model import Model, require_pair
 from certmix.records.bound_archive import ArchivedBound
 from certmix.records.outcomes import Abstained, Reason
 from certmix.settings import Settings
@@ -39,14 +40,16 @@ class Problem:
 
     def __post_init__(self) -> None:
         standard, robust = self.standard, self.robust
-        if standard.classes != robust.classes:
-            raise UsageError(f"class counts differ: standard has {standard.classes}, robust has {robust.classes}")
+        require_pair(standard, robust)
+        self.settings.require_installed()
         expected = robust.require_network().input_shape
         if self.settings.use_standard and standard.network is None:
             raise UsageError("use_standard needs a standard model with a plain network: leave it out")
         if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
-            given = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
-            raise UsageError(f"inputs must be float32 of shape (N, {', '.join(map(str, expected))}), got {given}")
+            found = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
+            advice = shape_advice(tuple(self.inputs.shape[1:]), expected)
+            more = f": {advice}" if tuple(self.inputs.shape[1:]) != expected else ""
+            raise UsageError(f"inputs must be float32 of shape (N, {', '.join(map(str, expected))}), got {found}{more}")
         if not bool(torch.isfinite(self.inputs).all()):
             raise UsageError("inputs hold NaN or infinite values")
         if self.settings.domain is not None:
@@ -92,5 +95,5 @@ def check_domain(inputs: Tensor, domain: tuple[float, float]) -> None:
     if low < domain[0] or high > domain[1]:
         raise UsageError(
             f"inputs reach from {low} to {high}, outside the domain [{domain[0]}, {domain[1]}]: "
-            f"rescale them or pass the domain they live in"
+            f"{outside_advice(low, high)}"
         )

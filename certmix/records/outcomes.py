@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import enum
+import html
+import importlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from certmix.errors import UsageError
+from certmix.formatting import lower
 from proofs_check.certificate import ClassOf, Norm, PlainNetwork
 
+REPR = 250  # characters
+SHOWN = 20  # rows in a notebook
+COLUMNS = ("index", "outcome", "predicted", "radius", "norm", "alpha", "method", "class_of", "why")
 Method = Literal["margin", "lipschitz", "smoothing"]
 
 
@@ -26,7 +35,7 @@ class Reason(enum.Enum):
     NOT_ENOUGH_SAMPLES = "the confidence bounds do not reach the required margin"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certified:
     """`predicted` is the mix's class on the whole ball; `line` is the certificate's bytes.
 
@@ -49,8 +58,14 @@ class Certified:
     float32_only: NDArray[np.float32] | None = None
     alpha_network: PlainNetwork | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"Certified(class {self.predicted} within {self.norm} radius {lower(self.radius)}, "
+            f"alpha {self.alpha:g}, {self.method})"
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Abstained:
     """No certificate; `advice` says what was found and what would help. `radius`: the one asked for, if one was."""
 
@@ -63,8 +78,11 @@ class Abstained:
     reason: Reason
     advice: str
 
+    def __repr__(self) -> str:
+        return _short(f"Abstained({self.reason.name}, class {self.predicted}, alpha {self.alpha:g}: {self.advice}")
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Falsified:
     """An input inside the ball that changes the mix's class. `confirmed`: by exact or rigorous evaluation;
     otherwise only the float32 models say so."""
@@ -79,5 +97,75 @@ class Falsified:
     confirmed: bool
     advice: str
 
+    def __repr__(self) -> str:
+        by = "confirmed" if self.confirmed else "by the float32 models only"
+        return _short(
+            f"Falsified({by}, class {self.predicted} within {self.norm} radius {self.radius:g}, "
+            f"alpha {self.alpha:g}: {self.advice}"
+        )
+
 
 Outcome = Certified | Abstained | Falsified
+
+
+def _short(text: str) -> str:
+    return (text if len(text) < REPR else text[: REPR - 1] + "…") + ")"
+
+
+class Outcomes(list[Outcome]):
+    """The outcomes of a batch, in its order: a list that a notebook shows as a table."""
+
+    def counts(self) -> dict[str, int]:
+        """How many are certified, abstained, falsified."""
+        kinds = Counter(type(outcome).__name__.lower() for outcome in self)
+        return {name: kinds[name] for name in ("certified", "abstained", "falsified")}
+
+    def records(self) -> list[dict[str, Any]]:
+        """`records` of this module."""
+        return records(self)
+
+    def to_dataframe(self) -> Any:
+        """`to_dataframe` of this module."""
+        return to_dataframe(self)
+
+    def __repr__(self) -> str:
+        return f"Outcomes({len(self)} inputs: {', '.join(f'{n} {name}' for name, n in self.counts().items())})"
+
+    def _repr_html_(self) -> str:
+        rows = records(self[:SHOWN])
+        names = ("index", "outcome", "predicted", "radius", "why")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join("<tr>" + "".join(f"<td>{_cell(row, name)}</td>" for name in names) + "</tr>" for row in rows)
+        more = f"<p>the first {SHOWN}; to_dataframe() has all</p>" if len(self) > SHOWN else ""
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>{more}"
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    value = row[name]
+    if value is None:
+        return ""
+    return lower(value) if name == "radius" else html.escape(str(value))
+
+
+def records(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """One plain dict per outcome: index (its place), outcome, predicted, radius, norm, alpha, method, class_of, why.
+
+    radius: certified, falsified, or the one asked for (None for the largest). why: of outcomes without a certificate.
+    """
+    found: list[dict[str, Any]] = []
+    for index, outcome in enumerate(outcomes):
+        row: dict[str, Any] = {"index": index, "outcome": type(outcome).__name__.lower()}
+        for name in ("predicted", "radius", "norm", "alpha", "method", "class_of"):
+            row[name] = getattr(outcome, name)
+        row["why"] = None if isinstance(outcome, Certified) else outcome.advice
+        found.append(row)
+    return found
+
+
+def to_dataframe(outcomes: Iterable[Outcome]) -> Any:
+    """`records` as a pandas DataFrame. Raises UsageError where pandas is not installed."""
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError:
+        raise UsageError("to_dataframe needs pandas: pip install pandas, or use records(outcomes)") from None
+    return pandas.DataFrame(records(outcomes), columns=list(COLUMNS))

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from certmix.reports.tables import print_table
+
 JUDGED = "certmix audit --method lipschitz has the judge derive the like"
 CONSTANTS = ("estimate", "local", "overall")
 RADII = ("estimate", "local, paper", "local, bisected", "global, paper", "global, closed form", "global, bisected")
@@ -25,7 +27,7 @@ def show(record: dict[str, Any]) -> None:
         constants.add_row(str(row["index"]), str(row["predicted"]), *values)
     constants.add_section()
     constants.add_row("median", "", *[f"{_median([r['logits'][k] for r in rows]):.4g}" for k in CONSTANTS])
-    console.print(constants)
+    print_table(console, constants)
     radii = Table(title=f"radii at alpha {s['alpha']:g}, temperature {s['temperature']:g}: {ball}")
     _columns(radii, ("input", *(f"~ {n}" if n == "estimate" else n for n in RADII), "relaxed holds"))
     for row in rows:
@@ -34,7 +36,7 @@ def show(record: dict[str, Any]) -> None:
     share = sum(r["relaxed_holds"] for r in rows) / len(rows)
     radii.add_section()
     radii.add_row("median", *[_text(_median([_number(r["radius"][n]) for r in rows])) for n in RADII], f"{share:.0%}")
-    console.print(radii)
+    print_table(console, radii)
     console.print("~ estimates bound the constant from below: they certify nothing", highlight=False)
     console.print(f"the other figures rest on {record['rests_on']}: {JUDGED}", highlight=False)
     console.print(f"global constants: {record['global']}", highlight=False)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from certmix.records import assumptions as rests
+from certmix.reports.tables import print_table
 
 matplotlib.use("Agg")
 ROWS = 11
@@ -48,7 +49,7 @@ def show(points: Sequence[Shares], n: int, norm: str) -> None:
         by_pair = {(p.alpha, p.temperature): p for p in own}
         for alpha in _thinned(alphas):
             table.add_row(f"{alpha:g}", *[_cell(by_pair[alpha, t]) for t in temperatures])
-        console.print(table)
+        print_table(console, table)
         _show_front(console, own)
     console.print("certified: by Lemma 3.2 and correct. attacked: an upper limit, by one pool of points for all mixes")
     console.print(f"certified shares rest on {rests.words(rests.ENGINE)}: --certify has the judge prove a pair")
@@ -80,7 +81,7 @@ def _show_front(console: Console, points: Sequence[Shares]) -> None:
     table = Table("clean %", "certified %", "alpha", "T", title="best pairs, chosen on these very inputs")
     for p in front(points)[-FRONT:]:
         table.add_row(f"{p.clean:.1f}", f"{p.certified_correct:.1f}", f"{p.alpha:g}", f"{p.temperature:g}")
-    console.print(table)
+    print_table(console, table)
 
 
 def plot(path: Path, points: Sequence[Shares], norm: str) -> None:

@@ -7,7 +7,7 @@ What a single operator becomes stands in `onnx_operators`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from onnx import external_data_helper, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from certmix.data import file_kinds
 from certmix.errors import UsageError
 from certmix.models.onnx.call import Builder, Call, Value
 from certmix.models.onnx.operators import CAN_FOLD, OPERATORS
@@ -44,6 +45,9 @@ def read_file(path: Path) -> onnx.ModelProto:
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         if isinstance(error, UsageError):
             raise UsageError(f"{path}: {error}") from error
+        what = file_kinds.kind(path)
+        if what is not None:
+            raise UsageError(f"{path}: is {what}") from error
         raise UsageError(f"{path}: not a complete ONNX model ({one_line(error)}): {EXPORT_AGAIN}") from error
     return model
 
@@ -122,7 +126,20 @@ def plain_network(model: onnx.ModelProto) -> PlainNetwork:
     try:
         return plain.build(simplify(builder.nodes, result))
     except MalformedError as error:
-        raise UsageError(f"{error}: the output must be one vector of logits") from error
+        raise UsageError(_not_finite(values) or _unusable(error)) from error
+
+
+def _not_finite(values: Mapping[str, Value]) -> str | None:
+    """What is wrong with the first constant that holds NaN or an infinity; None if there is none."""
+    for name, value in values.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+            wrong = value[~np.isfinite(value)]
+            return f"weight {name!r} holds {wrong[0]}: {wrong.size} of its {value.size} numbers are not finite"
+    return None
+
+
+def _unusable(error: MalformedError) -> str:
+    return f"{error}: the output must be one vector of logits" if "logits" in error.reason else str(error)
 
 
 def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:

@@ -10,10 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refusals import refusal
+import torch
+from refusals import instead, refusal
+from torch import nn
 
 from certmix.__main__ import main
+from certmix.commands import audit
 from proofs_check.__main__ import main as judge
+from verifiers.auto_lirpa import compat
+from verifiers.engine import EngineError
 
 COUNT = 6
 
@@ -125,7 +130,7 @@ def test_a_fixed_radius_is_decided(digits: Path, data: Path, tmp_path: Path):
 
 def test_alpha_of_a_half_or_less_abstains_with_the_reason(digits: Path, data: Path, tmp_path: Path):
     out = tmp_path / "run"
-    given = [*arguments(digits, data), "--alpha", "0.4", "--out", str(out)]
+    given = instead(arguments(digits, data), "--alpha", "0.4", "--out", str(out))
     assert main(given) == 0
     assert {line["reason"] for line in lines(out)} == {"NO_THEOREM"}
 
@@ -162,6 +167,9 @@ def test_a_configuration_file_gives_the_same_run(finished: Path, digits: Path, d
         (["--domain", "1", "0"], "domain"),
         (["--domain", "0", "0.5"], "outside the domain"),
         (["--limit", "0"], "limit"),
+        (["--radius", "0.5/0"], "'0.5/0'"),
+        (["--radius", "1/2/3"], "'1/2/3'"),
+        (["--fail-under", "101"], "--fail-under is a share in percent, in [0, 100], got 101"),
         (["--engine", "magic"], "magic"),
         (["--device", "warp"], "warp"),
         (["--standard", "nowhere.onnx"], "nowhere.onnx"),
@@ -171,7 +179,7 @@ def test_a_configuration_file_gives_the_same_run(finished: Path, digits: Path, d
 )
 def test_bad_arguments_are_refused_in_one_line(digits, data, tmp_path, capsys, extra: list[str], words: str):
     out = tmp_path / "run"
-    assert words in refusal(capsys, [*arguments(digits, data), "--out", str(out), *extra])
+    assert words in refusal(capsys, instead([*arguments(digits, data), "--out", str(out)], *extra))
     assert not out.exists()
 
 
@@ -186,7 +194,7 @@ def test_an_unknown_command_is_named(capsys):
 def test_a_truncated_model_is_refused(digits: Path, data: Path, tmp_path: Path, capsys):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes((digits / "robust.onnx").read_bytes()[:500])
-    assert "broken.onnx" in refusal(capsys, [*arguments(digits, data), "--robust", str(broken), "--out", "x"])
+    assert "broken.onnx" in refusal(capsys, instead(arguments(digits, data), "--robust", str(broken), "--out", "x"))
 
 
 def test_an_unknown_key_in_a_configuration_is_named(tmp_path: Path, capsys):
@@ -199,7 +207,7 @@ def test_another_runs_folder_is_not_overwritten(finished: Path, digits: Path, da
     before = (finished / "certificates.jsonl").read_bytes()
     given = [*arguments(digits, data), "--out", str(finished)]
     assert "finished" in refusal(capsys, given)
-    assert "another run" in refusal(capsys, [*given, "--alpha", "0.8"])
+    assert "another run" in refusal(capsys, instead(given, "--alpha", "0.8"))
     assert (finished / "certificates.jsonl").read_bytes() == before
 
 
@@ -222,11 +230,134 @@ def test_a_folder_of_something_else_is_left_alone(digits: Path, data: Path, tmp_
 def test_bad_data_is_refused(digits, data, tmp_path, capsys, images, labels, words: str):
     path = tmp_path / "bad.npz"
     np.savez(path, images=images, labels=labels)
-    given = [*arguments(digits, data), "--data", str(path), "--out", str(tmp_path / "run")]
+    given = instead(arguments(digits, data), "--data", str(path), "--out", str(tmp_path / "run"))
     assert words in refusal(capsys, given)
 
 
 def test_data_without_labels_is_refused(digits: Path, data: Path, tmp_path: Path, capsys):
     path = tmp_path / "bad.npz"
     np.savez(path, images=np.zeros((1, 1, 8, 8), np.float32))
-    assert "labels" in refusal(capsys, [*arguments(digits, data), "--data", str(path), "--out", str(tmp_path / "run")])
+    assert "labels" in refusal(
+        capsys, instead(arguments(digits, data), "--data", str(path), "--out", str(tmp_path / "run"))
+    )
+
+
+@pytest.mark.parametrize(
+    "more", [["--norm", "L2"], ["--norm=L2"], ["--limit", "1", "--limit", "2"], ["--use-standard"] * 2]
+)
+def test_an_option_given_twice_is_refused(digits, data, tmp_path, capsys, more: list[str]):
+    out = tmp_path / "run"
+    text = refusal(capsys, [*arguments(digits, data), "--out", str(out), *more])
+    assert "give it once" in text
+    assert more[0].partition("=")[0] in text
+    assert not out.exists()
+
+
+def test_an_option_may_stand_in_the_configuration_and_on_the_command_line(digits, data, tmp_path):
+    config = tmp_path / "audit.toml"
+    config.write_text('limit = 5\nradius = "0.5/255"\n')
+    out = tmp_path / "run"
+    assert main([*arguments(digits, data), "--config", str(config), "--limit", "1", "--out", str(out)]) == 0
+    assert [line["radius"] for line in lines(out)] == [0.5 / 255]
+
+
+def test_accuracies_are_said_before_anything_is_proven(digits, data, tmp_path, capsys, monkeypatch):
+    def stop(self: audit.Audit, done: int) -> list[tuple[float, float]]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit.Audit, "_certify_from", stop)
+    assert main([*arguments(digits, data), "--out", str(tmp_path / "run")]) == 130
+    text = capsys.readouterr()
+    assert text.out == "accuracy on the 6 inputs: standard 100.0 %, robust 100.0 %, mix 100.0 %\n"
+    assert "WARNING" not in text.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": lambda x: x / 20}, "% of the domain [0, 1]: is it in their units?"),
+        ({"labels": lambda y: (y + 1) % 10}, "guessing among 10 classes on 10.0 %"),
+    ],
+)
+def test_what_looks_like_a_mistake_is_said_aloud(digits, tmp_path, capsys, change, words: str):
+    whole = np.load(digits / "audit.npz")
+    scaled = {"images": (whole["images"][:24] / np.float32(255)).astype(np.float32), "labels": whole["labels"][:24]}
+    path = tmp_path / "odd.npz"
+    np.savez(path, **{name: change.get(name, lambda v: v)(value) for name, value in scaled.items()})
+    given = [*arguments(digits, path), "--radius", "0", "--attack-steps", "0", "--out", str(tmp_path / "run")]
+    assert main(given) == 0
+    assert any(words in line and line.startswith("WARNING") for line in capsys.readouterr().err.splitlines())
+
+
+def flat(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+
+def exported(folder: Path, module: nn.Module, *shape: int) -> str:
+    path = folder / "other.onnx"
+    torch.onnx.export(
+        module, (torch.zeros(1, *shape),), str(path), dynamo=False, dynamic_axes={"x": {0: "n"}}, input_names=["x"]
+    )
+    return str(path)
+
+
+PAIRS = {
+    "another shape": (lambda: nn.Linear(64, 10), (64,), ("takes (64,)", "takes (1, 8, 8)")),
+    "more classes": (lambda: flat(11), (1, 8, 8), ("has 11", "has 10")),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("command", ["audit", "smoothing-bounds", "tune", "experiment"])
+def test_a_pair_that_does_not_fit_is_refused_naming_both(digits, data, tmp_path, capsys, kind: str, command: str):
+    make, shape, words = PAIRS[kind]
+    other, out = exported(tmp_path, make(), *shape), tmp_path / "run"
+    models = ["--standard", other, "--robust", str(digits / "robust.onnx"), "--data", str(data)]
+    grid = ["--alpha", "0.6,0.75", "--temperature", "1", "--clean-accuracy", "0.5"]
+    more = {
+        "audit": ["--alpha", "0.75", "--out", str(out)],
+        "smoothing-bounds": ["--alpha", "0.75", "--noise-std", "0.1", "--samples", "10", "--selection-samples", "10"],
+        "tune": [*grid, "--radius", "0.01", "--audit-data", str(digits / "tune.npz"), "--out", str(out)],
+        "experiment": ["--radius", "0.01", "--out", str(out)],
+    }[command]
+    name = ["experiment", "confidence"] if command == "experiment" else [command]
+    text = refusal(capsys, [*name, *models, *more])
+    assert all(word in text for word in words)
+    assert "other.onnx" in text
+    assert "robust.onnx" in text
+    assert not out.exists()
+
+
+def test_an_engine_that_is_not_installed_is_refused_before_anything_runs(digits, data, tmp_path, capsys, monkeypatch):
+    def absent() -> object:
+        raise EngineError("auto_LiRPA is not installed; install it with: pip install auto_LiRPA")
+
+    monkeypatch.setattr(compat, "load", absent)
+    out = tmp_path / "run"
+    text = refusal(capsys, [*arguments(digits, data), "--engine", "auto_lirpa", "--out", str(out)])
+    assert "engine auto_lirpa: auto_LiRPA is not installed" in text
+    assert not out.exists()
+
+
+def test_a_gate_fails_a_run_that_certifies_too_little(digits, data, tmp_path, capsys):
+    """At this radius some of the six inputs are certified, and not all."""
+    out = tmp_path / "run"
+    given = [*arguments(digits, data), "--radius", "0.12", "--out", str(out)]
+    assert main([*given, "--fail-under", "100"]) == 3
+    assert "inputs are certified and correct, fewer than 100 %" in capsys.readouterr().err
+    hits = sum(line["outcome"] == "certified" and line["predicted"] == line["label"] for line in lines(out))
+    assert 0 < hits < COUNT
+    assert main(["report", str(out), "--fail-under", "100"]) == 3
+    assert main(["report", str(out), "--fail-under", repr(100 * hits / COUNT - 1e-9)]) == 0
+    assert main(["report", str(out), "--fail-under", repr(100 * hits / COUNT + 1e-9)]) == 3
+    assert "leave out --no-check" in refusal(capsys, ["report", str(out), "--fail-under", "1", "--no-check"])
+    path = out / "certificates.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"alpha":0.75', b'"alpha":0.95'))
+    assert main(["report", str(out), "--fail-under", "1"]) in (1, 2)
+
+
+def test_the_summary_says_how_many_of_how_many_are_certified(digits, data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*arguments(digits, data), "--radius", "0.12", "--out", str(out)]) == 0
+    certified = sum(line["outcome"] == "certified" for line in lines(out))
+    assert f"{certified} of {COUNT} inputs certified: {out}" in capsys.readouterr().out

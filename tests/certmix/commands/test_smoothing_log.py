@@ -31,19 +31,52 @@ def run(path: Path, *more: str) -> int:
     return certify_log.run(parser.parse_args([str(path), *more]))
 
 
-@given(st.floats(0.0004, 50))
-def test_the_least_value_never_exceeds_what_was_printed(radius: float) -> None:
-    """Cohen et al.'s logs print three significant digits."""
-    assert certify_log.least(Decimal(f"{radius:.3}")) <= radius
+def stripped(text: str) -> str:
+    """Zeros at the end of a decimal fraction dropped, as Python's %g and pandas drop them."""
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+@given(
+    st.lists(st.floats(0, 50), min_size=1, max_size=6), st.sampled_from([".1", ".2", ".3", ".4", ".1f", ".2f", ".3f"])
+)
+def test_the_least_value_never_exceeds_what_was_printed(radii: list[float], shape: str) -> None:
+    """Significant digits or decimals, zeros at the end kept or dropped."""
+    for drop in (False, True):
+        texts = [format(radius, shape) for radius in radii]
+        column = [Decimal(stripped(text) if drop else text) for text in texts]
+        precision = certify_log.Precision.of(column)
+        for printed, radius in zip(column, radii, strict=True):
+            assert Decimal(precision.least(printed)) <= Decimal(radius)
+            own = certify_log.Precision.of([printed])
+            assert own.least(printed) <= precision.least(printed)
 
 
 def test_half_a_unit_of_the_last_digit_is_taken_off() -> None:
     for text, value in (("0.48", 0.475), ("1.04", 1.035), ("0.0277", 0.02765), ("2", 1.5), ("1e-05", 0.5e-5)):
-        assert certify_log.least(Decimal(text)) == pytest.approx(value)
+        printed = Decimal(text)
+        assert certify_log.Precision.of([printed]).least(printed) == pytest.approx(value)
+
+
+def test_zeros_that_the_printer_dropped_count_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Logs in the style of Cohen et al. print 1.90 as 1.9 and 0.700 as 0.7."""
+    texts = ("1.91", "1.9", "0.723", "0.7", "2.35", "2.0")
+    path = write(tmp_path, *(f"{k}\t1\t1\t{text}\t1\tx" for k, text in enumerate(texts)))
+    log = certify_log.read_log(path, 1.0)
+    assert log.radius == pytest.approx([1.905, 1.895, 0.7225, 0.6995, 2.345, 1.995])
+    assert run(path, "--noise-std", "1", "--alpha", "0.76") == 0
+    assert "3 significant digits or 3 decimals" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_log_read_with_the_noise_of_another_is_refused_naming_the_line(tmp_path: Path) -> None:
+    """Radius 3.91 at noise 0.25 is a vote share of 1 - 1e-54: the curves would say more than anybody proved."""
+    path = write(tmp_path, "0\t1\t1\t0.72\t1\tx", "1\t1\t1\t3.91\t1\tx")
+    assert certify_log.read_log(path, 1.0).radius[1] == pytest.approx(3.905)
+    with pytest.raises(UsageError, match=r"line 3: radius 3.91 is 15.6 times the noise 0.25"):
+        certify_log.read_log(path, 0.25)
 
 
 def test_abstentions_and_wrong_classes_never_count_and_radii_must_be_exceeded(tmp_path: Path) -> None:
-    path = write(tmp_path, "0\t3\t-1\t9.0\t0\tx", "1\t3\t4\t9.0\t0\tx", "2\t3\t3\t1.05\t1\tx", "3\t3\t3\t0.0\t1\tx")
+    path = write(tmp_path, "0\t3\t-1\t9.0\t0\tx", "1\t3\t4\t5.9\t0\tx", "2\t3\t3\t1.05\t1\tx", "3\t3\t3\t0.0\t1\tx")
     log = certify_log.read_log(path, 1.0)
     assert log.radius[0] == -math.inf
     curve = certify_log.curves(log, 1.0, (0.0, 1.0, 1.045, 1.046))["direct"]

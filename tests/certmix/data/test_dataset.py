@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from certmix.data.dataset import load_data
+from certmix.data.dataset import load_data, outside_advice, shape_advice
 from certmix.errors import UsageError
+from certmix.models.model import load_model
 
 DATA = Path(os.environ.get("CERTMIX_DATA", Path(__file__).parents[3] / "../shared/data"))
 DIGITS = Path(__file__).parents[3] / "examples/digits"
@@ -51,6 +55,82 @@ def test_a_limit_keeps_the_first_entries(tmp_path_factory: pytest.TempPathFactor
     data = load_data(save(tmp_path_factory.mktemp("data"), images=images(), labels=np.arange(3)), limit)
     assert len(data) == len(data.inputs) == min(limit, 3)
     assert np.array_equal(data.inputs, images()[:limit])
+
+
+@pytest.mark.parametrize(("domain", "scale"), [((0.0, 1.0), 255), ((0, 255), 1)])
+def test_bytes_are_scaled_to_the_domain(tmp_path: Path, domain: tuple[float, float], scale: int) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    found = load_data(save(tmp_path, images=pixels, labels=LABELS), domain=domain).inputs
+    assert found.dtype == np.float32
+    assert np.array_equal(found, pixels.astype(np.float32) / np.float32(scale))
+
+
+@pytest.mark.parametrize(("domain", "words"), [((-1.0, 1.0), r"the domain \[-1, 1\]"), (None, "no domain")])
+def test_bytes_of_unknown_scale_are_refused(tmp_path: Path, domain: tuple[float, float] | None, words: str) -> None:
+    path = save(tmp_path, images=np.zeros((3, 4), np.uint8), labels=LABELS)
+    with pytest.raises(UsageError, match=f"uint8, whose scale .* and {words} was given: store them as float32"):
+        load_data(path, domain=domain)
+
+
+@pytest.mark.parametrize(
+    ("found", "needed", "words"),
+    [
+        ((8, 6, 3), (3, 8, 6), r"images.transpose(0, 3, 1, 2)"),
+        ((3, 8, 6), (8, 6, 3), r"images.transpose(0, 2, 3, 1)"),
+        ((8, 8), (1, 8, 8), "images[:, None]"),
+        ((64,), (1, 8, 8), "images.reshape(-1, 1, 8, 8)"),
+        ((1, 8, 8), (64,), "images.reshape(-1, 64)"),
+        ((3, 8, 6), (3, 6, 8), "not inputs of this model"),
+    ],
+)
+def test_a_wrong_shape_is_told_what_would_keep_the_pixels_in_order(found, needed, words: str) -> None:
+    advice = shape_advice(found, needed)
+    assert words in advice
+    assert ("reshape(" in advice) == ("reshape(" in words)
+    if "transpose" in words:
+        moved = np.empty((2, *found)).transpose(*map(int, words[words.index("(") + 1 : -1].split(", ")))
+        assert moved.shape[1:] == needed
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(-2.1, 2.6, "normalisation the model's first layer"), (0, 255, "divide pixels by 255"), (0, 900, "scale")],
+)
+def test_inputs_outside_the_domain_are_told_what_may_be_wrong(low: float, high: float, words: str) -> None:
+    assert words in outside_advice(low, high)
+
+
+def zipped(path: Path, *names: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+
+
+MISTAKES = {
+    "a Git LFS pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    "compressed by gzip": lambda path: path.write_bytes(gzip.compress(b"model")),
+    "a torch checkpoint": lambda path: torch.save({"weight": torch.zeros(3)}, path),
+    "a torch checkpoint (": lambda path: torch.save({"w": torch.zeros(3)}, path, _use_new_zipfile_serialization=False),
+    "a program of torch.export": lambda path: zipped(path, "p/serialized_exported_program.json"),
+    "a file of safetensors": lambda path: path.write_bytes((2).to_bytes(8, "little") + b"{}"),
+    "an HDF5 file": lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(8)),
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+@pytest.mark.parametrize("load", [load_data, load_model])
+def test_files_of_another_kind_are_named_for_what_they_are(tmp_path: Path, words: str, load) -> None:
+    path = tmp_path / "given"
+    MISTAKES[words](path)
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert f"given: is {words}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_given_as_a_model_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="archive of NumPy arrays"):
+        load_model(save(tmp_path, images=images(), labels=LABELS))
 
 
 def bad(entry: object, position: int = 0) -> np.ndarray:

@@ -236,6 +236,15 @@ def test_a_model_in_double_precision_is_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_named_and_nothing_else_is_blamed(tmp_path: Path, wrong: float) -> None:
+    weight = weights(4, 3)
+    weight[0, 0] = wrong
+    path = save(tmp_path, [linear()], constants(w=weight, b=weights(3)))
+    with pytest.raises(UsageError, match=f"weight 'w' holds {wrong}: 1 of its 12 numbers are not finite$"):
+        load_model(path)
+
+
 def test_two_inputs_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, [helper.make_node("Add", ["x", "x2"], ["a"]), linear("a")], last())
     model = onnx.load(path)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
+import sys
+import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -124,15 +128,110 @@ def test_a_tie_certifies_nothing(pair):
     [
         torch.zeros(0, 1, 8, 8),
         torch.zeros(1, 8, 8),
-        torch.zeros(1, 1, 8, 8, dtype=torch.float64),
+        torch.zeros(1, 1, 8, 8, dtype=torch.uint8),
+        np.zeros((1, 1, 8, 8), np.uint8),
+        np.full((1, 1, 8, 8), 1e300),
+        [[0.5] * 64],
         torch.full((1, 1, 8, 8), torch.nan),
         torch.full((1, 1, 8, 8), 1.5),
     ],
-    ids=["empty", "shape", "double", "nan", "domain"],
+    ids=["empty", "shape", "bytes", "array of bytes", "too large", "list", "nan", "domain"],
 )
 def test_unusable_inputs_are_refused(pair, bad):
     with pytest.raises(UsageError):
         certmix.certify(*pair, bad, alpha=ALPHA)
+
+
+def test_an_input_without_a_batch_axis_is_told_how_to_get_one(pair, x):
+    with pytest.raises(UsageError, match=r"one input without a batch axis: pass x\[None\]"):
+        certmix.certify(*pair, x[0], alpha=ALPHA)
+
+
+def test_channels_in_the_wrong_place_are_told_which_transpose(pair, x):
+    with pytest.raises(UsageError, match=r"images\.transpose\(0, 3, 1, 2\)"):
+        certmix.certify(*pair, x.permute(0, 2, 3, 1), alpha=ALPHA)
+
+
+def test_arrays_and_doubles_are_rounded_and_certified_as_the_tensor_is(pair, x):
+    doubles = x[:2].double().numpy() + 1e-12
+    outcomes = certmix.certify(*pair, doubles.clip(0, 1), alpha=ALPHA, radius=0.05)
+    tensor = certmix.certify(*pair, torch.from_numpy(doubles.clip(0, 1).astype(np.float32)), alpha=ALPHA, radius=0.05)
+    assert [o.line for o in outcomes] == [o.line for o in tensor]
+    assert outcomes[0].input.dtype == np.float32
+    assert certmix.check(outcomes[0]) == Accepted(frozenset())
+
+
+@pytest.mark.parametrize(
+    ("norm", "meant"), [(np.inf, "Linf"), ("inf", "Linf"), (2, "L2"), ("l2", "L2"), (np.float64(1), "L1"), ("1", "L1")]
+)
+def test_norms_and_radii_may_be_written_as_elsewhere(norm, meant):
+    settings = Settings(ALPHA, norm=norm, radius="2/255")
+    assert settings == Settings(ALPHA, norm=meant, radius=2 / 255)
+    assert type(settings.radius) is float
+
+
+@pytest.mark.parametrize("given", [{"norm": 3}, {"norm": True}, {"norm": None}, {"radius": "a/b"}, {"radius": True}])
+def test_other_norms_and_radii_are_refused_with_their_value(given):
+    with pytest.raises(UsageError, match=str(next(iter(given.values())))):
+        Settings(ALPHA, **given)
+
+
+def test_an_argument_that_contradicts_the_settings_is_refused_with_both_values(pair, x):
+    for given, words in (
+        ({"alpha": 0.6}, r"alpha is given twice, 0\.6 and settings\.alpha = 0\.9"),
+        ({"norm": "Linf"}, r"norm is given twice, Linf and settings\.norm = L2"),
+        ({"radius": None}, r"radius is given twice, None and settings\.radius = 0\.1"),
+        ({"domain": (0, 255)}, r"domain is given twice"),
+        ({"temperature": 2}, r"temperature is given twice, 2 and settings\.temperature = 1"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            certmix.certify(*pair, x, settings=Settings(0.9, norm="L2", radius=0.1), **given)
+    with pytest.raises(UsageError, match="alpha is missing"):
+        certmix.certify(*pair, x)
+
+
+def test_a_model_that_ends_in_softmax_is_warned_of(pair, x):
+    g = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(dim=1))
+    with pytest.warns(UserWarning, match=r"standard \(torch module Sequential\): its outputs are probabilities"):
+        certmix.certify(g, pair[1], x[:2], alpha=ALPHA, radius=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        certmix.certify(*pair, x[:2], alpha=ALPHA, radius=0.05)
+
+
+def test_what_a_notebook_shows_is_short(pair, x, digits):
+    outcomes = certmix.certify(*pair, x, alpha=ALPHA, radius=0.12)
+    assert len({type(outcome) for outcome in outcomes}) == 2
+    mix = certmix.MixedClassifier(pair[0].module, pair[1].module, ALPHA)
+    falsified = certmix.Falsified(3, 0.1, "Linf", ALPHA, "margin", "robust", x[0].numpy(), True, "because " * 100)
+    data = certmix.load_data(digits / "audit.npz")
+    for value in (outcomes, *outcomes, falsified, *pair, pair[0].network, mix, data):
+        assert 10 < len(repr(value)) < 300
+        assert "\n" not in repr(value)
+    # the double nearest to 0.12 is below it, and what is shown of a bound is never above it
+    assert "radius 0.119999," in repr(next(o for o in outcomes if isinstance(o, certmix.Certified)))
+    assert "confirmed" in repr(falsified)
+    page = outcomes._repr_html_()
+    assert page.count("<tr>") == 1 + len(x)
+
+
+def test_outcomes_become_rows_and_frames(pair, x, monkeypatch):
+    outcomes = certmix.certify(*pair, x, alpha=ALPHA, radius=0.12)
+    rows = outcomes.records()
+    assert [row["radius"] for row in rows] == [0.12] * len(x)
+    assert [row["outcome"] == "certified" for row in rows] == [isinstance(o, certmix.Certified) for o in outcomes]
+    assert all((row["why"] is None) == (row["outcome"] == "certified") for row in rows)
+    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=lambda rows, columns: (rows, columns)))
+    assert certmix.to_dataframe(outcomes) == (rows, list(rows[0]))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match="pip install pandas"):
+        outcomes.to_dataframe()
+
+
+def test_the_module_names_its_version_and_what_it_offers():
+    assert certmix.__version__ == importlib.metadata.version("certmix")
+    assert set(certmix.__all__) <= set(dir(certmix))
+    assert all(getattr(certmix, name) is not None for name in certmix.__all__)
 
 
 def test_models_of_different_class_counts_are_refused(pair, x):
