@@ -55,7 +55,7 @@ def code_lines(path: Path) -> int:
 
 def test_the_judge_does_not_grow_unnoticed():
     """Of the lines to be trusted. To raise the number, say in the change what the new lines are for."""
-    assert sum(map(code_lines, FILES)) <= 2600
+    assert sum(map(code_lines, FILES)) <= 2602
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
