@@ -10,7 +10,6 @@ Names are loaded on first use, so that `import certmix` alone is cheap.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,11 +67,20 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("certmix")
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'certmix' has no attribute {name!r}")
     return getattr(importlib.import_module(f"certmix.{_HOMES[name]}"), name)
 
 
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("certmix")
+    except metadata.PackageNotFoundError:
+        return "not installed"  # run from its source, as a judge in an environment of its own may be
+
+
 def __dir__() -> list[str]:
-    return sorted({*__all__, *globals()})
+    return sorted(__all__)

@@ -6,7 +6,7 @@ import importlib
 import signal
 import sys
 
-from certmix.commands.arguments import Parser, parse
+import certmix
 from certmix.errors import UsageError
 
 # command: (module with add_arguments(parser) and run(options) -> exit code, what it does)
@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def usage() -> str:
     rows = "\n".join(f"  {name:17s} {text}" for name, (_, text) in COMMANDS.items())
-    return f"usage: certmix COMMAND [options]\n\n{rows}\n\ncertmix COMMAND --help says more."
+    return f"usage: certmix COMMAND [options]\n\n{rows}\n\ncertmix COMMAND --help says more; certmix --version."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(usage())
         return 0 if given else 2
+    if given == ["--version"]:
+        print(f"certmix {certmix.__version__}")
+        return 0
     try:
         return _run(given[0], given[1:])
     except UsageError as error:
@@ -57,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UsageError(f"unknown command {command!r}; known are {', '.join(COMMANDS)}")
+    # here and not above: help, and the answer to a mistyped command, come at once
+    from certmix.commands.arguments import Parser, parse
+
     module = importlib.import_module(COMMANDS[command][0])
     parser = Parser(prog=f"certmix {command}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)

@@ -10,12 +10,8 @@ from itertools import pairwise
 from typing import SupportsFloat
 
 from certmix.errors import UsageError
-from certmix.mixing.mixed import check_alpha, check_temperature
 from certmix.records.outcomes import Method
 from proofs_check.certificate import Norm, Semantics
-from verifiers import ENGINES
-from verifiers.auto_lirpa import compat
-from verifiers.engine import EngineError
 
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
 METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
@@ -119,6 +115,10 @@ class Settings:
     smoothing: SmoothingSettings = SmoothingSettings()
 
     def __post_init__(self) -> None:
+        # torch comes with these: it is loaded for a run, not for the options and the help of a command
+        from certmix.mixing.mixed import check_alpha, check_temperature
+        from verifiers import ENGINES
+
         check_alpha(self.alpha)
         check_temperature(self.temperature)
         object.__setattr__(self, "norm", as_norm(self.norm))
@@ -151,6 +151,9 @@ class Settings:
     def require_installed(self) -> None:
         """Raises UsageError, saying how to install it, where the engine needs a package that cannot be imported."""
         if self.method == "margin" and self.engine == "auto_lirpa":
+            from verifiers.auto_lirpa import compat
+            from verifiers.engine import EngineError
+
             try:
                 compat.load()
             except EngineError as error:

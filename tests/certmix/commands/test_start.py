@@ -1,0 +1,61 @@
+"""What starts at once: help, versions, mistakes and the judge need no torch, nor anything else that is slow to load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import certmix
+
+ACCEPTED = Path(__file__).parents[2] / "proofs_check" / "accepted" / "margin_linf"
+HEAVY = ("torch", "scipy", "cvxpy", "onnx", "onnxruntime", "matplotlib", "rich", "hypothesis")
+CODE = (
+    "import sys\n"
+    "from certmix.__main__ import main\n"
+    "try:\n"
+    "    code = main(sys.argv[1:])\n"
+    "except SystemExit as stopped:\n"
+    "    code = stopped.code\n"
+    f"print('loaded:', *sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)\n"
+    "sys.exit(code)\n"
+)
+
+
+def started(*arguments: str) -> tuple[int, str, list[str]]:
+    """Exit code, what was printed, and which heavy packages the process loaded."""
+    done = subprocess.run([sys.executable, "-c", CODE, *arguments], capture_output=True, text=True, check=False)
+    *errors, loaded = done.stderr.splitlines()
+    return done.returncode, done.stdout + "\n".join(errors), loaded.split()[1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "usage: certmix COMMAND"),
+        (("--help",), 0, "usage: certmix COMMAND"),
+        (("--version",), 0, f"certmix {certmix.__version__}"),
+        (("ceck",), 2, "unknown command 'ceck'"),
+        (("check", "--help"), 0, "usage: certmix check"),
+        (("check", "--jbos", "2"), 2, "see certmix check --help"),
+        (("check", str(ACCEPTED)), 0, ""),
+        (("check", str(ACCEPTED / "nothing")), 2, ""),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_nothing_heavy_is_loaded_to_answer(arguments: tuple[str, ...], code: int, words: str):
+    found, printed, loaded = started(*arguments)
+    assert (found, loaded) == (code, [])
+    assert words in printed
+
+
+def test_importing_certmix_and_its_settings_loads_no_torch():
+    code = "import sys, certmix; dir(certmix); certmix.Settings, certmix.UsageError; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_names_of_the_package_are_those_it_hands_out():
+    assert set(dir(certmix)) == set(certmix.__all__)
+    assert all(getattr(certmix, name) is not None for name in certmix.__all__)
