@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import SupportsFloat
 
 from certmix.errors import UsageError
+from certmix.formatting import exact
 from certmix.records.outcomes import Method
 from proofs_check.certificate import Norm, Semantics
 
@@ -38,7 +39,7 @@ def as_norm(value: object) -> Norm:
     """Linf, L2 or L1 from its name in either case, with or without the L, or from inf, 2, 1. Raises UsageError."""
     if isinstance(value, bool) or not isinstance(value, str | SupportsFloat):
         raise UsageError(f"norm must be one of {', '.join(NORMS)}, got {value!r}")
-    text = value.lower() if isinstance(value, str) else f"{float(value):g}"
+    text = value.lower() if isinstance(value, str) else exact(float(value))
     if text not in NORM_NAMES:
         raise UsageError(f"norm must be one of {', '.join(NORMS)}, got {value!r}")
     return NORM_NAMES[text]

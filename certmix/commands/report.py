@@ -23,7 +23,7 @@ from rich.table import Table
 from certmix.commands import arguments
 from certmix.commands.smoothing_bounds import show_bounds
 from certmix.errors import UsageError
-from certmix.formatting import lower
+from certmix.formatting import exact, lower, nearest, percent_down, percent_nearest, ratio
 from certmix.provers.problem import Problem
 from certmix.records import assumptions
 from certmix.reports import lipschitz_tables as lipschitz_report
@@ -143,7 +143,7 @@ def _percent(part: int, n: int) -> float:
 def _quantiles(radii: list[float]) -> dict[str, float]:
     if not radii:
         return {}
-    return {f"{q:g}": float(np.quantile(radii, q, method="lower")) for q in QUANTILES}
+    return {exact(q): float(np.quantile(radii, q, method="lower")) for q in QUANTILES}
 
 
 def _curve(radii: list[float], n: int) -> list[dict[str, float]]:
@@ -159,23 +159,23 @@ def _curve(radii: list[float], n: int) -> list[dict[str, float]]:
 
 def show(summary: dict[str, Any], console: Console) -> None:
     """Print the tables."""
-    asked = "largest radius" if summary["radius"] is None else f"radius {summary['radius']:.6g}"
+    asked = "largest radius" if summary["radius"] is None else f"radius {lower(summary['radius'])}"
     console.print(
-        f"{summary['n']} inputs, {summary['norm']}, {asked}, alpha {summary['alpha']:g}, "
-        f"temperature {summary['temperature']:g}, method {summary['method']}"
+        f"{summary['n']} inputs, {summary['norm']}, {asked}, alpha {exact(summary['alpha'])}, "
+        f"temperature {exact(summary['temperature'])}, method {summary['method']}"
     )
     console.print(f"certificates rest on {summary['rests_on']}, where the judge accepts them")
     table = Table("share of all inputs", "%", title="accuracy and certificates")
     for name, value in summary["clean_accuracy"].items():
-        table.add_row(f"clean accuracy, {name}", f"{value:.1f}")
-    table.add_row("certified", lower(summary["certified"], 3))
-    table.add_row("certified and correct", lower(summary["certified_correct"], 3), style="bold")
+        table.add_row(f"clean accuracy, {name}", percent_nearest(*ratio(value)))
+    table.add_row("certified", percent_down(*ratio(summary["certified"])))
+    table.add_row("certified and correct", percent_down(*ratio(summary["certified_correct"])), style="bold")
     for reason, count in summary["reasons"].items():
-        table.add_row(f"no certificate: {reason}", f"{_percent(count, summary['n']):.1f}")
+        table.add_row(f"no certificate: {reason}", percent_nearest(count, summary["n"]))
     print_table(console, table)
     if summary["radius"] is None and summary["radii"]:
         _show_radii(summary, console)
-    console.print(f"{summary['seconds']:.1f} s")
+    console.print(f"{nearest(summary['seconds'], 3)} s")
 
 
 def _show_radii(summary: dict[str, Any], console: Console) -> None:
@@ -186,5 +186,5 @@ def _show_radii(summary: dict[str, Any], console: Console) -> None:
     curve = Table("radius", "certified and correct %", title="certified accuracy")
     points = summary["curve"]
     for k in np.unique(np.linspace(0, len(points) - 1, CURVE_ROWS).astype(int)):
-        curve.add_row(lower(points[k]["radius"]), lower(points[k]["certified_correct"], 3))
+        curve.add_row(lower(points[k]["radius"]), percent_down(*ratio(points[k]["certified_correct"])))
     print_table(console, curve)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from certmix.data import file_kinds
 from certmix.errors import UsageError
+from certmix.formatting import exact
 from proofs_check.certificate import Float32Array
 
 INPUT_NAMES = ("images", "inputs")
@@ -151,7 +152,7 @@ def _pixels(value: NDArray[Any], place: str, domain: tuple[float, float] | None)
         return value.astype(np.float32) / np.float32(255)
     if domain == PIXELS:
         return value.astype(np.float32)
-    asked = "no domain" if domain is None else f"the domain [{domain[0]:g}, {domain[1]:g}]"
+    asked = "no domain" if domain is None else f"the domain [{exact(domain[0])}, {exact(domain[1])}]"
     raise UsageError(
         f"{place} has dtype uint8, whose scale is known for the domains [0, 1] (divided by 255) and [0, 255] (as they "
         f"are) only, and {asked} was given: store them as float32 in the units that the model takes"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from certmix.data.dataset import Dataset
+from certmix.formatting import exact, nearest, percent_nearest, ratio
 
 LEAST_INPUTS = 20  # with fewer, an accuracy says little
 DEVIATIONS = 3.0  # of the accuracy of guessing, within which a model counts as guessing
@@ -24,8 +25,8 @@ def about_accuracy(found: Mapping[str, float], n: int, classes: int) -> list[str
     chance = 1 / classes
     guessing = 100 * (chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / n))
     return [
-        f"{name} is right on {share:.1f} % of the inputs, guessing among {classes} classes on {100 * chance:.1f} %: "
-        "look at the scale and the order of the inputs' axes, and at the labels"
+        f"{name} is right on {percent_nearest(*ratio(share))} % of the inputs, guessing among {classes} classes on "
+        f"{percent_nearest(1, classes)} %: look at the scale and the order of the inputs' axes, and at the labels"
         for name, share in found.items()
         if n >= LEAST_INPUTS and share <= guessing
     ]
@@ -39,7 +40,8 @@ def about_range(data: Dataset, domain: tuple[float, float] | None) -> list[str]:
     part = (high - low) / (domain[1] - domain[0])
     if len(data) < LEAST_INPUTS or part >= LEAST_PART:
         return []
+    whole = f"[{exact(domain[0])}, {exact(domain[1])}]"
     return [
-        f"the inputs reach from {low:g} to {high:g}, {100 * part:.2g} % of the domain [{domain[0]:g}, {domain[1]:g}]: "
+        f"the inputs reach from {exact(low)} to {exact(high)}, {nearest(100 * part, 2)} % of the domain {whole}: "
         "is it in their units?"
     ]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from certmix.attacks.ball import Ball
 from certmix.attacks.worst import mix_attack, transfer, worst
-from certmix.experiments.output import Line, plot, write
+from certmix.experiments.output import Column, Line, plot, shares, write
 from certmix.experiments.pair import Pair, percent
+from certmix.formatting import exact, lower, percent_nearest, percent_up
 from certmix.mixing.mixed import MixedClassifier, check_alpha
 
 NAME = "accuracy-vs-alpha"
@@ -55,10 +56,15 @@ def _at(pair: Pair, mix: MixedClassifier, of_g: Tensor, of_h: Tensor) -> Accurac
 def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
     alphas = [check_alpha(a) for a in options.alphas or ALPHAS]
     found = measure(pair, alphas, options.temperature)
-    columns = ("alpha", "clean", "std", "rob", "mix", "worst")
-    rows = [[getattr(row, name) for name in columns] for row in found]
+    attacked = ("std", "rob", "mix", "worst")  # upper limits of robust accuracy
+    columns = (
+        Column("alpha", exact),
+        shares("clean", percent_nearest),
+        *(shares(name, percent_up) for name in attacked),
+    )
+    rows = [[getattr(row, c.name) for c in columns] for row in found]
     settings = {**pair.settings(), "temperature": options.temperature}
-    lines = [Line(name, tuple(alphas), tuple(getattr(r, name) for r in found)) for name in columns[1:]]
-    title = f"accuracy of the mix, {pair.norm} {pair.radius:.4g}, {len(pair.inputs)} inputs"
+    lines = [Line(c.name, tuple(alphas), tuple(getattr(r, c.name) for r in found)) for c in columns[1:]]
+    title = f"accuracy of the mix, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
     plot(out / f"{NAME}.png", lines, "alpha", "accuracy (%)", title)
     write(out, NAME, settings, title, columns, rows)

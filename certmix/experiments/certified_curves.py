@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from certmix.commands import arguments
 from certmix.commands.certify_log import accuracy, mix_radii, read_log
 from certmix.errors import UsageError
-from certmix.experiments.output import Line, plot, write
+from certmix.experiments.output import Column, Line, plot, shares, write
 from certmix.experiments.smoothing_run import SmoothingRun, of_every_bound, read_run
+from certmix.formatting import exact, percent_down
 from certmix.mixing.mixed import check_alpha
 
 NAME = "certified-curves"
@@ -30,7 +31,6 @@ TITLES = {
     "distributional": "distributional margin bound",
     "best": "best bound, chosen beforehand",
 }
-POINTS = 41
 SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
@@ -48,11 +48,15 @@ class Radii:
         """Percent of inputs that are correct and certified at a radius strictly above each of `radii`."""
         return tuple(accuracy(self.radius, self.correct, r) for r in radii)
 
+    def steps(self) -> tuple[float, ...]:
+        """0 and every radius at which `at` falls, increasing: it keeps its value from each of them to the next."""
+        return (0.0, *np.unique(self.radius[self.correct & (self.radius > 0)]).tolist())
+
 
 def of_log(path: str | Path, noise_std: float, alpha: float) -> list[Radii]:
     """The radii of every theorem. alpha = 1 is the smoothed model alone."""
     log = read_log(path, noise_std)
-    who = f"baseline, σ {noise_std:g}" if alpha == 1 else f"mix, alpha {alpha:g}, σ {noise_std:g}"
+    who = f"baseline, σ {exact(noise_std)}" if alpha == 1 else f"mix, alpha {exact(alpha)}, σ {exact(noise_std)}"
     return [
         Radii(f"{who}: {TITLES[theorem]}", found, log.correct, alpha == 1)
         for theorem, found in mix_radii(log, alpha).items()
@@ -62,7 +66,11 @@ def of_log(path: str | Path, noise_std: float, alpha: float) -> list[Radii]:
 def of_run(run: SmoothingRun, all_bounds: bool) -> list[Radii]:
     """The run's certificates; with all_bounds also every bound on the same draws, which are made again."""
     baseline = run.alpha == 1
-    who = f"baseline, σ {run.noise_std:g}" if baseline else f"mix, alpha {run.alpha:g}, σ {run.noise_std:g}"
+    who = (
+        f"baseline, σ {exact(run.noise_std)}"
+        if baseline
+        else f"mix, alpha {exact(run.alpha)}, σ {exact(run.noise_std)}"
+    )
     found = [Radii(f"{who}: certificates of {run.path.name}", run.radius, run.correct, baseline)]
     if all_bounds:
         found += [Radii(f"{who}: {TITLES[b]}", *each, baseline) for b, each in of_every_bound(run).items()]
@@ -112,16 +120,15 @@ def _logs(options: argparse.Namespace, folder: Path | None) -> list[tuple[Path, 
 
 
 def _draw(curves: list[Radii], sources: list[dict[str, Any]], out: Path) -> None:
-    reach = max(float(np.max(c.radius, where=np.isfinite(c.radius), initial=0.0)) for c in curves)
-    grid = tuple(float(r) for r in np.linspace(0, reach, POINTS))
-    lines = [Line(c.name, grid, c.at(grid), "--" if c.baseline else "-") for c in curves]
+    lines = [Line(c.name, c.steps(), c.at(c.steps()), "--" if c.baseline else "-", steps=True) for c in curves]
     plot(out / f"{NAME}.png", lines, "ℓ2 radius", "certified accuracy (%)", "certified accuracy")
     settings = {
         "sources": sources,
         "curves": [{"name": line.name, "radii": line.x, "accuracy": line.y} for line in lines],
     }
     rows = [[c.name, *c.at(SHOWN)] for c in curves]
-    write(out, NAME, settings, "certified accuracy in percent at radius", ("curve", *map(str, SHOWN)), rows)
+    columns = [Column("curve"), *(shares(str(r), percent_down) for r in SHOWN)]
+    write(out, NAME, settings, "certified accuracy in percent at radius", columns, rows)
 
 
 def _path(given: str, folder: Path | None) -> Path:

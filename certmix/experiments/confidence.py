@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from certmix.attacks.ball import Ball
 from certmix.attacks.worst import transfer
-from certmix.experiments.output import Line, plot, write
+from certmix.experiments.output import Column, Line, plot, write
 from certmix.experiments.pair import Pair
+from certmix.formatting import lower, nearest
 
 NAME = "confidence"
 
@@ -64,7 +65,7 @@ def _gap(model: str, kind: str, prediction: str, values: Tensor) -> Gap:
 def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
     found = measure(pair, options.temperature)
     columns = ("model", "inputs", "prediction", "count", "mean", "median")
-    title = f"gap between the two largest probabilities, {pair.norm} {pair.radius:.4g}"
+    title = f"gap between the two largest probabilities, {pair.norm} {lower(pair.radius)}"
     places = tuple(float(k) for k in range(4))
     lines = [
         Line(
@@ -80,4 +81,5 @@ def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
     axis = "clean correct (0), clean wrong (1), attacked correct (2), attacked wrong (3)"
     plot(out / f"{NAME}.png", lines, axis, "gap", title)
     settings = {**pair.settings(), "temperature": options.temperature}
-    write(out, NAME, settings, title, columns, [[getattr(g, c) for c in columns] for g in found])
+    rows = [[getattr(g, c) for c in columns] for g in found]
+    write(out, NAME, settings, title, [Column(c, lambda gap: nearest(gap, 3)) for c in columns], rows)

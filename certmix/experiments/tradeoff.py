@@ -16,8 +16,9 @@ from certmix.attacks.objectives import ClassifierObjective, FloorObjective, Loss
 from certmix.attacks.pgd import Schedule, pgd
 from certmix.attacks.worst import transfer
 from certmix.errors import UsageError
-from certmix.experiments.output import Line, plot, write
+from certmix.experiments.output import Column, Line, plot, shares, write
 from certmix.experiments.pair import Pair, percent
+from certmix.formatting import lower, percent_nearest, percent_up
 from certmix.mixing.general import OUTPUTS, SCALINGS, GeneralMixedClassifier, Output, Scaling
 from certmix.mixing.mixed import MixedClassifier
 
@@ -91,7 +92,7 @@ def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
     if bad:
         raise UsageError(f"gammas must be in [0, inf], got {bad[0]}")
     points = measure(pair, gammas)
-    title = f"trade-off, {pair.norm} {pair.radius:.4g}, {len(pair.inputs)} inputs"
+    title = f"trade-off, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
     curves = [(s, o) for o in OUTPUTS for s in SCALINGS]
     lines = [
         Line(
@@ -104,4 +105,6 @@ def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
     ]
     plot(out / f"{NAME}.png", lines, "clean accuracy (%)", "worst-case accuracy (%)", title)
     rows = [[f"{p.scaling}, {p.output}", str(p.gamma), p.clean, p.attacked, p.worst] for p in points]
-    write(out, NAME, pair.settings(), title, ("mix", "gamma", "clean", "attacked", "worst"), rows)
+    attacked = (shares(name, percent_up) for name in ("attacked", "worst"))  # upper limits of robust accuracy
+    columns = (Column("mix"), Column("gamma"), shares("clean", percent_nearest), *attacked)
+    write(out, NAME, pair.settings(), title, columns, rows)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
+from certmix.formatting import upper
 from certmix.models.onnx.reader import one_line, plain_network, read_file, signature
 from proofs_check.certificate import Float32Array, PlainNetwork
 from verifiers.network.module import PlainModule
@@ -213,5 +214,5 @@ def _largest_difference(module: nn.Module, inputs: Float32Array, expected: NDArr
         raise UsageError(f"the plain network gives logits of shape {found.shape}, the source {expected.shape}")
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE * (1 + float(np.abs(expected).max())):
-        raise UsageError(f"the plain network differs from the source by {difference:.3g} in a logit")
+        raise UsageError(f"the plain network differs from the source by {upper(difference, 3)} in a logit")
     return difference

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmix.errors import UsageError
-from certmix.formatting import lower
+from certmix.formatting import exact, lower
 from proofs_check.certificate import ClassOf, Norm, PlainNetwork
 
 REPR = 250  # characters
@@ -61,7 +61,7 @@ class Certified:
     def __repr__(self) -> str:
         return (
             f"Certified(class {self.predicted} within {self.norm} radius {lower(self.radius)}, "
-            f"alpha {self.alpha:g}, {self.method})"
+            f"alpha {exact(self.alpha)}, {self.method})"
         )
 
 
@@ -79,7 +79,7 @@ class Abstained:
     advice: str
 
     def __repr__(self) -> str:
-        return _short(f"Abstained({self.reason.name}, class {self.predicted}, alpha {self.alpha:g}: {self.advice}")
+        return _short(f"Abstained({self.reason.name}, class {self.predicted}, alpha {exact(self.alpha)}: {self.advice}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,8 +100,8 @@ class Falsified:
     def __repr__(self) -> str:
         by = "confirmed" if self.confirmed else "by the float32 models only"
         return _short(
-            f"Falsified({by}, class {self.predicted} within {self.norm} radius {self.radius:g}, "
-            f"alpha {self.alpha:g}: {self.advice}"
+            f"Falsified({by}, class {self.predicted} within {self.norm} radius {exact(self.radius)}, "
+            f"alpha {exact(self.alpha)}: {self.advice}"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from certmix.formatting import exact, lower, nearest, percent_down, upper
 from certmix.reports.tables import print_table
 
 JUDGED = "certmix audit --method lipschitz has the judge derive the like"
@@ -18,24 +19,27 @@ RADII = ("estimate", "local, paper", "local, bisected", "global, paper", "global
 def show(record: dict[str, Any]) -> None:
     """Print constants and radii, one row per input, and their medians."""
     s, rows = record["settings"], record["rows"]
-    ball = f"{s['norm']} balls of radius {s['radius']:g}"
+    ball = f"{s['norm']} balls of radius {lower(s['radius'])}"
     console = Console()
     constants = Table(title=f"Lipschitz constants of z_j - z_y, the largest: {ball}")
     _columns(constants, ("input", "class", "~ estimate", "certified local", "certified global"))
     for row in rows:
-        values = [f"{row['logits'][k]:.4g}" for k in CONSTANTS]
+        values = [_constant(k, row["logits"][k]) for k in CONSTANTS]
         constants.add_row(str(row["index"]), str(row["predicted"]), *values)
     constants.add_section()
-    constants.add_row("median", "", *[f"{_median([r['logits'][k] for r in rows]):.4g}" for k in CONSTANTS])
+    middle = len(rows) // 2  # of an even number the larger, for constants: theirs is the weaker statement
+    constants.add_row("median", "", *[_constant(k, sorted(r["logits"][k] for r in rows)[middle]) for k in CONSTANTS])
     print_table(console, constants)
-    radii = Table(title=f"radii at alpha {s['alpha']:g}, temperature {s['temperature']:g}: {ball}")
+    radii = Table(title=f"radii at alpha {exact(s['alpha'])}, temperature {exact(s['temperature'])}: {ball}")
     _columns(radii, ("input", *(f"~ {n}" if n == "estimate" else n for n in RADII), "relaxed holds"))
     for row in rows:
         holds = "yes" if row["relaxed_holds"] else "no"
-        radii.add_row(str(row["index"]), *[_text(row["radius"][n]) for n in RADII], holds)
-    share = sum(r["relaxed_holds"] for r in rows) / len(rows)
+        radii.add_row(str(row["index"]), *[_radius(n, row["radius"][n]) for n in RADII], holds)
+    share = percent_down(sum(r["relaxed_holds"] for r in rows), len(rows))
     radii.add_section()
-    radii.add_row("median", *[_text(_median([_number(r["radius"][n]) for r in rows])) for n in RADII], f"{share:.0%}")
+    middle = (len(rows) - 1) // 2
+    medians = [_radius(n, sorted(_number(r["radius"][n]) for r in rows)[middle]) for n in RADII]
+    radii.add_row("median", *medians, f"{share} %")
     print_table(console, radii)
     console.print("~ estimates bound the constant from below: they certify nothing", highlight=False)
     console.print(f"the other figures rest on {record['rests_on']}: {JUDGED}", highlight=False)
@@ -53,14 +57,15 @@ def _number(value: float | None) -> float:
     return float("inf") if value is None else value
 
 
-def _text(value: float | None) -> str:
+def _constant(kind: str, value: float) -> str:
+    return lower(value, 4) if kind == "estimate" else upper(value, 4)
+
+
+def _radius(kind: str, value: float | None) -> str:
     number = _number(value)
-    return "∞" if number == float("inf") else "-" if number <= 0 else f"{number:.4g}"
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]
+    if number <= 0:
+        return "-"
+    return nearest(number, 4) if kind == "estimate" else lower(number, 4)
 
 
 def draw(record: dict[str, Any], path: Path) -> None:

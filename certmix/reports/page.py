@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from certmix.errors import UsageError
-from certmix.formatting import lower
+from certmix.formatting import exact, lower, percent_down, percent_nearest, ratio
 from certmix.reports.judged import Judged
 from certmix.runs.store import Store, digests
 
@@ -37,6 +37,8 @@ def write(store: Store, summary: dict[str, Any], verdict: Judged | None) -> Path
         verdict=verdict,
         judged=digests(store.path),
         lower=lower,
+        percent_down=lambda share: percent_down(*ratio(share)),
+        percent_nearest=lambda share: percent_nearest(*ratio(share)),
         folder=store.path,
         summary=summary,
         curve=curve(summary),
@@ -59,11 +61,11 @@ def of_all(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def title(summary: dict[str, Any], adaptive: dict[str, Any] | None = None) -> str:
-    asked = "largest certified radius" if summary["radius"] is None else f"radius {summary['radius']:.6g}"
-    weight = "α depends on the input" if adaptive and adaptive["alpha"] else f"α = {summary['alpha']:g}"
+    asked = "largest certified radius" if summary["radius"] is None else f"radius {lower(summary['radius'])}"
+    weight = "α depends on the input" if adaptive and adaptive["alpha"] else f"α = {exact(summary['alpha'])}"
     return (
         f"{summary['n']} inputs, {BALL[summary['norm']]}, {asked}, {weight}, "
-        f"T = {summary['temperature']:g}, method {summary['method']}"
+        f"T = {exact(summary['temperature'])}, method {summary['method']}"
     )
 
 
@@ -81,10 +83,10 @@ def claim(settings: dict[str, Any], adaptive: dict[str, Any] | None = None) -> s
         f"For every input marked certified, the mix log((1 − {weight}) · softmax(g) + {weight} · softmax(T · {robust}))"
         f" gives the class shown at every point whose {BALL[settings['norm']]} distance from the input is at most the "
         "radius shown",
-        "" if domain is None or smoothed else f" and whose coordinates lie in [{domain[0]:g}, {domain[1]:g}]",
+        "" if domain is None or smoothed else f" and whose coordinates lie in [{exact(domain[0])}, {exact(domain[1])}]",
         f"; {which} smoothed by Gaussian noise of standard deviation "
-        f"{settings['smoothing']['noise_std']:g}, and each certificate fails with probability at most "
-        f"{settings['smoothing']['failure_probability']:g} over the noise draws"
+        f"{exact(settings['smoothing']['noise_std'])}, and each certificate fails with probability at most "
+        f"{exact(settings['smoothing']['failure_probability'])} over the noise draws"
         if smoothed
         else "",
         ". g, h: the functions that the networks define in real arithmetic with their stored weights",
@@ -97,11 +99,11 @@ def claim(settings: dict[str, Any], adaptive: dict[str, Any] | None = None) -> s
 
 def _alpha_words(alpha: dict[str, Any]) -> str:
     source = "any function" if alpha["network"] is None else f"by the network {alpha['network'][:12]}…"
-    return f" a(x): {source}, between {alpha['low']:g} and {alpha['high']:g}."
+    return f" a(x): {source}, between {exact(alpha['low'])} and {exact(alpha['high'])}."
 
 
 def _transform_words(how: dict[str, Any]) -> str:
-    moved, power = f"z + {how['shift']:g}", f"{how['power']:g}"
+    moved, power = f"z + {exact(how['shift'])}", f"{exact(how['power'])}"
     shape = f"max({moved}, 0)^{power}" if how["clamp"] else f"sign({moved}) |{moved}|^{power}"
     return f" M(z) = {shape}, of each logit by itself."
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from certmix.formatting import exact, lower, percent_down, percent_nearest, percent_up, ratio
 from certmix.records import assumptions as rests
 from certmix.reports.tables import print_table
 
@@ -42,13 +43,13 @@ def show(points: Sequence[Shares], n: int, norm: str) -> None:
     for radius in sorted({p.radius for p in points}):
         own = [p for p in points if p.radius == radius]
         temperatures = sorted({p.temperature for p in own})
-        table = Table("alpha", title=f"clean/certified/attacked %, {n} inputs, {norm} {radius:.6g}")
+        table = Table("alpha", title=f"clean/certified/attacked %, {n} inputs, {norm} {lower(radius)}")
         for t in temperatures:
-            table.add_column(f"T = {t:g}", justify="right")
+            table.add_column(f"T = {exact(t)}", justify="right")
         alphas = sorted({p.alpha for p in own})
         by_pair = {(p.alpha, p.temperature): p for p in own}
         for alpha in _thinned(alphas):
-            table.add_row(f"{alpha:g}", *[_cell(by_pair[alpha, t]) for t in temperatures])
+            table.add_row(exact(alpha), *[_cell(by_pair[alpha, t]) for t in temperatures])
         print_table(console, table)
         _show_front(console, own)
     console.print("certified: by Lemma 3.2 and correct. attacked: an upper limit, by one pool of points for all mixes")
@@ -61,8 +62,8 @@ def _thinned(values: list[float]) -> list[float]:
 
 
 def _cell(point: Shares) -> str:
-    attacked = "—" if point.attacked is None else f"{point.attacked:.1f}"
-    return f"{point.clean:.1f}/{point.certified_correct:.1f}/{attacked}"
+    attacked = "—" if point.attacked is None else percent_up(*ratio(point.attacked))
+    return f"{percent_nearest(*ratio(point.clean))}/{percent_down(*ratio(point.certified_correct))}/{attacked}"
 
 
 def front(points: Sequence[Shares]) -> list[Shares]:
@@ -80,7 +81,8 @@ def front(points: Sequence[Shares]) -> list[Shares]:
 def _show_front(console: Console, points: Sequence[Shares]) -> None:
     table = Table("clean %", "certified %", "alpha", "T", title="best pairs, chosen on these very inputs")
     for p in front(points)[-FRONT:]:
-        table.add_row(f"{p.clean:.1f}", f"{p.certified_correct:.1f}", f"{p.alpha:g}", f"{p.temperature:g}")
+        shares = percent_nearest(*ratio(p.clean)), percent_down(*ratio(p.certified_correct))
+        table.add_row(*shares, exact(p.alpha), exact(p.temperature))
     print_table(console, table)
 
 
@@ -100,7 +102,7 @@ def plot(path: Path, points: Sequence[Shares], norm: str) -> None:
             if attacked:
                 panel.plot(alphas, attacked, "--", label="attacked (upper limit)")
             panel.plot(alphas, [p.certified_correct for p in own], label="certified")
-            panel.set_title(f"{norm} {radius:.4g}, T = {temperature:g}", fontsize=9)
+            panel.set_title(f"{norm} {lower(radius, 4)}, T = {exact(temperature)}", fontsize=9)
             panel.grid(alpha=0.3)
             panel.set_xlabel("alpha" if i == len(radii) - 1 else "")
             panel.set_ylabel("% of inputs" if j == 0 else "")

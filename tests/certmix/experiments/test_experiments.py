@@ -19,6 +19,7 @@ from certmix.attacks.worst import Budget, worst
 from certmix.commands.arguments import Parser, parse
 from certmix.errors import UsageError
 from certmix.experiments import accuracy_vs_alpha, command, confidence, tradeoff
+from certmix.experiments.certified_curves import Radii
 from certmix.experiments.pair import Pair, load_classifier
 from certmix.mixing.mixed import MixedClassifier
 
@@ -164,10 +165,19 @@ def test_certified_curves_are_read_from_a_smoothing_run(smoothing_run: Path, tmp
     radii = [r["radius"] for r in records if r["outcome"] == "certified" and r["predicted"] == r["label"]]
     assert len(radii) >= 3, "the run must certify something for this test to mean anything"
     curve = curves_of(tmp_path)["certificates of smoothed"]
+    assert curve["radii"] == [0.0, *sorted(set(radii))]  # every step: nothing is sampled
     for radius, share in zip(curve["radii"], curve["accuracy"], strict=True):
         assert share == pytest.approx(100 * sum(r > radius for r in radii) / 6)
-    assert curve["radii"][-1] >= max(radii)
     assert (tmp_path / "certified-curves.png").exists()
+
+
+def test_a_drawn_curve_is_the_exact_one_between_its_steps_too() -> None:
+    radius = np.array([0.5, 0.25, -np.inf, 0.125, 0.25, 0.75])
+    found = Radii("c", radius, np.array([True, True, True, True, True, False]), False)
+    assert found.steps() == (0.0, 0.125, 0.25, 0.5)
+    for at in np.linspace(0, 1, 81):
+        held = max(step for step in found.steps() if step <= at)
+        assert found.at((float(at),)) == found.at((held,))
 
 
 def test_every_bound_of_a_run_is_drawn_on_the_runs_own_draws(smoothing_run: Path, tmp_path: Path) -> None:
