@@ -338,9 +338,10 @@ class Claim:
     classes. x: the float32 array with digest `input`. class_of "robust": `predicted` is also the strict
     argmax of h(x); "mix": it need not be. Every float means exactly the IEEE double it parses to.
     semantics "float32": the claim also holds for the networks' logits as computed in IEEE float32 in any
-    summation order. smoothing: softmax(temperature * h) is replaced by its Gaussian smoothing, and softmax(g)
-    too where smoothing.networks is "both". adaptive: in the mix above, adaptive.transform M replaces h by M(h), and
-    adaptive.alpha replaces alpha by a(x'); then a(x') >= alpha on the whole set is part of the claim.
+    summation order. smoothing: softmax(temperature * h) is replaced by its Gaussian smoothing, also where class_of
+    speaks of h, and softmax(g) too where smoothing.networks is "both". adaptive: in the mix above, adaptive.transform M
+    replaces h by M(h), and adaptive.alpha replaces alpha by a(x'); then a(x') >= alpha on the whole set is part of the
+    claim.
     """
 
     norm: Norm

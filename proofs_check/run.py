@@ -1,17 +1,20 @@
-"""A run's certificates judged one by one, here or in several processes. (Not in `__main__`, which spawned processes
-do not import.)
+"""A run's certificates judged one by one, here or in several processes, and held against one another. (Not in
+`__main__`, which spawned processes do not import.)
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from proofs_check import judge
 from proofs_check.certificate import Claim, MalformedError, Rejected, RejectedError, wellformed
@@ -20,27 +23,34 @@ from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 
+State = Literal["accepted", "rejected", "malformed", "abstained", "falsified"]
+OF_RUN = (  # what a header's settings may say of all lines; the smoothing's in an object of their own
+    ("norm", "method", "class_of", "alpha", "radius", "temperature", "domain", "semantics", "adaptive", "use_standard"),
+    ("noise_std", "base", "failure_probability", "grid"),
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Result:
-    """What became of line `number` (from 1): state, and the words for it."""
+    """What became of the line about input `index`. line: what it says, without evidence; None where it is malformed."""
 
-    number: int
-    index: int | None
-    state: str
-    radius: float | None = None
-    rule: str | None = None
+    index: int
+    state: State
+    line: parse.Certificate | parse.NotCertified | None = None
     assumptions: tuple[str, ...] = ()
     step: str | None = None
     reason: str | None = None
+
+    @property
+    def claim(self) -> Claim | None:
+        return self.line.claim if isinstance(self.line, parse.Certificate) else None
 
 
 class Bench:
     """One process's judge: the run's networks, prepared once."""
 
-    def __init__(self, path: Path, header: parse.RunHeader, robust: Prepared, standard: Prepared | None) -> None:
+    def __init__(self, path: Path, robust: Prepared, standard: Prepared | None) -> None:
         self.path = path
-        self.header = header
         self.robust = robust
         self.standard = standard
         self.alphas: dict[str, Prepared] = {}
@@ -52,102 +62,124 @@ class Bench:
             self.alphas = {named: prepare(folder.network(self.path, named))}  # the last one: memory stays bounded
         return None if named is None else self.alphas[named]
 
-    def judge(self, number: int, data: bytes, row: folder.Row | None) -> Result:
-        place = f"line {number}"
+    def judge(self, index: int, data: bytes, row: folder.Row | None) -> Result:
+        """The line `data` in the place of input `index`, whose value and label are `row`."""
+        place = f"input {index}"
         try:
             found = parse.line(data, EVIDENCE, place)
-            if row is None or found.index != number - 1:
-                raise MalformedError(place, f"index {found.index} is out of order")
-            wellformed(found.label == row.label, place, f"label {found.label} is not the dataset's")
-            need_same_claim(found, self.header, place)
+            if row is None or found.index != index:
+                raise MalformedError(place, f"index {found.index} is out of order, or there is no such input")
+            wellformed(found.label == row.label, place, f"label {found.label} is not the dataset's, {row.label}")
             if not isinstance(found, parse.Certificate):
-                return Result(number, found.index, found.outcome, found.radius, reason=found.reason)
+                return Result(index, found.outcome, found, reason=found.reason)
+            smoothed = found.claim.smoothing is not None
+            wellformed(smoothed == (found.method == "smoothing"), place, f"is not of the method {found.method}")
+        except MalformedError as error:
+            return Result(index, "malformed", step=error.place, reason=error.reason)
+        said = dataclasses.replace(found, evidence=None)
+        try:
             case = Case(self.robust, self.standard, row.value, self.alpha(found.claim))
         except MalformedError as error:
-            return Result(number, None, "malformed", step=error.place, reason=error.reason)
+            return Result(index, "malformed", step=error.place, reason=error.reason)
         except RejectedError as error:  # a network of alpha beyond the judge's range
-            return Result(number, number - 1, "rejected", step=error.step, reason=error.reason)
+            return Result(index, "rejected", said, step=error.step, reason=error.reason)
         except MemoryError as error:
-            return Result(number, number - 1, "rejected", step="memory", reason=f"a network does not fit: {error}")
-        verdict, radius = judge.check(found, case), found.claim.radius
+            return Result(index, "rejected", said, step="memory", reason=f"a network does not fit: {error}")
+        verdict = judge.check(found, case)
         if isinstance(verdict, Rejected):
-            return Result(number, found.index, "rejected", radius, found.rule, (), verdict.step, verdict.reason)
-        names = tuple(sorted(a.name for a in verdict.assumptions))
-        return Result(number, found.index, "accepted", radius, found.rule, names)
+            return Result(index, "rejected", said, (), verdict.step, verdict.reason)
+        return Result(index, "accepted", said, tuple(sorted(a.name for a in verdict.assumptions)))
 
 
 _bench: list[Bench] = []  # one per worker process, set by _start
 
 
-def _start(path: Path) -> None:
-    _bench[:] = [bench(path, folder.header(path))]
+def _start(path: Path, header: parse.RunHeader) -> None:
+    _bench[:] = [bench(path, header)]
 
 
-def _work(number: int, data: bytes, row: folder.Row | None) -> Result:
-    return _bench[0].judge(number, data, row)
+def _work(index: int, data: bytes, row: folder.Row | None) -> Result:
+    return _bench[0].judge(index, data, row)
 
 
 def bench(path: Path, header: parse.RunHeader) -> Bench:
     robust = prepare(folder.network(path, header.robust))
-    standard = None if header.standard is None else prepare(folder.network(path, header.standard))
-    return Bench(path, header, robust, standard)
+    return Bench(path, robust, None if header.standard is None else prepare(folder.network(path, header.standard)))
 
 
-def need_same_claim(line: parse.Certificate | parse.NotCertified, header: parse.RunHeader, place: str) -> None:
-    """FORMAT.md 3: what run.json says of the claims, every line says too. Raises MalformedError."""
-    said: dict[str, object] = {"method": line.method}
+def said(line: parse.Certificate | parse.NotCertified) -> dict[str, object]:
+    """What a line says of the run as a whole, in the names and JSON types of a header's settings (FORMAT.md 3)."""
     if isinstance(line, parse.NotCertified):
-        said |= {"norm": line.norm, "radius": line.radius}
-        fixed_alpha = True
-    else:
-        claim = line.claim
-        said |= {"norm": claim.norm, "temperature": claim.temperature, "semantics": claim.semantics}
-        said |= {"domain": None if claim.domain is None else list(claim.domain)}
-        if header.settings.get("radius") is not None:
-            said["radius"] = claim.radius
-        fixed_alpha = claim.adaptive is None or claim.adaptive.alpha is None
-        noise, of_run = claim.smoothing, header.settings.get("smoothing")
-        wellformed((noise is None) == (line.method != "smoothing"), place, f"is not of the method {line.method}")
-        if noise is not None:
-            said["use_standard"] = noise.networks == "both"
-            own = {n: v for n, v in vars(noise).items() if n != "networks"}
-            _agree(own, of_run if isinstance(of_run, dict) else {}, place)
-    if fixed_alpha:
-        said["alpha"] = line.alpha if isinstance(line, parse.NotCertified) else line.claim.alpha
-    _agree(said, header.settings, place)
+        return {n: getattr(line, n) for n in ("norm", "method", "class_of", "alpha", "radius")}
+    claim, noise = line.claim, line.claim.smoothing
+    named = ("norm", "class_of", "alpha", "radius", "temperature", "semantics", "standard")
+    own: dict[str, object] = {"method": line.method, **{n: getattr(claim, n) for n in named}}
+    own["domain"] = None if claim.domain is None else list(claim.domain)
+    own["adaptive"] = None if claim.adaptive is None else dataclasses.asdict(claim.adaptive)
+    if claim.adaptive is not None and claim.adaptive.alpha is not None:
+        del own["alpha"]  # a lower bound on the ball: of the input, not of the run
+    if noise is not None:
+        own |= {n: getattr(noise, n) for n in OF_RUN[1]} | {"use_standard": noise.networks == "both"}
+    return own
 
 
-def _agree(said: dict[str, object], of_run: Any, place: str) -> None:
-    for name, value in said.items():
-        if name in of_run:
-            same = type(value) is type(of_run[name]) and value == of_run[name]
-            wellformed(same, place, f"speaks of {name} = {value}, the run of {of_run[name]}")
+class Run:
+    """A run's folder as it is judged. digests: of run.json and, once every result is taken, of certificates.jsonl;
+    of the very bytes that were judged. Raises MalformedError."""
 
+    def __init__(self, path: Path) -> None:
+        data = folder.header_bytes(path)
+        self.path, self.header = path, parse.run_header(data)
+        self.digests = {"run.json": hashlib.sha256(data).hexdigest()}
+        settings, noise = self.header.settings, self.header.settings.get("smoothing")
+        self._said: dict[str, Any] = {n: settings[n] for n in OF_RUN[0] if n in settings}
+        self._said |= {n: noise[n] for n in OF_RUN[1] if n in noise} if isinstance(noise, dict) else {}
+        self._one_radius = settings.get("radius") is not None
 
-def tasks(path: Path, header: parse.RunHeader) -> Iterator[tuple[int, bytes, folder.Row | None]]:
-    """Line number, line and the input it must speak of; line k is about input k - 1."""
-    found = folder.rows(path)
-    number = 0
-    for number, data in enumerate(folder.lines(path), start=1):
-        yield number, data, next(found, None)
-    wellformed(number >= header.count, "certificates.jsonl", f"has {number} lines, run.json says {header.count}")
+    def tasks(self) -> Iterator[tuple[int, bytes, folder.Row | None]]:
+        """Per line its place, its bytes and the input it must speak of."""
+        found, total, count = folder.rows(self.path), hashlib.sha256(), 0
+        for count, data in enumerate(folder.lines(self.path), start=1):
+            total.update(data + b"\n")
+            yield count - 1, data, next(found, None)
+        short = f"has {count} lines, run.json says {self.header.count}"
+        wellformed(count >= self.header.count, "certificates.jsonl", short)
+        self.digests["certificates.jsonl"] = total.hexdigest()
 
+    def results(self, jobs: int = 1) -> Iterator[Result]:
+        """In the order of the inputs; memory does not grow with their number. Raises MalformedError, RejectedError."""
+        folder.need_dataset(self.path, self.header)
+        return map(self._agreeing, self._judged(jobs))
 
-def results(path: Path, jobs: int) -> Iterator[Result]:
-    """Verdicts in the order of the lines; memory does not grow with their number. Raises MalformedError."""
-    header = folder.header(path)
-    folder.need_dataset(path, header)
-    here = bench(path, header)
-    if jobs == 1:
-        yield from (here.judge(*task) for task in tasks(path, header))
-        return
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # read by the children: parallelism is over certificates
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (path,)) as pool:
-        waiting: deque[Future[Result]] = deque()
-        for task in tasks(path, header):
-            waiting.append(pool.submit(_work, *task))
-            if len(waiting) > 4 * jobs:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    def _judged(self, jobs: int) -> Iterator[Result]:
+        here = bench(self.path, self.header)  # also where others work: what is wrong with a network is said here
+        if jobs == 1:
+            yield from (here.judge(*task) for task in self.tasks())
+            return
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, "1")  # read by the children: parallelism is over certificates
+        try:
+            with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (self.path, self.header)) as pool:
+                waiting: deque[Future[Result]] = deque()
+                for task in self.tasks():
+                    waiting.append(pool.submit(_work, *task))
+                    if len(waiting) > 4 * jobs:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise RejectedError("memory", f"a process of the judge was ended, as for want of it: {error}") from error
+
+    def _agreeing(self, result: Result) -> Result:
+        """The result, malformed where its line says of the run other than the header or a line before it."""
+        own = {} if result.line is None else said(result.line)
+        if not self._one_radius:
+            own.pop("radius", None)
+        for name, value in own.items():
+            of_run = self._said.get(name, value)
+            if type(value) is not type(of_run) or value != of_run:
+                reason = f"speaks of {name} = {value}, the run of {of_run}"
+                return Result(result.index, "malformed", step=f"input {result.index}", reason=reason)
+        if result.state != "rejected":  # what is not proven speaks for no other line
+            self._said |= own
+        return result

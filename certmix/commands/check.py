@@ -1,5 +1,6 @@
 """Judge every certificate of an audit: the same as `python -m proofs_check DIR`, in a process of its own.
 
+Prints what was not accepted, what the accepted certificates claim, and how many there are. Inputs count from 0.
 Exit 0: all accepted. 1: at least one rejected. 2: at least one line, or the folder, malformed.
 """
 
@@ -9,13 +10,14 @@ import argparse
 import subprocess
 import sys
 
+from proofs_check import __main__ as judge
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default 1)")
+    judge.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    command = [sys.executable, "-m", "proofs_check", options.folder, "--jobs", str(options.jobs)]
-    return subprocess.run([*command, "--json"] if options.json else command, check=False).returncode
+    flags = [f"--{name}" for name in ("json", "quiet", "verbose") if getattr(options, name)]
+    command = [sys.executable, "-m", "proofs_check", str(options.folder), "--jobs", str(options.jobs), *flags]
+    return subprocess.run(command, check=False).returncode

@@ -62,8 +62,12 @@ def _bytes(path: Path, largest: int) -> bytes:
         return stream.read()
 
 
+def header_bytes(folder: Path) -> bytes:
+    return _bytes(folder / "run.json", MAX_LINE)
+
+
 def header(folder: Path) -> parse.RunHeader:
-    return parse.run_header(_bytes(folder / "run.json", MAX_LINE))
+    return parse.run_header(header_bytes(folder))
 
 
 def network(folder: Path, sha256: str) -> PlainNetwork:

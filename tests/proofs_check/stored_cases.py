@@ -14,7 +14,7 @@ ACCEPTED = HERE / "accepted" / "margin_linf"
 
 
 def first_line(path: Path) -> tuple[run.Bench, bytes, folder.Row]:
-    header = folder.header(path)
-    _, line, row = next(iter(run.tasks(path, header)))
+    opened = run.Run(path)
+    _, line, row = next(opened.tasks())
     assert row is not None
-    return run.bench(path, header), line, row
+    return run.bench(path, opened.header), line, row

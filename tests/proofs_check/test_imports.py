@@ -54,8 +54,11 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_judge_does_not_grow_unnoticed():
-    """Of the lines to be trusted. To raise the number, say in the change what the new lines are for."""
-    assert sum(map(code_lines, FILES)) <= 2602
+    """Of the lines to be trusted. To raise the number, say in the change what the new lines are for.
+
+    Some 160 of them say in words, and to programs, what was proven: a reviewer signs the sentences, so they are judged.
+    """
+    assert sum(map(code_lines, FILES)) <= 2762
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -25,7 +25,7 @@ def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
     (tmp_path / "networks").mkdir()
     networks = [build([c.Input((2,)), c.Linear((0,), k * np.eye(2, dtype=F32), np.zeros(2, F32))]) for k in range(1, 4)]
     case = Case(bounds.prepare(networks[0]), None, np.zeros(2, F32))
-    bench = run.Bench(tmp_path, parse.RunHeader(None, networks[0].sha256, "0" * 64, 1, {}), case.robust, None)
+    bench = run.Bench(tmp_path, case.robust, None)
     for network in networks:
         (tmp_path / "networks" / f"{network.sha256}.safetensors").write_bytes(network.data)
         named = c.Adaptive(c.InputAlpha(network.sha256, 0.5, 1.0), None)
@@ -40,32 +40,32 @@ HERE = Path(__file__).resolve().parent
 
 
 def test_a_worker_process_judges_as_the_main_one_does():
-    header = folder.header(ACCEPTED)
-    run._start(ACCEPTED)
-    here = run.bench(ACCEPTED, header)
-    tasks = list(run.tasks(ACCEPTED, header))
+    opened = run.Run(ACCEPTED)
+    run._start(ACCEPTED, opened.header)
+    here = run.bench(ACCEPTED, opened.header)
+    tasks = list(opened.tasks())
     assert [run._work(*task) for task in tasks] == [here.judge(*task) for task in tasks]
     assert {run._work(*task).state for task in tasks} >= {"accepted"}
 
 
 def test_two_processes_give_the_verdicts_of_one():
-    assert list(run.results(ACCEPTED, 2)) == list(run.results(ACCEPTED, 1))
+    assert list(run.Run(ACCEPTED).results(2)) == list(run.Run(ACCEPTED).results(1))
 
 
 def test_verdicts_come_in_the_order_of_many_lines(monkeypatch: pytest.MonkeyPatch):
     """More lines than may wait for two processes at a time."""
-    once = list(run.tasks(ACCEPTED, folder.header(ACCEPTED)))
-    monkeypatch.setattr(run, "tasks", lambda *_: iter(once * 6))
-    assert list(run.results(ACCEPTED, 2)) == list(run.results(ACCEPTED, 1))
+    once = list(run.Run(ACCEPTED).tasks())
+    monkeypatch.setattr(run.Run, "tasks", lambda _: iter(once * 6))
+    assert list(run.Run(ACCEPTED).results(2)) == list(run.Run(ACCEPTED).results(1))
 
 
 def test_a_line_without_an_input_or_of_another_label_is_malformed():
     bench, line, row = first_line(ACCEPTED)
-    assert bench.judge(1, line, row).state == "accepted"
-    assert bench.judge(1, line, None).reason == "index 0 is out of order"
-    assert bench.judge(2, line, row).reason == "index 0 is out of order"
-    other = bench.judge(1, line, folder.Row(row.value, row.label + 1))
-    assert (other.state, other.step) == ("malformed", "line 1")
+    assert bench.judge(0, line, row).state == "accepted"
+    assert bench.judge(0, line, None).reason == "index 0 is out of order, or there is no such input"
+    assert bench.judge(1, line, row).reason == "index 0 is out of order, or there is no such input"
+    other = bench.judge(0, line, folder.Row(row.value, row.label + 1))
+    assert (other.state, other.step) == ("malformed", "input 0")
 
 
 def test_a_network_of_alpha_out_of_range_is_rejected(monkeypatch: pytest.MonkeyPatch):
@@ -75,7 +75,7 @@ def test_a_network_of_alpha_out_of_range_is_rejected(monkeypatch: pytest.MonkeyP
         raise c.RejectedError("network", "exceeds 2^200")
 
     monkeypatch.setattr(bench, "alpha", out_of_range)
-    found = bench.judge(1, line, row)
+    found = bench.judge(0, line, row)
     assert (found.state, found.step) == ("rejected", "network")
 
 
@@ -100,11 +100,11 @@ def test_a_network_of_alpha_that_does_not_fit_in_memory_ends_no_run(monkeypatch:
         raise MemoryError("1 TiB")
 
     monkeypatch.setattr(bench, "alpha", too_large)
-    found = bench.judge(1, line, row)
+    found = bench.judge(0, line, row)
     assert (found.state, found.step, found.reason) == ("rejected", "memory", "a network does not fit: 1 TiB")
 
 
 @pytest.mark.parametrize("name", ["adaptive_clamp", "adaptive_cube", "adaptive_declared", "adaptive_network"])
 def test_an_adaptive_mix_needs_a_network_of_alpha_only_if_it_names_one(name: str):
     bench, line, row = first_line(HERE / "accepted" / name)
-    assert bench.judge(1, line, row).state == "accepted"
+    assert bench.judge(0, line, row).state == "accepted"

@@ -26,7 +26,7 @@ from certmix.records import assumptions as rests
 from certmix.reports import page as report_page
 from certmix.settings import Settings
 from proofs_check.reading import parse
-from proofs_check.run import results
+from proofs_check.run import Run
 
 COUNT = 4
 
@@ -220,7 +220,7 @@ ACCEPTED = sorted((Path(__file__).parents[2] / "proofs_check" / "accepted").iter
 @pytest.mark.parametrize("folder", ACCEPTED, ids=lambda p: p.name)
 def test_a_line_is_said_to_rest_on_what_the_judge_says_it_does(folder: Path):
     lines = [json.loads(line) for line in (folder / "certificates.jsonl").read_text().splitlines()]
-    judged = list(results(folder, 1))
+    judged = list(Run(folder).results())
     assert any(result.state == "accepted" for result in judged)
     for line, result in zip(lines, judged, strict=True):
         if result.state == "accepted":
