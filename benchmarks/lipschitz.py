@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from common import DATA, RESULTS, ROOT, save
 
-from certmix.commands.lipschitz import GlobalPairs, Request, global_pairs, measure
 from certmix.data.dataset import load_data
 from certmix.models.model import load_model
+from certmix.provers.lipschitz_constants import GlobalPairs, Request, global_pairs, measure
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
 from proofs_check.rules.lipschitz.lipsdp import need_constants

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from common import RESULTS, need_data, save
 
-from certmix.commands.certify_log import RADII, Log, accuracy, curves, mix_radii, read_log
+from certmix.records.smoothing_log import RADII, Log, accuracy, curves, mix_radii, read_log
 
 NAMES = {
     "theorem_3_5_paper": "Theorem 3.5, paper's constant",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from certmix.provers.radius_search import largest_passing
+from certmix.theorems.radius_search import largest_passing
 from proofs_check.certificate import Norm, PlainNetwork
 from verifiers.auto_lirpa import compat
 from verifiers.auto_lirpa import engine as auto_lirpa

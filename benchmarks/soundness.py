@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from certmix.testing.adapters import auto_lirpa, certmix_methods, certmix_smoothing
-from certmix.testing.command import line, seconds
 from certmix.testing.laws import laws_of
 from certmix.testing.protocol import Certifier, certifier
 from certmix.testing.runner import Report, run, run_law
+from certmix.testing.words import line, seconds
 
 ROOT = Path(__file__).parent
 sys.path.append(str(ROOT.parent / "tests"))

@@ -23,9 +23,10 @@ from torch import nn
 
 import certmix
 from certmix.__main__ import main as command
-from certmix.commands.sweep import Point
-from certmix.provers.adaptive import AdaptiveMix, SigmoidAlpha, certify_adaptive
+from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
+from certmix.provers.adaptive import certify_adaptive
 from certmix.reports.sweep_tables import front
+from certmix.runs.sweep import Point
 from certmix.settings import Settings
 from proofs_check.certificate import Flatten, Input, Linear, PlainNetwork, Relu, Transform
 from verifiers.network.module import build

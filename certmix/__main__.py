@@ -23,8 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("certmix.commands.replay", "repeat a random part of an audit's noise draws and compare the counts"),
     "smoothing-bounds": ("certmix.commands.smoothing_bounds", "every smoothing bound side by side, on the same draws"),
     "certify-log": ("certmix.commands.certify_log", "certified accuracy of a mix from a Cohen-style smoothing log"),
-    "experiment": ("certmix.experiments.command", "the paper's experiments on any pair of models"),
-    "soundness": ("certmix.testing.command", "try to make a certifier lie: ours, or yours"),
+    "experiment": ("certmix.commands.experiment", "the paper's experiments on any pair of models"),
+    "soundness": ("certmix.commands.soundness", "try to make a certifier lie: ours, or yours"),
 }
 
 

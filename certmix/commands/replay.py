@@ -10,45 +10,15 @@ Exit 0: the share that differs is at most --share. 1: it is above. 2: bad input.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from certmix.commands import arguments
 from certmix.errors import UsageError
-from certmix.provers.smoothing.base_model import usable
-from certmix.provers.smoothing.plan import MeanKind, Statistic
-from certmix.provers.smoothing.tally import block_size
+from certmix.runs.replay import replay
 from proofs_check.certificate import MalformedError
-from proofs_check.reading import folder, parse
-from proofs_check.rules import EVIDENCE
-from proofs_check.rules.smoothing import Mean, Sample, SmoothedDistribution, SmoothedMeans
-from verifiers.network.module import PlainModule
-from verifiers.smoothing import sampling
-from verifiers.smoothing.sampling import Base, GridNoise, Job
-
-Counts = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Stated:
-    """A statistic of one certificate, and its stated counts (blocks, thresholds)."""
-
-    statistic: Statistic
-    counts: Counts
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """One certificate: draws redone, the least number of them that differ."""
-
-    index: int
-    draws: int
-    differing: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,94 +51,3 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"input {r.index}: of {r.draws} draws replayed at least {r.differing} differ")
     console.print(f"replayed {draws} draws of {len(found)} certificates; at least {differing} differ")
     return 1 if differing > options.share * draws else 0
-
-
-def replay(path: Path, limit: int, choice: np.random.Generator, device: str, batch_size: int) -> list[Replayed]:
-    """Replay one random block of up to `limit` random certificates. Raises MalformedError, UsageError."""
-    header = folder.header(path)
-    folder.need_dataset(path, header)
-    numbers = [c.index for c, _ in _smoothed(path)]
-    if not numbers:
-        raise UsageError(f"{path} holds no smoothing certificate to replay")
-    chosen = set(choice.permutation(len(numbers))[:limit].tolist())
-    modules = {
-        digest: PlainModule(folder.network(path, digest)).eval().to(device)
-        for digest in (header.robust, header.standard)
-        if digest is not None
-    }
-    results: list[Replayed] = []
-    for k, (certificate, value) in enumerate(_smoothed(path)):
-        if k in chosen:
-            results.append(_replay_one(certificate, value, modules, choice, device, batch_size))
-    return results
-
-
-def _smoothed(path: Path) -> Iterator[tuple[parse.Certificate, NDArray[np.float32]]]:
-    for number, (data, row) in enumerate(zip(folder.lines(path), folder.rows(path), strict=False), start=1):
-        found = parse.line(data, EVIDENCE, f"line {number}")
-        if isinstance(found, parse.Certificate) and found.claim.smoothing is not None:
-            yield found, row.value
-
-
-def stated(certificate: parse.Certificate) -> tuple[Sample, list[Stated]]:
-    """What a certificate says was counted."""
-    evidence = certificate.evidence
-    if isinstance(evidence, SmoothedDistribution):
-        return evidence.sample, [
-            Stated(Statistic("difference", g.classes, g.tail.thresholds), np.array(g.tail.counts))
-            for g in evidence.groups
-        ]
-    if not isinstance(evidence, SmoothedMeans):
-        raise UsageError(f"rule {certificate.rule} has no draws to replay")
-    means: list[tuple[MeanKind, tuple[int, ...], Mean]] = [("predicted", (), evidence.predicted)]
-    means.extend(("complement", g.classes, g.complement) for g in evidence.groups if g.complement is not None)
-    return evidence.sample, [Stated(Statistic(k, c, m.thresholds), np.array(m.counts)) for k, c, m in means]
-
-
-def _replay_one(
-    certificate: parse.Certificate,
-    value: NDArray[np.float32],
-    modules: dict[str, PlainModule],
-    choice: np.random.Generator,
-    device: str,
-    batch_size: int,
-) -> Replayed:
-    claim = certificate.claim
-    smoothing = claim.smoothing
-    if smoothing is None:
-        raise TypeError("excluded: only smoothing certificates are replayed")
-    taken, statements = stated(certificate)
-    size, draws = block_size(taken.looks[-1].samples), taken.looks[taken.look].samples
-    blocks = -(-draws // size)
-    if any(len(s.counts) != blocks for s in statements):
-        raise UsageError(
-            f"input {certificate.index}: counts are not in the {blocks} blocks of {size} draws of this version"
-        )
-    block = int(choice.integers(blocks))
-    start, stop = block * size, min((block + 1) * size, draws)
-    both = smoothing.networks == "both" and claim.standard is not None
-    base = Base(
-        robust=modules[claim.robust],
-        kind=smoothing.base,
-        temperature=claim.temperature,
-        standard=modules[claim.standard] if both and claim.standard is not None else None,
-        alpha=claim.alpha,
-        precision=taken.precision,
-        device=device,
-    )
-    noise = usable(lambda: GridNoise(smoothing.noise_std, smoothing.grid))
-    centres = sampling.grid_points(value[None], smoothing.grid)
-    jobs = [Job(0, certificate.index, start, stop)]
-    again = [np.zeros(s.counts.shape[1], np.int64) for s in statements]
-    for _, outputs in sampling.sample(base, noise, centres, jobs, taken.seed, sampling.CERTIFYING, batch_size):
-        for s, counts in zip(statements, again, strict=True):
-            counts += s.statistic.counts(outputs, claim.predicted)
-    pairs = zip(statements, again, strict=True)
-    return Replayed(certificate.index, stop - start, max(differing(s.counts[block], counts) for s, counts in pairs))
-
-
-def differing(stated_tail: Counts, replayed_tail: Counts) -> int:
-    """The least number of draws whose cell differs between two tables of counts at or above each threshold: half the
-    distance of their cells, the cell below all thresholds included."""
-    change = np.diff(np.concatenate([[0], stated_tail - replayed_tail, [0]]))
-    return int(np.abs(change).sum()) // 2

@@ -1,1 +1,1 @@
-"""The paper's experiments as commands, on any pair of models and data."""
+"""The paper's experiments on any pair of models and data, one file each. Their options stand in commands."""

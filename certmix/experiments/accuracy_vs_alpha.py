@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +52,10 @@ def _at(pair: Pair, mix: MixedClassifier, of_g: Tensor, of_h: Tensor) -> Accurac
     return Accuracies(mix.alpha, percent(clean), percent(std), percent(rob), percent(mixed), percent(survivors))
 
 
-def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
-    alphas = [check_alpha(a) for a in options.alphas or ALPHAS]
-    found = measure(pair, alphas, options.temperature)
+def run(pair: Pair, given: Sequence[float], temperature: float, out: Path) -> None:
+    """Measure, print and draw; writes `out`/accuracy-vs-alpha.json and .png. Raises UsageError."""
+    alphas = [check_alpha(a) for a in given]
+    found = measure(pair, alphas, temperature)
     attacked = ("std", "rob", "mix", "worst")  # upper limits of robust accuracy
     columns = (
         Column("alpha", exact),
@@ -63,7 +63,7 @@ def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
         *(shares(name, percent_up) for name in attacked),
     )
     rows = [[getattr(row, c.name) for c in columns] for row in found]
-    settings = {**pair.settings(), "temperature": options.temperature}
+    settings = {**pair.settings(), "temperature": temperature}
     lines = [Line(c.name, tuple(alphas), tuple(getattr(r, c.name) for r in found)) for c in columns[1:]]
     title = f"accuracy of the mix, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
     plot(out / f"{NAME}.png", lines, "alpha", "accuracy (%)", title)

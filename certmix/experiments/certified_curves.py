@@ -6,7 +6,7 @@ figure took the empirical mean of 10,000 draws as exact.
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmix.commands import arguments
-from certmix.commands.certify_log import accuracy, mix_radii, read_log
 from certmix.errors import UsageError
 from certmix.experiments.output import Column, Line, plot, shares, write
 from certmix.experiments.smoothing_run import SmoothingRun, of_every_bound, read_run
 from certmix.formatting import exact, percent_down
-from certmix.mixing.mixed import check_alpha
+from certmix.records.smoothing_log import accuracy, mix_radii, read_log
 
 NAME = "certified-curves"
 TITLES = {
@@ -77,46 +75,23 @@ def of_run(run: SmoothingRun, all_bounds: bool) -> list[Radii]:
     return found
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("certified-curves: of runs, of logs, or of both")
-    number = arguments.number
-    group.add_argument("--run", nargs="+", metavar="DIR", help="folders of certmix audit --method smoothing")
-    group.add_argument("--all-bounds", action="store_true", help="of the runs: draw again, for every bound's curve")
-    group.add_argument("--log", metavar="H.tsv", help="certification log of the smoothed h in the mix")
-    group.add_argument("--noise-std", type=number, metavar="S", help="σ of that log")
-    group.add_argument("--alpha", type=number, metavar="A", help="weight of h in the mix, > 1/2")
-    group.add_argument("--baseline-log", metavar="B.tsv", help="log of a smoothed baseline to compare with (optional)")
-    group.add_argument("--baseline-noise-std", type=number, metavar="S")
+def run(runs: Sequence[Path], all_bounds: bool, logs: Sequence[tuple[Path, float, float]], out: Path) -> None:
+    """Draw the curves of smoothing audits and of logs (file, σ, alpha); writes `out`/certified-curves.json and .png.
 
-
-def run(options: argparse.Namespace, out: Path) -> None:
-    folder = Path(options.config).parent if options.config else None
-    if not (options.run or options.log or options.baseline_log):
+    Raises UsageError, also where there is nothing to draw.
+    """
+    if not (runs or logs):
         raise UsageError("nothing to draw: give --run DIR (a smoothing audit), or --log with --noise-std and --alpha")
     sources: list[dict[str, Any]] = []
     curves: list[Radii] = []
-    for given in options.run or ():
-        found = read_run(_path(given, folder))
-        curves += of_run(found, options.all_bounds)
-        sources.append(found.settings())
-    for path, noise_std, alpha in _logs(options, folder):
+    for path in runs:
+        run = read_run(path)
+        curves += of_run(run, all_bounds)
+        sources.append(run.settings())
+    for path, noise_std, alpha in logs:
         curves += of_log(path, noise_std, alpha)
         sources.append({"log": str(path), "noise_std": noise_std, "alpha": alpha, "inputs": len(curves[-1].radius)})
     _draw(curves, sources, out)
-
-
-def _logs(options: argparse.Namespace, folder: Path | None) -> list[tuple[Path, float, float]]:
-    """(file, σ, alpha) of the mix's log and of the baseline's."""
-    logs: list[tuple[Path, float, float]] = []
-    if options.log:
-        alpha = check_alpha(arguments.required(options, "alpha"))
-        if alpha <= 0.5:
-            raise UsageError(f"certificates from a log need alpha > 1/2, got {alpha}")
-        logs.append((_path(options.log, folder), arguments.required(options, "noise_std"), alpha))
-    if options.baseline_log:
-        std = arguments.required(options, "baseline_noise_std")
-        logs.append((_path(options.baseline_log, folder), std, 1.0))
-    return logs
 
 
 def _draw(curves: list[Radii], sources: list[dict[str, Any]], out: Path) -> None:
@@ -129,9 +104,3 @@ def _draw(curves: list[Radii], sources: list[dict[str, Any]], out: Path) -> None
     rows = [[c.name, *c.at(SHOWN)] for c in curves]
     columns = [Column("curve"), *(shares(str(r), percent_down) for r in SHOWN)]
     write(out, NAME, settings, "certified accuracy in percent at radius", columns, rows)
-
-
-def _path(given: str, folder: Path | None) -> Path:
-    """A path from a configuration file is relative to that file."""
-    path = Path(given)
-    return folder / path if folder is not None and not path.is_absolute() and (folder / path).exists() else path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +61,9 @@ def _gap(model: str, kind: str, prediction: str, values: Tensor) -> Gap:
     return Gap(model, kind, prediction, len(values), float(exact.mean()), float(exact.quantile(0.5)))
 
 
-def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
-    found = measure(pair, options.temperature)
+def run(pair: Pair, temperature: float, out: Path) -> None:
+    """Measure, print and draw; writes `out`/confidence.json and .png."""
+    found = measure(pair, temperature)
     columns = ("model", "inputs", "prediction", "count", "mean", "median")
     title = f"gap between the two largest probabilities, {pair.norm} {lower(pair.radius)}"
     places = tuple(float(k) for k in range(4))
@@ -80,6 +80,6 @@ def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
     ]
     axis = "clean correct (0), clean wrong (1), attacked correct (2), attacked wrong (3)"
     plot(out / f"{NAME}.png", lines, axis, "gap", title)
-    settings = {**pair.settings(), "temperature": options.temperature}
+    settings = {**pair.settings(), "temperature": temperature}
     rows = [[getattr(g, c) for c in columns] for g in found]
     write(out, NAME, settings, title, [Column(c, lambda gap: nearest(gap, 3)) for c in columns], rows)

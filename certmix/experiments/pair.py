@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from certmix.attacks.ball import Ball, make_ball
 from certmix.attacks.worst import Budget
-from certmix.commands import arguments
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.models.model import load_model
@@ -81,46 +79,35 @@ def percent(flags: Tensor) -> float:
     return 100.0 * float(flags.double().mean())
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_models(parser)
-    arguments.add_data(parser)
-    arguments.add_norm(parser)
-    group = parser.add_argument_group("attack")
-    group.add_argument("--radius", type=arguments.number, metavar="R", help="of the attacks, raw units, e.g. 8/255")
-    group.add_argument("--steps", type=int, default=20, metavar="N", help="gradients per restart (default 20)")
-    group.add_argument("--restarts", type=int, default=1, metavar="N", help="of the attacks on the mix (default 1)")
-    group.add_argument(
-        "--rivals", type=int, default=3, metavar="N", help="classes that targeted attacks try (default 3)"
-    )
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
-    group.add_argument("--batch-size", type=int, default=128, metavar="N", help="inputs attacked at once (default 128)")
+def load_pair(
+    sources: dict[str, str],
+    limit: int | None,
+    domain: tuple[float, float],
+    norm: Norm,
+    radius: float,
+    budget: Budget,
+    batch_size: int,
+    device: str,
+) -> Pair:
+    """The pair and its data on `device`, from the files sources["standard"], ["robust"], ["data"].
 
-
-def load_pair(options: argparse.Namespace) -> Pair:
-    """The pair, its data and budget from the command line. Raises UsageError."""
-    if options.batch_size < 1:
-        raise UsageError(f"batch-size must be >= 1, got {options.batch_size}")
-    paths = {name: str(arguments.required(options, name)) for name in ("standard", "robust", "data")}
-    radius = float(arguments.required(options, "radius"))
-    domain = (options.domain[0], options.domain[1])
-    data = load_data(paths["data"], options.limit, domain)
-    device = arguments.device(options.device)
-    standard, robust = (load_classifier(paths[name]) for name in ("standard", "robust"))
+    limit: only the first inputs; None: all. radius in raw input units. Raises UsageError.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch-size must be >= 1, got {batch_size}")
+    data = load_data(sources["data"], limit, domain)
+    standard, robust = (load_classifier(sources[name]) for name in ("standard", "robust"))
     if isinstance(standard, PlainModule) and isinstance(robust, PlainModule):
-        _require_one_shape(standard, robust, paths)
+        _require_one_shape(standard, robust, sources)
     standard, robust = standard.to(device), robust.to(device)
     inputs = torch.from_numpy(data.inputs).to(device)
-    shapes = [_classes(m, inputs[:1], paths[name]) for m, name in ((standard, "standard"), (robust, "robust"))]
+    shapes = [_classes(m, inputs[:1], sources[name]) for m, name in ((standard, "standard"), (robust, "robust"))]
     if shapes[0] != shapes[1]:
-        g, h = (f"{name} ({paths[name]})" for name in ("standard", "robust"))
+        g, h = (f"{name} ({sources[name]})" for name in ("standard", "robust"))
         raise UsageError(f"class counts differ: {g} has {shapes[0]}, {h} has {shapes[1]}")
     data.require(tuple(inputs.shape[1:]), shapes[0], domain)
-    budget = Budget(options.steps, options.restarts, options.rivals, options.seed)
     labels = torch.from_numpy(data.labels).to(device)
-    return Pair(
-        standard, robust, inputs, labels, options.norm, radius, domain, budget, options.batch_size, paths
-    )  # fmt: skip
+    return Pair(standard, robust, inputs, labels, norm, radius, domain, budget, batch_size, sources)
 
 
 def _require_one_shape(standard: PlainModule, robust: PlainModule, paths: dict[str, str]) -> None:

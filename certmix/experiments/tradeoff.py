@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 from collections.abc import Sequence
@@ -86,8 +85,8 @@ def _attack(mix: GeneralMixedClassifier, loss: Loss, ball: Ball, labels: Tensor,
     return pgd(ClassifierObjective(mix, loss), ball, labels, schedule).found
 
 
-def run(pair: Pair, options: argparse.Namespace, out: Path) -> None:
-    gammas = options.gammas or GAMMAS
+def run(pair: Pair, gammas: Sequence[float], out: Path) -> None:
+    """Measure, print and draw; writes `out`/tradeoff.json and .png. Raises UsageError."""
     bad = [gamma for gamma in gammas if not gamma >= 0]
     if bad:
         raise UsageError(f"gammas must be in [0, inf], got {bad[0]}")

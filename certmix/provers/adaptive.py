@@ -9,30 +9,26 @@ from __future__ import annotations
 import base64
 import copy
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from certmix.attacks import Schedule, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
-from certmix.commands.audit import Audit
-from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
-from certmix.mixing.mixed import MixedClassifier, transformed
+from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha, checked
+from certmix.mixing.mixed import transformed
 from certmix.models.model import Model
 from certmix.provers.judging import JudgeSession, judge_session, largest_accepted, prepared
 from certmix.provers.margin.engines import make_engine
 from certmix.provers.problem import Problem
-from certmix.provers.radius_search import largest_passing
 from certmix.records.lines import certificate_line
 from certmix.records.outcomes import Abstained, Certified, Falsified, Outcome, Reason
-from certmix.runs.store import Store
 from certmix.settings import Settings, diameter
+from certmix.theorems.radius_search import largest_passing
 from certmix.theorems.softmax_margin import box_margin, own_class
-from proofs_check.certificate import Adaptive, InputAlpha, PlainNetwork, Rejected, Transform
+from proofs_check.certificate import PlainNetwork, Rejected, Transform
 from proofs_check.rules.adaptive import AdaptiveMargin
 from verifiers.crown.engine import Analysis, Crown
 from verifiers.crown.network import CrownNetwork
@@ -41,66 +37,6 @@ from verifiers.network.module import PlainModule
 
 ALPHA_ERROR = 1e-6  # relative: what float bounds of alpha may be off by
 LARGEST_JUDGED_LACK = 0.2  # of slack; where more is lacking the judge, who also has the exponential form, is not asked
-
-
-class SigmoidAlpha(nn.Module):
-    """a(x) = low + (high - low) sigmoid(s_1(x) - s_0(x)), s the two logits of `network`; (N, …) -> (N,)."""
-
-    def __init__(self, network: PlainNetwork, low: float, high: float) -> None:
-        super().__init__()
-        if not 0 <= low <= high <= 1:
-            raise UsageError(f"alpha's range must have 0 <= low <= high <= 1, got {low}, {high}")
-        if network.classes != 2:
-            raise UsageError(f"the network of alpha must have two logits, has {network.classes}")
-        self.network = network
-        self.module = PlainModule(network).eval()
-        self.low = low
-        self.high = high
-
-    def forward(self, x: Tensor) -> Tensor:
-        s = self.module(x)
-        return self.of_difference(s[:, 1] - s[:, 0])
-
-    def of_difference(self, difference: Tensor) -> Tensor:
-        """Nondecreasing in s_1 - s_0."""
-        return self.low + (self.high - self.low) * torch.sigmoid(difference)
-
-
-@dataclass(frozen=True, eq=False)
-class AdaptiveMix:
-    """What of the mix is adaptive. alpha: the plain case's number; a network; or a module with alpha_lower declared."""
-
-    alpha: float | nn.Module
-    alpha_lower: float | None = None
-    transform: Transform | None = None
-
-    @property
-    def network(self) -> PlainNetwork | None:
-        return self.alpha.network if isinstance(self.alpha, SigmoidAlpha) else None
-
-    def classifier(self, standard: nn.Module, robust: nn.Module, temperature: float) -> MixedClassifier:
-        """The mix itself."""
-        lower = self.alpha.low if isinstance(self.alpha, SigmoidAlpha) else self.alpha_lower
-        return MixedClassifier(standard, robust, self.alpha, temperature, alpha_lower=lower, transform=self.transform)
-
-    def claimed(self) -> Adaptive | None:
-        """The claim's field; None: nothing is adaptive."""
-        alpha = None
-        if isinstance(self.alpha, SigmoidAlpha):
-            alpha = InputAlpha(self.alpha.network.sha256, self.alpha.low, self.alpha.high)
-        elif isinstance(self.alpha, nn.Module):
-            alpha = InputAlpha(None, self.least(), 1.0)
-        return None if alpha is None and self.transform is None else Adaptive(alpha, self.transform)
-
-    def least(self) -> float:
-        """A lower bound of alpha everywhere."""
-        if isinstance(self.alpha, SigmoidAlpha):
-            return self.alpha.low
-        if isinstance(self.alpha, nn.Module):
-            if self.alpha_lower is None:
-                raise UsageError("an alpha that depends on the input needs alpha_lower, a lower bound of it")
-            return self.alpha_lower
-        return self.alpha
 
 
 # ---------------------------------------------------------------- float bounds that propose
@@ -286,30 +222,8 @@ def certify_adaptive(standard: Model, robust: Model, x: Tensor, mix: AdaptiveMix
     x: (N, *input_shape) float32, raw units. Ensures: every Certified outcome was accepted by the judge; its claim is
     certificate.Claim, whose alpha is a lower bound of alpha(x') on the ball. Raises UsageError for misuse.
     """
-    checked(robust, mix)
+    checked(robust.input_shape, mix)
     count = len(x)
     of_least_alpha = dataclasses.replace(settings, alpha=mix.least())
     problem = Problem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, of_least_alpha)
     return AdaptiveProver(mix)(problem, judge_session(problem.network, standard.network))
-
-
-def audit_adaptive(
-    standard: Model, robust: Model, data: Dataset, mix: AdaptiveMix, settings: Settings, out: Path
-) -> int:
-    """The same for a dataset, as a run's folder that `certmix check` re-derives; the audit's exit code."""
-    checked(robust, mix)
-    of_least_alpha = dataclasses.replace(settings, alpha=mix.least(), curves=False)
-    classifier = mix.classifier(standard.module, robust.module, of_least_alpha.temperature)
-    networks = () if mix.network is None else (mix.network,)
-    return Audit(standard, robust, data, of_least_alpha, Store(out), AdaptiveProver(mix), classifier, networks).run()
-
-
-def checked(robust: Model, mix: AdaptiveMix) -> None:
-    """Raise UsageError unless the mix fits the robust model and is adaptive."""
-    if mix.claimed() is None:
-        raise UsageError("nothing of this mix is adaptive: use certmix.certify")
-    if not (math.isfinite(mix.least()) and 0 <= mix.least() <= 1):
-        raise UsageError(f"alpha_lower must be in [0, 1], got {mix.least()}")
-    network = mix.network
-    if network is not None and network.input_shape != robust.input_shape:
-        raise UsageError(f"the network of alpha takes inputs {network.input_shape}, h takes {robust.input_shape}")

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from certmix.provers.judging import JudgeSession, largest_accepted
 from certmix.provers.problem import Problem
-from certmix.provers.radius_search import largest_passing
 from certmix.records.lines import certificate_line
 from certmix.records.outcomes import Certified, Outcome, Reason
 from certmix.settings import diameter
@@ -33,6 +32,7 @@ from certmix.theorems.lipschitz import (
     reaches,
 )
 from certmix.theorems.margin import certifies, critical_alpha, required_margin
+from certmix.theorems.radius_search import largest_passing
 from proofs_check.certificate import PlainNetwork, Rejected, RejectedError
 from proofs_check.kernel.bounds import value_bounds
 from proofs_check.kernel.jacobian import difference_constants

@@ -1,0 +1,1 @@
+"""What is written down: certificate lines, outcomes, kept bounds, smoothing logs. Nothing is judged here."""

@@ -21,7 +21,7 @@ FRONT = 8
 
 
 class Shares(Protocol):
-    """One point of a sweep (certmix.commands.sweep.Point)."""
+    """One point of a sweep (certmix.runs.sweep.Point)."""
 
     @property
     def alpha(self) -> float: ...

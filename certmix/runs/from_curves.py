@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certmix.commands.audit import Audit
 from certmix.errors import UsageError
 from certmix.provers.judging import JudgeSession
 from certmix.provers.margin.oracle import FLOAT32_LACK, MarginBound, MarginOracle
@@ -19,6 +18,7 @@ from certmix.provers.problem import Problem
 from certmix.provers.refute import refute
 from certmix.records.bound_archive import BoundArchive
 from certmix.records.outcomes import Outcome
+from certmix.runs.audit import Audit
 from certmix.runs.finished import FinishedRun
 from certmix.runs.store import Store
 from certmix.settings import Settings

@@ -55,9 +55,9 @@ class LawCollector(pytest.Collector):
     """The laws of the certifier's protocol."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        from certmix.testing.command import seconds
         from certmix.testing.laws import laws_of
         from certmix.testing.protocol import load
+        from certmix.testing.words import seconds
 
         config = self.config
         certifier = load(
@@ -79,9 +79,9 @@ class LawItem(pytest.Item):
         self.law, self.certifier, self.share = law, certifier, share
 
     def runtest(self) -> None:
-        from certmix.testing.command import line
         from certmix.testing.reproduce import script
         from certmix.testing.runner import run_law
+        from certmix.testing.words import line
 
         result = run_law(self.law, self.certifier, self.share, 0, min(15.0, 0.3 * self.share))
         self.config.stash.setdefault(SUMMARY, []).append(line(result))

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from certmix.provers.radius_search import largest_passing
 from certmix.theorems.margin import certifies, required_margin
+from certmix.theorems.radius_search import largest_passing
 from certmix.theorems.softmax_margin import box_margin, own_class
 
 LARGEST_GAIN = 2.0**20  # of the bisected radius over the closed form, beyond which nobody looks

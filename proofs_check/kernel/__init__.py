@@ -1,0 +1,1 @@
+"""Values to proven bounds, every rounding counted. No files, no claims."""

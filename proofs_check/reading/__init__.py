@@ -1,0 +1,1 @@
+"""Bytes to values: strict, and may only refuse. Nothing is proven here."""

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch.nn import Identity
 
-from certmix.commands.audit import Audit
 from certmix.data.dataset import Dataset
+from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
 from certmix.models.model import Model
-from certmix.provers.adaptive import AdaptiveMix, SigmoidAlpha, audit_adaptive
+from certmix.runs.adaptive import audit_adaptive
+from certmix.runs.audit import Audit
 from certmix.runs.store import Store
 from certmix.settings import Settings, SmoothingSettings
 from proofs_check.certificate import (

@@ -1,0 +1,1 @@
+"""Lipschitz constants of logits: sampled, on balls, everywhere. What radius they give is a theorem, above."""

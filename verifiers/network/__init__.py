@@ -1,0 +1,1 @@
+"""The plain network as a torch module, its lowering, intervals of its values. No engine."""

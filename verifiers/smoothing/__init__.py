@@ -1,0 +1,1 @@
+"""Noise draws of a base classifier and confidence bounds of their counts. Theorems are above."""

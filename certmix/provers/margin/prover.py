@@ -12,11 +12,11 @@ from certmix.provers.judging import JudgeSession, largest_accepted
 from certmix.provers.margin.engines import make_engine, make_oracle
 from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
 from certmix.provers.problem import Problem
-from certmix.provers.radius_search import largest_passing, largest_positive
 from certmix.records.lines import certificate_line
 from certmix.records.outcomes import Certified, Outcome, Reason
 from certmix.settings import diameter
 from certmix.theorems.margin import critical_alpha, required_margin
+from certmix.theorems.radius_search import largest_passing, largest_positive
 from certmix.theorems.softmax_margin import own_class
 from proofs_check.certificate import ClassOf, Rejected
 from verifiers.engine import EngineError

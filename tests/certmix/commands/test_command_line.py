@@ -15,7 +15,7 @@ from refusals import instead, refusal
 from torch import nn
 
 from certmix.__main__ import main
-from certmix.commands import audit
+from certmix.runs import audit
 from proofs_check.__main__ import main as judge
 from verifiers.auto_lirpa import compat
 from verifiers.engine import EngineError

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from certmix.commands import certify_log
 from certmix.commands.arguments import Parser
 from certmix.errors import UsageError
+from certmix.records import smoothing_log
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
@@ -44,24 +45,24 @@ def test_the_least_value_never_exceeds_what_was_printed(radii: list[float], shap
     for drop in (False, True):
         texts = [format(radius, shape) for radius in radii]
         column = [Decimal(stripped(text) if drop else text) for text in texts]
-        precision = certify_log.Precision.of(column)
+        precision = smoothing_log.Precision.of(column)
         for printed, radius in zip(column, radii, strict=True):
             assert Decimal(precision.least(printed)) <= Decimal(radius)
-            own = certify_log.Precision.of([printed])
+            own = smoothing_log.Precision.of([printed])
             assert own.least(printed) <= precision.least(printed)
 
 
 def test_half_a_unit_of_the_last_digit_is_taken_off() -> None:
     for text, value in (("0.48", 0.475), ("1.04", 1.035), ("0.0277", 0.02765), ("2", 1.5), ("1e-05", 0.5e-5)):
         printed = Decimal(text)
-        assert certify_log.Precision.of([printed]).least(printed) == pytest.approx(value)
+        assert smoothing_log.Precision.of([printed]).least(printed) == pytest.approx(value)
 
 
 def test_zeros_that_the_printer_dropped_count_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Logs in the style of Cohen et al. print 1.90 as 1.9 and 0.700 as 0.7."""
     texts = ("1.91", "1.9", "0.723", "0.7", "2.35", "2.0")
     path = write(tmp_path, *(f"{k}\t1\t1\t{text}\t1\tx" for k, text in enumerate(texts)))
-    log = certify_log.read_log(path, 1.0)
+    log = smoothing_log.read_log(path, 1.0)
     assert log.radius == pytest.approx([1.905, 1.895, 0.7225, 0.6995, 2.345, 1.995])
     assert run(path, "--noise-std", "1", "--alpha", "0.76") == 0
     assert "3 significant digits or 3 decimals" in " ".join(capsys.readouterr().out.split())
@@ -70,27 +71,27 @@ def test_zeros_that_the_printer_dropped_count_as_printed(tmp_path: Path, capsys:
 def test_a_log_read_with_the_noise_of_another_is_refused_naming_the_line(tmp_path: Path) -> None:
     """Radius 3.91 at noise 0.25 is a vote share of 1 - 1e-54: the curves would say more than anybody proved."""
     path = write(tmp_path, "0\t1\t1\t0.72\t1\tx", "1\t1\t1\t3.91\t1\tx")
-    assert certify_log.read_log(path, 1.0).radius[1] == pytest.approx(3.905)
+    assert smoothing_log.read_log(path, 1.0).radius[1] == pytest.approx(3.905)
     with pytest.raises(UsageError, match=r"line 3: radius 3.91 is 15.6 times the noise 0.25"):
-        certify_log.read_log(path, 0.25)
+        smoothing_log.read_log(path, 0.25)
 
 
 def test_abstentions_and_wrong_classes_never_count_and_radii_must_be_exceeded(tmp_path: Path) -> None:
     path = write(tmp_path, "0\t3\t-1\t9.0\t0\tx", "1\t3\t4\t5.9\t0\tx", "2\t3\t3\t1.05\t1\tx", "3\t3\t3\t0.0\t1\tx")
-    log = certify_log.read_log(path, 1.0)
+    log = smoothing_log.read_log(path, 1.0)
     assert log.radius[0] == -math.inf
-    curve = certify_log.curves(log, 1.0, (0.0, 1.0, 1.045, 1.046))["direct"]
+    curve = smoothing_log.curves(log, 1.0, (0.0, 1.0, 1.045, 1.046))["direct"]
     assert curve.accuracy == (25.0, 25.0, 0.0, 0.0)
     assert curve.largest == 1.045
-    assert certify_log.accuracy(np.array([0.5]), np.array([True]), 0.5) == 0.0
+    assert smoothing_log.accuracy(np.array([0.5]), np.array([True]), 0.5) == 0.0
 
 
 def test_curves_fall_with_the_radius_and_rise_with_alpha(tmp_path: Path) -> None:
     rows = [f"{i}\t0\t0\t{i / 20:.3}\t1\tx" for i in range(60)]
-    log = certify_log.read_log(write(tmp_path, *rows), 0.5)
+    log = smoothing_log.read_log(write(tmp_path, *rows), 0.5)
     before: dict[str, np.ndarray] = {}
     for alpha in (0.55, 0.7, 0.9, 1.0):
-        for name, curve in certify_log.curves(log, alpha, tuple(np.linspace(0, 3, 31))).items():
+        for name, curve in smoothing_log.curves(log, alpha, tuple(np.linspace(0, 3, 31))).items():
             shares = np.array(curve.accuracy)
             assert (np.diff(shares) <= 0).all()
             assert (shares >= before.get(name, shares)).all()
@@ -112,7 +113,7 @@ def test_curves_fall_with_the_radius_and_rise_with_alpha(tmp_path: Path) -> None
 )
 def test_logs_that_do_not_fit_are_refused_with_their_place(tmp_path: Path, header: str, row: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        certify_log.read_log(write(tmp_path, row, header=header), 1.0)
+        smoothing_log.read_log(write(tmp_path, row, header=header), 1.0)
 
 
 @pytest.mark.parametrize("noise_std", ["0", "-1"])
@@ -139,8 +140,8 @@ def test_the_command_writes_what_it_shows(tmp_path: Path, capsys: pytest.Capture
 def test_the_public_log_gives_the_known_curves(certmix_data: Path) -> None:
     path = certmix_data / "smoothing_logs" / "cifar10_resnet110_noise_1.00.tsv"
     known = {"theorem_3_7": (36.4, 26.6, 15.7, 0, 0, 0, 0), "direct": (36.4, 29.8, 24.2, 18.9, 14.7, 7.6, 3.2)}
-    printed = certify_log.curves(certify_log.read_log(path, 1.0, as_printed=True), 0.76)
-    safe = certify_log.curves(certify_log.read_log(path, 1.0), 0.76)
+    printed = smoothing_log.curves(smoothing_log.read_log(path, 1.0, as_printed=True), 0.76)
+    safe = smoothing_log.curves(smoothing_log.read_log(path, 1.0), 0.76)
     for name, shares in known.items():
         assert printed[name].accuracy == pytest.approx(shares, abs=0.051)
         # the safe inversion gives up what the log's two decimals cannot tell

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from refusals import refusal
 
 from certmix.__main__ import main
-from certmix.commands.sweep import Point, just_enough, margins_at, sweep
 from certmix.provers.margin.oracle import FLOAT32_LACK
 from certmix.records.bound_archive import (
     ArchivedBound,
@@ -26,6 +25,7 @@ from certmix.records.bound_archive import (
 )
 from certmix.reports.sweep_tables import front
 from certmix.runs.finished import FinishedRun, open_run
+from certmix.runs.sweep import Point, just_enough, margins_at, sweep
 from certmix.theorems.margin import certifies, required_margin
 from certmix.theorems.softmax_margin import box_margin
 from proofs_check.__main__ import main as judge

@@ -13,9 +13,9 @@ from refusals import refusal
 from scipy.stats import binom
 
 from certmix.__main__ import main
-from certmix.commands.sweep import Point
-from certmix.commands.tune import choose_point, proportion
 from certmix.errors import UsageError
+from certmix.runs.sweep import Point
+from certmix.runs.tune import choose_point, proportion
 from proofs_check.__main__ import main as judge
 
 COUNT = 20

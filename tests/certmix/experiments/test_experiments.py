@@ -16,9 +16,10 @@ from certmix.attacks import make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
 from certmix.attacks.pgd import Schedule
 from certmix.attacks.worst import Budget, worst
+from certmix.commands import experiment
 from certmix.commands.arguments import Parser, parse
 from certmix.errors import UsageError
-from certmix.experiments import accuracy_vs_alpha, command, confidence, tradeoff
+from certmix.experiments import accuracy_vs_alpha, confidence, tradeoff
 from certmix.experiments.certified_curves import Radii
 from certmix.experiments.pair import Pair, load_classifier
 from certmix.mixing.mixed import MixedClassifier
@@ -50,8 +51,8 @@ def pair(inputs: list[list[float]], labels: list[int], radius: float, scale: flo
 
 def run(arguments: list[str]) -> int:
     parser = Parser(prog="certmix experiment", allow_abbrev=False)
-    command.add_arguments(parser)
-    return command.run(parse(parser, arguments))
+    experiment.add_arguments(parser)
+    return experiment.run(parse(parser, arguments))
 
 
 def test_accuracy_against_alpha_is_what_can_be_computed_by_hand() -> None:
@@ -245,7 +246,7 @@ def test_the_shipped_settings_of_the_paper_parse(config: Path) -> None:
     name = {"figure1": "tradeoff", "figure2": "accuracy-vs-alpha", "figure3": "certified-curves",
             "figure4": "tradeoff", "table1": "confidence"}[config.stem.split("_")[0]]  # fmt: skip
     parser = Parser(prog="certmix experiment", allow_abbrev=False)
-    command.add_arguments(parser)
+    experiment.add_arguments(parser)
     options = parse(parser, [name, "--config", str(config)])
     if name == "certified-curves":
         assert options.alpha > 0.5
@@ -258,7 +259,7 @@ def test_the_shipped_settings_of_the_paper_parse(config: Path) -> None:
 def test_the_figures_of_the_experiments_page_come_from_the_shipped_settings(config: Path) -> None:
     pair_name, name = config.stem.split("_")
     parser = Parser(prog="certmix experiment", allow_abbrev=False)
-    command.add_arguments(parser)
+    experiment.add_arguments(parser)
     options = parse(parser, [name, "--config", str(config)])
     folder = Path(options.out)
     assert folder.resolve() == OURS.parents[1] / "docs" / "experiments" / pair_name

@@ -20,16 +20,12 @@ import certmix
 from certmix.attacks import make_ball
 from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
+from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
 from certmix.mixing.mixed import MixedClassifier, transformed
 from certmix.models.model import Model, load_model
-from certmix.provers.adaptive import (
-    AdaptiveMix,
-    SigmoidAlpha,
-    audit_adaptive,
-    certify_adaptive,
-    transformed_upper,
-)
+from certmix.provers.adaptive import certify_adaptive, transformed_upper
 from certmix.records.outcomes import Abstained, Certified, Outcome
+from certmix.runs.adaptive import audit_adaptive
 from certmix.runs.store import Store
 from certmix.settings import Settings
 from proofs_check import judge

@@ -14,11 +14,11 @@ from torch import nn
 
 from certmix.commands import lipschitz
 from certmix.commands.arguments import Parser
-from certmix.commands.lipschitz import MAX_NEURONS, Request, global_pairs, measure
 from certmix.errors import UsageError
 from certmix.models.model import Model, from_module
 from certmix.provers.judging import check, judge_session
 from certmix.provers.lipschitz import certify_lipschitz
+from certmix.provers.lipschitz_constants import MAX_NEURONS, Request, global_pairs, measure
 from certmix.provers.problem import Problem
 from certmix.records.outcomes import Abstained, Certified, Reason
 from certmix.settings import Settings

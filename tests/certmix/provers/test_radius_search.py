@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from certmix.provers.radius_search import largest_passing, largest_positive
+from certmix.theorems.radius_search import largest_passing, largest_positive
 
 RADII = st.floats(1e-6, 2.0, allow_nan=False)
 THRESHOLDS = st.lists(RADII, min_size=1, max_size=5)

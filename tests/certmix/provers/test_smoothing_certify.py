@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
-from certmix.commands import replay
+from certmix.commands import replay as command_replay
 from certmix.commands import smoothing_bounds as smoothing_command
 from certmix.commands.arguments import Parser
 from certmix.errors import UsageError
@@ -23,6 +23,7 @@ from certmix.provers.smoothing.prover import prove_smoothing
 from certmix.provers.smoothing.tally import block_size
 from certmix.records.lines import record_line
 from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
+from certmix.runs import replay
 from certmix.runs.store import Store, dataset_sha256
 from certmix.settings import Settings, SmoothingSettings
 from proofs_check.certificate import Accepted, Input, Linear, Rejected
@@ -353,8 +354,8 @@ def forged(line: bytes) -> bytes:
 
 def replay_command(path: Path, *more: str) -> int:
     parser = Parser()
-    replay.add_arguments(parser)
-    return replay.run(parser.parse_args([str(path), "--seed", "1", "--device", "cpu", *more]))
+    command_replay.add_arguments(parser)
+    return command_replay.run(parser.parse_args([str(path), "--seed", "1", "--device", "cpu", *more]))
 
 
 def test_a_replay_finds_the_same_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,11 +19,12 @@ import torch
 from certmix.__main__ import main
 from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
+from certmix.mixing.adaptive import AdaptiveMix
 from certmix.mixing.mixed import MixedClassifier
 from certmix.models.model import load_model
-from certmix.provers.adaptive import AdaptiveMix, audit_adaptive
 from certmix.records import assumptions as rests
 from certmix.reports import page as report_page
+from certmix.runs.adaptive import audit_adaptive
 from certmix.settings import Settings
 from proofs_check.reading import parse
 from proofs_check.run import Run

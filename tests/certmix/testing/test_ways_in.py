@@ -15,11 +15,13 @@ import pytest
 import torch
 from planted_certifiers.bugs import BUGS, SOUND
 
+from certmix.commands import soundness
 from certmix.errors import UsageError
-from certmix.testing import command, protocol
+from certmix.testing import protocol
 from certmix.testing.laws import laws_of
 from certmix.testing.reproduce import script
 from certmix.testing.runner import run_law
+from certmix.testing.words import seconds
 
 ROOT = Path(__file__).parents[3]
 SUBJECTS = """
@@ -48,8 +50,8 @@ def subjects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def call(*words: str) -> int:
     """The subcommand as __main__ runs it."""
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(words))
+    soundness.add_arguments(parser)
+    return soundness.run(parser.parse_args(words))
 
 
 def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -93,11 +95,11 @@ def test_a_table_of_the_wrong_shape_is_refused() -> None:
 @pytest.mark.parametrize("text", ["0", "5 minutes", "-3", "", "m"])
 def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        command.seconds(text)
+        seconds(text)
 
 
 def test_budgets_are_seconds_minutes_or_hours() -> None:
-    assert [command.seconds(t) for t in ("90", "90s", "5m", "1h")] == [90, 90, 300, 3600]
+    assert [seconds(t) for t in ("90", "90s", "5m", "1h")] == [90, 90, 300, 3600]
 
 
 def test_exit_codes_tell_lies_from_truth_from_nonsense(subjects: Path, capsys: pytest.CaptureFixture[str]) -> None:

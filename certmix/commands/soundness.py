@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from pathlib import Path
@@ -15,10 +14,9 @@ from certmix.testing.laws import LAWS
 from certmix.testing.laws.quality import contains
 from certmix.testing.protocol import PROTOCOLS, load
 from certmix.testing.reproduce import script
-from certmix.testing.runner import LawResult, Report, run_law
+from certmix.testing.runner import Report, run_law
 from certmix.testing.runner import run as run_suite
-
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+from certmix.testing.words import line, seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder for one runnable script per broken law")
     parser.add_argument("--list", action="store_true", help="list the laws with their sources and stop")
     parser.add_argument("--seed", type=int, default=0)
-
-
-def seconds(text: str) -> float:
-    """A duration such as 90, 90s, 5m, 1h. Raises UsageError for anything else or for 0."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if match is None or float(match[1]) == 0:
-        raise UsageError(f"--budget must be a time such as 90s, 5m or 1h, got {text!r}")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,20 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(line(run_law(contains(looser), certifier, 0.1 * budget, arguments.seed, 5.0)))
     finish(report, time.monotonic() - start, arguments.out)
     return report.exit_code
-
-
-def line(result: LawResult) -> str:
-    """One law's result in one line, its evidence in a second."""
-    text = (
-        f"{result.status.upper():13} {result.law.name:45} {result.examples:6d} examples {result.claims:7d} claims "
-        f"{result.points:9d} points {result.seconds:6.1f} s"
-    )
-    if result.crashes:
-        text += f"\n              raised in {result.crashes} of {result.examples} examples: {result.crash}"
-    if result.broken is not None:
-        exact = " (confirmed in exact arithmetic)" if result.broken.exact else ""
-        text += f"\n              {result.broken.evidence}{exact}"
-    return text
 
 
 def finish(report: Report, elapsed: float, folder: str | None) -> None:

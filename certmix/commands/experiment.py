@@ -1,0 +1,100 @@
+"""Run an experiment of the paper: a table, a figure and a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from certmix.attacks.worst import Budget
+from certmix.commands import arguments
+from certmix.errors import UsageError
+from certmix.experiments import accuracy_vs_alpha, certified_curves, confidence, tradeoff
+from certmix.experiments.pair import Pair, load_pair
+from certmix.mixing.mixed import check_alpha, check_temperature
+
+EXPERIMENTS = (tradeoff.NAME, accuracy_vs_alpha.NAME, confidence.NAME, certified_curves.NAME)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "experiment",
+        choices=EXPERIMENTS,
+        help="tradeoff: Figures 1, 4; accuracy-vs-alpha: Figure 2; confidence: Table 1; certified-curves: Figure 3",
+    )
+    arguments.add_config(parser)
+    arguments.add_models(parser)
+    arguments.add_data(parser)
+    arguments.add_norm(parser)
+    group = parser.add_argument_group("attack")
+    group.add_argument("--radius", type=arguments.number, metavar="R", help="of the attacks, raw units, e.g. 8/255")
+    group.add_argument("--steps", type=int, default=20, metavar="N", help="gradients per restart (default 20)")
+    group.add_argument("--restarts", type=int, default=1, metavar="N", help="of the attacks on the mix (default 1)")
+    group.add_argument(
+        "--rivals", type=int, default=3, metavar="N", help="classes that targeted attacks try (default 3)"
+    )
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
+    group.add_argument("--batch-size", type=int, default=128, metavar="N", help="inputs attacked at once (default 128)")
+    parser.add_argument("--out", metavar="DIR", help="where the files go (default out/experiments)")
+    group = parser.add_argument_group("grids")
+    group.add_argument("--alphas", type=arguments.number, nargs="+", metavar="A", help="accuracy-vs-alpha")
+    group.add_argument("--gammas", type=float, nargs="+", metavar="G", help="tradeoff: odds of h, inf allowed")
+    group.add_argument("--temperature", type=arguments.number, default=1.0, metavar="T", help="on h (default 1)")
+    group = parser.add_argument_group("certified-curves: of runs, of logs, or of both")
+    number = arguments.number
+    group.add_argument("--run", nargs="+", metavar="DIR", help="folders of certmix audit --method smoothing")
+    group.add_argument("--all-bounds", action="store_true", help="of the runs: draw again, for every bound's curve")
+    group.add_argument("--log", metavar="H.tsv", help="certification log of the smoothed h in the mix")
+    group.add_argument("--noise-std", type=number, metavar="S", help="σ of that log")
+    group.add_argument("--alpha", type=number, metavar="A", help="weight of h in the mix, > 1/2")
+    group.add_argument("--baseline-log", metavar="B.tsv", help="log of a smoothed baseline to compare with (optional)")
+    group.add_argument("--baseline-noise-std", type=number, metavar="S")
+
+
+def run(options: argparse.Namespace) -> int:
+    out = Path(options.out or "out/experiments")
+    check_temperature(options.temperature)
+    if options.experiment == certified_curves.NAME:
+        folder = Path(options.config).parent if options.config else None
+        runs = [_path(given, folder) for given in options.run or ()]
+        certified_curves.run(runs, options.all_bounds, _logs(options, folder), out)
+    elif options.experiment == tradeoff.NAME:
+        tradeoff.run(_pair(options), options.gammas or tradeoff.GAMMAS, out)
+    elif options.experiment == accuracy_vs_alpha.NAME:
+        accuracy_vs_alpha.run(_pair(options), options.alphas or accuracy_vs_alpha.ALPHAS, options.temperature, out)
+    else:
+        confidence.run(_pair(options), options.temperature, out)
+    return 0
+
+
+def _pair(options: argparse.Namespace) -> Pair:
+    return load_pair(
+        {name: str(arguments.required(options, name)) for name in ("standard", "robust", "data")},
+        options.limit,
+        (options.domain[0], options.domain[1]),
+        options.norm,
+        float(arguments.required(options, "radius")),
+        Budget(options.steps, options.restarts, options.rivals, options.seed),
+        options.batch_size,
+        arguments.device(options.device),
+    )
+
+
+def _logs(options: argparse.Namespace, folder: Path | None) -> list[tuple[Path, float, float]]:
+    """(file, σ, alpha) of the mix's log and of the baseline's."""
+    logs: list[tuple[Path, float, float]] = []
+    if options.log:
+        alpha = check_alpha(arguments.required(options, "alpha"))
+        if alpha <= 0.5:
+            raise UsageError(f"certificates from a log need alpha > 1/2, got {alpha}")
+        logs.append((_path(options.log, folder), arguments.required(options, "noise_std"), alpha))
+    if options.baseline_log:
+        std = arguments.required(options, "baseline_noise_std")
+        logs.append((_path(options.baseline_log, folder), std, 1.0))
+    return logs
+
+
+def _path(given: str, folder: Path | None) -> Path:
+    """A path from a configuration file is relative to that file."""
+    path = Path(given)
+    return folder / path if folder is not None and not path.is_absolute() and (folder / path).exists() else path

@@ -1,0 +1,225 @@
+"""Lipschitz constants of h, estimated, on the ball and everywhere, and the radii that follow from each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from certmix.errors import UsageError
+from certmix.provers.lipschitz import global_table
+from certmix.records import assumptions
+from certmix.settings import diameter
+from certmix.theorems.lipschitz import (
+    AnchoredConstants,
+    EstimatedConstants,
+    GlobalConstants,
+    LogitsAtInputs,
+    certified_radius,
+    closed_form_radius,
+    difference_radius,
+    estimated_radius,
+    largest_variance,
+    margin_constants,
+    paper_radius,
+    probability_bounds,
+    probability_constants,
+    relaxed_constants,
+    relaxed_holds,
+)
+from proofs_check.certificate import Norm, PlainNetwork
+from verifiers.auto_lirpa.jacobian import upstream_constants
+from verifiers.engine import EngineError
+from verifiers.lipschitz.constants import difference_rows, global_pair_constants, local_bounds, pair_constants
+from verifiers.lipschitz.estimate import Search, estimate, probability_gradients
+from verifiers.lipschitz.layer_norms import product_constants
+from verifiers.lipschitz.value_bounds import ValueBounds, functional_upper
+from verifiers.network.linear_maps import LinearMaps
+
+MAX_NEURONS = 256  # beyond, the semidefinite bounds take hours
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is measured: balls of `radius` in `norm` within `domain`; the mix's alpha (1: h alone) and temperature.
+
+    upstream: also take upstream auto_LiRPA's word for local constants, where it is installed and covers the graph.
+    """
+
+    norm: Norm
+    radius: float
+    domain: tuple[float, float] | None = (0.0, 1.0)
+    alpha: float = 1.0
+    temperature: float = 1.0
+    lipsdp: bool = True
+    upstream: bool = False
+    search: Search = field(default_factory=Search)
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise UsageError(f"radius must be > 0, got {self.radius}")
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalPairs:
+    """(K, K) constants of z_i - z_k on the whole space, and what gave the largest of them; notes: what failed."""
+
+    values: Tensor
+    source: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Per input (N,): constants max_j of z_j - z_y, constants of h_y, and radii; estimates are marked as such.
+
+    Ensures: estimate <= local <= overall, for the logit differences and for h_y alike.
+    """
+
+    predicted: Tensor
+    estimate: Tensor
+    local: Tensor
+    overall: Tensor
+    probability_estimate: Tensor
+    probability_local: Tensor
+    probability_overall: Tensor
+    radii: dict[str, Tensor]
+    relaxed: Tensor
+    source: str
+    notes: tuple[str, ...]
+
+
+def global_pairs(maps: LinearMaps, request: Request) -> GlobalPairs:
+    """The least of the sound global constants at hand for every pair of classes."""
+    classes = maps.network.classes
+    eye = torch.eye(classes, dtype=torch.float64)
+    rows = (eye[:, None] - eye[None]).reshape(-1, classes)
+    found = {
+        "jacobian": global_pair_constants(maps, request.norm).cpu(),
+        "layer norms": product_constants(maps, rows, request.norm).reshape(classes, classes).cpu(),
+    }
+    notes: list[str] = []
+    if request.lipsdp and request.norm == "L2":
+        try:
+            table = global_table(maps.network, str(maps.device), MAX_NEURONS)
+            found["LipSDP"] = torch.stack([table.constants(y, "L2") for y in range(classes)])
+        except EngineError as error:
+            notes.append(f"LipSDP left out: {error}")
+    values = torch.stack(list(found.values())).amin(dim=0)
+    source = min(found, key=lambda name: float(found[name].max()))
+    return GlobalPairs(values, source, tuple(notes))
+
+
+def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalPairs) -> Measurement:
+    """Constants and radii of one batch. Raises EngineError."""
+    network = maps.network
+    count, classes = len(inputs), network.classes
+    radius = torch.full((count,), request.radius, dtype=torch.float64)
+    known = local_bounds(maps, inputs, radius, request.norm, request.domain)
+    logits = maps.exact(inputs.to(maps.device, torch.float64))
+    point = LogitsAtInputs(logits.cpu(), logits.argmax(dim=1).cpu(), request.alpha, request.temperature)
+    y = point.predicted
+    pairs = torch.minimum(pair_constants(known).cpu(), overall.values[None])
+    notes = overall.notes + (_upstream(maps, known, y, pairs) if request.upstream else ())
+    rows = difference_rows(classes, y.to(maps.device))
+    found = estimate(maps, known.balls, rows, request.search)
+    upper = functional_upper(known, len(network.nodes) - 1, torch.cat([rows, -rows], dim=1)).cpu()
+    upper, lower = upper[:, :classes].masked_fill(point.own, 0.0), -upper[:, classes:].masked_fill(point.own, 0.0)
+    each = torch.arange(count)
+    least, most = probability_bounds(lower, upper, y, request.temperature)
+    variance = largest_variance(least, most)
+    local_h = probability_constants(pairs, variance, request.temperature)
+    overall_h = probability_constants(overall.values[None].expand_as(pairs), None, request.temperature)
+    estimate_h = probability_gradients(maps, known.balls, found.points, request.temperature).cpu()
+    margins = margin_constants(point, pairs[each, y], least, most)
+    everywhere = Kept(overall.values[y], overall_h, margin_constants(point, overall.values[y], None, None))
+    return Measurement(
+        predicted=y,
+        estimate=found.best.amax(dim=1).cpu(),
+        local=pairs[each, y].amax(dim=1),
+        overall=overall.values[y].amax(dim=1),
+        probability_estimate=estimate_h[each, y],
+        probability_local=local_h[each, y],
+        probability_overall=overall_h[each, y],
+        radii=_radii(point, request, found.best.cpu(), Kept(pairs[each, y], local_h, margins), everywhere),
+        relaxed=relaxed_holds(point, relaxed_constants(point, lower, upper, radius)),
+        source=overall.source,
+        notes=notes,
+    )
+
+
+def _upstream(maps: LinearMaps, known: ValueBounds, predicted: Tensor, pairs: Tensor) -> tuple[str, ...]:
+    """Lower the predicted classes' constants in `pairs` (N, K, K) to upstream's where those are less; notes on it."""
+    try:
+        found = upstream_constants(maps.network, known.balls, predicted.to(maps.device))
+    except EngineError as error:
+        return (f"upstream's Jacobian bounds left out: {error}",)
+    each = torch.arange(len(predicted))
+    least = torch.minimum(pairs[each, predicted], found)
+    pairs[each, predicted] = least
+    pairs[each, :, predicted] = least
+    return ("certified local constants also rest on auto_LiRPA's JacobianOP, which does not count its rounding",)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Sound constants of one kind, (N, K) each: of z_j - z_y, of h_i, of h_y - h_i."""
+
+    differences: Tensor
+    probabilities: Tensor
+    margins: Tensor
+
+
+def _radii(
+    point: LogitsAtInputs, request: Request, estimated: Tensor, local: Kept, everywhere: Kept
+) -> dict[str, Tensor]:
+    """Every radius in the table; local ones are at most the ball's own."""
+    eps = torch.full((len(estimated),), request.radius, dtype=torch.float64)
+    limit = 1e6 if request.domain is None else diameter(request.norm, request.domain, 2**26)
+    anchored = AnchoredConstants(local.differences, "differences", eps)
+    return {
+        "estimate": estimated_radius(point, EstimatedConstants(estimated, "differences", eps), limit).value,
+        "local, paper": certified_radius(point, AnchoredConstants(local.probabilities, "probabilities", eps), limit),
+        "local, margins": torch.minimum(difference_radius(point, local.margins), eps),
+        "local, closed form": torch.minimum(closed_form_radius(point, local.differences), eps),
+        "local, bisected": certified_radius(point, anchored, limit),
+        "global, paper": paper_radius(point, everywhere.probabilities),
+        "global, margins": difference_radius(point, everywhere.margins),
+        "global, closed form": closed_form_radius(point, everywhere.differences),
+        "global, bisected": certified_radius(point, GlobalConstants(everywhere.differences, "differences"), limit),
+    }
+
+
+def measure_all(
+    network: PlainNetwork, inputs: Tensor, request: Request, device: str, batch_size: int
+) -> list[Measurement]:
+    """Constants and radii of inputs (N, *input_shape), batch by batch. Raises EngineError."""
+    maps = LinearMaps(network, device)
+    overall = global_pairs(maps, request)
+    return [measure(maps, part, request, overall) for part in inputs.split(batch_size)]
+
+
+def as_record(parts: list[Measurement], request: Request) -> dict[str, Any]:
+    """JSON-able: the settings and one row per input; an unbounded radius is null."""
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        for n in range(len(part.predicted)):
+            radii = {name: float(value[n]) for name, value in part.radii.items()}
+            rows.append(
+                {
+                    "index": len(rows),
+                    "predicted": int(part.predicted[n]),
+                    "logits": {k: float(getattr(part, k)[n]) for k in ("estimate", "local", "overall")},
+                    "probability": {
+                        k: float(getattr(part, f"probability_{k}")[n]) for k in ("estimate", "local", "overall")
+                    },
+                    "radius": {k: v if v < float("inf") else None for k, v in radii.items()},
+                    "relaxed_holds": bool(part.relaxed[n]),
+                }
+            )
+    settings = {k: getattr(request, k) for k in ("norm", "radius", "domain", "alpha", "temperature")}
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    rested = assumptions.words(assumptions.ENGINE)
+    return {"settings": settings, "global": parts[0].source, "notes": notes, "rests_on": rested, "rows": rows}
