@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from certmix.errors import UsageError
+from certmix.formatting import exact, lower
 from certmix.theorems import smoothing as theorem
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -122,9 +123,9 @@ def _row(path: Path, number: int, line: str, header: list[str], noise_std: float
         return None, False
     if radius > LARGEST_RATIO * Decimal(noise_std):
         raise UsageError(
-            f"{path}, line {number}: radius {cell['radius']} is {float(radius) / noise_std:.3g} times the noise "
-            f"{noise_std:g}, and no feasible number of samples gives more than {LARGEST_RATIO}: state the noise_std "
-            "that the log was made with"
+            f"{path}, line {number}: radius {cell['radius']} is {lower(float(radius) / noise_std, 3)} times the noise "
+            f"{exact(noise_std)}, and no feasible number of samples gives more than {LARGEST_RATIO}: state the "
+            "noise_std that the log was made with"
         )
     return radius, predict == label
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from certmix.data import doubts
 from certmix.data.dataset import Dataset
+from certmix.formatting import percent_nearest, ratio, upper
 from certmix.mixing.mixed import MixedClassifier
 from certmix.models.model import Model, about_probabilities
 from certmix.provers.certify import Prover, prove
@@ -154,7 +155,7 @@ class Audit:
         """Accuracies, and on standard error what looks like a mistake: before the hours that proving may take."""
         n, found = len(self.data), doubts.accuracies(clean, self.data)
         plain = ", not smoothed" if self.settings.method == "smoothing" else ""
-        shown = ", ".join(f"{name} {share:.1f} %" for name, share in found.items())
+        shown = ", ".join(f"{name} {percent_nearest(*ratio(share))} %" for name, share in found.items())
         print(f"accuracy on the {n} inputs{plain}: {shown}", flush=True)
         first = torch.from_numpy(np.ascontiguousarray(self.data.inputs[:PROBED], dtype=np.float32))
         for text in (
@@ -185,7 +186,7 @@ class Audit:
         resumed = f" ({len(radii)} of the {n - done} proven in this session)" if done else ""
         print(f"{certified} of {n} inputs certified{resumed}: {self.store.path}")
         if radii and self.settings.radius is None:
-            print(f"largest relative part of a proposed radius that the judge did not accept: {_cost(radii):.2e}")
+            print(f"largest relative part of a proposed radius that the judge did not accept: {upper(_cost(radii), 3)}")
         print(f"next: certmix check {self.store.path}; certmix report {self.store.path}")
 
 

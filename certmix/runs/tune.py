@@ -10,6 +10,7 @@ from typing import Any
 
 from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
+from certmix.formatting import exact, nearest
 from certmix.runs.audit import Audit
 from certmix.runs.finished import FinishedRun
 from certmix.runs.sweep import Point, sweep
@@ -49,8 +50,9 @@ def choose_point(points: Sequence[Point], clean: float) -> Point:
     if not allowed:
         best = max(points, key=lambda p: p.clean)
         raise UsageError(
-            f"no pair has clean accuracy {clean:g} on the tune split: the best has {best.clean / 100:.4f}, at alpha "
-            f"{best.alpha:g}, temperature {best.temperature:g}; lower --clean-accuracy or try other pairs"
+            f"no pair has clean accuracy {exact(clean)} on the tune split: the best has {nearest(best.clean / 100, 4)}, "
+            f"at alpha {exact(best.alpha)}, temperature {exact(best.temperature)}; lower --clean-accuracy or try other "
+            "pairs"
         )
     return max(allowed, key=lambda p: (p.certified_correct, p.clean, -p.alpha, -p.temperature))
 
