@@ -7,6 +7,7 @@ input, where they are bounded over the ball, as FORMAT.md 11 advises. Everything
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,22 +15,7 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.convolution import space_to_depth
-from verifiers.crown.linear_forms import (
-    FormToInput,
-    LinearForm,
-    Step,
-    add_to_frontier,
-    adjoint,
-    channels_last,
-    consecutive_forms,
-    conv_adjoint,
-    dot,
-    gather,
-    grouped_by_input,
-    pad_blocks,
-    to_dense,
-)
+from verifiers.crown.adjoint import Frontier, adjoint, offset
 from verifiers.crown.network import NONLINEAR, CrownNetwork, Interval
 from verifiers.crown.relaxations import (
     LinearRelaxation,
@@ -39,6 +25,17 @@ from verifiers.crown.relaxations import (
     relu_relaxation,
     sigmoid_relaxation,
     tanh_relaxation,
+)
+from verifiers.linear_forms.forms import (
+    BlockForms,
+    DenseForms,
+    FormToInput,
+    LinearForms,
+    PatchForms,
+    Summand,
+    channels_last,
+    consecutive_forms,
+    dot,
 )
 
 FIXED_POINT_STEPS = 4  # of the fixed point that splits a form between ball and box
@@ -129,7 +126,7 @@ class IntermediateBounds:
 
 def backward(
     intermediate_bounds: IntermediateBounds,
-    frontier: dict[int, LinearForm],
+    frontier: Mapping[int, Summand],
     form_to_input: FormToInput,
     relaxations: dict[int, Relaxation],
     early: bool,
@@ -140,7 +137,7 @@ def backward(
 
 def concretizations(
     intermediate_bounds: IntermediateBounds,
-    frontier: dict[int, LinearForm],
+    forms_on_nodes: Mapping[int, Summand],
     form_to_input: FormToInput,
     relaxations: dict[int, Relaxation],
     early: bool,
@@ -152,88 +149,84 @@ def concretizations(
     frontier's values, at the start and before every nonlinearity; else only at the input. stop_after: the index of the
     last bound that is wanted.
     """
-    net, start = intermediate_bounds.net, max(frontier)
-    frontier = dict(frontier)
+    net, frontier = intermediate_bounds.net, Frontier(forms_on_nodes)
+    start = frontier.last
     constant = torch.zeros((), dtype=net.dtype, device=net.device)
     upper_bounds: list[Tensor] = []
-    while not net.affine.issuperset(frontier):
-        k = max(frontier)
-        node = net.nodes[k]
-        if early and (k == start or isinstance(node, NONLINEAR)):
+    while not net.affine.issuperset(frontier.nodes):
+        k = frontier.last
+        if early and (k == start or isinstance(net.nodes[k], NONLINEAR)):
             upper_bounds.append(constant + _concretize_boxes(intermediate_bounds, frontier, form_to_input))
             if stop_after is not None and len(upper_bounds) > stop_after:
                 return torch.stack(torch.broadcast_tensors(*upper_bounds))
         forms = frontier.pop(k)
         if k in relaxations:
-            step = _through_relaxation(net, k, forms, relaxations[k], form_to_input)
+            below, intercepts = _through_relaxation(net, k, forms, relaxations[k], form_to_input)
+            frontier.add(net.parents(k), (below,))
         else:
-            step = adjoint(net, k, forms)
-        if step.constant is not None:
-            constant = constant + step.constant
-        add_to_frontier(net, frontier, k, step.inputs)
+            intercepts = offset(net, k, forms)
+            frontier.add(net.parents(k), adjoint(net, k, forms))
+        if intercepts is not None:
+            constant = constant + intercepts
     upper_bounds.append(constant + _concretize_ball(intermediate_bounds, frontier, form_to_input))
     return torch.stack(torch.broadcast_tensors(*upper_bounds))
 
 
 def _concretize_boxes(
-    intermediate_bounds: IntermediateBounds, frontier: dict[int, LinearForm], form_to_input: FormToInput
+    intermediate_bounds: IntermediateBounds, frontier: Frontier, form_to_input: FormToInput
 ) -> Tensor:
     """Upper bounds (R,) of the frontier's forms from the boxes of the nodes' values."""
-    shapes = intermediate_bounds.net.network.shapes
-    summands = [
-        _through_interval(pad_blocks(forms, shapes[k]), intermediate_bounds.values[k], form_to_input)
-        for k, forms in frontier.items()
-    ]
+    summands = [_through_interval(forms, intermediate_bounds.values[k], form_to_input) for k, forms in frontier.items()]
     return torch.stack(summands).sum(0)
 
 
 def _through_relaxation(
-    net: CrownNetwork, k: int, forms: LinearForm, relaxations: Relaxation, form_to_input: FormToInput
-) -> Step:
-    """Positive coefficients take the upper line, negative ones the lower."""
-    forms = pad_blocks(forms, net.network.shapes[k])
+    net: CrownNetwork, k: int, forms: LinearForms, relaxations: Relaxation, form_to_input: FormToInput
+) -> tuple[LinearForms, Tensor]:
+    """Forms on the input of node k and a constant (R,): positive coefficients take the upper line, negative ones the
+    lower."""
     if isinstance(relaxations, MaxPoolRelaxation):
-        return _through_max_pool(net, k, forms, relaxations, form_to_input)
-    sparse = relaxations.sparse(forms.block) if forms.patches is None else None
-    if sparse is not None:
-        return _through_sparse(forms, sparse)
+        return _through_max_pool(net, k, forms.to_dense(), relaxations, form_to_input)
+    if not isinstance(forms, PatchForms):
+        sparse = relaxations.sparse(forms.block)
+        if sparse is not None:
+            return _through_sparse(forms, sparse)
     excess, below, intercept = (
-        gather(v, forms, form_to_input)
+        forms.gather(v, form_to_input)
         for v in (
             relaxations.upper_slope - relaxations.lower_slope,
             relaxations.lower_slope,
             relaxations.upper_intercept,
         )
     )
-    coefficients = grouped_by_input(forms.coefficients, below)
+    coefficients = forms.grouped(below)
     positive = coefficients.clamp(min=0)
     pulled = torch.addcmul(coefficients * below, positive, excess)
     constant = dot(positive, intercept)
     if relaxations.lower_intercept is not None:
-        constant = constant + dot(coefficients - positive, gather(relaxations.lower_intercept, forms, form_to_input))
-    return Step((forms.with_coefficients(pulled),), constant)
+        constant = constant + dot(coefficients - positive, forms.gather(relaxations.lower_intercept, form_to_input))
+    return forms.with_grouped(pulled), constant
 
 
-def _through_sparse(forms: LinearForm, sparse: SparseRelaxation) -> Step:
-    """Forms on whole images of one input, through ReLUs of which only a few are unstable."""
+def _through_sparse(forms: DenseForms | BlockForms, sparse: SparseRelaxation) -> tuple[LinearForms, Tensor]:
+    """Forms whose pixels all lie alike, on one input, through ReLUs of which only a few are unstable."""
     coefficients = channels_last(forms.coefficients).flatten(1)
     positive = coefficients.index_select(1, sparse.unstable).clamp(min=0)
-    below = coefficients.mul_(sparse.slope) if forms.may_overwrite else coefficients * sparse.slope
+    below = coefficients.mul_(sparse.slope) if forms.writable else coefficients * sparse.slope
     pulled = below.index_add_(1, sparse.unstable, positive * sparse.excess)
-    return Step((forms.with_coefficients(pulled),), positive @ sparse.intercept)
+    return forms.with_grouped(pulled), positive @ sparse.intercept
 
 
 def _through_max_pool(
-    net: CrownNetwork, k: int, forms: LinearForm, relaxations: MaxPoolRelaxation, form_to_input: FormToInput
-) -> Step:
+    net: CrownNetwork, k: int, forms: DenseForms, relaxations: MaxPoolRelaxation, form_to_input: FormToInput
+) -> tuple[LinearForms, Tensor]:
     """Coefficients of pooled values, moved to the selected pixels; positive ones take a constant where these have
     rivals."""
-    dense = to_dense(forms, net.network.shapes[k])
     selected, dominates, rival_constant = (
-        gather(v, dense, form_to_input)
+        forms.gather(v, form_to_input)
         for v in (relaxations.selected, relaxations.dominates, relaxations.rival_constant)
     )
-    coefficients = grouped_by_input(dense.coefficients, rival_constant)
+    coefficients = forms.grouped(rival_constant)
     positive = coefficients.clamp(min=0)
     moved, selected = (v.movedim(-1, 2).flatten(3) for v in (coefficients - positive + positive * dominates, selected))
     image = moved.new_zeros(*moved.shape[:3], math.prod(relaxations.padded_size))
@@ -244,41 +237,39 @@ def _through_max_pool(
     top, left, _, _ = node.padding
     _, height, width = net.network.shapes[node.inputs[0]]
     inside = spread[:, :, top : top + height, left : left + width]
-    return Step((LinearForm(inside),), dot(positive, rival_constant))
+    return DenseForms(inside), dot(positive, rival_constant)
 
 
-def _through_interval(forms: LinearForm, values: Interval, form_to_input: FormToInput) -> Tensor:
+def _through_interval(forms: LinearForms, values: Interval, form_to_input: FormToInput) -> Tensor:
     lower, upper = values
-    middle, half_width = (gather(v, forms, form_to_input) for v in ((lower + upper) / 2, (upper - lower) / 2))
-    coefficients = grouped_by_input(forms.coefficients, middle)
+    middle, half_width = (forms.gather(v, form_to_input) for v in ((lower + upper) / 2, (upper - lower) / 2))
+    coefficients = forms.grouped(middle)
     return dot(coefficients, middle) + dot(coefficients.abs(), half_width)
 
 
 # ---------------------------------------------------------------- at the input
 
 
-def _concretize_ball(
-    intermediate_bounds: IntermediateBounds, frontier: dict[int, LinearForm], form_to_input: FormToInput
-) -> Tensor:
+def _concretize_ball(intermediate_bounds: IntermediateBounds, frontier: Frontier, form_to_input: FormToInput) -> Tensor:
     """Upper bounds (R,) of forms on affine nodes: over the boxes, or over the balls cut by them if that is smaller."""
-    net, ball = intermediate_bounds.net, intermediate_bounds.ball
-    frontier = {k: pad_blocks(forms, net.network.shapes[k]) for k, forms in frontier.items()}
-    centers = {k: intermediate_bounds.affine_values[k].center for k in frontier}
-    midpoints = {k: intermediate_bounds.affine_values[k].midpoint for k in frontier}
+    net, ball, values = intermediate_bounds.net, intermediate_bounds.ball, intermediate_bounds.affine_values
     boxes_only = ball.norm == "Linf"
-    at_midpoint = _at_points(frontier, midpoints, form_to_input)
+    at_midpoint = _at_points(frontier, {k: values[k].midpoint for k in frontier.nodes}, form_to_input)
+    centers = {k: values[k].center for k in frontier.nodes}
     at_center = at_midpoint if boxes_only else _at_points(frontier, centers, form_to_input)
-    root = _to_root(intermediate_bounds, frontier, not boxes_only)
-    half_width = gather((root.above + root.below) / 2, root.forms, form_to_input)
-    coefficients = grouped_by_input(root.forms.coefficients, half_width)
+    root, forms = _to_root(net, frontier)
+    (lower, upper), center = intermediate_bounds.values[root], values[root].center
+    above, below = (upper - center).clamp(min=0), (center - lower).clamp(min=0)
+    half_width = forms.gather((above + below) / 2, form_to_input)
+    coefficients = forms.grouped(half_width)
     box = at_midpoint + dot(coefficients.abs(), half_width)
-    if root.scale is None:
+    if boxes_only:
         return box
-    above, below = (gather(v, root.forms, form_to_input) for v in (root.above, root.below))
     shared = FormToInput(torch.zeros_like(form_to_input.index), None)
-    unit = gather(root.scale, root.forms, shared).abs().flatten(2).flatten(0, 1)
+    unit = forms.gather(net.root_scale(root), shared).abs().flatten(2).flatten(0, 1)
     sizes = coefficients.abs().flatten(2).flatten(0, 1) * unit  # of the coefficients of the input itself
-    extent = torch.where(coefficients > 0, above, below).flatten(2).flatten(0, 1)
+    gathered = (forms.gather(v, form_to_input) for v in (above, below))
+    extent = torch.where(coefficients > 0, *gathered).flatten(2).flatten(0, 1)
     extent = extent / unit.clamp(min=torch.finfo(unit.dtype).tiny)
     radius = ball.radius if len(ball.radius) == 1 else ball.radius[form_to_input.index]
     ball_share = torch.minimum(sizes, _ball_share(sizes.detach(), extent, radius[:, None], ball.norm))
@@ -301,59 +292,18 @@ def _ball_share(sizes: Tensor, extent: Tensor, radius: Tensor, norm: c.Norm) -> 
     return cap
 
 
-def _at_points(frontier: dict[int, LinearForm], values: dict[int, Tensor], form_to_input: FormToInput) -> Tensor:
+def _at_points(frontier: Frontier, values: dict[int, Tensor], form_to_input: FormToInput) -> Tensor:
     """(R,): the frontier's forms, each where its node has the value `values[k]` (N, *shape)."""
-    gathered = {k: gather(values[k], forms, form_to_input) for k, forms in frontier.items()}
-    return torch.stack([dot(grouped_by_input(frontier[k].coefficients, v), v) for k, v in gathered.items()]).sum(0)
+    gathered = [(forms, forms.gather(values[k], form_to_input)) for k, forms in frontier.items()]
+    return torch.stack([dot(forms.grouped(v), v) for forms, v in gathered]).sum(0)
 
 
-@dataclass(frozen=True, eq=False)
-class RootForms:
-    """Forms on one root, without their constants, and that root's box: all in the same space-to-depth blocks.
-
-    above, below: (N, *shape) how far the box extends above and below the root's value at the centre. scale: (1, *shape)
-    by what the root multiplies the input, or None where it was not wanted.
-    """
-
-    forms: LinearForm
-    above: Tensor
-    below: Tensor
-    scale: Tensor | None
-
-
-def _to_root(intermediate_bounds: IntermediateBounds, frontier: dict[int, LinearForm], with_scale: bool) -> RootForms:
-    """The sum of forms on affine nodes, as forms on one root. Uses the frontier up."""
-    net, shapes = intermediate_bounds.net, intermediate_bounds.net.network.shapes
-    while len(frontier) > 1 or max(frontier) not in net.roots:
-        k = max(frontier)
-        forms = pad_blocks(frontier.pop(k), shapes[k])
-        is_last = not frontier and net.parents(k)[0] in net.roots
-        if is_last and isinstance(net.nodes[k], c.Conv2d) and forms.patches is None:
-            return _through_first_convolution(intermediate_bounds, k, forms, with_scale)
-        add_to_frontier(net, frontier, k, adjoint(net, k, forms).inputs)
-    ((root, forms),) = frontier.items()
-    return _on_root(intermediate_bounds, root, pad_blocks(forms, shapes[root]), with_scale)
-
-
-def _through_first_convolution(
-    intermediate_bounds: IntermediateBounds, k: int, forms: LinearForm, with_scale: bool
-) -> RootForms:
-    """Forms on a convolution of a root, left in blocks below it: a box is sooner taken apart than many forms put
-    together."""
-    net, stride = intermediate_bounds.net, conv_adjoint(intermediate_bounds.net, k).stride
-    root = net.parents(k)[0]
-    _, height, width = net.network.shapes[root]
-    coefficients = conv_adjoint(net, k).blocks(forms.coefficients, (height, width), forms.block)
-    on_root = _on_root(intermediate_bounds, root, LinearForm(coefficients), with_scale)
-    above, below = (space_to_depth(v, stride) for v in (on_root.above, on_root.below))
-    scale = None if on_root.scale is None else space_to_depth(on_root.scale, stride)
-    return RootForms(on_root.forms, above, below, scale)
-
-
-def _on_root(intermediate_bounds: IntermediateBounds, k: int, forms: LinearForm, with_scale: bool) -> RootForms:
-    (lower, upper), center = intermediate_bounds.values[k], intermediate_bounds.affine_values[k].center
-    scale = intermediate_bounds.net.root_scale(k) if with_scale else None
-    return RootForms(forms, (upper - center).clamp(min=0), (center - lower).clamp(min=0), scale)
+def _to_root(net: CrownNetwork, frontier: Frontier) -> tuple[int, LinearForms]:
+    """The sum of forms on affine nodes as forms on one root, which is returned with them. Uses the frontier up."""
+    while len(frontier) > 1 or frontier.last not in net.roots:
+        k = frontier.last
+        frontier.add(net.parents(k), adjoint(net, k, frontier.pop(k)))
+    return frontier.last, frontier.pop(frontier.last)
 
 
 # ---------------------------------------------------------------- functionals of the logits
@@ -371,8 +321,8 @@ def functional_upper(intermediate_bounds: IntermediateBounds, coefficients: Tens
     form_to_input = consecutive_forms(n, j, flat.device)
     if slopes is None:
         relaxations = intermediate_bounds.relaxations(intermediate_bounds.slopes)
-        return backward(intermediate_bounds, {last: LinearForm(flat)}, form_to_input, relaxations, True).view(n, j)
+        return backward(intermediate_bounds, {last: DenseForms(flat)}, form_to_input, relaxations, True).view(n, j)
     per_form = intermediate_bounds.pick(form_to_input.index)
     relaxations = per_form.relaxations(slopes.reshape(n * j, -1))
     one_each = consecutive_forms(n * j, 1, flat.device)
-    return backward(per_form, {last: LinearForm(flat)}, one_each, relaxations, True).view(n, j)
+    return backward(per_form, {last: DenseForms(flat)}, one_each, relaxations, True).view(n, j)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.crown.adjoint import Frontier, adjoint, unit_forms
 from verifiers.crown.backward import AffineValues, Ball, IntermediateBounds
-from verifiers.crown.linear_forms import LinearForm, add_to_frontier, adjoint, mask_padding, unit_forms
 from verifiers.crown.network import NONLINEAR, SLOPED, CrownNetwork, Interval, interval, value
 from verifiers.crown.neurons import chunk_size, footprint, tightened
 from verifiers.crown.relaxations import default_slopes
+from verifiers.linear_forms.forms import LinearForms
 
 MIXING = (c.Linear, c.Conv2d, c.AveragePool2d, c.Add)  # nodes whose neurons depend on several below
 
@@ -119,9 +120,9 @@ def dual_norms(net: CrownNetwork, k: int, norm: c.Norm) -> Tensor:
     return net.dual_norms[k, norm]
 
 
-def _gradient(net: CrownNetwork, k: int, index: Tensor) -> LinearForm:
+def _gradient(net: CrownNetwork, k: int, index: Tensor) -> LinearForms:
     """Neurons `index` of the affine node k as forms on the input."""
-    frontier = {i: forms for i, (forms, _) in unit_forms(net, k, index).items()}
-    while (j := max(frontier)) > 0:
-        add_to_frontier(net, frontier, j, adjoint(net, j, frontier.pop(j)).inputs)
-    return mask_padding(frontier[0], net.network.shapes[0])
+    frontier = Frontier({i: forms for i, (forms, _) in unit_forms(net, k, index).items()})
+    while (j := frontier.last) > 0:
+        frontier.add(net.parents(j), adjoint(net, j, frontier.pop(j)))
+    return frontier.pop(0).masked()

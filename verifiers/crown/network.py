@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.convolution import Adjoint
+from verifiers.linear_forms.convolution import Adjoint
 from verifiers.network.module import average_pool, pad
 
 NONLINEAR = (c.Relu, c.LeakyRelu, c.Sigmoid, c.Tanh, c.MaxPool2d)

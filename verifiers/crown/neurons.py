@@ -6,6 +6,7 @@ if that leaves the neuron unstable.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.crown.adjoint import Frontier, adjoint, unit_forms
 from verifiers.crown.backward import IntermediateBounds, Relaxation, backward
-from verifiers.crown.linear_forms import FormToInput, LinearForm, add_to_frontier, adjoint, unit_forms
 from verifiers.crown.network import NONLINEAR, CrownNetwork, Interval
+from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, PatchForms, Summand
 
 CACHE_COEFFICIENTS = 2**20  # coefficients of one layer propagated at once: a processor's cache
 MIN_CHUNK_SHARE = 0.25  # of a chunk, that the forms of one input must fill to be handled alone
@@ -113,11 +115,11 @@ def _backward(
     single_input = present.stop == present.start + 1
     form_to_input = FormToInput(ends.batch_index - present.start, len(ends.batch_index) if single_input else None)
     constant = torch.zeros((), dtype=intermediate_bounds.net.dtype, device=intermediate_bounds.net.device)
-    frontier: dict[int, LinearForm] = {}
+    frontier: dict[int, Summand] = {}
     for i, (forms, extra) in unit_forms(intermediate_bounds.net, ends.k, ends.index).items():
         sign = ends.sign.view(-1, *(1,) * (forms.coefficients.dim() - 1))
         constant = constant + ends.sign * extra
-        frontier[i] = LinearForm(forms.coefficients * sign, forms.patches)
+        frontier[i] = dataclasses.replace(forms, coefficients=forms.coefficients * sign)
     return constant + backward(intermediate_bounds, frontier, form_to_input, relaxations, False)
 
 
@@ -125,23 +127,23 @@ def footprint(net: CrownNetwork, k: int) -> tuple[int, bool]:
     """Most coefficients of one form on node k on its way to the input, and whether they are patches all the way."""
     if k not in net.footprints:
         first = torch.zeros(1, dtype=torch.long, device=net.device)
-        frontier = {i: forms for i, (forms, _) in unit_forms(net, k, first).items()}
+        frontier = Frontier({i: forms for i, (forms, _) in unit_forms(net, k, first).items()})
         widest, patches = 1, True
-        while frontier:
-            j = max(frontier)
-            node, forms = net.nodes[j], frontier.pop(j)
-            widest, patches = max(widest, forms.coefficients.numel()), patches and forms.patches is not None
+        while len(frontier):
+            j = frontier.last
+            forms = frontier.pop(j)
+            widest, patches = max(widest, forms.coefficients.numel()), patches and isinstance(forms, PatchForms)
             if j in net.roots:
                 continue
-            linear = not isinstance(node, NONLINEAR)
-            parts = adjoint(net, j, forms).inputs if linear else (_through_nonlinearity(net, j, forms),)
-            add_to_frontier(net, frontier, j, parts)
+            linear = not isinstance(net.nodes[j], NONLINEAR)
+            parts = adjoint(net, j, forms) if linear else (_through_nonlinearity(net, j, forms),)
+            frontier.add(net.parents(j), parts)
         net.footprints[k] = widest, patches
     return net.footprints[k]
 
 
-def _through_nonlinearity(net: CrownNetwork, k: int, forms: LinearForm) -> LinearForm:
+def _through_nonlinearity(net: CrownNetwork, k: int, forms: LinearForms) -> LinearForms:
     """Forms of the shape that those on the nonlinear node k have below it."""
     if not isinstance(net.nodes[k], c.MaxPool2d):
         return forms
-    return LinearForm(forms.coefficients.new_zeros(len(forms.coefficients), *net.network.shapes[net.parents(k)[0]]))
+    return DenseForms(forms.coefficients.new_zeros(len(forms.coefficients), *net.network.shapes[net.parents(k)[0]]))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.convolution import Pair, space_to_depth
+from verifiers.linear_forms.blocks import Pair, space_to_depth
 from verifiers.network.module import pad
 
 MAX_UNSTABLE_SHARE = 0.3  # of a layer's neurons; picking them out is faster than treating all alike

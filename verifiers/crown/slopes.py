@@ -18,9 +18,9 @@ from torch import Tensor
 from proofs_check import certificate as c
 from verifiers.crown.backward import Ball, IntermediateBounds, backward, concretizations, functional_upper
 from verifiers.crown.intermediate import value_bounds
-from verifiers.crown.linear_forms import LinearForm, consecutive_forms
 from verifiers.crown.network import CrownNetwork
 from verifiers.crown.relaxations import LinearRelaxation
+from verifiers.linear_forms.forms import DenseForms, consecutive_forms
 
 CHUNK_COEFFICIENTS = 2**19  # of the widest layer, tuned at once
 MAX_TUNED = 4  # concretizations of each form
@@ -98,7 +98,7 @@ def _concretizations_to_tune(intermediate_bounds: IntermediateBounds, coefficien
     concretization is convex in its slopes, so each is tuned by itself.
     """
     form_to_input = consecutive_forms(len(coefficients), 1, coefficients.device)
-    frontier = {len(intermediate_bounds.net.nodes) - 1: LinearForm(coefficients)}
+    frontier = {len(intermediate_bounds.net.nodes) - 1: DenseForms(coefficients)}
     relaxations = intermediate_bounds.relaxations(slopes)
     upper_bounds = concretizations(intermediate_bounds, frontier, form_to_input, relaxations, True, None)
     early = upper_bounds[1:-1].argsort(0) + 1
@@ -127,7 +127,7 @@ def _tune(
     which: the concretization whose gradient is followed.
     """
     net = intermediate_bounds.net
-    frontier = {len(net.nodes) - 1: LinearForm(coefficients)}
+    frontier = {len(net.nodes) - 1: DenseForms(coefficients)}
     form_to_input = consecutive_forms(len(coefficients), 1, coefficients.device)
     fixed = intermediate_bounds.relaxations(slopes)
     tuned = {k: r for k, r in fixed.items() if k in net.slope_ranges and isinstance(r, LinearRelaxation)}

@@ -133,8 +133,16 @@ def strided_twice(rng: np.random.Generator) -> c.PlainNetwork:
     return finish(rng, [*nodes, c.Relu((1,)), conv(rng, 3, 3, 3), c.Add((4, 2)), c.Relu((5,))])
 
 
+def uneven(rng: np.random.Generator) -> c.PlainNetwork:
+    """Convolutions that skip pixels of images no multiple of their stride, one right above another."""
+    nodes: list[c.Node] = [c.Input((2, 9, 9)), conv(rng, 0, 3, 2), c.Relu((1,)), conv(rng, 2, 3, 3)]
+    nodes += [conv(rng, 3, 3, 3, stride=2), conv(rng, 4, 3, 3, k=2, stride=2, pad=0), c.Relu((5,))]
+    return finish(rng, nodes)
+
+
 KINDS = {
     "strided": strided,
+    "uneven": uneven,
     "strided_twice": strided_twice,
     "branched": branched,
     "residual": residual,

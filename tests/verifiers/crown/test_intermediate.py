@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from proofs_check import certificate as c
 from verifiers.crown.backward import ball
-from verifiers.crown.convolution import adjoint_of, depth_to_space, space_to_depth
 from verifiers.crown.engine import Crown
 from verifiers.crown.intermediate import value_bounds
 from verifiers.crown.network import prepare
-from verifiers.crown.patches import Patches
 from verifiers.crown.relaxations import max_pool_relaxation, relu_relaxation, sigmoid_relaxation, tanh_relaxation
 from verifiers.engine import MarginQuery
+from verifiers.linear_forms.blocks import depth_to_space, space_to_depth
+from verifiers.linear_forms.convolution import adjoint_of
+from verifiers.linear_forms.patches import Patches
 from verifiers.network.module import PlainModule, build, pad
 
 seeds = st.integers(0, 2**32 - 1)

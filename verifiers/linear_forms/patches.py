@@ -1,7 +1,4 @@
-"""Patches of images: where the receptive fields of neurons lie, and what an image holds there.
-
-Part of the native CROWN engine.
-"""
+"""Patches of images: where the receptive fields of neurons lie, and what an image holds there."""
 
 from __future__ import annotations
 
@@ -64,3 +61,12 @@ class Patches:
         step = (self.step[0] * stride[0], self.step[1] * stride[1])
         offset = (self.offset[0] * stride[0] - padding[0], self.offset[1] * stride[1] - padding[1])
         return Patches(self.positions, self.grid, step, offset)
+
+    def same_grid(self, other: Patches) -> bool:
+        """The patches of both at one position move alike over the image."""
+        return (self.grid, self.step) == (other.grid, other.step)
+
+    def moved(self, by: Pair) -> Patches:
+        """The patches that start `by` pixels further down and to the right."""
+        offset = (self.offset[0] + by[0], self.offset[1] + by[1])
+        return Patches(self.positions, self.grid, self.step, offset)

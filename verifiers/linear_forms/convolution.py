@@ -1,4 +1,4 @@
-"""The adjoint of a convolution as an ordinary convolution. Part of the native CROWN engine.
+"""The adjoint of a convolution as an ordinary convolution.
 
 With stride s, the input pixels of one remainder modulo s (one position in a space-to-depth block) are a stride-1
 convolution of the forms on the output, so all positions together are one convolution with s * s times the channels. On
@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Pair = tuple[int, int]
+from verifiers.linear_forms.blocks import Pair, depth_to_space, write_depth_to_space
+from verifiers.linear_forms.forms import BlockForms, DenseForms, Shape, Summand, on_image
+
 Sides = tuple[int, int, int, int]  # pixels to add to the left, to the right, above and below; negative: to cut
 NO_SIDES = (0, 0, 0, 0)
 
@@ -76,6 +78,10 @@ class Adjoint:
     groups: int
     scratch: ScratchBuffers = field(init=False, default_factory=ScratchBuffers)
 
+    def on_input(self, forms: DenseForms | BlockForms, image: Shape) -> Summand:
+        """Forms on the output as forms on the input, of shape `image`. Requires: they are masked."""
+        return on_image(self.nonzero_blocks(forms.coefficients, (image[1], image[2]), forms.block), self.stride, image)
+
     def blocks(self, forms: Tensor, image: Pair, block: Pair = (1, 1)) -> Tensor:
         """Forms on the output as forms on the input in blocks, (R, s * s * C', ⌈H / s⌉, ⌈W / s⌉).
 
@@ -102,7 +108,7 @@ class Adjoint:
         if min(sides) < 0 or torch.is_grad_enabled():
             return F.pad(depth_to_space(forms, block, size), sides)
         images, inner = self.scratch.zero_sided(forms, size, forms.shape[1] // (block[0] * block[1]), sides)
-        _write_depth_to_space(forms, block, inner)
+        write_depth_to_space(forms, block, inner)
         return images.permute(0, 3, 1, 2)
 
     def _block_major(self, images: Tensor) -> Tensor:
@@ -130,33 +136,3 @@ def adjoint_of(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, grou
     reached = inputs * (1 + max(y * stride[1] + x for y in down.in_block for x in right.in_block))  # by some tap
     trimmed = merged[:reached] if groups == 1 else merged
     return Adjoint(trimmed, len(merged) - len(trimmed), (down.before, right.before), stride, groups)
-
-
-def space_to_depth(images: Tensor, block: Pair) -> Tensor:
-    """(N, C, H, W) -> (N, s * s * C, ⌈H / s⌉, ⌈W / s⌉): position (a, b) of block (y, x) is pixel (s y + a,
-    s x + b), zero outside."""
-    n, channels, height, width = images.shape
-    rows, columns = -(-height // block[0]), -(-width // block[1])
-    padded = F.pad(images, (0, columns * block[1] - width, 0, rows * block[0] - height))
-    parts = padded.unflatten(3, (columns, block[1])).unflatten(2, (rows, block[0])).permute(0, 3, 5, 1, 2, 4)
-    return parts.reshape(n, channels * block[0] * block[1], rows, columns)
-
-
-def depth_to_space(forms: Tensor, block: Pair, image: Pair) -> Tensor:
-    """The inverse of `space_to_depth`, cut to the image."""
-    if block == (1, 1):
-        return forms[:, :, : image[0], : image[1]]
-    inner = forms.shape[2] * block[0], forms.shape[3] * block[1]
-    merged = forms.new_empty(len(forms), *inner, forms.shape[1] // (block[0] * block[1]))
-    _write_depth_to_space(forms, block, merged)
-    return merged[:, : image[0], : image[1]].permute(0, 3, 1, 2)
-
-
-def _write_depth_to_space(forms: Tensor, block: Pair, images: Tensor) -> None:
-    """The inverse of `space_to_depth`, written into images (R, H, W, C)."""
-    last = forms.permute(0, 2, 3, 1)
-    if block == (1, 1):
-        images.copy_(last)
-    else:
-        pixels = images.unflatten(2, (-1, block[1])).unflatten(1, (-1, block[0]))  # (R, h, s, w, s, C)
-        pixels.copy_(last.unflatten(3, (*block, -1)).transpose(2, 3))
