@@ -50,9 +50,9 @@ def choose_point(points: Sequence[Point], clean: float) -> Point:
     if not allowed:
         best = max(points, key=lambda p: p.clean)
         raise UsageError(
-            f"no pair has clean accuracy {exact(clean)} on the tune split: the best has {nearest(best.clean / 100, 4)}, "
-            f"at alpha {exact(best.alpha)}, temperature {exact(best.temperature)}; lower --clean-accuracy or try other "
-            "pairs"
+            f"no pair has clean accuracy {exact(clean)} on the tune split: the best has "
+            f"{nearest(best.clean / 100, 4)}, at alpha {exact(best.alpha)}, temperature {exact(best.temperature)}; "
+            "lower --clean-accuracy or try other pairs"
         )
     return max(allowed, key=lambda p: (p.certified_correct, p.clean, -p.alpha, -p.temperature))
 
