@@ -1,23 +1,49 @@
 """Judge every certificate of an audit: the same as `python -m proofs_check DIR`, in a process of its own.
 
-Prints what was not accepted, what the accepted certificates claim, and how many there are. Inputs count from 0.
-Exit 0: all accepted. 1: at least one rejected. 2: at least one line, or the folder, malformed.
+Prints what was not accepted, what the accepted certificates claim, and how many there are. Inputs count from 0. With
+--standard, --robust or --data it also says whether the run is about these models and these data.
+
+Exit 0: all accepted. 1: at least one rejected. 2: at least one line, or the folder, malformed. 4: all accepted, but the
+run is about other models or data than those given.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 from proofs_check import __main__ as judge
+
+DIFFERS = 4  # the exit code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     judge.add_arguments(parser)
+    group = parser.add_argument_group("your own files, compared with those that the run speaks of")
+    group.add_argument("--standard", type=Path, metavar="S.onnx", help="the model that should be g")
+    group.add_argument("--robust", type=Path, metavar="R.onnx", help="the model that should be h")
+    group.add_argument("--data", type=Path, metavar="D.npz", help="the inputs and labels that should have been audited")
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N of --data should have been")
 
 
 def run(options: argparse.Namespace) -> int:
     flags = [f"--{name}" for name in ("json", "quiet", "verbose") if getattr(options, name)]
     command = [sys.executable, "-m", "proofs_check", str(options.folder), "--jobs", str(options.jobs), *flags]
-    return subprocess.run(command, check=False).returncode
+    given = options.standard, options.robust, options.data, options.limit
+    if given == (None, None, None, None):
+        return subprocess.run(command, check=False).returncode
+
+    # torch and onnx come with the reader of models: loaded for these options only, and not in the judge's process
+    from certmix.runs import own_files
+
+    found = own_files.compare(options.folder, *given)  # first: a path that is wrong shows before anything is judged
+    code = subprocess.run(command, check=False).returncode
+    if options.json:
+        print(json.dumps({"files": [dataclasses.asdict(f) for f in found], "yours": own_files.all_same(found)}))
+    else:
+        print("\n".join(own_files.verdict(found)))
+    return code or (0 if own_files.all_same(found) else DIFFERS)

@@ -1,0 +1,156 @@
+"""A run's folder beside the model and data files that somebody brings: are these the networks, inputs and labels that
+its certificates speak of?
+
+A network is the same if the plain network that the ONNX file gives has the digest that the run names; inputs are the
+same if their float32 values are, bit for bit. The judge ties every certificate to these digests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from certmix.data.dataset import Dataset, load_data
+from certmix.errors import UsageError
+from certmix.formatting import upper
+from certmix.models.model import load_model
+from proofs_check.certificate import MalformedError, PlainNetwork
+from proofs_check.reading import folder, parse
+
+WHAT = ("standard", "robust", "data")
+NAMED = 5  # differences that are spelled out
+PROBED = 64  # inputs on which a network is compared with onnxruntime
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One file beside the run. what: standard, robust or data. same: None where there is nothing to compare. words: one
+    sentence if it is the same, else one per difference."""
+
+    what: str
+    file: str
+    bytes: int
+    sha256: str
+    same: bool | None
+    words: tuple[str, ...]
+
+
+def compare(
+    path: Path, standard: Path | None, robust: Path | None, data: Path | None, limit: int | None
+) -> tuple[Compared, ...]:
+    """The run in `path` beside the files given. limit: of the data file, its first inputs only.
+
+    Raises UsageError where a file, or the folder, cannot be read.
+    """
+    if limit is not None and data is None:
+        raise UsageError("--limit is about --data: give both, or neither")
+    try:
+        header = parse.run_header(folder.header_bytes(path))
+        own = None if data is None else load_data(data, limit, _domain(header))
+        found: list[Compared] = []
+        for what, file, digest in (("standard", standard, header.standard), ("robust", robust, header.robust)):
+            if file is not None:
+                found.append(_compared(what, file, *_network(path, file, digest, own)))
+        if own is not None and data is not None:
+            differences = list(_data_differences(list(folder.rows(path)), own))
+            whole = f"{'the first' if limit else 'all'} {len(own)} inputs and labels of {data} are those of the run"
+            found.append(_compared("data", data, not differences, differences or [whole]))
+    except MalformedError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return tuple(found)
+
+
+def all_same(found: tuple[Compared, ...]) -> bool:
+    return all(each.same is not False for each in found)
+
+
+def verdict(found: tuple[Compared, ...]) -> list[str]:
+    """Lines to print: every file, and what follows."""
+    shown = [f"{'' if each.same is not False else 'DIFFERS: '}{text}" for each in found for text in each.words]
+    if not all_same(found):
+        return [*shown, "The run is not about these files."]
+    same = [each.what for each in found if each.same]
+    if same == list(WHAT):
+        return [*shown, "These are your models and your data."]
+    left = [what for what in WHAT if what not in same]
+    return [*shown, f"The same as yours: {', '.join(same) or 'nothing'}; not compared: {', '.join(left)}."]
+
+
+def _compared(what: str, file: Path, same: bool | None, words: list[str]) -> Compared:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Compared(what, str(file), file.stat().st_size, digest, same, tuple(words))
+
+
+def _domain(header: parse.RunHeader) -> tuple[float, float] | None:
+    """That of the run: it says what uint8 data mean. (The judge holds it against every certificate.)"""
+    stored = header.settings.get("domain")
+    return None if stored is None else parse.read(tuple[float, float], stored, "run.json.settings.domain")
+
+
+def _network(path: Path, file: Path, digest: str | None, data: Dataset | None) -> tuple[bool | None, list[str]]:
+    if digest is None:
+        return None, [f"{file} is not compared: the run names no standard network, its certificates hold for any"]
+    model = load_model(file, None if data is None else data.inputs[:PROBED])
+    own = model.require_network()
+    if own.sha256 == digest:
+        differs = upper(model.faithfulness, 2)
+        return True, [
+            f"{file} is the network {digest} of the run (in float32 onnxruntime differs by at most {differs})"
+        ]
+    return False, [f"{file} is not the network of the run: {_first_difference(folder.network(path, digest), own)}"]
+
+
+def _first_difference(held: PlainNetwork, own: PlainNetwork) -> str:
+    if (held.input_shape, held.classes) != (own.input_shape, own.classes):
+        there, here = (f"{n.input_shape} -> {n.classes} classes" for n in (held, own))
+        return f"the run's is {there}, yours {here}"
+    if len(held.nodes) != len(own.nodes):
+        return f"the run's has {len(held.nodes)} nodes, yours {len(own.nodes)}"
+    for k, (there, here) in enumerate(zip(held.nodes, own.nodes, strict=True)):
+        if type(there) is not type(here):
+            return f"node {k} is {type(there).__name__} in the run, {type(here).__name__} in yours"
+        for field in dataclasses.fields(there):
+            a, b = getattr(there, field.name), getattr(here, field.name)
+            if not np.array_equal(a, b):
+                by = f" by up to {np.abs(a - b).max():.3g}" if np.shape(a) == np.shape(b) != () else ""
+                return f"{field.name} of node {k} ({type(there).__name__}) differs{by}"
+    return "the same values are stored otherwise: export it as the audited model was"
+
+
+def _data_differences(rows: list[folder.Row], own: Dataset) -> Iterator[str]:
+    shape = rows[0].value.shape
+    if shape != own.inputs.shape[1:]:
+        yield f"{own.source}: inputs have shape {own.inputs.shape[1:]}, in the run {shape}"
+        return
+    held, yours = ([parse.array_sha256(v) for v in values] for values in ([r.value for r in rows], own.inputs))
+    if len(held) != len(yours):
+        text = f"{own.source}: {len(yours)} inputs, in the run {len(held)}"
+        if held == yours[: len(held)]:
+            yield f"{text}, its first: say --limit {len(held)} if no more were to be audited"
+            yours = yours[: len(held)]
+        else:
+            yield text
+    first_place = {digest: k for k, digest in reversed(list(enumerate(yours)))}
+    places = [k if yours[k : k + 1] == [digest] else first_place.get(digest) for k, digest in enumerate(held)]
+    there = set(held)
+    missing = [f"{own.source}: input {k} is not in the run" for k, digest in enumerate(yours) if digest not in there]
+    others = [
+        f"input {k} of the run is {'not in' if place is None else f'input {place} of'} {own.source}"
+        for k, place in enumerate(places)
+        if place != k
+    ]
+    labels = [
+        f"{own.source}: the label of input {place} is {own.labels[place]}, in the run {row.label}"
+        for place, row in zip(places, rows, strict=True)
+        if place is not None and row.label != own.labels[place]
+    ]
+    for found in (missing, others, labels):
+        yield from found[:NAMED]
+        if len(found) > NAMED:
+            yield f"and {len(found) - NAMED} more such inputs"
