@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("verifiers",),  # the table of engines
     ("verifiers.auto_lirpa",),
     ("verifiers.crown", "verifiers.lipschitz", "verifiers.smoothing"),
+    ("verifiers.linear_forms",),
     ("verifiers.network",),
     ("verifiers.engine",),
     ("proofs_check.__main__",),
@@ -34,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("proofs_check.judge",),
     ("proofs_check.rules",),
     ("proofs_check.kernel",),
-    ("proofs_check.reading",),
+    ("proofs_check.reading", "proofs_check.words"),
     ("proofs_check.certificate", "proofs_check"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
