@@ -33,9 +33,9 @@ from verifiers.lipschitz.constants import difference_rows, local_bounds
 from verifiers.lipschitz.estimate import Search, estimate
 from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals, unrestricted_slopes
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import LipSDP
 from verifiers.lipschitz.value_bounds import Balls
-from verifiers.network.linear_maps import LinearMaps
 from verifiers.network.module import build
 
 DIGITS = ROOT / "examples" / "digits"
@@ -143,7 +143,7 @@ def unlinked(maps: LinearMaps, x: torch.Tensor, norm: c.Norm, radius: float) -> 
     for part in x.split(4):
         known = local_bounds(maps, part, torch.full((len(part),), radius, dtype=torch.float64), norm, (0.0, 1.0))
         rows = difference_rows(maps.network.classes, maps.exact(part.double()).argmax(dim=1))
-        found.append(gradient_bounds(maps, slope_intervals(known), rows).dual_norm_upper(norm).amax(dim=1))
+        found.append(gradient_bounds(maps, slope_intervals(maps, known.values), rows).dual_norm_upper(norm).amax(dim=1))
     return torch.cat(found)
 
 
@@ -253,7 +253,7 @@ def upstream() -> dict[str, Any]:
     for name, radius in (("0", 0.0), ("1/255", 1 / 255), ("4/255", 4 / 255)):
         balls = Balls(x, torch.tensor([radius], dtype=torch.float64), "Linf", None)
         known = local_bounds(maps, x, balls.radius, "Linf", None)
-        slopes = slope_intervals(known)
+        slopes = slope_intervals(maps, known.values)
         line = {
             "its own": example(lirpa, torch.nn.Sequential(torch.nn.Flatten(), *interleaved(layers)), x.float(), radius),
             "entries": float(upstream_gradient_bounds(network, balls, eye).dual_norm_upper("Linf").max()),

@@ -26,7 +26,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("certmix.errors", "certmix.formatting"),
     ("verifiers",),  # the table of engines
     ("verifiers.auto_lirpa",),
-    ("verifiers.crown", "verifiers.lipschitz", "verifiers.smoothing"),
+    ("verifiers.lipschitz",),
+    ("verifiers.crown", "verifiers.smoothing"),
     ("verifiers.linear_forms",),
     ("verifiers.network",),
     ("verifiers.engine",),

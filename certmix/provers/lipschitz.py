@@ -3,7 +3,8 @@
 Five kinds of evidence compete for each input and the largest radius the judge accepts wins: global constants by
 LipSDP (ℓ2 constants, small networks) or by layer norms and unrestricted Jacobians (any network), anchored constants of
 the ball by Jacobian bounds, relaxed constants from the engine's bounds of the logit differences, and, on request,
-those bounds themselves, trusted.
+those bounds themselves, trusted. Constants that the judge derives again are stated larger than they are known to be
+here, as far as the theorem bears it: its own need not be the same.
 """
 
 from __future__ import annotations
@@ -30,36 +31,35 @@ from certmix.theorems.lipschitz import (
     least_margin,
     probability_bounds,
     reaches,
+    spacious_constants,
 )
 from certmix.theorems.margin import certifies, critical_alpha, required_margin
 from certmix.theorems.radius_search import largest_passing
-from proofs_check.certificate import PlainNetwork, Rejected, RejectedError
-from proofs_check.kernel.bounds import value_bounds
-from proofs_check.kernel.jacobian import difference_constants
-from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz, global_constants
+from proofs_check.certificate import Norm, PlainNetwork, Rejected
+from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
 from verifiers import ENGINES
 from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
-from verifiers.lipschitz.constants import local_bounds, local_constants
+from verifiers.lipschitz.constants import global_constants, local_bounds, local_constants
 from verifiers.lipschitz.jacobian import unrestricted_slopes
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import GlobalBound, LipSDP
-from verifiers.network.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule
 
 MAX_NEURONS = 128  # a network with more leaves out global constants: minutes of work for the smallest radii
-STATED_TO_DERIVED_RATIO = 1 + 1e-9  # constants are stated a hair larger than derived: the judge's own rounding differs
 Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | LayerLipschitz | EngineRelaxedLipschitz
 
 
 @dataclass(frozen=True, eq=False)
 class GlobalTable:
-    """Global ℓ2 constants of logit differences, one semidefinite bound per pair, computed when first asked for."""
+    """Global constants of logit differences, computed when first asked for: ℓ2 by one semidefinite bound per pair, and
+    by layers for each class."""
 
     maps: LinearMaps
     solver: LipSDP
     by_pair: dict[tuple[int, int], GlobalBound] = field(default_factory=dict)
+    by_layers: dict[tuple[int, Norm], Tensor] = field(default_factory=dict)
 
     def bounds(self, predicted: int) -> list[GlobalBound | None]:
         """Per class j the bound of z_j - z_y; None at y. Raises EngineError."""
@@ -79,13 +79,31 @@ class GlobalTable:
         values = [0.0 if b is None else b.constant * factor for b in self.bounds(predicted)]
         return torch.tensor(values, dtype=torch.float64)
 
+    def layer_constants(self, predicted: int, norm: Norm) -> Tensor:
+        """(K,) constants of z_j - z_y by layer norms and unrestricted Jacobians."""
+        if (predicted, norm) not in self.by_layers:
+            self.by_layers[predicted, norm] = global_constants(self.maps, predicted, norm).cpu()
+        return self.by_layers[predicted, norm]
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One proposed radius of one input, and the rule that is to prove it; <= 0 where the rule proposes nothing."""
+    """One proposed radius of one input, and the rule that is to prove it; <= 0 where the rule proposes nothing.
+
+    constants: (K,) known to this side, or None where the evidence states none or its own.
+    """
 
     radius: float
     rule: str
+    constants: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Of one kind of evidence: radii (N,), and constants (N, K) of z_j - z_y that prove them, as in `Candidate`."""
+
+    radii: Tensor
+    constants: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +127,13 @@ class LipschitzProver:
             if refusal is not None:
                 outcomes[batch_index] = refusal
         unrefused = [r for r in range(len(logits)) if r not in outcomes]
-        proposals, failures = self._proposals(point, torch.tensor(unrefused, dtype=torch.int64))
+        proposals, failures = self._proposals(point, torch.tensor(unrefused)) if unrefused else ({}, [])
         for k, batch_index in enumerate(unrefused):
-            outcomes[batch_index] = self._outcome(point, batch_index, [p[k] for p in proposals], failures)
+            candidates = [
+                Candidate(float(p.radii[k]), rule, None if p.constants is None else p.constants[k])
+                for rule, p in proposals.items()
+            ]
+            outcomes[batch_index] = self._outcome(point, batch_index, candidates, failures)
         return [outcomes[r] for r in range(len(logits))]
 
     def _refusal(self, point: LogitsAtInputs, batch_index: int) -> Outcome | None:
@@ -147,12 +169,13 @@ class LipschitzProver:
             return diameter(s.norm, s.domain, self.problem.inputs[0].numel())
         slopes = self._constants(inputs, torch.zeros(len(inputs), dtype=torch.float64), point.predicted[inputs])
         certified = closed_form_radius(_of_inputs(point, inputs), slopes)
-        return 64 * float(certified[torch.isfinite(certified)].max().clamp(min=1e-30)) if len(inputs) else 1.0
+        certified = torch.where(torch.isfinite(certified), certified, 1.0)  # where nothing moves, any radius will do
+        return 64 * float(certified.max().clamp(min=1e-30))
 
-    def _proposals(self, point: LogitsAtInputs, inputs: Tensor) -> tuple[list[list[Candidate]], list[str]]:
-        """Per kind of evidence a candidate per input, radius 0 where it certifies none; and why kinds were left out."""
+    def _proposals(self, point: LogitsAtInputs, inputs: Tensor) -> tuple[dict[str, Proposals], list[str]]:
+        """Per rule what it proposes for each input, radius 0 where that is nothing; and why rules were left out."""
         s = self.problem.settings
-        kinds = {"lipschitz_relaxed": self._relaxed}
+        kinds: dict[str, Callable[[LogitsAtInputs, Tensor], Proposals]] = {"lipschitz_relaxed": self._relaxed}
         if s.evidence == "engine":
             kinds = {"engine_lipschitz_relaxed": self._relaxed}
         else:
@@ -160,71 +183,66 @@ class LipschitzProver:
             kinds["lipschitz_layers"] = self._layers
             if s.norm == "L2":  # in the other norms sqrt(n) or nothing is gained: local constants are better
                 kinds["lipschitz_global"] = self._global
-        proposals: list[list[Candidate]] = []
+        proposals: dict[str, Proposals] = {}
         failures: list[str] = []
-        for rule, radii in kinds.items():
+        for rule, propose in kinds.items():
             try:
-                proposed = radii(point, inputs).tolist()
+                proposals[rule] = propose(point, inputs)
             except EngineError as error:
                 failures.append(f"{rule}: {error}")
-                continue
-            proposals.append([Candidate(r, rule) for r in proposed])
         return proposals, failures
 
-    def _search(self, point: LogitsAtInputs, inputs: Tensor, test: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The largest radii that pass `test`(indices, radii), or the fixed radius where it passes."""
+    def _search(self, inputs: Tensor, test: Callable[[Tensor, Tensor], Tensor], limit: float) -> Tensor:
+        """The largest radii up to `limit` that pass `test`(indices, radii), or the fixed radius where it passes."""
         s = self.problem.settings
         size = s.batch_size
 
         def in_batches(index: Tensor, radii: Tensor) -> Tensor:
-            parts = [test(index[i : i + size], radii[i : i + size]) for i in range(0, len(index), size)]
-            return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
+            return torch.cat([test(i, r) for i, r in zip(index.split(size), radii.split(size), strict=True)])
 
         if s.radius is None:
-            return largest_passing(in_batches, len(inputs), self._limit(point, inputs), s.tolerance)
+            return largest_passing(in_batches, len(inputs), limit, s.tolerance)
         fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
         return torch.where(in_batches(torch.arange(len(inputs)), fixed), fixed, -1.0)
 
-    def _global(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
+    def _global(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
         norm = self.problem.settings.norm
         return self._everywhere(point, inputs, [self.table.constants(int(y), norm) for y in point.predicted[inputs]])
 
-    def _layers(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
-        return self._everywhere(
-            point, inputs, [torch.tensor(self._stated(int(y)), dtype=torch.float64) for y in point.predicted[inputs]]
-        )
+    def _layers(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
+        norm = self.problem.settings.norm
+        constants = [self.table.layer_constants(int(y), norm) for y in point.predicted[inputs]]
+        return self._everywhere(point, inputs, constants)
 
-    def _stated(self, predicted: int) -> tuple[float, ...]:
-        """What the judge derives from the layers. Raises EngineError where it derives nothing."""
-        try:
-            return global_constants(self.judge.robust, predicted, self.problem.settings.norm)
-        except RejectedError as error:
-            raise EngineError(f"{error.step}: {error.reason}") from error
-
-    def _everywhere(self, point: LogitsAtInputs, inputs: Tensor, constants: list[Tensor]) -> Tensor:
+    def _everywhere(self, point: LogitsAtInputs, inputs: Tensor, constants: list[Tensor]) -> Proposals:
         """The radii of global constants, (K,) per input."""
         s = self.problem.settings
-        if not constants:
-            return torch.zeros(0, dtype=torch.float64)
-        part = _of_inputs(point, inputs)
+        part, values = _of_inputs(point, inputs), torch.stack(constants)
         if s.radius is None:
-            return bisected_radius(part, torch.stack(constants), s.tolerance).clamp(max=self._limit(point, inputs))
-        fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
-        return torch.where(reaches(part, torch.stack(constants), fixed), fixed, -1.0)
+            radii = bisected_radius(part, values, s.tolerance).clamp(max=self._limit(point, inputs))
+        else:
+            fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
+            radii = torch.where(reaches(part, values, fixed), fixed, -1.0)
+        return Proposals(radii, values)
 
-    def _local(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
+    def _local(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
         def test(index: Tensor, radii: Tensor) -> Tensor:
             part = _of_inputs(point, inputs[index])
             return reaches(part, self._constants(inputs[index], radii, part.predicted), radii)
 
-        return self._search(point, inputs, test)
+        radii = self._search(inputs, test, self._limit(point, inputs))
+        return Proposals(radii, self._constants(inputs, radii.clamp(min=0), point.predicted[inputs]))
 
     def _constants(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> Tensor:
+        """(N, K) anchored constants of z_j - z_y on the balls."""
         s = self.problem.settings
-        known = local_bounds(self.maps, self.problem.inputs[inputs], radii, s.norm, s.domain)
-        return local_constants(known, predicted.to(self.maps.device)).cpu()
+        parts: list[Tensor] = []
+        for i, r, y in zip(*(t.split(s.batch_size) for t in (inputs, radii, predicted)), strict=True):
+            known = local_bounds(self.maps, self.problem.inputs[i], r, s.norm, s.domain)
+            parts.append(local_constants(known, y.to(self.maps.device)).cpu())
+        return torch.cat(parts)
 
-    def _relaxed(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
+    def _relaxed(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
         def test(index: Tensor, radii: Tensor) -> Tensor:
             bounds = self._ask(inputs[index], radii, point.predicted[inputs[index]])
             part = _of_inputs(point, inputs[index])
@@ -233,7 +251,7 @@ class LipschitzProver:
             # r > eps with relaxed constants of the eps-ball, at its fixed point (docs/maths.md 4)
             return certifies(least.gather(1, part.predicted[:, None])[:, 0] - rival, part.alpha)
 
-        return self._search(point, inputs, test)
+        return Proposals(self._search(inputs, test, self._limit(point, inputs)))
 
     def _ask(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> LogitBounds:
         s = self.problem.settings
@@ -277,30 +295,28 @@ class LipschitzProver:
 
         def write(tried: float) -> bytes:
             claim = self.problem.claim(batch_index, tried, predicted, "robust", None)
-            evidence = self._evidence(batch_index, predicted, tried, candidate.rule)
+            evidence = self._evidence(point, batch_index, candidate, tried)
             index, label = self.problem.indices[batch_index], self.problem.labels[batch_index]
             return certificate_line(index, label, "lipschitz", claim, candidate.rule, evidence)
 
         fixed = self.problem.settings.radius is not None
         return largest_accepted(candidate.radius, fixed, write, lambda line: self.judge.verdict(line, value))
 
-    def _evidence(self, batch_index: int, predicted: int, radius: float, rule: str) -> Evidence:
-        one = torch.tensor([batch_index]), torch.tensor([radius], dtype=torch.float64), torch.tensor([predicted])
+    def _evidence(self, point: LogitsAtInputs, batch_index: int, candidate: Candidate, radius: float) -> Evidence:
+        predicted, rule = int(point.predicted[batch_index]), candidate.rule
         if rule == "lipschitz_global":
             bounds = self.table.bounds(predicted)
             width = max(len(b.multipliers) for b in bounds if b is not None)
             stacked = np.stack([np.zeros(width, "<f4") if b is None else b.multipliers.astype("<f4") for b in bounds])
             constants = tuple(0.0 if b is None else b.constant for b in bounds)
             return GlobalLipschitz("4a", constants, base64.b64encode(stacked.tobytes()).decode())
-        if rule == "lipschitz_layers":
-            return LayerLipschitz("4a", tuple(v * STATED_TO_DERIVED_RATIO for v in self._stated(predicted)))
-        if rule == "lipschitz_local":
-            # what the judge will derive, stated a hair larger
-            claim = self.problem.claim(batch_index, radius, predicted, "robust", None)
-            ball = Case(self.judge.robust, None, self.problem.input(batch_index)).ball(claim)
-            derived = difference_constants(value_bounds(self.judge.robust, ball, None), predicted)
-            return LocalLipschitz("4a", tuple((derived * STATED_TO_DERIVED_RATIO).tolist()), None)
-        found = self._ask(*one)
+        index, radii = torch.tensor([batch_index]), torch.tensor([radius], dtype=torch.float64)
+        if candidate.constants is not None:
+            stated = spacious_constants(_of_inputs(point, index), candidate.constants[None], radii)[0].tolist()
+            if rule == "lipschitz_layers":
+                return LayerLipschitz("4a", tuple(stated))
+            return LocalLipschitz("4a", tuple(stated), None)
+        found = self._ask(index, radii, torch.tensor([predicted]))
         if rule == "engine_lipschitz_relaxed":
             name = self.problem.settings.engine
             return EngineRelaxedLipschitz(name, tuple(found.lower[0].tolist()), tuple(found.upper[0].tolist()))

@@ -35,8 +35,8 @@ from verifiers.engine import EngineError
 from verifiers.lipschitz.constants import difference_rows, global_pair_constants, local_bounds, pair_constants
 from verifiers.lipschitz.estimate import Search, estimate, probability_gradients
 from verifiers.lipschitz.layer_norms import product_constants
-from verifiers.lipschitz.value_bounds import ValueBounds, functional_upper
-from verifiers.network.linear_maps import LinearMaps
+from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.lipschitz.value_bounds import ValueBounds
 
 MAX_NEURONS = 256  # beyond, the semidefinite bounds take hours
 
@@ -125,8 +125,7 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
     notes = overall.notes + (_upstream(maps, known, y, pairs) if request.upstream else ())
     rows = difference_rows(classes, y.to(maps.device))
     found = estimate(maps, known.balls, rows, request.search)
-    upper = functional_upper(known, len(network.nodes) - 1, torch.cat([rows, -rows], dim=1)).cpu()
-    upper, lower = upper[:, :classes].masked_fill(point.own, 0.0), -upper[:, classes:].masked_fill(point.own, 0.0)
+    lower, upper = (bound.cpu() for bound in known.differences(y))
     each = torch.arange(count)
     least, most = probability_bounds(lower, upper, y, request.temperature)
     variance = largest_variance(least, most)

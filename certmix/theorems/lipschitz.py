@@ -19,6 +19,11 @@ from certmix.theorems.radius_search import largest_passing
 from certmix.theorems.softmax_margin import box_margin, own_class
 
 LARGEST_GAIN = 2.0**20  # of the bisected radius over the closed form, beyond which nobody looks
+SMALLEST_SHARE = 2.0**-30  # of the largest constant, below which a stated one costs nothing
+SMALLEST_CONSTANT = 2.0**-500
+SPARE_TOLERANCE = 1e-6  # relative, of what a theorem has to spare
+KEPT_SHARE = 2.0**-4  # of that, for who applies the theorem; the rest goes to the constants
+LARGEST_FACTOR = 2.0
 Quantity = Literal["probabilities", "differences"]
 
 
@@ -165,6 +170,19 @@ def bisected_radius(point: LogitsAtInputs, values: Tensor, tolerance: float) -> 
     if len(positive):
         radii[positive] *= largest_passing(lambda i, f: passes(positive[i], f), len(positive), LARGEST_GAIN, tolerance)
     return radii
+
+
+def spacious_constants(point: LogitsAtInputs, values: Tensor, radius: Tensor) -> Tensor:
+    """(N, K) constants to state for a claim of `radius` (N,) where `values` are known: larger by most of what (4a) has
+    to spare there, as a factor, so that neither who derives them nor who applies the theorem need round as we do.
+
+    Ensures: at least values, column y 0, the others > 0.
+    """
+    largest = values.amax(dim=1, keepdim=True)
+    floored = values.maximum(SMALLEST_SHARE * largest).clamp(min=SMALLEST_CONSTANT).masked_fill(point.own, 0.0)
+    bearable = bisected_radius(point, floored, SPARE_TOLERANCE) / radius.clamp(min=SMALLEST_CONSTANT)
+    spare = bearable.clamp(1.0, LARGEST_FACTOR) - 1
+    return floored * (1 + (1 - KEPT_SHARE) * spare)[:, None]
 
 
 # ---------------------------------------------------------------- what each kind of constant may claim

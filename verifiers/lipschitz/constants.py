@@ -10,8 +10,9 @@ from torch import Tensor
 from proofs_check import certificate as c
 from verifiers.lipschitz.jacobian import Slopes, gradient_bounds, slope_intervals, unrestricted_slopes
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms
+from verifiers.lipschitz.layer_norms import product_constants
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Balls, ValueBounds, value_bounds
-from verifiers.network.linear_maps import LinearMaps
 
 ROWS_AT_ONCE = 64
 MAX_CELLS = 4096  # nonlinear elements: beyond, linking unrestricted slopes takes too long
@@ -29,21 +30,34 @@ def local_constants(known: ValueBounds, predicted: Tensor) -> Tensor:
     Ensures (untrusted): |d_j(a) - d_j(b)| <= constant * ‖a - b‖ for all a, b in the ball.
     """
     rows = difference_rows(known.maps.network.classes, predicted)
-    found = linked_dual_norms(known.maps, slope_intervals(known), rows, known.balls.norm)
+    found = linked_dual_norms(known.maps, slope_intervals(known.maps, known.values), rows, known.balls.norm)
     return torch.where(rows.any(dim=2), found, 0.0)
 
 
 def pair_constants(known: ValueBounds) -> Tensor:
     """(N, K, K) symmetric: Lipschitz constants of z_i - z_k on each ball, zero on the diagonal."""
-    slopes = slope_intervals(known)
+    slopes = slope_intervals(known.maps, known.values)
     return _pairs(known.maps, slopes, known.balls.norm, len(known.balls.center), linked_dual_norms)
 
 
 def global_pair_constants(maps: LinearMaps, norm: c.Norm) -> Tensor:
     """(K, K): the same on the whole space, from the full slope intervals."""
     slopes = unrestricted_slopes(maps)
-    few = sum(s[0].numel() for s in slopes if s is not None) <= MAX_CELLS
-    return _pairs(maps, slopes, norm, 1, linked_dual_norms if few else _unlinked)[0]
+    return _pairs(maps, slopes, norm, 1, linked_dual_norms if _few_cells(slopes) else _unlinked)[0]
+
+
+def global_constants(maps: LinearMaps, predicted: int, norm: c.Norm) -> Tensor:
+    """(K,) Lipschitz constants of z_j - z_y on the whole space, entry y zero: the least by layer norms and, where not
+    too many neurons are nonlinear, by the Jacobian with unrestricted slopes."""
+    forms = difference_rows(maps.network.classes, torch.tensor([predicted], device=maps.device))
+    constants = product_constants(maps, forms[0], norm)
+    if _few_cells(slopes := unrestricted_slopes(maps)):
+        constants = torch.minimum(constants, linked_dual_norms(maps, slopes, forms, norm)[0])
+    return torch.where(forms[0].any(dim=1), constants, 0.0)
+
+
+def _few_cells(slopes: list[Slopes]) -> bool:
+    return sum(s[0].numel() for s in slopes if s is not None) <= MAX_CELLS
 
 
 def _unlinked(maps: LinearMaps, slopes: list[Slopes], rows: Tensor, norm: c.Norm) -> Tensor:
@@ -74,8 +88,7 @@ def local_bounds(
     radius: Tensor,
     norm: c.Norm,
     domain: tuple[float, float] | None,
-    crown: bool = True,
 ) -> ValueBounds:
     """Value bounds on the balls around `inputs` (N, *shape), the start of every local constant."""
     center = inputs.to(maps.device, torch.float64)
-    return value_bounds(maps, Balls(center, radius.to(maps.device, torch.float64), norm, domain), crown)
+    return value_bounds(maps, Balls(center, radius.to(maps.device, torch.float64), norm, domain))

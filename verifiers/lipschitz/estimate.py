@@ -16,8 +16,8 @@ from torch import Tensor
 
 from proofs_check.certificate import Norm
 from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals
-from verifiers.lipschitz.value_bounds import Balls, ValueBounds, value_bounds
-from verifiers.network.linear_maps import LinearMaps
+from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.lipschitz.value_bounds import Balls, point_values
 from verifiers.network.module import PlainModule
 
 ORDER: dict[Norm, float] = {"Linf": math.inf, "L2": 2, "L1": 1}
@@ -110,15 +110,16 @@ def probability_gradients(maps: LinearMaps, balls: Balls, points: Tensor, temper
     h = softmax(temperature z), grad h_i = T h_i sum_k (1[k = i] - h_k) grad z_k; points (N, R, *shape) of the balls.
     """
     count, number = points.shape[:2]
-    known = _at(maps, points.flatten(0, 1))
-    low, up = known.lower[-1], known.upper[-1]
+    values = point_values(maps, points.flatten(0, 1))
+    low, up = values[-1]
     h = torch.softmax(temperature * (low + up) / 2, dim=1)
     eye = torch.eye(h.shape[1], dtype=torch.float64, device=h.device)
     rows = temperature * h[:, :, None] * (eye - h[:, None, :])
-    norms = gradient_bounds(maps, slope_intervals(known), rows).dual_norm_lower(balls.norm)
+    slopes = slope_intervals(maps, values)
+    norms = gradient_bounds(maps, slopes, rows).dual_norm_lower(balls.norm)
     # relative error of each h_k, from the width of z and the rounding of softmax
     doubt = torch.expm1(4 * temperature * (up - low).amax(dim=1)) + 2.0**-40
-    alone = gradient_bounds(maps, slope_intervals(known), eye.expand(len(h), -1, -1)).dual_norm_upper(balls.norm)
+    alone = gradient_bounds(maps, slopes, eye.expand(len(h), -1, -1)).dual_norm_upper(balls.norm)
     wrong = torch.einsum("nik,nk->ni", temperature * h[:, :, None] * (eye + h[:, None, :]), alone)
     return (norms - 4 * doubt[:, None] * wrong).clamp(min=0).reshape(count, number, -1).amax(dim=1)
 
@@ -201,17 +202,12 @@ def _into_l1(move: Tensor, limit: Tensor) -> Tensor:
     return torch.where(inside, move, move.sign() * (size - threshold).clamp(min=0))
 
 
-def _at(maps: LinearMaps, points: Tensor) -> ValueBounds:
-    """Value bounds at single points: their width is the rounding error of the evaluation."""
-    return value_bounds(maps, Balls(points, torch.zeros(len(points), device=points.device), "Linf", None), crown=False)
-
-
 def _counted(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """(N, R) quotients |rows·(z(point) - z(centre))| / ‖point - centre‖, rounded down, and the distances."""
     count, number = rows.shape[:2]
-    far, near = _at(maps, points.flatten(0, 1)), _at(maps, balls.center)
-    low = far.lower[-1].reshape(rows.shape) - near.upper[-1][:, None]
-    high = far.upper[-1].reshape(rows.shape) - near.lower[-1][:, None]
+    far, near = point_values(maps, points.flatten(0, 1))[-1], point_values(maps, balls.center)[-1]
+    low = far[0].reshape(rows.shape) - near[1][:, None]
+    high = far[1].reshape(rows.shape) - near[0][:, None]
     middle, half = (low + high) / 2, (high - low) / 2
     growth = (rows.shape[2] + 16) * 2.0**-51
     value = (rows * middle).sum(2)
@@ -232,7 +228,7 @@ def _rounding(balls: Balls, points: Tensor) -> Tensor:
 def _counted_gradient(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> Tensor:
     """(N, R) dual norms of the gradients at the points, rounded down; an undecided activation counts as an interval."""
     count, number = rows.shape[:2]
-    known = _at(maps, points.flatten(0, 1))
+    slopes = slope_intervals(maps, point_values(maps, points.flatten(0, 1)))
     flat = rows.reshape(count * number, 1, -1)
-    found = gradient_bounds(maps, slope_intervals(known), flat)
+    found = gradient_bounds(maps, slopes, flat)
     return found.dual_norm_lower(balls.norm).reshape(count, number)

@@ -9,14 +9,15 @@ convex, so the mean value theorem makes the largest dual norm a Lipschitz consta
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.lipschitz.value_bounds import ValueBounds
-from verifiers.network.linear_maps import AFFINE, LinearMaps, scatter_windows, windows
+from verifiers.lipschitz.linear_maps import AFFINE, LinearMaps, scatter_windows, windows
+from verifiers.lipschitz.value_bounds import Interval
 
 Slopes = tuple[Tensor, Tensor] | None
 
@@ -43,16 +44,15 @@ def _norm(entries: Tensor, norm: c.Norm, direction: int) -> Tensor:
     return torch.linalg.vector_norm(entries, ord=order, dim=2) * (1 + direction * growth)
 
 
-def slope_intervals(known: ValueBounds) -> list[Slopes]:
+def slope_intervals(maps: LinearMaps, values: Sequence[Interval]) -> list[Slopes]:
     """Per node: the interval (lower, upper) of the slope (elementwise) or selection (max pooling), else None.
 
-    Shapes: (N, *shape of the node's input), for max pooling (N, C, kernel cells, windows).
+    values: (lower, upper) of every node's value, (N, *shapes[k]). Shapes: (N, *shape of the node's input), for max
+    pooling (N, C, kernel cells, windows).
     """
     return [
-        _slope_interval(node, *(known.lower[node.inputs[0]], known.upper[node.inputs[0]]))
-        if not isinstance(node, (c.Input, *AFFINE))
-        else None
-        for node in known.maps.network.nodes
+        None if isinstance(node, (c.Input, *AFFINE)) else _slope_interval(node, *values[node.inputs[0]])
+        for node in maps.network.nodes
     ]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from proofs_check import certificate as c
 from verifiers.lipschitz.jacobian import GradientBounds, Slopes, gathered, interval_product, windowed
-from verifiers.network.linear_maps import AFFINE, LinearMaps, windows
+from verifiers.lipschitz.linear_maps import AFFINE, LinearMaps, windows
 
 MAX_ROW_ELEMENTS = 2**24
 U = 2.0**-51  # twice the relative rounding error of one operation

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.network.linear_maps import AFFINE, LinearMaps
+from verifiers.lipschitz.linear_maps import AFFINE, LinearMaps
 
 SVD_ERROR = 2.0**-30  # relative; LAPACK's own backward error is below 2^-40 for every size that fits in memory
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from proofs_check import certificate as c
 from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import Slopes
-from verifiers.network.linear_maps import ELEMENTWISE, LinearMaps, linear_part
+from verifiers.lipschitz.linear_maps import ELEMENTWISE, LinearMaps, linear_part
 from verifiers.network.module import PlainModule, build
 
 Matrix = NDArray[np.float64]

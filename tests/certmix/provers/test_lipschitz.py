@@ -17,17 +17,20 @@ from certmix.commands.arguments import Parser
 from certmix.errors import UsageError
 from certmix.models.model import Model, from_module
 from certmix.provers.judging import check, judge_session
-from certmix.provers.lipschitz import certify_lipschitz
+from certmix.provers.lipschitz import LipschitzProver, Proposals, certify_lipschitz, global_table
 from certmix.provers.lipschitz_constants import MAX_NEURONS, Request, global_pairs, measure
 from certmix.provers.problem import Problem
 from certmix.records.outcomes import Abstained, Certified, Reason
 from certmix.settings import Settings
 from proofs_check import certificate as c
+from proofs_check import judge
 from proofs_check.certificate import Accepted, Assumption
+from proofs_check.kernel import bounds, jacobian
+from verifiers import ENGINES
 from verifiers.engine import EngineError
 from verifiers.lipschitz.estimate import Search
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Balls
-from verifiers.network.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the ONNX exporter
@@ -126,6 +129,19 @@ def prove(given: Problem) -> list:
     return certify_lipschitz(given, judge_session(given.network, given.standard.network))
 
 
+def only(kind: str, given: Problem) -> LipschitzProver:
+    """A prover with one kind of evidence."""
+
+    def nothing(self, point, inputs):
+        return Proposals(torch.zeros(len(inputs), dtype=torch.float64))
+
+    others = {"_relaxed", "_local", "_global", "_layers"} - {kind}
+    prover = type("OnlyOneKind", (LipschitzProver,), dict.fromkeys(others, nothing))
+    table = global_table(given.network, "cpu", MAX_NEURONS)
+    session = judge_session(given.network, given.standard.network)
+    return prover(given, session, ENGINES["crown"](), table.maps, table)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("build", [mlp, conv])
 def test_every_certificate_is_accepted_by_the_judge_without_assumptions(build, norm: c.Norm) -> None:
@@ -137,6 +153,50 @@ def test_every_certificate_is_accepted_by_the_judge_without_assumptions(build, n
         assert check(outcome) == Accepted(frozenset())
         assert 0 < outcome.radius <= outcome.proposed_radius
         assert outcome.method == "lipschitz"
+
+
+def test_the_judges_bounds_are_derived_by_the_judge_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    judging, outside = [False], [0]
+    check_one, derive = judge.check, bounds.value_bounds
+
+    def checked(*arguments):
+        judging[0] = True
+        verdict = check_one(*arguments)
+        judging[0] = False
+        return verdict
+
+    def derived(*arguments):
+        outside[0] += not judging[0]
+        return derive(*arguments)
+
+    monkeypatch.setattr(judge, "check", checked)
+    monkeypatch.setattr(bounds, "value_bounds", derived)
+    outcomes = prove(problem(model_of(mlp(3, scale=20.0)), images(6, 1)))
+    assert any(isinstance(o, Certified) for o in outcomes)
+    assert outside == [0]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_anchored_constants_alone_certify_although_the_judge_derives_its_own(norm: c.Norm) -> None:
+    outcomes = only("_local", problem(model_of(mlp(3, scale=20.0)), images(6, 1), norm=norm)).prove()
+    certified = [o for o in outcomes if isinstance(o, Certified)]
+    assert certified
+    for outcome in certified:
+        assert json.loads(outcome.line)["evidence"]["rule"] == "lipschitz_local"
+        assert check(outcome) == Accepted(frozenset())
+        assert outcome.radius == outcome.proposed_radius
+
+
+def test_a_judge_whose_constants_are_larger_costs_no_more_than_that_much_of_the_radius(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = problem(model_of(mlp(3, scale=20.0)), images(6, 1))
+    radii = [o.radius if isinstance(o, Certified) else 0.0 for o in only("_local", given).prove()]
+    larger = jacobian.difference_constants
+    monkeypatch.setattr(jacobian, "difference_constants", lambda *arguments: larger(*arguments) * 1.02)
+    smaller = [o.radius if isinstance(o, Certified) else 0.0 for o in only("_local", given).prove()]
+    for before, after in zip(radii, smaller, strict=True):
+        assert before * 0.965 <= after <= before
 
 
 def test_an_engines_relaxed_constants_carry_the_assumption() -> None:
@@ -224,19 +284,7 @@ def test_solvers_that_fail_leave_the_other_kinds_of_evidence(monkeypatch: pytest
     ("rule", "norm"), [("_global", "L2"), ("_layers", "L2"), ("_layers", "Linf"), ("_layers", "L1")]
 )
 def test_global_constants_alone_certify_and_are_accepted(rule: str, norm: c.Norm) -> None:
-    from certmix.provers.lipschitz import LipschitzProver, global_table
-    from verifiers import ENGINES
-
-    given = problem(model_of(mlp(3, scale=20.0)), images(6, 1), norm=norm)
-    judge = judge_session(given.network, given.standard.network)
-    table = global_table(given.network, "cpu", MAX_NEURONS)
-
-    def nothing(self, point, rows):
-        return torch.zeros(len(rows), dtype=torch.float64)
-
-    others = {"_relaxed", "_local", "_global", "_layers"} - {rule}
-    prover = type("OnlyGlobal", (LipschitzProver,), dict.fromkeys(others, nothing))
-    outcomes = prover(given, judge, ENGINES["crown"](), table.maps, table).prove()
+    outcomes = only(rule, problem(model_of(mlp(3, scale=20.0)), images(6, 1), norm=norm)).prove()
     certified = [o for o in outcomes if isinstance(o, Certified)]
     assert certified
     for outcome in certified:
@@ -293,7 +341,7 @@ def test_upstreams_jacobian_bounds_are_said_to_be_used_or_why_not(
     def missing(*_: object) -> torch.Tensor:
         raise EngineError("auto_LiRPA 0.3 has no JacobianOP")
 
-    monkeypatch.setattr(lipschitz, "upstream_constants", missing)
+    monkeypatch.setattr("certmix.provers.lipschitz_constants.upstream_constants", missing)
     assert call(*words, "--out", tmp_path / "without") == 0
     without = json.loads((tmp_path / "without" / "lipschitz.json").read_text())
     assert without["notes"] == ["upstream's Jacobian bounds left out: auto_LiRPA 0.3 has no JacobianOP"]
@@ -301,7 +349,7 @@ def test_upstreams_jacobian_bounds_are_said_to_be_used_or_why_not(
     def small(network: c.PlainNetwork, balls: Balls, predicted: torch.Tensor) -> torch.Tensor:
         return torch.full((len(predicted), network.classes), 1e-3, dtype=torch.float64)
 
-    monkeypatch.setattr(lipschitz, "upstream_constants", small)
+    monkeypatch.setattr("certmix.provers.lipschitz_constants.upstream_constants", small)
     assert call(*words, "--out", tmp_path / "with") == 0
     used = json.loads((tmp_path / "with" / "lipschitz.json").read_text())
     assert "JacobianOP" in used["notes"][0]

@@ -27,8 +27,10 @@ from certmix.theorems.lipschitz import (
     paper_radius,
     probability_bounds,
     probability_constants,
+    reaches,
     relaxed_constants,
     relaxed_holds,
+    spacious_constants,
 )
 
 
@@ -234,3 +236,24 @@ def test_margin_constants_bound_the_gradient_of_the_margin(seed: int, temperatur
             (gradient,) = torch.autograd.grad((h[:, y] - h[:, i]).sum(), x, retain_graph=True)
             assert bool((gradient.norm(dim=1) <= pointwise[:, i] * (1 + 1e-9)).all())
             assert bool((gradient.norm(dim=1) <= everywhere[:, i] * (1 + 1e-9)).all())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.51, 1.0), st.sampled_from([1e-6, 0.3, 0.9, 0.999, 1.0]), st.booleans())
+def test_stated_constants_leave_room_for_the_judges_and_still_prove_the_radius(
+    seed: int, alpha: float, share: float, zeros: bool
+) -> None:
+    point = sure_point(seed, alpha)
+    values = pair_table(seed, 5)[torch.arange(4), point.predicted]
+    if zeros:
+        values = torch.zeros_like(values)
+    largest = bisected_radius(point, values.clamp(min=2.0**-400).masked_fill(point.own, 0.0), 1e-9)
+    radius = share * largest
+    stated = spacious_constants(point, values, radius)
+    known = radius > 0
+    assert bool((stated >= values).all())
+    assert bool(((stated > 0) == ~point.own).all())
+    assert bool(reaches(point, stated, radius)[known & torch.tensor(share < 1)].all())
+    if 0.5 < share < 1 and not zeros:
+        room = (stated / values)[known][~point.own[known]]
+        assert bool((room >= 1 + 0.9 * (1 / share - 1) - 1e-6).all())

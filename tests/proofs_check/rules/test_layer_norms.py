@@ -30,7 +30,7 @@ from proofs_check.rules.lipschitz.layer_norms import (
     spectral_norm,
 )
 from verifiers.lipschitz.layer_norms import product_constants
-from verifiers.network.linear_maps import LinearMaps
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule, build
 
 FORMS = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])

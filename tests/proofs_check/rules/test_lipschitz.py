@@ -35,9 +35,8 @@ from proofs_check.rules.lipschitz.rule import (
 )
 from verifiers.lipschitz.jacobian import slope_intervals, unrestricted_slopes
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms, linked_gradient_bounds
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import LipSDP, increments, least_rho
-from verifiers.lipschitz.value_bounds import Balls, ValueBounds
-from verifiers.network.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule, build
 
 
@@ -285,10 +284,9 @@ def test_the_judges_gradients_are_those_of_an_independent_computation(
         values = bounds.value_bounds(prepared, bounds.Ball(x, radius, "L2", None), None)
         found = gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3)).reshape(3, -1)
         maps = LinearMaps(network)
-        given = torch.tensor([radius], dtype=torch.float64)
-        balls = Balls(torch.from_numpy(x)[None].double(), given, "L2", None)
-        lower, upper = ([torch.from_numpy(box[s].copy())[None] for box in en.boxes(values)] for s in (0, 1))
-        slopes = slope_intervals(ValueBounds(maps, balls, tuple(lower), tuple(upper)))
+        boxes = [(torch.from_numpy(lower.copy())[None], torch.from_numpy(upper.copy())[None])
+                 for lower, upper in en.boxes(values)]  # fmt: skip
+        slopes = slope_intervals(maps, boxes)
         other = linked_gradient_bounds(maps, slopes, torch.eye(3, dtype=torch.float64)[None])
         size = (other.centre.abs() + other.radius)[0].flatten(1).numpy()
         size = size if x.ndim == 1 else np.moveaxis(size.reshape(3, *x.shape), 1, -1).reshape(3, -1)

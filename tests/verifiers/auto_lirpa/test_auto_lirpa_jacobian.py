@@ -14,8 +14,8 @@ from verifiers.auto_lirpa import compat
 from verifiers.auto_lirpa.jacobian import load, upstream_constants, upstream_gradient_bounds
 from verifiers.engine import EngineError
 from verifiers.lipschitz.constants import local_bounds, local_constants
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Balls
-from verifiers.network.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule, build
 
 

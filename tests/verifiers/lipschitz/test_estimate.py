@@ -10,8 +10,8 @@ from small_networks import DUAL, NORMS, ORDER, array
 from proofs_check import certificate as c
 from verifiers.lipschitz.constants import difference_rows, local_bounds, local_constants
 from verifiers.lipschitz.estimate import Search, estimate, sampled
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Balls
-from verifiers.network.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule, build
 
 

@@ -16,8 +16,8 @@ from verifiers.engine import EngineError
 from verifiers.lipschitz.constants import global_pair_constants, local_bounds
 from verifiers.lipschitz.jacobian import slope_intervals, unrestricted_slopes
 from verifiers.lipschitz.layer_norms import operator_norm, product_constants
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import LipSDP, increments, least_rho
-from verifiers.network.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule, build
 
 
@@ -128,7 +128,7 @@ def test_slopes_of_a_ball_give_a_tighter_bound_there() -> None:
     maps = LinearMaps(network)
     x = torch.rand((1, 4), generator=torch.Generator().manual_seed(3)).float()
     known = local_bounds(maps, x, torch.tensor([0.1]), "L2", None)
-    local = LipSDP().bounds(maps, ROWS[:1], slope_intervals(known))[0].constant
+    local = LipSDP().bounds(maps, ROWS[:1], slope_intervals(maps, known.values))[0].constant
     overall = LipSDP().bounds(maps, ROWS[:1], unrestricted_slopes(maps))[0].constant
     points = (x.double() + 0.05 * torch.randn((500, 4), dtype=torch.float64).clamp(-1, 1)).requires_grad_()
     z = PlainModule(network).double()(points) @ torch.from_numpy(ROWS[0])

@@ -7,13 +7,18 @@ Intervals travel as centre and radius. Every step widens the radius by a bound o
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from proofs_check import certificate as c
+from verifiers.crown.engine import Crown
+from verifiers.crown.network import CrownNetwork
 from verifiers.engine import EngineError
 from verifiers.network.module import PlainModule, build
 
@@ -38,6 +43,12 @@ class LinearMaps:
         self.absolute = PlainModule(build([_absolute(n) for n in network.nodes])).to(self.device, torch.float64)
         self.linear = PlainModule(build([linear_part(n) for n in network.nodes])).to(self.device, torch.float64)
         self.growth = (max(map(_fan, network.nodes)) + 16) * 2.0**-51
+        self.engine = Crown(precision="float64", device=str(device))
+
+    @functools.cached_property
+    def crown(self) -> CrownNetwork:
+        """The network as `engine` works with it."""
+        return self.engine.prepare(self.network)
 
     def forward(self, k: int, arguments: list[Tensor], absolute: bool = False) -> Tensor:
         """Node k of (N, *shape) values; with `absolute`: |weights|, no bias."""
@@ -102,23 +113,35 @@ class LinearMaps:
 
 def linear_part(node: c.Node) -> c.Node:
     """An affine node without its offset; any other node as it is."""
-    if isinstance(node, (c.Linear, c.Conv2d)):
-        return dataclasses.replace(node, bias=0 * node.bias)
-    if isinstance(node, c.BatchNorm):
-        return dataclasses.replace(node, shift=0 * node.shift, mean=0 * node.mean)
-    if isinstance(node, c.Shift):
-        return dataclasses.replace(node, constant=0 * node.constant)
-    return dataclasses.replace(node, value=0.0) if isinstance(node, c.Pad) else node
+    match node:
+        case c.Linear() | c.Conv2d():
+            return _with(node, np.zeros_like, "bias")
+        case c.BatchNorm():
+            return _with(node, np.zeros_like, "shift", "mean")
+        case c.Shift():
+            return _with(node, np.zeros_like, "constant")
+        case c.Pad():
+            return dataclasses.replace(node, value=0.0)
+        case _:
+            return node
 
 
 def _absolute(node: c.Node) -> c.Node:
     """The node with absolute weights and no offset."""
-    node = linear_part(node)
-    if isinstance(node, (c.Linear, c.Conv2d)):
-        return dataclasses.replace(node, weight=abs(node.weight))
-    if isinstance(node, c.BatchNorm):
-        return dataclasses.replace(node, scale=abs(node.scale))
-    return dataclasses.replace(node, constant=abs(node.constant)) if isinstance(node, (c.Scale, c.Divide)) else node
+    match linear := linear_part(node):
+        case c.Linear() | c.Conv2d():
+            return _with(linear, np.abs, "weight")
+        case c.BatchNorm():
+            return _with(linear, np.abs, "scale")
+        case c.Scale() | c.Divide():
+            return _with(linear, np.abs, "constant")
+        case _:
+            return linear
+
+
+def _with(node: c.Node, change: Callable[[c.Float32Array], c.Float32Array], *fields: str) -> c.Node:
+    """The node with some of its tensors changed; one of no axes stays a tensor."""
+    return dataclasses.replace(node, **{name: np.asarray(change(getattr(node, name))) for name in fields})
 
 
 def _fan(node: c.Node) -> int:
