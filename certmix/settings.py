@@ -11,6 +11,7 @@ from typing import SupportsFloat
 
 from certmix.errors import UsageError
 from certmix.formatting import exact
+from certmix.mixing.parameters import check_alpha, check_temperature
 from certmix.records.outcomes import Method
 from proofs_check.certificate import Norm, Semantics
 
@@ -116,9 +117,7 @@ class Settings:
     smoothing: SmoothingSettings = SmoothingSettings()
 
     def __post_init__(self) -> None:
-        # torch comes with these: it is loaded for a run, not for the options and the help of a command
-        from certmix.mixing.mixed import check_alpha, check_temperature
-        from verifiers import ENGINES
+        from verifiers import ENGINES  # torch comes with it: loaded for a run, not for the options of a command
 
         check_alpha(self.alpha)
         check_temperature(self.temperature)

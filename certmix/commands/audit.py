@@ -14,8 +14,6 @@ from pathlib import Path
 
 from certmix.commands import arguments
 from certmix.data.dataset import load_data
-from certmix.models.model import load_model, require_pair
-from certmix.runs.audit import Audit
 from certmix.runs.store import Store
 
 
@@ -26,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.models.model import load_model, require_pair
+    from certmix.runs.audit import Audit
+
     settings = arguments.settings(options)
     out = Path(arguments.required(options, "out"))
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs

@@ -12,35 +12,35 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from certmix.commands import arguments
 from certmix.errors import UsageError
-from certmix.mixing.mixed import check_alpha
-from certmix.records.smoothing_log import COLUMNS, RADII, Curve, Log, curves, read_log
-from certmix.reports.tables import print_table
+from certmix.mixing.parameters import check_alpha
+
+if TYPE_CHECKING:
+    from certmix.records.smoothing_log import Curve, Log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", metavar="LOG.tsv", help=f"columns {' '.join(COLUMNS)}")
+    parser.add_argument("log", metavar="LOG.tsv", help="the log")
     parser.add_argument("--noise-std", type=arguments.number, required=True, metavar="S", help="σ of the log")
     parser.add_argument(
         "--alpha", type=arguments.number, required=True, metavar="A", help="weight of the smoothed model"
     )
-    parser.add_argument(
-        "--radii", type=arguments.number, nargs="+", default=RADII, metavar="R", help="radii of the table's columns"
-    )
+    parser.add_argument("--radii", type=arguments.number, nargs="+", metavar="R", help="radii of the table's columns")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.records.smoothing_log import RADII, curves, read_log
+
     alpha = check_alpha(options.alpha)
     if alpha <= 0.5:
         raise UsageError(f"certificates from a log need alpha > 1/2, got {alpha}")
-    radii = tuple(options.radii)
+    radii = tuple(options.radii or RADII)
     if any(not (math.isfinite(r) and r >= 0) for r in radii):
         raise UsageError(f"radii must be >= 0 and finite, got {list(radii)}")
     log = read_log(options.log, options.noise_std)
@@ -54,6 +54,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(log: Log, alpha: float, radii: tuple[float, ...], found: dict[str, Curve]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from certmix.reports.tables import print_table
+
     title = f"certified accuracy (%) of the mix, alpha {alpha:g}, noise {log.noise_std:g}, {len(log.radius)} inputs"
     table = Table(title=title, padding=(0, 0), pad_edge=False)
     for heading in ("bound", *(f"{r:g}" for r in radii), "largest radius"):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from certmix.attacks.worst import Budget
 from certmix.commands import arguments
 from certmix.errors import UsageError
-from certmix.experiments import accuracy_vs_alpha, certified_curves, confidence, tradeoff
-from certmix.experiments.pair import Pair, load_pair
-from certmix.mixing.mixed import check_alpha, check_temperature
+from certmix.mixing.parameters import check_alpha, check_temperature
 
-EXPERIMENTS = (tradeoff.NAME, accuracy_vs_alpha.NAME, confidence.NAME, certified_curves.NAME)
+if TYPE_CHECKING:
+    from certmix.experiments.pair import Pair
+
+EXPERIMENTS = ("tradeoff", "accuracy-vs-alpha", "confidence", "certified-curves")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.experiments import accuracy_vs_alpha, certified_curves, confidence, tradeoff
+
     out = Path(options.out or "out/experiments")
     check_temperature(options.temperature)
     if options.experiment == certified_curves.NAME:
@@ -68,6 +71,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _pair(options: argparse.Namespace) -> Pair:
+    from certmix.attacks.worst import Budget
+    from certmix.experiments.pair import load_pair
+
     return load_pair(
         {name: str(arguments.required(options, name)) for name in ("standard", "robust", "data")},
         options.limit,

@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from certmix.commands import arguments as shared
 from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
-from certmix.models.model import load_model
-from certmix.provers.lipschitz_constants import Request, as_record, measure_all
-from certmix.reports.lipschitz_tables import draw, show
 from proofs_check.certificate import PlainNetwork
-from verifiers.engine import EngineError
-from verifiers.lipschitz.estimate import Search
+
+if TYPE_CHECKING:
+    from certmix.provers.lipschitz_constants import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    import torch
+
+    from certmix.provers.lipschitz_constants import as_record, measure_all
+    from certmix.reports.lipschitz_tables import draw, show
+    from verifiers.engine import EngineError
+
     request, network, data = _read(options)
     device = shared.device(options.device)
     try:
@@ -56,6 +59,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
+    from certmix.models.model import load_model
+    from certmix.provers.lipschitz_constants import Request
+    from verifiers.lipschitz.estimate import Search
+
     for name in ("steps", "restarts", "batch_size"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(options, name)}")

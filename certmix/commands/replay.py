@@ -13,11 +13,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from certmix.commands import arguments
 from certmix.errors import UsageError
-from certmix.runs.replay import replay
 from proofs_check.certificate import MalformedError
 
 
@@ -35,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from certmix.runs.replay import replay
+
     if options.certificates < 1 or options.batch_size < 1:
         raise UsageError(f"certificates and batch-size must be >= 1, got {options.certificates}, {options.batch_size}")
     if not 0 <= options.share < 1:

@@ -9,22 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from certmix.commands import arguments
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
-from certmix.models.model import load_model, require_pair
-from certmix.provers.judging import judge_session
-from certmix.provers.problem import Problem
-from certmix.provers.smoothing.evaluation import compare, mix_predictions
 from certmix.records import assumptions
-from certmix.reports.tables import print_table
+
+if TYPE_CHECKING:
+    from certmix.provers.problem import Problem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    import torch
+
+    from certmix.models.model import load_model, require_pair
+    from certmix.provers.problem import Problem
+
     settings = arguments.settings(options)
     if settings.method != "smoothing":
         raise UsageError(f"this compares smoothing bounds: leave out --method {settings.method}")
@@ -58,6 +59,9 @@ def run(options: argparse.Namespace) -> int:
 def show_bounds(problem: Problem, draws: int) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
     """Print the table of all bounds on the problem's own draws; the radii (N,) per bound, and where the mix, with h
     estimated by `draws` draws, is right."""
+    from certmix.provers.judging import judge_session
+    from certmix.provers.smoothing.evaluation import compare, mix_predictions
+
     found = compare(problem, judge_session(problem.network, problem.standard.network))
     radii: dict[str, NDArray[np.float64]] = {bound: np.array([row[bound] for row in found]) for bound in found[0]}
     correct = mix_predictions(problem, draws) == np.array(problem.labels)
@@ -66,6 +70,11 @@ def show_bounds(problem: Problem, draws: int) -> tuple[dict[str, NDArray[np.floa
 
 
 def _show(radii: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_], draws: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from certmix.reports.tables import print_table
+
     table = Table(title=f"{len(correct)} inputs, the same draws for every bound; radii over all inputs, 0 if none")
     for heading in ("bound", "certified %", "mean radius", "median", "largest"):
         table.add_column(heading, justify="left" if heading == "bound" else "right", no_wrap=True)

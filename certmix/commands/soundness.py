@@ -6,17 +6,13 @@ import argparse
 import sys
 import time
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from certmix.errors import UsageError
-from certmix.testing.laws import LAWS
-from certmix.testing.laws.quality import contains
 from certmix.testing.protocol import PROTOCOLS, load
-from certmix.testing.reproduce import script
-from certmix.testing.runner import Report, run_law
-from certmix.testing.runner import run as run_suite
-from certmix.testing.words import line, seconds
+
+if TYPE_CHECKING:
+    from certmix.testing.runner import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: every soundness law held; 1: one broke; 2: the certifier could not be run (UsageError raised)."""
+    import torch
+
+    from certmix.testing.laws import LAWS
+    from certmix.testing.laws.quality import contains
+    from certmix.testing.runner import run as run_suite
+    from certmix.testing.runner import run_law
+    from certmix.testing.words import line, seconds
+
     if arguments.list:
         for law in LAWS:
             print(f"{law.kind:9} {law.name}\n          {law.meaning}\n          [{law.source}; "
@@ -65,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def finish(report: Report, elapsed: float, folder: str | None) -> None:
     """The summary, and the scripts of broken laws: into `folder`, or the smallest one printed."""
+    from certmix.testing.reproduce import script
+
     found = [r.broken for r in report.results if r.broken is not None]
     silent = [r for r in report.results if r.law.kind == "soundness" and r.status == "no claims"]
     held = sum(1 for r in report.results if r.status == "held")

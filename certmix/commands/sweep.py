@@ -14,18 +14,17 @@ import math
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from certmix.commands import arguments
 from certmix.errors import UsageError
-from certmix.mixing.mixed import check_alpha, check_temperature
-from certmix.reports.sweep_tables import plot, show
-from certmix.runs.finished import FinishedRun, open_run
-from certmix.runs.from_curves import certify_point
+from certmix.mixing.parameters import check_alpha, check_temperature
 from certmix.runs.store import Store
-from certmix.runs.sweep import sweep
+
+if TYPE_CHECKING:
+    from certmix.runs.finished import FinishedRun
 
 DEFAULT_RADII = (0.25, 0.5, 0.75)  # quantiles of the certified radii
 MAX_ALPHAS = 10_001
@@ -51,6 +50,11 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.reports.sweep_tables import plot, show
+    from certmix.runs.finished import open_run
+    from certmix.runs.from_curves import certify_point
+    from certmix.runs.sweep import sweep
+
     found = open_run(Path(options.folder))
     radii = radii_of(options.radius, found)
     if options.certify is not None:

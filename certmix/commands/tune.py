@@ -20,13 +20,8 @@ from certmix.commands import arguments
 from certmix.commands.sweep import add_grid, grid
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
-from certmix.mixing.mixed import check_alpha, check_temperature
-from certmix.models.model import load_model, require_pair
-from certmix.runs.audit import Audit
-from certmix.runs.finished import open_run
+from certmix.mixing.parameters import check_alpha, check_temperature
 from certmix.runs.store import Store
-from certmix.runs.sweep import sweep
-from certmix.runs.tune import as_record, choose_point, finish, need_disjoint
 from certmix.settings import Settings
 from proofs_check.certificate import Assumption
 
@@ -48,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.models.model import load_model, require_pair
+    from certmix.runs.audit import Audit
+    from certmix.runs.finished import open_run
+    from certmix.runs.sweep import sweep
+    from certmix.runs.tune import as_record, choose_point, finish, need_disjoint
+
     out = Path(arguments.required(options, "out"))
     clean = _share(arguments.required(options, "clean_accuracy"), "clean-accuracy")
     confidence = _share(options.confidence, "confidence")

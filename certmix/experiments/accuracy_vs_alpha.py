@@ -13,7 +13,8 @@ from certmix.attacks.worst import mix_attack, transfer, worst
 from certmix.experiments.output import Column, Line, plot, shares, write
 from certmix.experiments.pair import Pair, percent
 from certmix.formatting import exact, lower, percent_nearest, percent_up
-from certmix.mixing.mixed import MixedClassifier, check_alpha
+from certmix.mixing.mixed import MixedClassifier
+from certmix.mixing.parameters import check_alpha
 
 NAME = "accuracy-vs-alpha"
 ALPHAS = (0.0, 0.2, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)

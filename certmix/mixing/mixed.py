@@ -8,21 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
+from certmix.mixing.parameters import check_alpha, check_temperature
 from proofs_check.certificate import Transform
-
-
-def check_alpha(alpha: float) -> float:
-    """`alpha` as a float in [0, 1]. Raises UsageError."""
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha must be in [0, 1], got {alpha}")
-    return float(alpha)
-
-
-def check_temperature(temperature: float) -> float:
-    """`temperature` as a finite float > 0. Raises UsageError."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise UsageError(f"temperature must be a finite number > 0, got {temperature}")
-    return float(temperature)
 
 
 def log_mixture(log_standard: Tensor, log_robust: Tensor, alpha: float) -> Tensor:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import certmix
+from certmix.__main__ import COMMANDS
+from certmix.commands.experiment import EXPERIMENTS
+from certmix.experiments import accuracy_vs_alpha, certified_curves, confidence, tradeoff
 
 ACCEPTED = Path(__file__).parents[2] / "proofs_check" / "accepted" / "margin_linf"
 HEAVY = ("torch", "scipy", "cvxpy", "onnx", "onnxruntime", "matplotlib", "rich", "hypothesis")
@@ -49,6 +52,26 @@ def test_nothing_heavy_is_loaded_to_answer(arguments: tuple[str, ...], code: int
     found, printed, loaded = started(*arguments)
     assert (found, loaded) == (code, [])
     assert words in printed
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"report"}))
+def test_options_are_explained_and_refused_without_torch(command: str):
+    code, printed, loaded = started(command, "--help")
+    assert (code, loaded) == (0, [])
+    assert f"usage: certmix {command}" in printed
+    needed = {"sweep": ["run"], "replay": ["run"], "experiment": ["tradeoff"], "check": ["run"]}
+    needed |= {
+        "lipschitz": ["--robust", "h", "--radius", "1"],
+        "certify-log": ["h", "--noise-std", "1", "--alpha", "1"],
+    }
+    code, printed, loaded = started(command, *needed.get(command, []), "--apha", "0.6")
+    assert (code, loaded) == (2, [])
+    assert "unrecognized arguments: --apha 0.6" in printed
+
+
+def test_the_experiments_are_named_as_they_name_themselves():
+    found = {module.NAME for module in (accuracy_vs_alpha, certified_curves, confidence, tradeoff)}
+    assert set(EXPERIMENTS) == found
 
 
 def test_importing_certmix_and_its_settings_loads_no_torch():
