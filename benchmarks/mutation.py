@@ -55,6 +55,16 @@ BOUNDS = (
     "rules/exponential",
     "rules/lipschitz",
 )
+AFFINE = (
+    *(f"kernel/{name}" for name in (*STEPS, "linear_forms", "layers", "bounds", "ill_conditioned_networks")),
+    *(f"kernel/{name}" for name in ("kinds", "float32_steps", "float32")),
+    "rules/lipschitz",
+    "rules/layer_norms",
+    "reading/shapes",
+)
+WINDOWED = ("average_pool2d", "conv2d", "cropping")
+AFFINE_KINDS = ("add", "affine", "concat", "diagonal", "flatten", "input", "linear", *WINDOWED)
+GRADIENTS = ("kernel/jacobian", "kernel/jacobian_steps", "rules/lipschitz", "rules/layer_norms")
 RULES = ("rules/margin", "judge", "rules/exponential", "rules/lipschitz", "rules/smoothing", "kernel/float32")
 # file of proofs_check -> files of tests/proofs_check, test_ left out
 TESTS = {
@@ -66,14 +76,18 @@ TESTS = {
         "rules/exponential",
         "kernel/arithmetic_mode",
     ),
-    "kernel/layers.py": (
-        *(f"kernel/{name}" for name in (*STEPS, "linear_forms", "layers", "bounds", "ill_conditioned_networks")),
-        "rules/lipschitz",
-    ),
+    **{
+        f"kernel/{name}.py": AFFINE
+        for name in ("linear_forms", "windows", *(f"layers/{kind}" for kind in AFFINE_KINDS))
+    },
+    **{f"kernel/layers/{kind}.py": (*BOUNDS, *GRADIENTS) for kind in ("layer", "curve", "max_pool2d", "relu")},
     "kernel/relaxations.py": BOUNDS,
+    "kernel/slopes.py": GRADIENTS,
+    "kernel/norms.py": ("rules/layer_norms", "rules/overflow"),
+    "witness.py": ("kernel/witness", "kernel/ill_conditioned_networks"),
     "kernel/bounds.py": (*BOUNDS, "judge", "kernel/linear_forms", "kernel/arithmetic_mode"),
     "kernel/float32.py": ("kernel/float32_steps", "kernel/float32", "judge"),
-    "kernel/jacobian.py": ("kernel/jacobian", "kernel/jacobian_steps", "rules/lipschitz", "rules/layer_norms"),
+    "kernel/jacobian.py": GRADIENTS,
     "judge.py": ("rules/margin", "tie", "judge", "rules/smoothing", "rules/overflow", "run", "kernel/arithmetic_mode"),
     "rules/case.py": RULES,
     "rules/margin/differences.py": RULES,

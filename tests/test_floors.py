@@ -35,8 +35,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("proofs_check.run",),
     ("proofs_check.judge",),
     ("proofs_check.rules",),
-    ("proofs_check.kernel",),
     ("proofs_check.reading", "proofs_check.words"),
+    ("proofs_check.kernel",),
+    ("proofs_check.witness",),
     ("proofs_check.certificate", "proofs_check"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

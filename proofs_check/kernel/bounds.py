@@ -15,25 +15,27 @@ and a form's value over a box or a ball (`_concretize`), to the constant. All of
 
 from __future__ import annotations
 
-import itertools
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check.certificate import Float32Array, Norm, PlainNetwork, RejectedError, need
-from proofs_check.kernel.layers import LinearForms, Map, Shape, add, affine_map, dot, image, take, unit_forms
-from proofs_check.kernel.relaxations import LinearRelaxation, clipped_slopes, monotone, relaxation_of, relu_slope
+from proofs_check.certificate import Float32Array, Norm, PlainNetwork, need
+from proofs_check.kernel.layers import KINDS
+from proofs_check.kernel.layers.affine import Affine
+from proofs_check.kernel.layers.layer import Layer, Nonlinear
+from proofs_check.kernel.linear_forms import LinearForms, Shape, add, dot, image, take, unit_forms
+from proofs_check.kernel.relaxations import LinearRelaxation
 from proofs_check.kernel.rounding import UNDERFLOW, Array, centred, down, need_arithmetic, need_bounded, sum_error, up
+from proofs_check.witness import SHARED_ROW, Witness, difference_row, slope_starts
 
 MAX_CLASSES = 2**12
-MAX_WITNESS = 2**28
 CHUNK_COEFFICIENTS = 2**19  # coefficients of one node's forms travelling together: bounds memory
+MALLOC_THRESHOLD_BYTES = 31 * 2**20  # glibc returns freed blocks to the system unless one as large was freed before
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +59,10 @@ class Ball:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network with its weights in float64.
-
-    maps: per node, None where it is nonlinear or the input. shapes: as images. slope_start: as in `slope_starts`.
-    """
+    """A network with its weights in float64, node by node. shapes: as images. slope_start: as in `slope_starts`."""
 
     network: PlainNetwork
-    maps: tuple[Map | None, ...]
+    layers: tuple[Layer, ...]
     shapes: tuple[Shape, ...]
     slope_start: list[int]
 
@@ -71,54 +70,15 @@ class Prepared:
 def prepare(network: PlainNetwork) -> Prepared:
     """Rejects a network with weights beyond the error bounds' range."""
     need_arithmetic()
+    np.empty(MALLOC_THRESHOLD_BYTES, dtype=np.uint8)  # allocated and freed
     shapes = tuple(image(s) for s in network.shapes)
     with np.errstate(all="ignore"):
-        maps = tuple(affine_map(n, [shapes[i] for i in inputs_of(n)]) for n in network.nodes)
-    return Prepared(network, maps, shapes, slope_starts(network))
+        layers = tuple(KINDS[type(n)](n, [shapes[i] for i in inputs_of(n)]) for n in network.nodes)
+    return Prepared(network, layers, shapes, slope_starts(network))
 
 
 def inputs_of(node: c.Node) -> tuple[int, ...]:
     return () if isinstance(node, c.Input) else node.inputs
-
-
-# ---------------------------------------------------------------- witness
-
-
-def slope_starts(network: PlainNetwork) -> list[int]:
-    """Per node, the first witness column of its ReLU neurons; and at the end, how many columns there are."""
-    neurons = zip(map(math.prod, network.shapes), map(relu_slope, network.nodes), strict=True)
-    return [0, *itertools.accumulate(0 if slope is None else size for size, slope in neurons)]
-
-
-@dataclass(frozen=True, eq=False)
-class Witness:
-    """slopes (rows, n) in [0, 1]: lower slopes of every ReLU neuron in node order; row 0 for all passes but the last.
-
-    rows = 1, 1 + K or 1 + 2 K: row 1 + j serves the last pass of class j, row 1 + K + j that of its second form.
-    """
-
-    slopes: Array
-
-    def row(self, wanted: int, classes: int) -> int:
-        """The row for `wanted` in 0..2K, or the nearest this witness has."""
-        if wanted < len(self.slopes):
-            return wanted
-        return wanted - classes if wanted > classes and len(self.slopes) > classes else 0
-
-
-def witness(data: bytes, network: PlainNetwork) -> Witness:
-    """Slopes from a zlib stream of uint8 (w = byte / 255). Rejects a stream of another length."""
-    n = slope_starts(network)[-1]
-    lengths = [n * rows for rows in (1, 1 + network.classes, 1 + 2 * network.classes)]
-    stream = zlib.decompressobj()
-    try:
-        raw = stream.decompress(data, min(lengths[-1], MAX_WITNESS) + 1)
-    except zlib.error as error:
-        raise RejectedError("witness", f"is not a zlib stream: {error}") from error
-    fits = n > 0 and len(raw) in lengths and len(raw) <= MAX_WITNESS
-    need(fits, "witness", f"must hold one of {lengths} bytes and at most {MAX_WITNESS}, got {len(raw)}")
-    need(stream.eof and not stream.unused_data, "witness", "stream is cut short or too long")
-    return Witness(np.frombuffer(raw, dtype=np.uint8).reshape(-1, n) / 255.0)
 
 
 # ---------------------------------------------------------------- bounds of every node's value
@@ -143,6 +103,10 @@ class Values:
     def magnitude(self, k: int) -> Array:
         return np.maximum(np.abs(self.lower[k]), np.abs(self.upper[k]))
 
+    def slope_row(self, wanted: int) -> int:
+        """The witness's row for `wanted`, or the nearest it has."""
+        return SHARED_ROW if self.witness is None else self.witness.row(wanted, self.prepared.network.classes)
+
     def append(self, lower: Array, upper: Array, charge: Array | None, relaxation: LinearRelaxation | None) -> None:
         need_bounded(lower, "bounds")
         need_bounded(upper, "bounds")
@@ -160,62 +124,45 @@ def value_bounds(prepared: Prepared, ball: Ball, witness: Witness | None) -> Val
     values, affine = Values(prepared, ball, witness), [True]  # affine: in the input
     with np.errstate(all="ignore"):
         values.append(*ball.box(), None, None)
-        for k, node in enumerate(prepared.network.nodes[1:], start=1):
-            mapping, inputs = prepared.maps[k], inputs_of(node)
-            affine.append(mapping is not None and all(affine[i] for i in inputs))
-            if mapping is not None:
-                _append_affine(values, mapping, inputs)
-            else:
-                _append_nonlinear(values, k, node, affine[inputs[0]])
+        for k, layer in enumerate(prepared.layers[1:], start=1):
+            inputs = inputs_of(prepared.network.nodes[k])
+            affine.append(isinstance(layer, Affine) and all(affine[i] for i in inputs))
+            if isinstance(layer, Nonlinear):
+                _append_nonlinear(values, k, layer, inputs[0], affine[inputs[0]])
+            elif isinstance(layer, Affine):
+                bounds = layer.interval([values.lower[i] for i in inputs], [values.upper[i] for i in inputs])
+                values.append(*bounds, None)
     return values
 
 
-def _append_affine(values: Values, mapping: Map, inputs: Sequence[int]) -> None:
-    """Interval bounds: centre and radius forward; the rounding of both is at most 2 G(terms) times `size`."""
-    size = mapping.apply(*(values.magnitude(i) for i in inputs), absolute=True) + mapping.bias_size
-    error = (sum_error(mapping.terms) if mapping.terms else 0.0) * size
-    charge = (sum_error(size.size) * np.abs(mapping.bias) + error).max(axis=(1, 2), keepdims=True)
-    if mapping.terms == 0:  # weights 0 and 1, at most two of them and the bias: monotone, rounded once
-        ends = ([part[i] for i in inputs] for part in (values.lower, values.upper))
-        lower, upper = (mapping.apply(*end) + mapping.bias for end in ends)
-    else:
-        boxes = [centred(values.lower[i], values.upper[i]) for i in inputs]
-        center = mapping.apply(*(box[0] for box in boxes)) + mapping.bias
-        radius = up(mapping.apply(*(box[1] for box in boxes), absolute=True) + 4 * error)
-        lower, upper = center - radius, center + radius
-    values.append(down(lower), up(upper), up(charge) if charge.any() else None, None)
-
-
-def _append_nonlinear(values: Values, k: int, node: Any, affine_input: bool) -> None:
-    """The relaxation of a nonlinear node, over its input's bounds after those were refined."""
-    (i,) = inputs_of(node)
-    is_relu = relu_slope(node) is not None
-    if values.prepared.maps[i] is not None:
-        _refine(values, i, not is_relu, affine_input or not is_relu)
+def _append_nonlinear(values: Values, k: int, layer: Nonlinear, i: int, affine_input: bool) -> None:
+    """The relaxation of a nonlinear node, over the bounds of its input i after those were refined."""
+    if isinstance(values.prepared.layers[i], Affine):
+        _refine(values, i, layer, affine_input or layer.both_ends)
     lower, upper = values.lower[i], values.upper[i]
-    relaxation = relaxation_of(node, lower, upper, _slopes_of(values, k, 0) if is_relu else None)
+    relaxation = layer.relaxation(lower, upper, _slopes_of(values, k, SHARED_ROW))
     magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
     terms = max(lower.size, math.prod(values.prepared.shapes[k]))  # pooling may have more cells than its input
-    values.append(*monotone(node, lower, upper), None, relaxation.charged(magnitude, terms))
+    values.append(*layer.interval(lower, upper), None, relaxation.charged(magnitude, terms))
 
 
 def _slopes_of(values: Values, k: int, rows: int | Sequence[int]) -> Array | None:
-    """The witness's lower slopes of ReLU node k in these of its rows, (C, H, W) or (R, C, H, W)."""
-    if values.witness is None:
-        return None
+    """The witness's lower slopes of node k in these of its rows, (C, H, W) or (R, C, H, W); None where it has none."""
     start, stop = values.prepared.slope_start[k : k + 2]
+    if values.witness is None or start == stop:
+        return None
     slopes = values.witness.slopes[rows, start:stop]
     return slopes.reshape(*slopes.shape[:-1], *values.prepared.shapes[k])
 
 
-def _refine(values: Values, k: int, every_neuron: bool, both_ends: bool) -> None:
-    """Intersect node k's bounds with backward ones: of its unstable neurons (or of every one that is not a point) the
-    end nearer to 0, then the other end of those that still are unstable (or of all of them)."""
+def _refine(values: Values, k: int, layer: Nonlinear, both_ends: bool) -> None:
+    """Intersect node k's bounds with backward ones: of the neurons that `layer`, whose input it is, asks for, the
+    end nearer to 0, then the other end of those that it still asks for (or of all of them)."""
     lower, upper = values.lower[k], values.upper[k]
-    selected = lower < upper if every_neuron else (lower < 0) & (upper > 0)
+    selected = layer.neurons(lower, upper)
     nearer_end = np.where(upper < -lower, 1.0, -1.0)
     _tighten(values, k, selected, nearer_end)
-    _tighten(values, k, selected if both_ends else (lower < 0) & (upper > 0), -nearer_end)
+    _tighten(values, k, selected if both_ends else layer.neurons(lower, upper), -nearer_end)
 
 
 def _tighten(values: Values, k: int, selected: NDArray[np.bool_], signs: Array) -> None:
@@ -285,12 +232,12 @@ def _replace(values: Values, k: int, frontier: Frontier, constant: Array, slope_
 
 def _step(values: Values, k: int, forms: LinearForms, slope_rows: SlopeRows) -> tuple[Sequence[LinearForms], Array]:
     """Replace node k's value by its inputs': their forms, and what to add to the constant."""
-    mapping, charge = values.prepared.maps[k], values.charges[k]
-    if mapping is not None:
+    layer, charge = values.prepared.layers[k], values.charges[k]
+    if isinstance(layer, Affine):
         cost = np.zeros(len(forms.values))
         if charge is not None:
-            cost = dot(forms.values, take(mapping.bias, forms)) + up(dot(np.abs(forms.values), take(charge, forms)))
-        return mapping.adjoint(forms), up(cost)
+            cost = dot(forms.values, take(layer.bias, forms)) + up(dot(np.abs(forms.values), take(charge, forms)))
+        return layer.adjoint(forms), up(cost)
     relaxation = cast("LinearRelaxation", values.relaxations[k])
     positive = np.maximum(forms.values, 0.0)
     negative = forms.values - positive
@@ -306,15 +253,12 @@ def _step(values: Values, k: int, forms: LinearForms, slope_rows: SlopeRows) -> 
 
 
 def _lower_slopes(values: Values, k: int, forms: LinearForms, relaxation: LinearRelaxation, rows: SlopeRows) -> Array:
-    """Lower slopes of node k at the cells of `forms`, from each form's own witness row where it has one: any slope in
-    [slope, 1] is that of a line below everywhere, whatever bounds the relaxation was made from."""
-    node = values.prepared.network.nodes[k]
-    slope = relu_slope(node)
-    slopes = None if rows is None or slope is None else _slopes_of(values, k, rows)
-    if slopes is None or slope is None:
+    """Lower slopes of node k at the cells of `forms`, from each form's own witness row where it has one."""
+    slopes = None if rows is None else _slopes_of(values, k, rows)
+    if slopes is None:
         return take(relaxation.lower_slope, forms)
-    (i,) = inputs_of(node)
-    return np.moveaxis(clipped_slopes(values.lower[i], values.upper[i], slope, slopes), 1, -1)  # such forms are dense
+    layer, (i,) = cast("Nonlinear", values.prepared.layers[k]), inputs_of(values.prepared.network.nodes[k])
+    return np.moveaxis(layer.lower_slopes(values.lower[i], values.upper[i], slopes), 1, -1)  # such forms are dense
 
 
 def _concretize(values: Values, k: int, forms: LinearForms) -> Array:
@@ -389,8 +333,8 @@ def differences(values: Values, y: int) -> tuple[Array, Array]:
     need(classes <= MAX_CLASSES, "bounds", f"{classes} classes: at most {MAX_CLASSES} are compared")
     rivals = np.delete(np.arange(classes), y)
     forms = np.eye(classes)[rivals] - np.eye(classes)[y]
-    slope_rows = [0 if values.witness is None else values.witness.row(1 + int(j), classes) for j in rivals]
-    uppers = functionals(values, np.concatenate([forms, -forms]), [*slope_rows, *[0] * len(rivals)])
+    slope_rows = [values.slope_row(difference_row(int(j))) for j in rivals]
+    uppers = functionals(values, np.concatenate([forms, -forms]), [*slope_rows, *[SHARED_ROW] * len(rivals)])
     lower, upper = np.zeros(classes), np.zeros(classes)
     upper[rivals], lower[rivals] = uppers[: len(rivals)], -uppers[len(rivals) :]
     return lower, upper

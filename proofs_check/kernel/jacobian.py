@@ -17,67 +17,28 @@ itself rounded up; what a norm sums, to the norm.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from proofs_check import certificate as c
-from proofs_check.certificate import Norm, RejectedError, need
+from proofs_check.certificate import Norm, need
 from proofs_check.kernel.bounds import Prepared, Values, chunks, inputs_of
-from proofs_check.kernel.layers import IntArray, LinearForms, Map, Shape, Sliding, add, take, to_dense, unit_forms
-from proofs_check.kernel.relaxations import curve_of, pool_sliding, relu_slope
-from proofs_check.kernel.rounding import Array, centred, dot_up, down, enclose, need_bounded, sum_error, up
+from proofs_check.kernel.layers.affine import Affine
+from proofs_check.kernel.layers.layer import Nonlinear
+from proofs_check.kernel.linear_forms import LinearForms, Shape, add, to_dense, unit_forms
+from proofs_check.kernel.rounding import Array, dot_up, down, need_bounded, sum_error, up
+from proofs_check.kernel.slopes import Interval, Slopes
 
 
-@dataclass(frozen=True, eq=False)
-class Interval:
-    """Forms of one node (R, h, w, C), each coefficient in centre ± radius; corner: their windows, see `LinearForms`."""
-
-    centre: Array
-    radius: Array
-    corner: IntArray | None = None
-
-    @staticmethod
-    def between(lower: Array, upper: Array) -> Interval:
-        return Interval(*centred(lower, upper))
-
-    def magnitude(self) -> Array:
-        return up(np.abs(self.centre) + self.radius)
-
-
-def slope_interval(node: c.Node, lower: Array, upper: Array) -> tuple[Array, Array]:
-    """least <= derivative <= most of an elementwise node wherever lower <= its input <= upper; 0 <= least <= most."""
-    slope, curve = relu_slope(node), curve_of(node)
-    if slope is not None:
-        return np.where(lower > 0, 1.0, slope), np.where(upper < 0, slope, 1.0)
-    if curve is None:
-        raise RejectedError("jacobian", f"{type(node).__name__} has no known slopes")
-    # sigmoid' and tanh' are even and decrease in |y|
-    farthest = np.maximum(np.abs(lower), np.abs(upper))
-    nearest = np.where((lower <= 0) & (upper >= 0), 0.0, np.minimum(np.abs(lower), np.abs(upper)))
-    return np.maximum(enclose(curve.exact_slope, farthest)[0], 0.0), enclose(curve.exact_slope, nearest)[1]
-
-
-def affine_step(mapping: Map, forms: Interval) -> list[Interval]:
+def affine_step(layer: Affine, forms: Interval) -> list[Interval]:
     """The forms of each input of an affine node."""
-    error = sum_error(mapping.terms)
+    error = sum_error(layer.terms)
     spread = up(forms.radius + up(2 * error * np.abs(forms.centre)))
-    centres = mapping.adjoint(LinearForms(forms.centre, forms.corner))
-    radii = mapping.adjoint(LinearForms(spread, forms.corner), absolute=True)
+    centres = layer.adjoint(LinearForms(forms.centre, forms.corner))
+    radii = layer.adjoint(LinearForms(spread, forms.corner), absolute=True)
     pairs = zip(centres, radii, strict=True)
     return [Interval(m.values, up(up(r.values * (1 + 2 * error))), m.corner) for m, r in pairs]
-
-
-def scaled(forms: Interval, least: Array, most: Array) -> Interval:
-    """Forms times slopes in [least, most], 0 <= least <= most, broadcast."""
-    low, high = down(forms.centre - forms.radius), up(forms.centre + forms.radius)
-    bottom = down(np.where(low >= 0, low * least, low * most))
-    top = up(np.where(high >= 0, high * most, high * least))
-    return Interval.between(bottom, top)
 
 
 def sum_of(first: Interval, second: Interval, shape: Shape) -> Interval:
@@ -86,105 +47,18 @@ def sum_of(first: Interval, second: Interval, shape: Shape) -> Interval:
     return Interval(centre.values, up(up(radius.values) + up(sum_error(2) * np.abs(centre.values))), centre.corner)
 
 
-# ---------------------------------------------------------------- nonlinear nodes
-
-
-@dataclass(frozen=True, eq=False)
-class Slopes:
-    """A nonlinear node as a factor: least <= slope <= most, images. Max pooling (`sliding`): the share of each cell of
-    each window, (oh, ow, kh, kw, C). middle +- radius holds the same slopes; radius 0: the slope is known."""
-
-    least: Array
-    most: Array
-    middle: Array
-    radius: Array
-    sliding: Sliding | None
-    shape: Shape
-
-    @staticmethod
-    def within(least: Array, most: Array, sliding: Sliding | None, shape: Shape) -> Slopes:
-        middle, radius = centred(least, most)
-        return Slopes(least, most, middle, np.where(least == most, 0.0, radius), sliding, shape)
-
-    def times(self, forms: Interval, least: Array, most: Array) -> Interval:
-        """Forms of the node's input: each coefficient times a slope in [least, most], 0 <= least <= most."""
-        if self.sliding is None:
-            low, high = (take(s, LinearForms(forms.centre, forms.corner)) for s in (least, most))
-            product = scaled(forms, low, high)
-            return Interval(product.centre, product.radius, forms.corner)
-        taps = scaled(Interval(forms.centre[:, :, :, None, None], forms.radius[:, :, :, None, None]), least, most)
-        error = sum_error(taps.centre.shape[3] * taps.centre.shape[4])
-        frame = LinearForms(forms.centre, None)
-        charged = up(taps.radius + up(2 * error * np.abs(taps.centre)))
-        centre = self.sliding.spread(frame, lambda i, j: taps.centre[:, :, :, i, j], self.shape).values
-        radius = self.sliding.spread(frame, lambda i, j: charged[:, :, :, i, j], self.shape).values
-        return Interval(centre, up(radius * (1 + 2 * error)))
-
-    def slope_errors(self, forms: Interval) -> Array:
-        """(R, h, w, C): how much of each cell of the node's input its forms times slopes may lie beside forms times
-        `middle`; 0 where the slope is known."""
-        exact = Interval(forms.magnitude(), np.zeros_like(forms.radius))
-        return np.where(self.uncertain(), self.times(exact, self.radius, self.radius).magnitude(), 0.0)
-
-    def uncertain(self) -> NDArray[np.bool_]:
-        """(h, w, C): the cells of the node's input with a slope that is not known."""
-        if self.sliding is None:
-            return np.moveaxis(self.radius, 0, -1) > 0
-        taps = (self.radius > 0).astype(np.float64)[None]
-        frame = LinearForms(taps[:, :, :, 0, 0], None)
-        return self.sliding.spread(frame, lambda i, j: taps[:, :, :, i, j], self.shape).values[0] > 0
-
-    def forward(self, value: Interval) -> Interval:
-        """The middle slopes applied to an image (C, H, W)."""
-        if self.sliding is None:
-            centre = value.centre * self.middle
-            return Interval(centre, up(up(value.radius * self.middle) + sum_error(2) * np.abs(centre)))
-        sliding, shares = self.sliding, np.transpose(self.middle, (4, 2, 3, 0, 1))
-        parts = (value.centre, np.abs(value.centre), value.radius)
-        centre, size, radius = ((sliding.windows(v, 0.0) * shares).sum(axis=(1, 2)) for v in parts)
-        error = 2 * sum_error(math.prod(sliding.kernel))
-        return Interval(centre, up(up(radius * (1 + error)) + error * size))
-
-
 def slopes_over(values: Values) -> list[Slopes | None]:
     """Per node, over the ball; None for an affine node and the input."""
-
-    def over(k: int, i: int) -> Slopes:
-        node, lower, upper = values.prepared.network.nodes[k], values.lower[i], values.upper[i]
-        if isinstance(node, c.MaxPool2d):
-            return pool_slopes(node, lower, upper, lower.shape)
-        return Slopes.within(*slope_interval(node, lower, upper), None, lower.shape)
-
-    return _of_nonlinear(values.prepared, over)
+    result: list[Slopes | None] = []
+    for node, layer in zip(values.prepared.network.nodes, values.prepared.layers, strict=True):
+        ends = ((values.lower[i], values.upper[i]) for i in inputs_of(node))
+        result.append(layer.slopes(*next(ends)) if isinstance(layer, Nonlinear) else None)
+    return result
 
 
 def slopes_everywhere(prepared: Prepared) -> list[Slopes | None]:
     """Per node, over the whole space; None for an affine node and the input."""
-
-    def everywhere(k: int, i: int) -> Slopes:
-        node, ones = prepared.network.nodes[k], np.ones(prepared.shapes[i])
-        if isinstance(node, c.MaxPool2d):
-            return pool_slopes(node, -ones, ones, ones.shape)  # any cell may win
-        least, most = unrestricted_slopes(prepared, k)
-        return Slopes.within(least * ones, most * ones, None, ones.shape)
-
-    return _of_nonlinear(prepared, everywhere)
-
-
-def _of_nonlinear(prepared: Prepared, slopes_of: Callable[[int, int], Slopes]) -> list[Slopes | None]:
-    """slopes_of(k, i) for each nonlinear node k, i its input; None for the others."""
-    kinds = zip(prepared.network.nodes, prepared.maps, strict=True)
-    return [slopes_of(k, *inputs_of(n)) if k > 0 and m is None else None for k, (n, m) in enumerate(kinds)]
-
-
-def pool_slopes(node: c.MaxPool2d, lower: Array, upper: Array, shape: Shape) -> Slopes:
-    """Max pooling selects: a cell has share 0 if another surely exceeds it, 1 if it exceeds all, else [0, 1]."""
-    sliding = pool_sliding(node)
-    low, high = sliding.windows(lower, -np.inf), sliding.windows(upper, -np.inf)
-    most = high >= low.max(axis=(1, 2), keepdims=True)
-    least = most & (most.sum(axis=(1, 2), keepdims=True) == 1)
-    least, most = (np.transpose(s, (3, 4, 1, 2, 0)).astype(np.float64) for s in (least, most & (high > -np.inf)))
-    return Slopes.within(least, most, sliding, shape)
+    return [layer.slopes_anywhere() if isinstance(layer, Nonlinear) else None for layer in prepared.layers]
 
 
 # ---------------------------------------------------------------- the backward pass
@@ -204,7 +78,7 @@ class Gradients:
 
 def gradients(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array) -> Gradients:
     """Of the functionals coefficients . z, coefficients (R, K) exact, for slopes as given."""
-    last = len(prepared.maps) - 1
+    last = len(prepared.layers) - 1
     start = coefficients.reshape(len(coefficients), 1, 1, -1)
     plain, middle = ({last: Interval(start, np.zeros_like(start))} for _ in range(2))
     drift: dict[int, Array] = {}
@@ -213,11 +87,12 @@ def gradients(prepared: Prepared, slopes: list[Slopes | None], coefficients: Arr
         for k in range(last, 0, -1):
             if k not in plain:
                 continue
-            mapping, factor = prepared.maps[k], cast("Slopes", slopes[k])  # one of the two
-            if mapping is not None:
+            layer = prepared.layers[k]
+            if isinstance(layer, Affine):
                 for frontier in (plain, middle):
-                    hand_on(prepared, frontier, k, affine_step(mapping, frontier.pop(k)))
+                    hand_on(prepared, frontier, k, affine_step(layer, frontier.pop(k)))
             else:
+                factor = cast("Slopes", slopes[k])
                 forms = _intersection(plain.pop(k), middle[k], drift.get(k))
                 hand_on(prepared, plain, k, [factor.times(forms, factor.least, factor.most)])
                 hand_on(prepared, middle, k, [factor.times(middle.pop(k), factor.middle, factor.middle)])
@@ -251,13 +126,13 @@ def _charge(prepared: Prepared, slopes: list[Slopes | None], node: int, sizes: A
         for k in range(node, -1, -1):
             if k not in frontier:
                 continue
-            reached, factor, mapping = frontier.pop(k), slopes[k], prepared.maps[k]
+            reached, factor, layer = frontier.pop(k), slopes[k], prepared.layers[k]
             if k == 0 or factor is not None:
                 reached = _to_dense(reached, prepared.shapes[k])
                 share = _weighted(weights, reached.magnitude())
                 drift[k] = up(drift[k] + share) if k in drift else share
-            if mapping is not None:
-                hand_on(prepared, frontier, k, affine_step(mapping, reached))
+            if isinstance(layer, Affine):
+                hand_on(prepared, frontier, k, affine_step(layer, reached))
             elif factor is not None:
                 hand_on(prepared, frontier, k, [factor.times(reached, factor.middle, factor.middle)])
 
@@ -329,13 +204,13 @@ def _chords(low: Array, high: Array) -> tuple[Array, Array]:
 def _carried(prepared: Prepared, slopes: list[Slopes | None], value: Array) -> list[Interval]:
     """Every node's image in the linear network of the middle slopes, without offsets, for this input image."""
     images = [Interval(value, np.zeros_like(value))]
-    for node, mapping, factor in zip(prepared.network.nodes[1:], prepared.maps[1:], slopes[1:], strict=True):
+    for node, layer, factor in zip(prepared.network.nodes[1:], prepared.layers[1:], slopes[1:], strict=True):
         inputs = [images[i] for i in inputs_of(node)]
-        if mapping is not None:
-            size = mapping.apply(*(v.magnitude() for v in inputs), absolute=True)
-            radius = mapping.apply(*(v.radius for v in inputs), absolute=True)
-            centre = mapping.apply(*(v.centre for v in inputs))
-            images.append(Interval(centre, up(radius + 4 * sum_error(mapping.terms) * size)))
+        if isinstance(layer, Affine):
+            size = layer.apply(*(v.magnitude() for v in inputs), absolute=True)
+            radius = layer.apply(*(v.radius for v in inputs), absolute=True)
+            centre = layer.apply(*(v.centre for v in inputs))
+            images.append(Interval(centre, up(radius + 4 * sum_error(layer.terms) * size)))
         else:
             images.append(cast("Slopes", factor).forward(inputs[0]))
         need_bounded(images[-1].magnitude(), "jacobian")
@@ -352,15 +227,3 @@ def difference_constants(values: Values, y: int) -> Array:
     constants[rivals] = dual_norms(values.prepared, slopes_over(values), forms, values.ball.norm)
     need_bounded(constants, "jacobian")
     return constants
-
-
-def unrestricted_slopes(prepared: Prepared, k: int) -> tuple[float, float]:
-    """The slopes an elementwise node can have anywhere."""
-    node = prepared.network.nodes[k]
-    slope = relu_slope(node)
-    if slope is not None:
-        return slope, 1.0
-    curve = curve_of(node)
-    if curve is None:
-        raise RejectedError("jacobian", f"node {k} ({type(node).__name__}) has no multipliers")
-    return 0.0, 1.0 if curve.name == "tanh" else 0.25

@@ -50,6 +50,11 @@ def down(value: Array) -> Array:
     return value - (np.abs(value) * 2.0**-51 + UNDERFLOW)
 
 
+def float_up(value: float) -> float:
+    """`up` of one number."""
+    return float(up(np.array(value)))
+
+
 def centred(lower: Array, upper: Array) -> tuple[Array, Array]:
     """(centre, radius). Ensures: centre - radius <= lower and upper <= centre + radius, whatever centre rounds to."""
     centre = (lower + upper) / 2
@@ -76,6 +81,18 @@ def need_arithmetic() -> None:
 def need_bounded(value: Array, step: str) -> None:
     """Rejects NaN, infinities and numbers beyond LIMIT, which the error bounds do not cover."""
     need(bool(np.all(np.abs(value) <= LIMIT)), step, "a value is not a number or exceeds 2^200")
+
+
+# ---------------------------------------------------------------- float32, in which a claim may speak of evaluations
+
+OVERFLOW_LIMIT = 2.0**126  # no float32 overflow below this, whatever the order of summation
+UNDERFLOW_ERROR = 2.0**-125  # more than any underflow error of one operation, flushed or not
+
+
+def float32_sum_error(terms: int) -> float:
+    """1.25 (n + 4) 2^-24 >= gamma_(n + 2) / (1 - gamma_(n + 2)) of float32, for n < 2^20."""
+    need(terms < 2**20, "float32", f"sums of {terms} terms are not covered")
+    return 1.25 * (terms + 4) * 2.0**-24
 
 
 # ---------------------------------------------------------------- Arb: enclosures to outward floats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import exact_network as en
 import numpy as np
@@ -10,8 +11,8 @@ from flint import fmpq
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check.kernel import bounds
-from proofs_check.kernel import layers as network
+from proofs_check.kernel import bounds, linear_forms
+from proofs_check.kernel.layers import KINDS
 from verifiers.network.module import build
 
 F32 = np.float32
@@ -21,6 +22,11 @@ Rng = np.random.Generator
 
 
 Array = NDArray[np.float64]
+
+
+def layer(node: c.Node, *shapes: tuple[int, ...]) -> Any:
+    """What the judge knows of the node, for inputs of these shapes, as images."""
+    return KINDS[type(node)](node, shapes)
 
 
 def at_most(exact: en.Exact, bound: Array) -> bool:
@@ -69,7 +75,7 @@ def small_ball(rng: Rng, shape: tuple[int, ...], radius: float, norm: c.Norm = "
     return bounds.Ball((sign * rng.uniform(0.1, 1, shape)).astype(F32), radius, norm, None)
 
 
-def exact_forms(rows: network.LinearForms, value: en.Exact) -> list[fmpq]:
+def exact_forms(rows: linear_forms.LinearForms, value: en.Exact) -> list[fmpq]:
     """Each row's linear form of an image (C, H, W), exactly."""
     image = np.moveaxis(value, 0, -1)
     height, width = image.shape[:2]
@@ -84,22 +90,22 @@ def exact_forms(rows: network.LinearForms, value: en.Exact) -> list[fmpq]:
     return totals
 
 
-def windows(rng: Rng, shape: tuple[int, ...], count: int) -> network.LinearForms:
+def windows(rng: Rng, shape: tuple[int, ...], count: int) -> linear_forms.LinearForms:
     """Rows on whole images, or on windows of random size and corner inside the image."""
     if rng.integers(2) or shape[1:] == (1, 1):
-        return network.LinearForms(en.wild(rng, count, *shape[1:], shape[0]), None)
+        return linear_forms.LinearForms(en.wild(rng, count, *shape[1:], shape[0]), None)
     h, w = (int(rng.integers(1, n + 1)) for n in shape[1:])
     corner = np.stack([rng.integers(0, n - m + 1, count) for n, m in zip(shape[1:], (h, w), strict=True)], axis=1)
-    return network.LinearForms(en.wild(rng, count, h, w, shape[0]), corner)
+    return linear_forms.LinearForms(en.wild(rng, count, h, w, shape[0]), corner)
 
 
 def exact_images(values: list[en.Exact], prepared: bounds.Prepared) -> list[en.Exact]:
     return [v.reshape(s) for v, s in zip(values, prepared.shapes, strict=True)]
 
 
-def holds(values: bounds.Values, k: int, rows: network.LinearForms, images: list[en.Exact], slack: fmpq) -> None:
+def holds(values: bounds.Values, k: int, rows: linear_forms.LinearForms, images: list[en.Exact], slack: fmpq) -> None:
     """rows . v_k <= sum of the parts . inputs + cost at a point, with `slack` to spare."""
-    parts, cost = bounds._step(values, k, network.LinearForms(rows.values.copy(), rows.corner), None)
+    parts, cost = bounds._step(values, k, linear_forms.LinearForms(rows.values.copy(), rows.corner), None)
     before = exact_forms(rows, images[k])
     inputs = bounds.inputs_of(values.prepared.network.nodes[k])
     for r, form in enumerate(before):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from flint import arb, arb_mat
@@ -22,8 +23,10 @@ from flint import arb, arb_mat
 from proofs_check.certificate import Assumption, Claim, need
 from proofs_check.kernel import jacobian
 from proofs_check.kernel.bounds import Prepared, inputs_of
-from proofs_check.kernel.jacobian import Interval
+from proofs_check.kernel.layers.affine import Affine
+from proofs_check.kernel.layers.layer import Nonlinear
 from proofs_check.kernel.rounding import Array, down, need_bounded, up
+from proofs_check.kernel.slopes import Interval, scaled
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz.rule import Theorem, need_theorem, premises, stated_constants
 from proofs_check.rules.margin.differences import decoded
@@ -60,10 +63,10 @@ def _proven(prepared: Prepared, y: int, constants: tuple[float, ...], multiplier
 def _activations(prepared: Prepared) -> list[int]:
     """Nonlinear nodes, also those that no logit sees. Rejects one that is not elementwise: a row per cell of its input
     and a multiplier per cell of its value must be as many."""
-    found = [k for k, mapping in enumerate(prepared.maps) if mapping is None and k > 0]
-    for k in found:
-        jacobian.unrestricted_slopes(prepared, k)
-    return found
+    nonlinear = {k: layer for k, layer in enumerate(prepared.layers) if isinstance(layer, Nonlinear)}
+    for layer in nonlinear.values():
+        layer.derivative()
+    return list(nonlinear)
 
 
 def _multipliers(encoded: str, prepared: Prepared) -> Array:
@@ -84,7 +87,7 @@ def need_constants(prepared: Prepared, y: int, stated: Array, multipliers: Array
     rivals = [j for j in range(prepared.network.classes) if j != y]
     forms = np.eye(prepared.network.classes)[rivals] - np.eye(prepared.network.classes)[y]
     before = [inputs_of(prepared.network.nodes[k])[0] for k in _activations(prepared)]
-    parts = [*(_increments(prepared, k, None) for k in before), _increments(prepared, len(prepared.maps) - 1, forms)]
+    parts = [*(_increments(prepared, k, None) for k in before), _increments(prepared, len(prepared.layers) - 1, forms)]
     inputs = _arb_matrix([p.inputs for p in parts])
     gram = (inputs * inputs.transpose()).table()
     weights = _arb_matrix([p.neurons for p in parts]).table()
@@ -151,8 +154,12 @@ def _increments(prepared: Prepared, node: int, forms: Array | None) -> Increment
         at_k = frontier.pop(k, None)
         if at_k is None:
             continue
-        mapping = prepared.maps[k]
-        parts = jacobian.affine_step(mapping, at_k) if mapping is not None else _activation(prepared, k, at_k, of_w)
+        layer = prepared.layers[k]
+        if isinstance(layer, Affine):
+            parts = jacobian.affine_step(layer, at_k)
+        else:
+            at_k, of_w[k] = _activation(cast("Nonlinear", layer), at_k)
+            parts = [at_k]
         for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
             need_bounded(part.magnitude(), "constants")
             frontier[i] = jacobian.sum_of(frontier[i], part, prepared.shapes[i]) if i in frontier else part
@@ -161,11 +168,10 @@ def _increments(prepared: Prepared, node: int, forms: Array | None) -> Increment
     return Increments(_flat(frontier.get(0), count, prepared, 0), Interval(*both))
 
 
-def _activation(prepared: Prepared, k: int, at_k: Interval, of_w: dict[int, Interval]) -> list[Interval]:
-    """Record the coefficients of w_k, and hand a_i times the forms on."""
-    a, b = (np.full((1, 1, 1), s) for s in jacobian.unrestricted_slopes(prepared, k))
-    of_w[k] = jacobian.scaled(at_k, np.maximum(down(b - a), 0.0), up(b - a))
-    return [jacobian.scaled(at_k, a, a)]
+def _activation(layer: Nonlinear, forms: Interval) -> tuple[Interval, Interval]:
+    """Of an activation with slopes in [a, b]: a times the forms, and the coefficients of w, (b - a) times the forms."""
+    a, b = (np.full((1, 1, 1), s) for s in layer.derivative())
+    return scaled(forms, a, a), scaled(forms, np.maximum(down(b - a), 0.0), up(b - a))
 
 
 def _flat(rows: Interval | None, count: int, prepared: Prepared, node: int) -> Interval:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from flint import arb
 
+from proofs_check import witness
 from proofs_check.certificate import Claim, RejectedError, need
 from proofs_check.kernel import bounds, float32
 from proofs_check.kernel.rounding import Array, down, up
@@ -78,8 +79,8 @@ def decoded(encoded: str, step: str) -> bytes:
         raise RejectedError(step, f"not base64: {error}") from error
 
 
-def slopes(encoded: str | None, prepared: bounds.Prepared) -> bounds.Witness | None:
-    return None if encoded is None else bounds.witness(decoded(encoded, "witness"), prepared.network)
+def slopes(encoded: str | None, prepared: bounds.Prepared) -> witness.Witness | None:
+    return None if encoded is None else witness.decode(decoded(encoded, "witness"), prepared.network)
 
 
 def differences(prepared: bounds.Prepared, encoded: str | None, case: Case, claim: Claim) -> Differences:

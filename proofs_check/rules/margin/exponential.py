@@ -19,6 +19,7 @@ from proofs_check.certificate import Claim, need
 from proofs_check.kernel import bounds
 from proofs_check.kernel.rounding import Array, arb_down, dot_up, sum_error, up
 from proofs_check.rules.margin.differences import Differences, exponentials, rivals
+from proofs_check.witness import exponential_row
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +84,9 @@ def exponential_misses(found: Differences, unproven: list[int], claim: Claim) ->
     """Those of `unproven` for which the exponential form does not prove the margin."""
     if not unproven:
         return []
-    k, witness = len(found.upper), found.values.witness
+    k = len(found.upper)
     chords = [chord(found, i, claim) for i in unproven]
-    slope_rows = [0 if witness is None else witness.row(1 + k + i, k) for i in unproven]
+    slope_rows = [found.values.slope_row(exponential_row(i, k)) for i in unproven]
     uppers = upper_of(found, np.stack([c.coefficients for c in chords]), claim.predicted, slope_rows)
     proven = [c.intercept + arb(float(u)) < c.threshold for c, u in zip(chords, uppers, strict=True)]
     return [i for i, fine in zip(unproven, proven, strict=True) if not fine]

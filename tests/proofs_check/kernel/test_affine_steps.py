@@ -8,12 +8,12 @@ import exact_network as en
 import numpy as np
 import pytest
 import torch
-from exact_steps import affine_nets, at_least, at_most, exact_images, holds, small_ball, windows
+from exact_steps import affine_nets, at_least, at_most, exact_images, holds, layer, small_ball, windows
 from flint import fmpq
 
 from proofs_check import certificate as c
-from proofs_check.kernel import bounds
-from proofs_check.kernel import layers as network
+from proofs_check.kernel import bounds, linear_forms
+from proofs_check.kernel.layers.affine import Affine
 from verifiers.network.module import PlainModule, build
 
 F32 = np.float32
@@ -55,8 +55,8 @@ def test_a_charge_covers_the_adjoint_and_the_bias_of_its_channel(seed: int):
     for net in affine_nets(rng):
         prepared = bounds.prepare(net)
         values = bounds.value_bounds(prepared, small_ball(rng, net.input_shape, 0.01), None)
-        for k, mapping in enumerate(prepared.maps):
-            if mapping is None:
+        for k, mapping in enumerate(prepared.layers):
+            if not isinstance(mapping, Affine):
                 continue
             inputs = bounds.inputs_of(net.nodes[k])
             size = mapping.apply(*(values.magnitude(i) for i in inputs), absolute=True) + mapping.bias_size
@@ -73,8 +73,8 @@ def test_terms_count_every_product_of_a_sum(seed: int):
     rng = np.random.default_rng(seed)
     for net in affine_nets(rng):
         prepared = bounds.prepare(net)
-        for k, mapping in enumerate(prepared.maps):
-            if mapping is None or mapping.terms == 0:
+        for k, mapping in enumerate(prepared.layers):
+            if not isinstance(mapping, Affine) or mapping.terms == 0:
                 continue
             shapes = [prepared.shapes[i] for i in bounds.inputs_of(net.nodes[k])]
             basis = np.eye(math.prod(shapes[0])).reshape(-1, *shapes[0])
@@ -89,8 +89,7 @@ def test_batch_norm_and_division_know_how_far_their_gains_are_off():
     for _ in range(40):
         parts = [rng.normal(size=2).astype(F32) for _ in range(3)]
         node = c.BatchNorm((0,), *parts, rng.uniform(0, 2, 2).astype(F32), 1e-5)
-        mapping = network.affine_map(node, [(2, 1, 1)])
-        assert isinstance(mapping, network.Diagonal)
+        mapping = layer(node, (2, 1, 1))
         true = en.exact(node.scale) / en.each(en.root, en.exact(node.variance) + en.rational(1e-5))
         off = abs(en.exact(mapping.gain.ravel()) - true) / abs(true)
         assert all(v <= (mapping.terms - 2) * en.rational(2.0**-53) for v in off)
@@ -98,14 +97,14 @@ def test_batch_norm_and_division_know_how_far_their_gains_are_off():
         assert all(abs(s) + abs(m) <= en.rational(b) * (1 + en.rational(2.0**-50)) for s, m, b in
                    zip(en.exact(node.shift), moved, mapping.bias_size.ravel(), strict=True))  # fmt: skip
     constant = np.array([3, 7], dtype=F32)
-    assert network.affine_map(c.Divide((0,), constant), [(2, 1, 1)]).terms >= 3
-    assert network.affine_map(c.Scale((0,), constant), [(2, 1, 1)]).terms >= 2
+    assert layer(c.Divide((0,), constant), (2, 1, 1)).terms >= 3
+    assert layer(c.Scale((0,), constant), (2, 1, 1)).terms >= 2
 
 
 def test_gains_beyond_the_range_are_refused():
     node = c.BatchNorm((0,), *[np.ones(2, dtype=F32) * F32(2.0**60)] * 3, np.zeros(2, dtype=F32), 2.0**-400)
     with pytest.raises(c.RejectedError, match=r"2\^200"):
-        network.affine_map(node, [(2, 1, 1)])
+        layer(node, (2, 1, 1))
 
 
 # ---------------------------------------------------------------- windows that reach beyond the image
@@ -119,8 +118,8 @@ def test_settled_windows_are_zero_beyond_the_image(seed: int):
     for h, w in ((2, 2), (1, 3), (3, 1), (5, 6)):
         values = rng.normal(size=(40, h, w, 2))
         corner = np.stack([rng.integers(-h - 1, 8, 40), rng.integers(-w - 1, 9, 40)], axis=1)
-        rows = network.clip_to_image(values.copy(), corner, False, shape)
-        whole = network.to_dense(rows, shape).values
+        rows = linear_forms.clip_to_image(values.copy(), corner, False, shape)
+        whole = linear_forms.to_dense(rows, shape).values
         for r in range(40):
             for i in range(h):
                 for j in range(w):
@@ -149,7 +148,7 @@ def test_two_convolutions_in_a_row_bound_what_windows_at_the_border_reach(seed: 
     prepared = bounds.prepare(net)
     values = bounds.value_bounds(prepared, ball, None)
     cells = np.array([(0, 0, 0), (8, 9, 1), (0, 9, 1), (4, 3, 0)])  # row, column, channel
-    rows = network.unit_forms(prepared.shapes[3], np.concatenate([cells, cells]))
+    rows = linear_forms.unit_forms(prepared.shapes[3], np.concatenate([cells, cells]))
     rows.values[4:] *= -1
     found = bounds._descend(values, 3, rows, None, False)
     point = ball.center.astype(float)

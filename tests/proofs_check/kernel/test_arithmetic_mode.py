@@ -16,6 +16,7 @@ from chains import array, dead_chain
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
+from proofs_check.kernel.layers import KINDS
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin
 from verifiers.network.module import build
@@ -49,16 +50,14 @@ def tiny_weights() -> Case:
 
 def bounds_without_guard(network: c.PlainNetwork) -> bounds.Prepared:
     """What a judge without the guard of `prepare` works with."""
-    maps = tuple(
-        bounds.affine_map(n, [bounds.image(network.shapes[i]) for i in bounds.inputs_of(n)]) for n in network.nodes
-    )
     shapes = tuple(bounds.image(s) for s in network.shapes)
-    return bounds.Prepared(network, maps, shapes, bounds.slope_starts(network))
+    layers = tuple(KINDS[type(n)](n, [shapes[i] for i in bounds.inputs_of(n)]) for n in network.nodes)
+    return bounds.Prepared(network, layers, shapes, bounds.slope_starts(network))
 
 
 def test_a_process_that_reads_subnormal_weights_as_zero_accepts_nothing():
     case = tiny_weights()
-    assert not case.robust.maps[1].apply(np.ones((1, 1, 1))).any()  # type: ignore[union-attr]
+    assert not case.robust.layers[1].apply(np.ones((1, 1, 1))).any()  # type: ignore[union-attr]
     with flushing():
         found = ho.verdict(case, "network_margin", NetworkMargin(None))
         assert isinstance(found, c.Rejected)

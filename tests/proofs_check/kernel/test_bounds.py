@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
-from proofs_check.kernel.relaxations import relu_slope
+from proofs_check.witness import SLOPED, Witness, decode
 from verifiers.network.module import PlainModule, build
 
 Rng = np.random.Generator
@@ -22,9 +22,7 @@ Rng = np.random.Generator
 
 def slope_bytes(rng: Rng, network: c.PlainNetwork) -> bytes | None:
     """A witness at random: none, all 0, all 255, or noise; with one of the three lengths allowed."""
-    n = sum(
-        int(np.prod(s)) for s, node in zip(network.shapes, network.nodes, strict=True) if relu_slope(node) is not None
-    )
+    n = sum(int(np.prod(s)) for s, node in zip(network.shapes, network.nodes, strict=True) if isinstance(node, SLOPED))
     kind = rng.integers(4)
     if n == 0 or kind == 0:
         return None
@@ -51,7 +49,7 @@ def violations(values: list[en.Exact], found: bounds.Values) -> Iterator[str]:
 def check_network(rng: Rng, network: c.PlainNetwork, ball: bounds.Ball) -> int:
     """Every bound the judge gives against every exact point; returns the number of bounds."""
     data = slope_bytes(rng, network)
-    hints = None if data is None else bounds.witness(data, network)
+    hints = None if data is None else decode(data, network)
     prepared = bounds.prepare(network)
     found = bounds.value_bounds(prepared, ball, hints)
     y = int(rng.integers(network.classes))
@@ -117,7 +115,7 @@ def dense_steps(network: c.PlainNetwork) -> list[tuple[list[NDArray[np.float64]]
     module = PlainModule(network).double()
     steps: list[tuple[list[NDArray[np.float64]], NDArray[np.float64]] | None] = []
     for k, node in enumerate(network.nodes):
-        if k == 0 or relu_slope(node) is not None:
+        if k == 0 or isinstance(node, SLOPED):
             steps.append(None)
             continue
         zeros = [torch.zeros((1, *network.shapes[i]), dtype=torch.float64) for i in bounds.inputs_of(node)]
@@ -132,7 +130,7 @@ def dense_steps(network: c.PlainNetwork) -> list[tuple[list[NDArray[np.float64]]
 class PlainCrown:
     """CROWN with dense float64 matrices: unstable cells, box-intersected, the judge's slopes, no rounding counted."""
 
-    def __init__(self, network: c.PlainNetwork, ball: bounds.Ball, hints: bounds.Witness | None) -> None:
+    def __init__(self, network: c.PlainNetwork, ball: bounds.Ball, hints: Witness | None) -> None:
         self.network, self.ball, self.hints, self.steps = network, ball, hints, dense_steps(network)
         center = ball.center.astype(np.float64).ravel()
         low, high = ball.domain or (-np.inf, np.inf)
@@ -142,7 +140,7 @@ class PlainCrown:
             step = self.steps[k]
             if step is None:
                 self.refine(i)
-                slope = relu_slope(node)
+                slope = getattr(node, "slope", 0.0)
                 self.box.append(tuple(np.maximum(v, slope * v) for v in self.box[i]))
             else:
                 ends = [self.box[j] for j in bounds.inputs_of(node)]
@@ -158,12 +156,12 @@ class PlainCrown:
         high[cells] = np.minimum(high[cells], self.upper(k, eye, 0))
 
     def slopes(self, k: int, low: NDArray[np.float64], high: NDArray[np.float64], row: int) -> NDArray[np.float64]:
-        slope = relu_slope(self.network.nodes[k]) or 0.0
+        slope = getattr(self.network.nodes[k], "slope", 0.0)
         if self.hints is None:
             inside = np.where(high > -low, 1.0, 0.0)
         else:
             start = sum(
-                int(np.prod(self.network.shapes[j])) for j in range(k) if relu_slope(self.network.nodes[j]) is not None
+                int(np.prod(self.network.shapes[j])) for j in range(k) if isinstance(self.network.nodes[j], SLOPED)
             )
             inside = self.hints.slopes[row, start : start + len(low)]
         return np.where(low >= 0, 1.0, np.where(high <= 0, slope, np.maximum(inside, slope)))
@@ -176,7 +174,7 @@ class PlainCrown:
             rows, step, inputs = pending.pop(k), self.steps[k], bounds.inputs_of(self.network.nodes[k])
             if step is None:
                 low, high = self.box[inputs[0]]
-                slope = relu_slope(self.network.nodes[k]) or 0.0
+                slope = getattr(self.network.nodes[k], "slope", 0.0)
                 chord = (high - slope * low) / np.where(high > low, high - low, 1.0)
                 over = np.where(low >= 0, 1.0, np.where(high <= 0, slope, chord))
                 constant = constant + np.maximum(rows, 0) @ np.where((low < 0) & (high > 0), high - over * high, 0.0)
@@ -211,10 +209,10 @@ def compare_with_crown(rng: Rng) -> int:
     if ball.norm != "Linf":  # the judge cuts such balls by their domain, plain CROWN does not
         ball = dataclasses.replace(ball, domain=None)
     data = slope_bytes(rng, network)
-    hints = None if data is None else bounds.witness(data, network)
+    hints = None if data is None else decode(data, network)
     plain = PlainCrown(network, ball, hints)
     found = bounds.value_bounds(bounds.prepare(network), ball, hints)
-    inputs = {bounds.inputs_of(node)[0] for node in network.nodes if relu_slope(node) is not None}
+    inputs = {bounds.inputs_of(node)[0] for node in network.nodes if isinstance(node, SLOPED)}
     boxes = en.boxes(found)
     if any(open_cells(*plain.box[k]) != open_cells(*(v.ravel() for v in boxes[k])) for k in inputs):
         return 0  # an end that is zero but for rounding: relaxations jump there

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from small_networks import NORMS
 
 from proofs_check import certificate as c
-from proofs_check.kernel import bounds
-from proofs_check.kernel import layers as network
+from proofs_check.kernel import bounds, linear_forms
 from verifiers.network.module import build
 
 F32 = np.float32
@@ -48,7 +47,7 @@ def test_the_box_holds_the_ball_and_its_domain():
     assert [float(v.item()) for v in point] == [0.5, 0.5]
 
 
-def reached(ball: bounds.Ball, rows: network.LinearForms, shape: tuple[int, ...]) -> tuple[Array, bounds.Values]:
+def reached(ball: bounds.Ball, rows: linear_forms.LinearForms, shape: tuple[int, ...]) -> tuple[Array, bounds.Values]:
     values = bounds.value_bounds(bounds.prepare(image_net()), ball, None)
     assert values.prepared.shapes[0] == shape
     return bounds._concretize(values, 0, rows), values
@@ -68,7 +67,7 @@ def test_a_form_never_reaches_beyond_its_bound(norm: c.Norm, seed: int):
             center[1] = center[0]
         ball = bounds.Ball(center, float(rng.choice([0.0, 2.0**-60, 0.3])), norm, None)
         found, _ = reached(ball, rows, (2, 4, 4))
-        whole = network.to_dense(rows, (2, 4, 4)).values
+        whole = linear_forms.to_dense(rows, (2, 4, 4)).values
         for row, bound in zip(whole, found, strict=True):
             direction = np.moveaxis(row, -1, 0)
             point = en.exact(center) + en.rational(ball.radius) * en._unit(norm, direction)
@@ -101,7 +100,7 @@ def test_a_ball_cut_by_its_domain_reaches_as_far_as_its_farthest_point(norm: c.N
     rng = np.random.default_rng(seed)
     for radius in (0.01, 0.3, 1.0, 4.0):
         center = rng.choice([0.0, 1.0, 0.25, 0.5], size=(2, 4, 4), p=[0.4, 0.2, 0.2, 0.2]).astype(F32)
-        rows = network.LinearForms(rng.normal(size=(6, 4, 4, 2)), None)
+        rows = linear_forms.LinearForms(rng.normal(size=(6, 4, 4, 2)), None)
         found, _ = reached(bounds.Ball(center, radius, norm, (0.0, 1.0)), rows, (2, 4, 4))
         alone, _ = reached(bounds.Ball(center, radius, norm, None), rows, (2, 4, 4))
         for row, bound, uncut in zip(rows.values, found, alone, strict=True):
@@ -121,14 +120,14 @@ def test_a_ball_cut_by_its_domain_reaches_as_far_as_its_farthest_point(norm: c.N
 @pytest.mark.parametrize("norm", ["L2", "L1"])
 def test_coordinates_at_the_end_of_the_domain_cost_nothing_outward(norm: c.Norm):
     """A form that points out of the domain everywhere has its maximum at the centre."""
-    rows = network.LinearForms(np.full((1, 4, 4, 2), 3.0), None)
+    rows = linear_forms.LinearForms(np.full((1, 4, 4, 2), 3.0), None)
     found, _ = reached(bounds.Ball(np.ones((2, 4, 4), dtype=F32), 0.5, norm, (0.0, 1.0)), rows, (2, 4, 4))
     assert 96.0 <= found[0] <= 96.0 * (1 + 1e-12)
 
 
 def test_a_centre_outside_its_domain_is_bounded_all_the_same():
     """The judge rejects such a claim; the bound itself must not rest on that."""
-    rows = network.LinearForms(np.array([1.0, -1.0])[:, None, None, None] * np.ones((2, 4, 4, 2)), None)
+    rows = linear_forms.LinearForms(np.array([1.0, -1.0])[:, None, None, None] * np.ones((2, 4, 4, 2)), None)
     for norm in ("L2", "L1"):
         found, _ = reached(bounds.Ball(np.full((2, 4, 4), 1.125, F32), 6.0, norm, (0.0, 1.0)), rows, (2, 4, 4))
         assert found[0] >= 32 * 1.0
@@ -136,7 +135,7 @@ def test_a_centre_outside_its_domain_is_bounded_all_the_same():
 
 
 def test_the_length_of_a_tiny_form_does_not_underflow():
-    rows = network.LinearForms(np.full((1, 4, 4, 2), 2.0**-540), None)
+    rows = linear_forms.LinearForms(np.full((1, 4, 4, 2), 2.0**-540), None)
     found, _ = reached(bounds.Ball(np.zeros((2, 4, 4), dtype=F32), 2.0**60, "L2", None), rows, (2, 4, 4))
     assert found[0] >= 2.0**60 * 2.0**-540 * math.sqrt(32)
 
@@ -152,7 +151,7 @@ def test_the_reach_over_a_later_box_counts_rounding():
             found = bounds._concretize(values, k, rows)
             ends = [en.exact(v) for v in (values.lower[k], values.upper[k])]
             middle, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
-            wide = network.LinearForms(np.abs(rows.values), rows.corner)
+            wide = linear_forms.LinearForms(np.abs(rows.values), rows.corner)
             for form, spread, bound in zip(exact_forms(rows, middle), exact_forms(wide, half), found, strict=True):
                 assert form + spread <= en.rational(bound)
 
@@ -219,7 +218,7 @@ def test_rows_that_meet_on_cells_of_very_different_size_are_charged_for_the_larg
     scale = c.Scale((0,), (2.0 ** np.arange(0, 64, 2).reshape(2, 4, 4)).astype(F32))
     net = image_net(scale, c.Scale((1,), np.full((1, 1, 1), -1, dtype=F32)), c.Add((2, 1)))
     values = bounds.value_bounds(bounds.prepare(net), small_ball(rng, (2, 4, 4), 0.0), None)
-    rows, other = (network.LinearForms(rng.normal(size=(3, 4, 4, 2)), None) for _ in range(2))
+    rows, other = (linear_forms.LinearForms(rng.normal(size=(3, 4, 4, 2)), None) for _ in range(2))
     pending = {2: rows, 1: other}
     constant = bounds._replace(values, 2, pending, np.zeros(3), None)
     size = en.exact(np.moveaxis(values.magnitude(1), 0, -1))
@@ -233,7 +232,7 @@ def long_form(center: float, radius: float, norm: c.Norm, domain: tuple[float, f
     net = build([c.Input((len(row),)), c.Linear((0,), eye, np.zeros(2, F32))])
     ball = bounds.Ball(np.full(len(row), center, F32), radius, norm, domain)
     values = bounds.value_bounds(bounds.prepare(net), ball, None)
-    return float(bounds._concretize_ball(values, network.LinearForms(row[None, None, None], None))[0])
+    return float(bounds._concretize_ball(values, linear_forms.LinearForms(row[None, None, None], None))[0])
 
 
 def test_long_forms_in_a_ball_cover_every_order_of_summation():
@@ -263,7 +262,7 @@ def test_forms_beyond_the_range_are_refused_even_where_they_come_to_nothing():
 def test_the_length_of_a_form_covers_every_order_of_summation():
     """sqrt of a sum of 32 squares: 17 half units."""
     rng = np.random.default_rng(0)
-    rows = network.LinearForms(rng.uniform(1, 2, (20, 4, 4, 2)), None)
+    rows = linear_forms.LinearForms(rng.uniform(1, 2, (20, 4, 4, 2)), None)
     found, _ = reached(bounds.Ball(np.zeros((2, 4, 4), dtype=F32), 1.0, "L2", None), rows, (2, 4, 4))
     for cells, bound in zip(rows.values.reshape(20, -1), found, strict=True):
         length = np.sqrt(np.einsum("x,x->", cells, cells))
@@ -275,7 +274,7 @@ def test_a_form_that_cancels_on_cells_of_different_size_is_charged_for_the_large
     """Any order of summation may lose n half units of the sum of absolute values."""
     rng = np.random.default_rng(0)
     center = -(2.0 ** np.arange(0, 32).reshape(2, 4, 4)).astype(F32)
-    rows = network.LinearForms(rng.normal(size=(5, 4, 4, 2)), None)
+    rows = linear_forms.LinearForms(rng.normal(size=(5, 4, 4, 2)), None)
     rows.values[:, 0] = 0.0
     found, values = reached(bounds.Ball(center, 0.0, norm, None), rows, (2, 4, 4))
     for cells, bound in zip(rows.values, found, strict=True):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check.kernel import bounds, float32
+from proofs_check.kernel import bounds, float32, rounding
 from verifiers.network.module import PlainModule, build
 
 F32 = np.float32
@@ -146,7 +146,7 @@ def test_what_float32_cannot_hold_or_nobody_specifies_is_refused():
     with pytest.raises(c.RejectedError, match="sum"):
         float32.logit_error(bounds.value_bounds(bounds.prepare(build(nodes)), ball, None))
     with pytest.raises(c.RejectedError, match="terms"):
-        float32.float_error(2**20)
+        rounding.float32_sum_error(2**20)
 
 
 def test_rearrangements_and_comparisons_cost_at_most_a_flushed_subnormal():

@@ -6,11 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from exact_steps import layer
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
-from proofs_check.kernel import bounds, float32
-from proofs_check.kernel import layers as network
+from proofs_check.kernel import bounds, float32, rounding
 from verifiers.network.module import build
 
 F32 = np.float32
@@ -44,7 +44,7 @@ def test_float_error_is_the_classical_bound():
     for n in (0, 1, 5, 100, 2**20 - 1):
         unit = Fraction(1, 2**24)
         gamma = (n + 2) * unit / (1 - (n + 2) * unit)
-        assert Fraction(float32.float_error(n)) >= gamma / (1 - gamma)
+        assert Fraction(rounding.float32_sum_error(n)) >= gamma / (1 - gamma)
 
 
 def test_errors_of_a_layer_are_carried_on_through_the_next():
@@ -121,11 +121,9 @@ def test_an_underflow_inside_batch_norm_is_magnified_by_every_later_factor():
     """(x - mean), / sqrt(variance), * scale in any order: the stretch is at least their product."""
     for scale, mean, variance in ((-(2.0**30), 0, 1), (1, -(2.0**30), 1), (1, 0, 2.0**-30), (4, 8, 2.0**-10)):
         node = c.BatchNorm((0,), vector(scale, 0), vector(0, 0), vector(mean, 0), vector(variance, 1), 2.0**-60)
-        mapping = network.affine_map(node, [(2, 1, 1)])
-        assert mapping is not None
-        stretch = float32._stretch(node, mapping, 1.0)
+        stretch = layer(node, (2, 1, 1)).stretch(1.0)
         assert stretch >= max(abs(scale), 1) * max(abs(mean) + 1, 1) * max(1 / variance, 1) * (1 - 2.0**-20)
-    assert float32._stretch(c.Scale((0,), vector(1, 1)), mapping, 1.0) == 1
+    assert layer(c.Scale((0,), vector(1, 1)), (2, 1, 1)).stretch(1.0) == 1
 
 
 # ---------------------------------------------------------------- float32, continued
@@ -153,9 +151,7 @@ def test_small_batch_norm_factors_do_not_shrink_an_underflow():
     """A product taken last does not make the earlier underflow of another association smaller."""
     for scale, mean, variance, largest in ((2.0**-30, 1, 1, 1), (1, 0, 1, 2.0**-30), (1, 1, 2.0**30, 1)):
         node = c.BatchNorm((0,), vector(scale, 0), vector(0, 0), vector(mean, 0), vector(variance, variance), 2.0**-60)
-        mapping = network.affine_map(node, [(2, 1, 1)])
-        assert mapping is not None
-        assert float32._stretch(node, mapping, largest) >= 1
+        assert layer(node, (2, 1, 1)).stretch(largest) >= 1
 
 
 def test_padded_pooling_has_the_error_of_its_real_cells():

@@ -12,6 +12,7 @@ import torch
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
+from proofs_check.witness import Witness, decode
 from verifiers.auto_lirpa.engine import AutoLirpa
 from verifiers.engine import MarginQuery
 from verifiers.network.module import PlainModule, build
@@ -130,35 +131,35 @@ def test_forms_that_are_not_numbers_are_refused():
 def test_witnesses_have_one_of_three_lengths():
     network = mlp()
     for rows in (1, 3, 5):
-        assert bounds.witness(zlib.compress(bytes([255] * 6 * rows)), network).slopes.shape == (rows, 6)
+        assert decode(zlib.compress(bytes([255] * 6 * rows)), network).slopes.shape == (rows, 6)
     for wrong in (0, 5, 7, 12, 24, 31):
         with pytest.raises(c.RejectedError, match="bytes"):
-            bounds.witness(zlib.compress(bytes(wrong)), network)
+            decode(zlib.compress(bytes(wrong)), network)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
     bomb = zlib.compress(bytes(2**25), 9)
     with pytest.raises(c.RejectedError, match="bytes"):
-        bounds.witness(bomb, mlp())
+        decode(bomb, mlp())
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d + b"x", lambda d: b"zz" + d, lambda d: b""])
 def test_damaged_streams_are_refused(damage):
     with pytest.raises(c.RejectedError):
-        bounds.witness(damage(zlib.compress(bytes(6))), mlp())
+        decode(damage(zlib.compress(bytes(6))), mlp())
 
 
 def test_a_network_without_relu_takes_no_witness():
     network = build([c.Input((2,)), c.Linear((0,), np.eye(2, dtype=F32), np.zeros(2, dtype=F32))])
     with pytest.raises(c.RejectedError):
-        bounds.witness(zlib.compress(b""), network)
+        decode(zlib.compress(b""), network)
 
 
 def test_each_final_pass_uses_its_own_row():
-    slopes = bounds.Witness(np.zeros((5, 6)))
+    slopes = Witness(np.zeros((5, 6)))
     assert [slopes.row(w, 2) for w in range(5)] == [0, 1, 2, 3, 4]
-    assert [bounds.Witness(np.zeros((3, 6))).row(w, 2) for w in range(5)] == [0, 1, 2, 1, 2]
-    assert [bounds.Witness(np.zeros((1, 6))).row(w, 2) for w in range(5)] == [0, 0, 0, 0, 0]
+    assert [Witness(np.zeros((3, 6))).row(w, 2) for w in range(5)] == [0, 1, 2, 1, 2]
+    assert [Witness(np.zeros((1, 6))).row(w, 2) for w in range(5)] == [0, 0, 0, 0, 0]
 
 
 def test_better_slopes_give_better_bounds_and_only_for_their_class():
@@ -170,8 +171,8 @@ def test_better_slopes_give_better_bounds_and_only_for_their_class():
     ones = np.ones((4, 9))
     changed = ones.copy()
     changed[2] = 0.0  # row 1 + j of class j = 1
-    first = bounds.difference_bounds(prepared, where, 0, bounds.Witness(ones))[1]
-    second = bounds.difference_bounds(prepared, where, 0, bounds.Witness(changed))[1]
+    first = bounds.difference_bounds(prepared, where, 0, Witness(ones))[1]
+    second = bounds.difference_bounds(prepared, where, 0, Witness(changed))[1]
     assert first[2] == second[2]
     assert first[1] != second[1]
 

@@ -8,12 +8,14 @@ import exact_network as en
 import numpy as np
 import pytest
 import torch
+from exact_steps import layer
 from flint import fmpq
 from numpy.typing import NDArray
 from partial_derivatives import gradient_bounds
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds, jacobian
+from proofs_check.kernel.layers.affine import Affine
 from verifiers.network.module import PlainModule, build
 
 F32 = np.float32
@@ -77,7 +79,7 @@ def test_an_image_goes_forward_through_the_middle_slopes_with_every_rounding(see
     assert holds(slopes.forward(value), low, high)
     lower = en.wild(rng, *shape)
     pool = c.MaxPool2d((0,), (3, 2), (2, 1), (1, 1, 0, 0))
-    pooled = jacobian.pool_slopes(pool, lower, lower + rng.choice([0.0, 3.0], size=shape), shape)
+    pooled = layer(pool, shape).slopes(lower, lower + rng.choice([0.0, 3.0], size=shape))
     found = ends(pooled.forward(value))
     below, above = ends(value)
     for channel, i, j in np.ndindex(*found[0].shape):
@@ -120,7 +122,7 @@ def test_rows_of_overlapping_pools_are_summed_with_every_rounding(seed: int):
     """Nine windows over one cell: the sum of their shares times rows, exactly."""
     rng = np.random.default_rng(seed)
     shape, pool = (1, 3, 3), c.MaxPool2d((0,), (3, 3), (1, 1), (2, 2, 2, 2))
-    slopes = jacobian.pool_slopes(pool, np.zeros(shape), np.ones(shape), shape)
+    slopes = layer(pool, shape).slopes(np.zeros(shape), np.ones(shape))
     rows = wide(rng, 2, 5, 5, 1)
     found = ends(slopes.times(rows, slopes.middle, slopes.middle))
     below, above = ends(rows)
@@ -138,7 +140,7 @@ def test_sums_over_many_windows_or_rows_cover_every_order_of_summation():
     """64 windows over every cell, 500 rows of a matrix: n terms may lose n - 1 half units."""
     rng = np.random.default_rng(0)
     shape, pool = (1, 8, 8), c.MaxPool2d((0,), (8, 8), (1, 1), (7, 7, 7, 7))
-    slopes = jacobian.pool_slopes(pool, np.zeros(shape), np.ones(shape), shape)
+    slopes = layer(pool, shape).slopes(np.zeros(shape), np.ones(shape))
     rows = jacobian.Interval(rng.uniform(1, 2, (1, 15, 15, 1)), rng.uniform(1, 2, (1, 15, 15, 1)))
     exact = jacobian.Interval(rows.centre, np.zeros_like(rows.radius))
     found, centres = (slopes.times(v, slopes.middle, slopes.middle) for v in (rows, exact))
@@ -153,8 +155,8 @@ def test_sums_over_many_windows_or_rows_cover_every_order_of_summation():
     middle = slopes.forward(jacobian.Interval(value.radius, np.zeros(shape)))
     assert (forward.radius >= middle.centre * (1 + 14 * UNIT)).all()
     prepared = bounds.prepare(build([c.Input((2,)), c.Linear((0,), np.ones((500, 2), F32), np.zeros(500, F32))]))
-    mapping = prepared.maps[1]
-    assert mapping is not None
+    mapping = prepared.layers[1]
+    assert isinstance(mapping, Affine)
     spread = rng.uniform(1, 2, (1, 1, 1, 500))
     (step,) = jacobian.affine_step(mapping, jacobian.Interval(np.zeros_like(spread), spread))
     assert (step.radius >= spread.sum() * (1 + 499 * UNIT)).all()

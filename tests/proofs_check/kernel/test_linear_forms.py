@@ -13,7 +13,8 @@ from flint import fmpq
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds, jacobian
-from proofs_check.kernel.layers import LinearForms, to_dense, unit_forms
+from proofs_check.kernel.layers.affine import Affine
+from proofs_check.kernel.linear_forms import LinearForms, to_dense, unit_forms
 from proofs_check.reading.shapes import output_shape
 from proofs_check.rules.lipschitz import layer_norms
 from verifiers.network.module import build
@@ -83,7 +84,7 @@ def test_windows_and_whole_images_of_rows_reach_the_same_bounds():
         prepared = bounds.prepare(network)
         values = bounds.value_bounds(prepared, en.random_ball(rng, network.input_shape), None)
         for k in range(1, len(network.nodes) - 2):
-            if prepared.maps[k] is None:
+            if not isinstance(prepared.layers[k], Affine):
                 continue
             shape, picked = prepared.shapes[k], rng.integers(0, math.prod(prepared.shapes[k]), 6)
             channel, y, x = np.unravel_index(picked, shape)

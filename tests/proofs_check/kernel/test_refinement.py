@@ -12,7 +12,7 @@ from chains import array
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
-from proofs_check.kernel.layers import LinearForms
+from proofs_check.kernel.linear_forms import LinearForms
 from verifiers.network.module import build
 
 F32 = np.float32

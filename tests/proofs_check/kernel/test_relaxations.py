@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 import exact_network as en
 import numpy as np
 import pytest
-from exact_steps import at_least, at_most, cancelling, exact_images, holds, image_net, small_ball, windows
+from exact_steps import at_least, at_most, cancelling, exact_images, holds, image_net, layer, small_ball, windows
 from flint import fmpq
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
-from proofs_check.kernel import relaxations as rx
+from proofs_check.kernel.layers.curve import Curve
+from proofs_check.kernel.relaxations import LinearRelaxation
 from verifiers.network.module import build
 
 F32 = np.float32
@@ -28,7 +29,7 @@ Array = NDArray[np.float64]
 # ---------------------------------------------------------------- lines
 
 
-def line_errors(lines: rx.LinearRelaxation, y: en.Exact, f: en.Exact) -> Iterator[bool]:
+def line_errors(lines: LinearRelaxation, y: en.Exact, f: en.Exact) -> Iterator[bool]:
     """Whether the lines enclose f at y; arrays (C, 1, 1)."""
     k, t, w, s = (en.exact(np.broadcast_to(v, y.shape)) for v in
                   (lines.upper_slope, lines.upper_intercept, lines.lower_slope, lines.lower_intercept))  # fmt: skip
@@ -55,8 +56,9 @@ def leaky(slope: float) -> Callable[[fmpq], fmpq]:
 def test_relu_lines_enclose_the_kink_and_both_ends(slope: float):
     rng = np.random.default_rng(int(100 * slope))
     lower, upper = intervals(rng, 400)
+    relu = layer(c.LeakyRelu((0,), slope), lower.shape)
     for hint in (None, rng.uniform(-0.5, 1.5, lower.shape)):
-        lines = rx.relu_relaxation(lower, upper, slope, hint)
+        lines = relu.relaxation(lower, upper, hint)
         for y in (lower, upper, np.clip(0.0, lower, upper)):
             assert all(line_errors(lines, en.exact(y), en.each(leaky(slope), en.exact(y))))
         unstable = (lower < 0) & (upper > 0)
@@ -67,7 +69,7 @@ def test_relu_lines_enclose_the_kink_and_both_ends(slope: float):
 
 def test_a_stable_relu_costs_nothing_even_at_zero():
     lower, upper = np.array([0.0, -1.0, 0.0])[:, None, None], np.array([1.0, 0.0, 0.0])[:, None, None]
-    lines = rx.relu_relaxation(lower, upper, 0.1, None)
+    lines = layer(c.LeakyRelu((0,), 0.1), lower.shape).relaxation(lower, upper, None)
     assert lines.upper_slope.ravel().tolist() == [1.0, 0.1, 1.0]
     assert lines.lower_slope.ravel().tolist() == [1.0, 0.1, 1.0]
     assert not lines.upper_intercept.any()
@@ -78,7 +80,7 @@ def test_charged_lines_move_by_the_whole_error_term():
     for _ in range(40):
         k, t, w, s, m = (en.wild(rng, 6, 1, 1) for _ in range(5))
         w, m = np.clip(w, -3, 3), np.abs(m)
-        found = rx.LinearRelaxation(k, t, w, s).charged(m, 30)
+        found = LinearRelaxation(k, t, w, s).charged(m, 30)
         error = en.rational((30 + 8) * 2.0**-52)
         top = en.exact(t) + error * (abs(en.exact(t)) + abs(en.exact(k)) * en.exact(m))
         steepest = en.exact(np.maximum(np.abs(w), 1.0))
@@ -89,15 +91,15 @@ def test_charged_lines_move_by_the_whole_error_term():
         assert (found.lower_slope == w).all()
 
 
-CURVES = ((rx.SIGMOID, en.SIGMOID), (rx.TANH, en.TANH))
+CURVES = ((layer(c.Sigmoid((0,)), (1, 1, 1)), en.SIGMOID), (layer(c.Tanh((0,)), (1, 1, 1)), en.TANH))
 
 
 @pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
-def test_curve_lines_enclose_the_curve_where_they_touch_it(curve: rx.Curve, exact: Callable[[fmpq], fmpq]):
+def test_curve_lines_enclose_the_curve_where_they_touch_it(curve: Curve, exact: Callable[[fmpq], fmpq]):
     rng = np.random.default_rng(1)
     lower, upper = (np.clip(v, -20, 20) for v in intervals(rng, 60))
-    lines = rx.curve_relaxation(lower, upper, curve)
-    touch = rx._touching_point(lower, upper, curve), -rx._touching_point(-upper, -lower, curve)
+    lines = curve.relaxation(lower, upper, None)
+    touch = curve.touching_point(lower, upper), -curve.touching_point(-upper, -lower)
     shares = [rng.uniform(size=lower.shape) for _ in range(3)]
     for y in (lower, upper, *(np.clip(v, lower, upper) for v in (0.0, *touch)),
               *(np.clip(lower + s * (upper - lower), lower, upper) for s in shares)):  # fmt: skip
@@ -105,18 +107,16 @@ def test_curve_lines_enclose_the_curve_where_they_touch_it(curve: rx.Curve, exac
 
 
 @pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
-def test_the_upper_intercept_is_right_for_any_slope_and_any_touching_point(
-    curve: rx.Curve, exact: Callable[[fmpq], fmpq]
-):
+def test_the_upper_intercept_is_right_for_any_slope_and_any_touching_point(curve: Curve, exact: Callable[[fmpq], fmpq]):
     rng = np.random.default_rng(2)
     lower, upper = (np.clip(v, -6, 6) for v in intervals(rng, 80))
     first = np.maximum(lower, 0)
     touch = np.clip(first + rng.uniform(size=lower.shape) * (upper - first), first, np.maximum(upper, 0))
     at_touch = rng.integers(3, size=lower.shape)  # the tangent's own slope, or near it, or anything
-    tangent = curve.approximate_slope(touch)
+    tangent = curve.slope(curve.approximate(touch))
     k = np.select([at_touch == 0, at_touch == 1], [tangent, tangent + 1e-3],
                   rng.uniform(-0.3, 1.3, lower.shape))  # fmt: skip
-    t = en.exact(rx.upper_intercept(lower, upper, k, touch, curve))
+    t = en.exact(curve.upper_intercept(lower, upper, k, touch))
     points = [lower, upper, np.clip(touch, lower, upper), np.clip(0.0, lower, upper)]
     points += [np.clip(lower + s * (upper - lower), lower, upper) for s in np.linspace(0, 1, 15)]
     for y in points:
@@ -124,10 +124,10 @@ def test_the_upper_intercept_is_right_for_any_slope_and_any_touching_point(
 
 
 @pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
-def test_curve_lines_are_about_as_good_as_can_be(curve: rx.Curve, exact: Callable[[fmpq], fmpq]):
+def test_curve_lines_are_about_as_good_as_can_be(curve: Curve, exact: Callable[[fmpq], fmpq]):
     """The chord where the curve is convex, tangents where concave: on average well below what constants would cost."""
     lower, upper = (np.array(v)[:, None, None] for v in ([-3.0, 1.0, -2.0, -0.5, -1.0], [-1.0, 3.0, 2.0, 1.0, 0.3]))
-    lines = rx.curve_relaxation(lower, upper, curve)
+    lines = curve.relaxation(lower, upper, None)
     y = lower + np.linspace(0, 1, 201) * (upper - lower)
     above = lines.upper_slope * y + lines.upper_intercept - curve.approximate(y)
     under = curve.approximate(y) - lines.lower_slope * y - lines.lower_intercept
@@ -163,7 +163,7 @@ def test_pool_lines_and_their_selection_enclose_the_pooled_value(seed: int):
 
 def test_cells_that_tie_dominate_their_window():
     lower = upper = np.ones((1, 2, 2))
-    lines = rx.max_pool_relaxation(lower, upper, c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0)))
+    lines = layer(c.MaxPool2d((0,), (2, 2), (2, 2), (0, 0, 0, 0)), (1, 2, 2)).relaxation(lower, upper, None)
     assert lines.upper_slope.item() == 1
     assert lines.upper_intercept.item() == 0
 
@@ -173,8 +173,8 @@ def test_cells_that_tie_dominate_their_window():
 def test_monotone_bounds_hold_at_the_ends(node: c.Node):
     rng = np.random.default_rng(0)
     lower, upper = (np.clip(v, -30, 30) for v in intervals(rng, 150))
-    low, high = rx.monotone(node, lower, upper)
-    function = {c.Sigmoid: en.SIGMOID, c.Tanh: en.TANH}.get(type(node)) or leaky(rx.relu_slope(node) or 0.0)
+    low, high = layer(node, lower.shape).interval(lower, upper)
+    function = {c.Sigmoid: en.SIGMOID, c.Tanh: en.TANH}.get(type(node)) or leaky(getattr(node, "slope", 0.0))
     assert at_least(en.each(function, en.exact(lower)), low)
     assert at_most(en.each(function, en.exact(upper)), high)
     near = np.array([float(v.p) / float(v.q) for v in en.each(function, en.exact(upper)).ravel()])
@@ -205,13 +205,8 @@ def test_every_cell_of_a_line_is_charged_for_its_own_size(node: c.Node):
     net = build([c.Input((1, 4, 4)), node, c.Flatten((1,))])
     center = (np.arange(16).reshape(1, 4, 4) - 8).astype(F32)
     values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(center, 0.5, "Linf", None), None)
-    lower, upper, slope = values.lower[0], values.upper[0], rx.relu_slope(node)
-    curve = rx.curve_of(node)
-    if slope is not None:
-        plain = rx.relu_relaxation(lower, upper, slope, None)
-    else:
-        assert curve is not None
-        plain = rx.curve_relaxation(lower, upper, curve)
+    lower, upper = values.lower[0], values.upper[0]
+    plain = layer(node, lower.shape).relaxation(lower, upper, None)
     charged, error = values.relaxations[1], en.rational((16 + 8) * 2.0**-52)
     assert charged is not None
     size = en.exact(np.maximum(np.abs(lower), np.abs(upper)))

@@ -16,7 +16,10 @@ from small_networks import DUAL, NORMS, ORDER, array, every_layer, mlp
 
 from proofs_check import certificate as c
 from proofs_check.certificate import Claim, RejectedError
-from proofs_check.kernel import bounds, jacobian
+from proofs_check.kernel import bounds, jacobian, norms
+from proofs_check.kernel.layers.affine import Affine
+from proofs_check.kernel.norms import spectral_norm
+from proofs_check.kernel.rounding import float_up
 from proofs_check.reading.parse import array_sha256
 from proofs_check.rules import prove
 from proofs_check.rules.case import Case
@@ -25,9 +28,7 @@ from proofs_check.rules.lipschitz.layer_norms import (
     LayerLipschitz,
     global_constants,
     layer_lipschitz,
-    operator_norm,
     products,
-    spectral_norm,
 )
 from verifiers.lipschitz.layer_norms import product_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
@@ -156,13 +157,13 @@ def test_rotations_have_norm_one_in_l2_though_their_sums_are_larger() -> None:
     g = np.random.default_rng(0)
     turn = np.linalg.qr(g.normal(size=(4, 4)))[0].astype(np.float32)
     kernel = c.Conv2d((0,), turn[:, :, None, None], np.zeros(4, np.float32), (1, 1), (0, 0, 0, 0), (1, 1), 1)
-    dense = bounds.prepare(build([c.Input((4,)), c.Linear((0,), turn, np.zeros(4, np.float32))])).maps[1]
-    spatial = bounds.prepare(head(g, [c.Input((4, 2, 2)), kernel], 16)).maps[1]
+    dense = bounds.prepare(build([c.Input((4,)), c.Linear((0,), turn, np.zeros(4, np.float32))])).layers[1]
+    spatial = bounds.prepare(head(g, [c.Input((4, 2, 2)), kernel], 16)).layers[1]
     exact = float(np.linalg.norm(turn.astype(np.float64), 2))
-    for mapping, shape in ((dense, (4, 1, 1)), (spatial, (4, 2, 2))):
-        assert mapping is not None
-        assert exact * (1 - 1e-14) <= operator_norm(mapping, shape, "L2") <= 1.02
-        assert operator_norm(mapping, shape, "Linf") > 1.2
+    for mapping in (dense, spatial):
+        assert isinstance(mapping, Affine)
+        assert exact * (1 - 1e-14) <= mapping.operator_norm("L2") <= 1.02
+        assert mapping.operator_norm("Linf") > 1.2
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -181,9 +182,9 @@ def test_operator_norms_are_never_below_the_unrolled_matrix(
     basis = torch.eye(2 * 9 * 8, dtype=torch.float64).reshape(-1, 2, 9, 8)
     matrix = PlainModule(network).double().values(basis)[1].flatten(1).T.numpy()
     exact = np.linalg.norm(matrix, ord=ORDER[norm])
-    mapping = bounds.prepare(network).maps[1]
-    assert mapping is not None
-    found = operator_norm(mapping, (2, 9, 8), norm)
+    mapping = bounds.prepare(network).layers[1]
+    assert isinstance(mapping, Affine)
+    found = mapping.operator_norm(norm)
     assert exact * (1 - 1e-12) <= found
     assert found <= exact * (1.3 if norm == "L2" else 1 + 1e-9)
 
@@ -233,7 +234,7 @@ def test_errors_of_the_products_are_charged() -> None:
 
 
 def test_matrices_too_large_to_square_have_their_frobenius_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_norms, "MAX_SQUARED", 3)
+    monkeypatch.setattr(norms, "MAX_SQUARED", 3)
     matrix = np.random.default_rng(0).normal(size=(5, 4))
     exact = float(np.linalg.norm(matrix))
     assert exact <= spectral_norm(matrix) <= exact * (1 + 1e-12)
@@ -323,19 +324,19 @@ def test_norms_of_long_rows_cover_every_order_of_summation(monkeypatch: pytest.M
     n, unit = 4000, 2.0**-53
     row = np.random.default_rng(0).uniform(1, 2, (1, n)).astype(np.float32)
     net = build([c.Input((n,)), c.Linear((0,), np.vstack([row, row]), np.zeros(2, np.float32))])
-    mapping = bounds.prepare(net).maps[1]
-    assert mapping is not None
+    mapping = bounds.prepare(net).layers[1]
+    assert isinstance(mapping, Affine)
     total = float(row.astype(np.float64).sum())
-    assert layer_norms.operator_norm(mapping, (n, 1, 1), "Linf") >= total * (1 + 0.9 * n * unit)
+    assert mapping.operator_norm("Linf") >= total * (1 + 0.9 * n * unit)
     ones = np.ones((2, n))
-    assert layer_norms.spectral_norm(ones) >= math.sqrt(2 * n) * (1 + 0.45 * n * unit)
-    assert layer_norms.spectral_norm(ones) <= math.sqrt(2 * n) * (1 + 1e-9)
+    assert spectral_norm(ones) >= math.sqrt(2 * n) * (1 + 0.45 * n * unit)
+    assert spectral_norm(ones) <= math.sqrt(2 * n) * (1 + 1e-9)
     signs = np.outer([1.0, -1.0, 0.0], np.resize([1.0, -1.0, 0.0], 3 * n))  # sums cancel; zero rows
-    assert layer_norms.spectral_norm(signs) >= math.sqrt(4 * n) * (1 + 0.45 * 2 * n * unit)
-    monkeypatch.setattr(layer_norms, "MAX_SQUARED", 1)  # by Frobenius
-    assert layer_norms.spectral_norm(ones) >= math.sqrt(2 * n) * (1 + 0.45 * n * unit)
+    assert spectral_norm(signs) >= math.sqrt(4 * n) * (1 + 0.45 * 2 * n * unit)
+    monkeypatch.setattr(norms, "MAX_SQUARED", 1)  # by Frobenius
+    assert spectral_norm(ones) >= math.sqrt(2 * n) * (1 + 0.45 * n * unit)
 
 
 def test_numbers_are_rounded_up() -> None:
-    assert layer_norms._up(0.1) > 0.1
-    assert layer_norms._up(0.0) > 0.0
+    assert float_up(0.1) > 0.1
+    assert float_up(0.0) > 0.0

@@ -11,6 +11,7 @@ import exact_network as en
 import numpy as np
 import pytest
 import torch
+from exact_steps import layer
 from flint import arb, arb_mat
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,7 +262,8 @@ def test_the_judges_gradients_hold_every_choice_of_slopes(seed: int, activation:
     found = gradient_bounds(prepared, jacobian.slopes_over(values), np.eye(3))
     sums = jacobian.dual_norms(prepared, jacobian.slopes_over(values), np.eye(3), "Linf")
     matrices = [n.weight.astype(np.float64) for n in network.nodes if isinstance(n, c.Linear)]
-    ends = [jacobian.slope_interval(network.nodes[k], *en.boxes(values)[k - 1]) for k in (2, 4)]
+    boxes = en.boxes(values)
+    ends = [layer(network.nodes[k], (4, 1, 1)).derivative_range(*boxes[k - 1]) for k in (2, 4)]
     choices = [itertools.product(*[{a, b} for a, b in zip(*pair, strict=True)]) for pair in ends]
     for first, second in itertools.product(*map(list, choices)):
         inner = (np.array(second)[:, None] * matrices[1]) @ (np.array(first)[:, None] * matrices[0])

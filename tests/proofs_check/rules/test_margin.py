@@ -22,6 +22,7 @@ from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipsc
 from proofs_check.rules.margin.differences import Differences, differences, exponentials, need_class, slopes
 from proofs_check.rules.margin.exponential import chord, exponential_misses
 from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin, box_proves, margin_lower
+from proofs_check.witness import Witness
 from verifiers.network.module import build
 
 X = np.array([1.0], dtype=np.float32)
@@ -378,9 +379,7 @@ def test_the_second_form_of_a_class_takes_its_own_witness_row(monkeypatch: pytes
     h = net(5, 0, 1)
     case, claim = Case(bounds.prepare(h), None, X), claim_of(h, None, 0.9, "robust")
     found = differences(case.robust, None, case, claim)
-    hinted = dataclasses.replace(
-        found, values=dataclasses.replace(found.values, witness=bounds.Witness(np.ones((7, 1))))
-    )
+    hinted = dataclasses.replace(found, values=dataclasses.replace(found.values, witness=Witness(np.ones((7, 1)))))
     asked: list[object] = []
 
     def record(_: object, forms: np.ndarray, rows: object) -> np.ndarray:

@@ -24,6 +24,7 @@ from proofs_check.kernel.bounds import Ball, prepare
 from proofs_check.reading import parse
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin, network_margin
+from proofs_check.witness import decode
 from verifiers.crown.backward import ball, functional_upper
 from verifiers.crown.engine import Analysis, Crown, rivals_of, split
 from verifiers.crown.intermediate import ReusableBounds, value_bounds
@@ -231,7 +232,7 @@ def test_the_judge_finds_the_engines_bounds_from_its_witness(
     for steps, shared in ((0, 0), (2, 1)):
         found = analyse(query, steps, shared)
         for n, witness in enumerate(found.witness()):
-            judged_slopes = None if witness is None else judge_bounds.witness(witness, query.network)
+            judged_slopes = None if witness is None else decode(witness, query.network)
             area = Ball(query.inputs[n].numpy(), float(query.radius[n]), norm, domain)
             lower, upper = judge_bounds.difference_bounds(prepared, area, int(query.predicted[n]), judged_slopes)
             scale = 1 + np.abs(found.upper[n].numpy())

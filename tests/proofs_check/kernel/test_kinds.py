@@ -1,0 +1,131 @@
+"""The table of layer kinds: every kind of FORMAT.md is there, and answers every question that a rule may ask."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exact_steps import layer
+from test_imports import ROOT, code_lines
+
+from proofs_check import certificate as c
+from proofs_check import witness
+from proofs_check.kernel.layers import KINDS
+from proofs_check.kernel.layers.affine import Affine
+from proofs_check.kernel.layers.layer import Layer, Nonlinear
+from proofs_check.kernel.linear_forms import LinearForms, image
+
+F32 = np.float32
+Shape = tuple[int, ...]
+CHANNELS = np.array([1, 2], F32)
+WINDOWS = (2, 2), (1, 1), (0, 0, 0, 0)
+SMALL: dict[str, tuple[c.Node, list[Shape]]] = {
+    "input": (c.Input((2, 4, 4)), []),
+    "linear": (c.Linear((0,), np.ones((3, 2), F32), np.ones(3, F32)), [(2,)]),
+    "conv2d": (c.Conv2d((0,), np.ones((1, 2, 2, 2), F32), np.ones(1, F32), *WINDOWS[1:], (1, 1), 1), [(2, 4, 4)]),
+    "batch_norm": (c.BatchNorm((0,), CHANNELS, CHANNELS, CHANNELS, CHANNELS, 0.1), [(2, 4, 4)]),
+    "shift": (c.Shift((0,), CHANNELS), [(2,)]),
+    "scale": (c.Scale((0,), CHANNELS), [(2,)]),
+    "divide": (c.Divide((0,), CHANNELS), [(2,)]),
+    "relu": (c.Relu((0,)), [(2, 4, 4)]),
+    "leaky_relu": (c.LeakyRelu((0,), 0.1), [(2, 4, 4)]),
+    "sigmoid": (c.Sigmoid((0,)), [(2,)]),
+    "tanh": (c.Tanh((0,)), [(2,)]),
+    "max_pool2d": (c.MaxPool2d((0,), *WINDOWS), [(2, 4, 4)]),
+    "average_pool2d": (c.AveragePool2d((0,), *WINDOWS, False), [(2, 4, 4)]),
+    "pad": (c.Pad((0,), (1, 0, 0), (0, 1, 0), 0.5), [(2, 4, 4)]),
+    "slice": (c.Slice((0,), (0, 1, 1), (1, 4, 3), (1, 2, 1)), [(2, 4, 4)]),
+    "concat": (c.Concat((0, 0)), [(2,), (2,)]),
+    "add": (c.Add((0, 0)), [(2,), (2,)]),
+    "flatten": (c.Flatten((0,)), [(2, 4, 4)]),
+}
+REFUSED = {
+    ("sigmoid", "float32_error"): "sigmoid and tanh are not covered",
+    ("tanh", "float32_error"): "sigmoid and tanh are not covered",
+    ("sigmoid", "lower_slopes"): "takes no slopes",
+    ("tanh", "lower_slopes"): "takes no slopes",
+    ("max_pool2d", "lower_slopes"): "takes no slopes",
+    ("max_pool2d", "derivative"): "no multipliers",
+}
+
+
+def questions(op: str) -> dict[str, Callable[[], Any]]:
+    """Whatever a rule may ask of a kind, at a box around the points with coordinates of at most 1."""
+    node, shapes = SMALL[op]
+    asked: Any = layer(node, *map(image, shapes))
+    uppers = [np.ones(image(s)) for s in shapes]
+    lowers = [-u for u in uppers]
+    found: dict[str, Callable[[], Any]] = {
+        "float32_error": lambda: asked.float32_error(uppers, [0 * u for u in uppers]),
+        **{f"lipschitz {norm}": lambda norm=norm: asked.lipschitz([1.0 for _ in shapes], norm) for norm in c.DUAL_NORM},
+    }
+    if isinstance(asked, Affine):
+        shape = image(asked.shape(node, shapes, "here"))
+        forms = LinearForms(np.ones((1, *shape[1:], shape[0])), None)
+        found |= {
+            "interval": lambda: asked.interval(lowers, uppers),
+            "apply": lambda: asked.apply(*uppers),
+            "adjoint": lambda: asked.adjoint(forms),
+        }
+    if isinstance(asked, Nonlinear):
+        box = lowers[0], uppers[0]
+        found |= {
+            "neurons": lambda: asked.neurons(*box),
+            "interval": lambda: asked.interval(*box),
+            "relaxation": lambda: asked.relaxation(*box, None),
+            "lower_slopes": lambda: asked.lower_slopes(*box, np.ones_like(box[0])),
+            "slopes": lambda: asked.slopes(*box),
+            "slopes_anywhere": asked.slopes_anywhere,
+            "derivative": asked.derivative,
+        }
+    return found
+
+
+def test_every_kind_of_the_format_has_its_layer_and_a_small_instance_here():
+    assert set(KINDS) == set(c.NODE_TYPES.values())
+    assert set(SMALL) == set(c.NODE_TYPES)
+    assert all(type(node) is c.NODE_TYPES[op] for op, (node, _) in SMALL.items())
+    assert all(issubclass(kind, (Affine, Nonlinear)) for node, kind in KINDS.items() if node is not c.Input)
+
+
+@pytest.mark.parametrize("op", c.NODE_TYPES)
+def test_a_kind_answers_every_question_of_a_rule_or_refuses_with_a_reason(op: str):
+    node, shapes = SMALL[op]
+    assert all(n >= 1 for n in KINDS[type(node)].shape(node, shapes, "here"))
+    for name, ask in questions(op).items():
+        if (op, name) in REFUSED:
+            with pytest.raises(c.RejectedError, match=REFUSED[op, name]):
+                ask()
+        else:
+            assert ask() is not None, name
+
+
+def test_every_question_to_a_layer_is_one_of_those_asked_here():
+    asked = {name.split()[0] for op in SMALL for name in questions(op)}
+    public = {n for kind in (Layer, Affine, Nonlinear) for n, v in vars(kind).items() if inspect.isfunction(v)}
+    inner = {"operator_norm", "stretch"}  # answered in the course of other answers
+    assert {n for n in public if not n.startswith("_")} - inner == asked
+
+
+def test_kinds_with_slopes_in_a_witness_are_those_that_take_them():
+    taking = {kind for op, kind in c.NODE_TYPES.items() if "lower_slopes" in questions(op)}
+    taking -= {c.NODE_TYPES[op] for op, name in REFUSED if name == "lower_slopes"}
+    assert taking == set(witness.SLOPED)
+
+
+@pytest.mark.parametrize("op", c.NODE_TYPES)
+def test_the_format_cites_the_file_of_every_kind(op: str):
+    table = (ROOT / "FORMAT.md").read_text("utf-8").split("| op | fields |")[1]
+    row = next(r for r in table.splitlines() if re.match(rf"\| (`\w+`, )?`{op}`", r))
+    file = Path(inspect.getfile(KINDS[c.NODE_TYPES[op]]))
+    assert f"({file.relative_to(ROOT)})" in row
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "kernel/layers").glob("*.py")), ids=lambda f: f.stem)
+def test_a_layers_file_is_short_enough_to_be_read(file: Path):
+    assert code_lines(file) <= 80
