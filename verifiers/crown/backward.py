@@ -1,12 +1,11 @@
 """Backward CROWN on a plain network, batched over inputs and forms, in torch. Part of the native CROWN engine.
 
-Linear forms go down through the network, through linear relaxations (relaxations.py) where it is nonlinear, to the
-input, where they are bounded over the ball, as FORMAT.md 11 advises. Everything is differentiable in the slopes.
+Linear forms go down through the network, through linear relaxations where it is nonlinear, to the input, where they are
+bounded over the ball, as FORMAT.md 11 advises. Everything is differentiable in the slopes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,28 +14,10 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.adjoint import Frontier, adjoint, offset
-from verifiers.crown.network import NONLINEAR, CrownNetwork, Interval
-from verifiers.crown.relaxations import (
-    LinearRelaxation,
-    MaxPoolRelaxation,
-    SparseRelaxation,
-    max_pool_relaxation,
-    relu_relaxation,
-    sigmoid_relaxation,
-    tanh_relaxation,
-)
-from verifiers.linear_forms.forms import (
-    BlockForms,
-    DenseForms,
-    FormToInput,
-    LinearForms,
-    PatchForms,
-    Summand,
-    channels_last,
-    consecutive_forms,
-    dot,
-)
+from verifiers.crown.frontier import Frontier
+from verifiers.crown.network import CrownNetwork, Interval
+from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, Summand, consecutive_forms, dot
+from verifiers.linear_forms.relaxation import Relaxation
 
 FIXED_POINT_STEPS = 4  # of the fixed point that splits a form between ball and box
 
@@ -63,9 +44,6 @@ def ball(center: Tensor, radius: Tensor, norm: c.Norm, domain: tuple[float, floa
     if domain is not None:
         lower, upper = lower.clamp(min=domain[0]), upper.clamp(max=domain[1])
     return Ball(center, radius, norm, lower, upper)
-
-
-Relaxation = LinearRelaxation | MaxPoolRelaxation
 
 
 class AffineValues(NamedTuple):
@@ -100,25 +78,16 @@ class IntermediateBounds:
 
     def relaxations(self, slopes: Tensor) -> dict[int, Relaxation]:
         """Of every nonlinear node bounded so far, given rows of the witness (one per input)."""
-        nodes = self.net.nodes[: len(self.values)]
-        return {k: self._relaxation(k, slopes) for k, node in enumerate(nodes) if isinstance(node, NONLINEAR)}
+        layers = self.net.layers[: len(self.values)]
+        return {k: self._relaxation(k, slopes) for k, layer in enumerate(layers) if not layer.affine}
 
     def _relaxation(self, k: int, slopes: Tensor) -> Relaxation:
-        node = self.net.nodes[k]
         lower, upper = self.values[self.net.parents(k)[0]]
-        match node:
-            case c.Relu() | c.LeakyRelu():
-                leak = node.slope if isinstance(node, c.LeakyRelu) else 0.0
-                start, stop = self.net.slope_ranges[k]
-                return relu_relaxation(lower, upper, slopes[:, start:stop].reshape(lower.shape), leak)
-            case c.Sigmoid():
-                return sigmoid_relaxation(lower, upper)
-            case c.Tanh():
-                return tanh_relaxation(lower, upper)
-            case c.MaxPool2d():
-                return max_pool_relaxation(lower, upper, node)
-            case _:
-                raise TypeError(f"{type(node).__name__} is linear")
+        own = None
+        if k in self.net.slope_ranges:
+            start, stop = self.net.slope_ranges[k]
+            own = slopes[:, start:stop].reshape(lower.shape)
+        return self.net.layers[k].relaxation(lower, upper, own)
 
 
 # ---------------------------------------------------------------- one backward pass
@@ -155,17 +124,18 @@ def concretizations(
     upper_bounds: list[Tensor] = []
     while not net.affine.issuperset(frontier.nodes):
         k = frontier.last
-        if early and (k == start or isinstance(net.nodes[k], NONLINEAR)):
+        layer = net.layers[k]
+        if early and (k == start or not layer.affine):
             upper_bounds.append(constant + _concretize_boxes(intermediate_bounds, frontier, form_to_input))
             if stop_after is not None and len(upper_bounds) > stop_after:
                 return torch.stack(torch.broadcast_tensors(*upper_bounds))
         forms = frontier.pop(k)
-        if k in relaxations:
-            below, intercepts = _through_relaxation(net, k, forms, relaxations[k], form_to_input)
-            frontier.add(net.parents(k), (below,))
+        if layer.affine:
+            intercepts = layer.offset(forms)
+            frontier.add(net.parents(k), layer.adjoint(forms))
         else:
-            intercepts = offset(net, k, forms)
-            frontier.add(net.parents(k), adjoint(net, k, forms))
+            below, intercepts = relaxations[k].backward(forms, form_to_input)
+            frontier.add(net.parents(k), (below,))
         if intercepts is not None:
             constant = constant + intercepts
     upper_bounds.append(constant + _concretize_ball(intermediate_bounds, frontier, form_to_input))
@@ -178,66 +148,6 @@ def _concretize_boxes(
     """Upper bounds (R,) of the frontier's forms from the boxes of the nodes' values."""
     summands = [_through_interval(forms, intermediate_bounds.values[k], form_to_input) for k, forms in frontier.items()]
     return torch.stack(summands).sum(0)
-
-
-def _through_relaxation(
-    net: CrownNetwork, k: int, forms: LinearForms, relaxations: Relaxation, form_to_input: FormToInput
-) -> tuple[LinearForms, Tensor]:
-    """Forms on the input of node k and a constant (R,): positive coefficients take the upper line, negative ones the
-    lower."""
-    if isinstance(relaxations, MaxPoolRelaxation):
-        return _through_max_pool(net, k, forms.to_dense(), relaxations, form_to_input)
-    if not isinstance(forms, PatchForms):
-        sparse = relaxations.sparse(forms.block)
-        if sparse is not None:
-            return _through_sparse(forms, sparse)
-    excess, below, intercept = (
-        forms.gather(v, form_to_input)
-        for v in (
-            relaxations.upper_slope - relaxations.lower_slope,
-            relaxations.lower_slope,
-            relaxations.upper_intercept,
-        )
-    )
-    coefficients = forms.grouped(below)
-    positive = coefficients.clamp(min=0)
-    pulled = torch.addcmul(coefficients * below, positive, excess)
-    constant = dot(positive, intercept)
-    if relaxations.lower_intercept is not None:
-        constant = constant + dot(coefficients - positive, forms.gather(relaxations.lower_intercept, form_to_input))
-    return forms.with_grouped(pulled), constant
-
-
-def _through_sparse(forms: DenseForms | BlockForms, sparse: SparseRelaxation) -> tuple[LinearForms, Tensor]:
-    """Forms whose pixels all lie alike, on one input, through ReLUs of which only a few are unstable."""
-    coefficients = channels_last(forms.coefficients).flatten(1)
-    positive = coefficients.index_select(1, sparse.unstable).clamp(min=0)
-    below = coefficients.mul_(sparse.slope) if forms.writable else coefficients * sparse.slope
-    pulled = below.index_add_(1, sparse.unstable, positive * sparse.excess)
-    return forms.with_grouped(pulled), positive @ sparse.intercept
-
-
-def _through_max_pool(
-    net: CrownNetwork, k: int, forms: DenseForms, relaxations: MaxPoolRelaxation, form_to_input: FormToInput
-) -> tuple[LinearForms, Tensor]:
-    """Coefficients of pooled values, moved to the selected pixels; positive ones take a constant where these have
-    rivals."""
-    selected, dominates, rival_constant = (
-        forms.gather(v, form_to_input)
-        for v in (relaxations.selected, relaxations.dominates, relaxations.rival_constant)
-    )
-    coefficients = forms.grouped(rival_constant)
-    positive = coefficients.clamp(min=0)
-    moved, selected = (v.movedim(-1, 2).flatten(3) for v in (coefficients - positive + positive * dominates, selected))
-    image = moved.new_zeros(*moved.shape[:3], math.prod(relaxations.padded_size))
-    spread = image.scatter_add(3, selected.expand_as(moved), moved).flatten(0, 1).unflatten(2, relaxations.padded_size)
-    node = net.nodes[k]
-    if not isinstance(node, c.MaxPool2d):
-        raise TypeError(f"{type(node).__name__} is no max pooling")
-    top, left, _, _ = node.padding
-    _, height, width = net.network.shapes[node.inputs[0]]
-    inside = spread[:, :, top : top + height, left : left + width]
-    return DenseForms(inside), dot(positive, rival_constant)
 
 
 def _through_interval(forms: LinearForms, values: Interval, form_to_input: FormToInput) -> Tensor:
@@ -302,7 +212,7 @@ def _to_root(net: CrownNetwork, frontier: Frontier) -> tuple[int, LinearForms]:
     """The sum of forms on affine nodes as forms on one root, which is returned with them. Uses the frontier up."""
     while len(frontier) > 1 or frontier.last not in net.roots:
         k = frontier.last
-        frontier.add(net.parents(k), adjoint(net, k, frontier.pop(k)))
+        frontier.add(net.parents(k), net.layers[k].adjoint(frontier.pop(k)))
     return frontier.last, frontier.pop(frontier.last)
 
 
@@ -316,7 +226,7 @@ def functional_upper(intermediate_bounds: IntermediateBounds, coefficients: Tens
     Ensures: the least of the backward pass and of its early concretizations.
     """
     n, j, _ = coefficients.shape
-    last = len(intermediate_bounds.net.nodes) - 1
+    last = len(intermediate_bounds.net.layers) - 1
     flat = coefficients.flatten(0, 1)
     form_to_input = consecutive_forms(n, j, flat.device)
     if slopes is None:

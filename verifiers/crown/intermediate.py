@@ -13,14 +13,11 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.adjoint import Frontier, adjoint, unit_forms
 from verifiers.crown.backward import AffineValues, Ball, IntermediateBounds
-from verifiers.crown.network import NONLINEAR, SLOPED, CrownNetwork, Interval, interval, value
+from verifiers.crown.frontier import Frontier, unit_forms
+from verifiers.crown.network import CrownNetwork, Interval
 from verifiers.crown.neurons import chunk_size, footprint, tightened
-from verifiers.crown.relaxations import default_slopes
 from verifiers.linear_forms.forms import LinearForms
-
-MIXING = (c.Linear, c.Conv2d, c.AveragePool2d, c.Add)  # nodes whose neurons depend on several below
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +52,12 @@ def value_bounds(
     domain_cuts = ball.norm != "Linf" and _is_cut(ball)
     intermediate_bounds = IntermediateBounds(net, ball, [(ball.lower, ball.upper)], affine_values, chosen)
     values = intermediate_bounds.values
-    for k in range(1, len(net.nodes)):
-        node, parents = net.nodes[k], net.parents(k)
-        bounds = interval(net, k, [values[i] for i in parents])
+    for k in range(1, len(net.layers)):
+        layer, parents = net.layers[k], net.parents(k)
+        bounds = layer.interval(*(values[i] for i in parents))
         if k in net.affine:
-            at_center = value(net, k, [affine_values[i].center for i in parents])
-            affine_values[k] = AffineValues(at_center, value(net, k, [affine_values[i].midpoint for i in parents]))
+            at_center = layer.at(*(affine_values[i].center for i in parents))
+            affine_values[k] = AffineValues(at_center, layer.at(*(affine_values[i].midpoint for i in parents)))
         if k in net.preactivations:
             bounds = reusable.tighten(k, bounds)
             if k in net.affine and not domain_cuts:
@@ -68,9 +65,9 @@ def value_bounds(
             elif not reusable.reuse_only:
                 signs = _only_signs(net, k) and k not in net.affine
                 bounds = tightened(intermediate_bounds, k, bounds, _worth_bounding(net, k, bounds), signs)
-        if slopes is None and isinstance(node, SLOPED):
+        if slopes is None and k in net.slope_ranges:
             start, stop = net.slope_ranges[k]
-            chosen[:, start:stop] = default_slopes(*values[node.inputs[0]]).flatten(1)
+            chosen[:, start:stop] = layer.default_slopes(*values[parents[0]]).flatten(1)
         values.append(bounds)
     return intermediate_bounds
 
@@ -92,20 +89,22 @@ def _by_dual_norm(net: CrownNetwork, k: int, bounds: Interval, center: Tensor, b
 
 
 def _worth_bounding(net: CrownNetwork, k: int, bounds: Interval) -> Tensor:
-    """Neurons of node k worth more than interval arithmetic: the unstable ones, or all, if not only ReLUs use it."""
-    return (bounds[0] < 0) & (bounds[1] > 0) if _only_signs(net, k) else bounds[0] < bounds[1]
+    """Neurons of node k that some nonlinearity gains from bounding more tightly than by interval arithmetic."""
+    worth = torch.zeros_like(bounds[0], dtype=torch.bool)
+    for user in net.users(k):
+        worth = worth | user.neurons(*bounds)
+    return worth
 
 
 def _only_signs(net: CrownNetwork, k: int) -> bool:
     """Only ReLUs use node k, of all nonlinearities: stable neurons need no more bounding."""
-    users = (node for i, node in enumerate(net.nodes) if k in net.parents(i))
-    return all(isinstance(node, SLOPED) for node in users if isinstance(node, NONLINEAR))
+    return all(user.affine or user.slope_range is not None for user in net.users(k))
 
 
 def _layers(net: CrownNetwork, k: int) -> int:
     """Largest number of mixing nodes on a path from the input to node k."""
     below = max((_layers(net, i) for i in net.parents(k)), default=0)
-    return below + isinstance(net.nodes[k], MIXING)
+    return below + net.layers[k].mixes
 
 
 def dual_norms(net: CrownNetwork, k: int, norm: c.Norm) -> Tensor:
@@ -124,5 +123,5 @@ def _gradient(net: CrownNetwork, k: int, index: Tensor) -> LinearForms:
     """Neurons `index` of the affine node k as forms on the input."""
     frontier = Frontier({i: forms for i, (forms, _) in unit_forms(net, k, index).items()})
     while (j := frontier.last) > 0:
-        frontier.add(net.parents(j), adjoint(net, j, frontier.pop(j)))
+        frontier.add(net.parents(j), net.layers[j].adjoint(frontier.pop(j)))
     return frontier.pop(0).masked()

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proofs_check import certificate as c
-from verifiers.crown.adjoint import Frontier, adjoint, unit_forms
-from verifiers.crown.backward import IntermediateBounds, Relaxation, backward
-from verifiers.crown.network import NONLINEAR, CrownNetwork, Interval
-from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, PatchForms, Summand
+from verifiers.crown.backward import IntermediateBounds, backward
+from verifiers.crown.frontier import Frontier, unit_forms
+from verifiers.crown.network import CrownNetwork, Interval
+from verifiers.linear_forms.forms import FormToInput, PatchForms, Summand
+from verifiers.linear_forms.relaxation import Relaxation
 
 CACHE_COEFFICIENTS = 2**20  # coefficients of one layer propagated at once: a processor's cache
 MIN_CHUNK_SHARE = 0.25  # of a chunk, that the forms of one input must fill to be handled alone
@@ -135,15 +135,7 @@ def footprint(net: CrownNetwork, k: int) -> tuple[int, bool]:
             widest, patches = max(widest, forms.coefficients.numel()), patches and isinstance(forms, PatchForms)
             if j in net.roots:
                 continue
-            linear = not isinstance(net.nodes[j], NONLINEAR)
-            parts = adjoint(net, j, forms) if linear else (_through_nonlinearity(net, j, forms),)
-            frontier.add(net.parents(j), parts)
+            layer = net.layers[j]
+            frontier.add(net.parents(j), layer.adjoint(forms) if layer.affine else (layer.forms_below(forms),))
         net.footprints[k] = widest, patches
     return net.footprints[k]
-
-
-def _through_nonlinearity(net: CrownNetwork, k: int, forms: LinearForms) -> LinearForms:
-    """Forms of the shape that those on the nonlinear node k have below it."""
-    if not isinstance(net.nodes[k], c.MaxPool2d):
-        return forms
-    return DenseForms(forms.coefficients.new_zeros(len(forms.coefficients), *net.network.shapes[net.parents(k)[0]]))

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proofs_check import certificate as c
 from verifiers.crown.backward import Ball, IntermediateBounds, backward, concretizations, functional_upper
 from verifiers.crown.intermediate import value_bounds
 from verifiers.crown.network import CrownNetwork
-from verifiers.crown.relaxations import LinearRelaxation
 from verifiers.linear_forms.forms import DenseForms, consecutive_forms
+from verifiers.linear_forms.relaxation import LinearRelaxation
 
 CHUNK_COEFFICIENTS = 2**19  # of the widest layer, tuned at once
 MAX_TUNED = 4  # concretizations of each form
@@ -98,7 +97,7 @@ def _concretizations_to_tune(intermediate_bounds: IntermediateBounds, coefficien
     concretization is convex in its slopes, so each is tuned by itself.
     """
     form_to_input = consecutive_forms(len(coefficients), 1, coefficients.device)
-    frontier = {len(intermediate_bounds.net.nodes) - 1: DenseForms(coefficients)}
+    frontier = {len(intermediate_bounds.net.layers) - 1: DenseForms(coefficients)}
     relaxations = intermediate_bounds.relaxations(slopes)
     upper_bounds = concretizations(intermediate_bounds, frontier, form_to_input, relaxations, True, None)
     early = upper_bounds[1:-1].argsort(0) + 1
@@ -127,13 +126,11 @@ def _tune(
     which: the concretization whose gradient is followed.
     """
     net = intermediate_bounds.net
-    frontier = {len(net.nodes) - 1: DenseForms(coefficients)}
+    frontier = {len(net.layers) - 1: DenseForms(coefficients)}
     form_to_input = consecutive_forms(len(coefficients), 1, coefficients.device)
     fixed = intermediate_bounds.relaxations(slopes)
     tuned = {k: r for k, r in fixed.items() if k in net.slope_ranges and isinstance(r, LinearRelaxation)}
-    descents = {
-        k: Descent(r.lower_slope, _unstable(intermediate_bounds, k), _leak(net.nodes[k])) for k, r in tuned.items()
-    }
+    descents = {k: Descent(r.lower_slope, _free(intermediate_bounds, k), *_range(net, k)) for k, r in tuned.items()}
     best_slopes = {k: d.value for k, d in descents.items()}
     lowest = best.clone()
     for step in range(tuning.steps):
@@ -170,7 +167,7 @@ def tune_shared(
     intermediate_bounds = value_bounds(net, ball, start)
     best = _soft_largest(functional_upper(intermediate_bounds, coefficients, None))
     slopes = intermediate_bounds.slopes
-    descent = Descent(slopes, torch.ones_like(slopes), 0.0)
+    descent = Descent(slopes, torch.ones_like(slopes), 0.0, 1.0)
     for step in range(tuning.steps):
         leaf = descent.value.detach().requires_grad_()
         with torch.enable_grad():
@@ -199,11 +196,12 @@ def _soft_largest(upper: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Descent:
-    """Adam without bias correction (large first steps) on slopes in [leak, 1]. free: 1 where they move."""
+    """Adam without bias correction (large first steps) on slopes in [least, most]. free: 1 where they move."""
 
     value: Tensor
     free: Tensor
-    leak: float
+    least: float
+    most: float
     mean: Tensor | None = None
     square: Tensor | None = None
 
@@ -213,17 +211,20 @@ class Descent:
         gradient = gradient * self.free
         self.mean = 0.2 * gradient if self.mean is None else 0.8 * self.mean + 0.2 * gradient
         self.square = 0.01 * gradient**2 if self.square is None else 0.99 * self.square + 0.01 * gradient**2
-        self.value = (self.value - size * self.mean / (self.square.sqrt() + 1e-20)).clamp(self.leak, 1.0)
+        self.value = (self.value - size * self.mean / (self.square.sqrt() + 1e-20)).clamp(self.least, self.most)
 
 
-def _unstable(intermediate_bounds: IntermediateBounds, k: int) -> Tensor:
+def _free(intermediate_bounds: IntermediateBounds, k: int) -> Tensor:
     """1 where a slope of node k matters: the neuron is unstable."""
-    lower, upper = intermediate_bounds.values[intermediate_bounds.net.parents(k)[0]]
-    return ((lower < 0) & (upper > 0)).to(lower.dtype)
+    net = intermediate_bounds.net
+    lower, upper = intermediate_bounds.values[net.parents(k)[0]]
+    return net.layers[k].neurons(lower, upper).to(lower.dtype)
 
 
-def _leak(node: c.Node) -> float:
-    return node.slope if isinstance(node, c.LeakyRelu) else 0.0
+def _range(net: CrownNetwork, k: int) -> tuple[float, float]:
+    """Of the slopes of node k."""
+    layer = net.layers[k]
+    return layer.refuse("slopes", "they cannot be tuned") if layer.slope_range is None else layer.slope_range
 
 
 def _per_form(flags: Tensor, value: Tensor) -> Tensor:

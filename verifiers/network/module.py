@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proofs_check import certificate as c
 from proofs_check.reading import parse
+from verifiers.layers import layer
+from verifiers.layers.layer import arrays
 
 OPS = {kind: op for op, kind in c.NODE_TYPES.items()}
 
@@ -87,66 +87,5 @@ class PlainModule(nn.Module):
 
     def node_value(self, k: int, node: c.Node, args: list[Tensor]) -> Tensor:
         """The value of node k given its inputs' values (not `_apply`: torch modules own that name)."""
-        match node:
-            case c.Linear():
-                return F.linear(args[0], self.weight(k, "weight"), self.weight(k, "bias"))
-            case c.Conv2d():
-                weight, bias = self.weight(k, "weight"), self.weight(k, "bias")
-                top, left, bottom, right = node.padding
-                if (top, left) == (bottom, right):
-                    # the convolution's own padding copies nothing
-                    return F.conv2d(args[0], weight, bias, node.stride, (top, left), node.dilation, node.groups)
-                padded = pad(args[0], node.padding, 0.0)
-                return F.conv2d(padded, weight, bias, node.stride, 0, node.dilation, node.groups)
-            case c.BatchNorm():
-                mean, variance = self.weight(k, "mean"), self.weight(k, "variance")
-                scale, shift = self.weight(k, "scale"), self.weight(k, "shift")
-                return F.batch_norm(args[0], mean, variance, scale, shift, False, 0.0, node.epsilon)
-            case c.Shift():
-                return args[0] + self.weight(k, "constant")
-            case c.Scale():
-                return args[0] * self.weight(k, "constant")
-            case c.Divide():
-                return args[0] / self.weight(k, "constant")
-            case c.Relu():
-                return F.relu(args[0])
-            case c.LeakyRelu():
-                return F.leaky_relu(args[0], node.slope)
-            case c.Sigmoid():
-                return torch.sigmoid(args[0])
-            case c.Tanh():
-                return torch.tanh(args[0])
-            case c.MaxPool2d():
-                return F.max_pool2d(pad(args[0], node.padding, -math.inf), node.kernel, node.stride)
-            case c.AveragePool2d():
-                return average_pool(args[0], node)
-            case c.Pad():
-                sides = [n for pair in reversed(list(zip(node.before, node.after, strict=True))) for n in pair]
-                return F.pad(args[0], sides, value=node.value)
-            case c.Slice():
-                ranges = zip(node.start, node.stop, node.step, strict=True)
-                return args[0][(slice(None), *(slice(a, b, s) for a, b, s in ranges))]
-            case c.Concat():
-                return torch.cat(args, dim=1)
-            case c.Add():
-                return args[0] + args[1]
-            case c.Flatten():
-                return args[0].flatten(1)
-            case c.Input():
-                raise TypeError("input nodes have no rule")
-
-
-def pad(x: Tensor, padding: tuple[int, int, int, int], value: float) -> Tensor:
-    """Pad height and width by (top, left, bottom, right)."""
-    top, left, bottom, right = padding
-    return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
-
-
-def average_pool(x: Tensor, node: c.AveragePool2d) -> Tensor:
-    """Mean over windows; the denominator counts padded cells iff `node.count_padding`."""
-    padded = pad(x, node.padding, 0.0)
-    if node.count_padding or not any(node.padding):
-        return F.avg_pool2d(padded, node.kernel, node.stride)
-    ones = pad(torch.ones_like(x[:1, :1]), node.padding, 0.0)
-    share = F.avg_pool2d(ones, node.kernel, node.stride)
-    return F.avg_pool2d(padded, node.kernel, node.stride) / share
+        weights = {name: self.weight(k, name) for name in arrays(node)}
+        return layer(self.network, k, weights).value(*args)

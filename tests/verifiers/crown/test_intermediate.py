@@ -16,12 +16,15 @@ from verifiers.crown.backward import ball
 from verifiers.crown.engine import Crown
 from verifiers.crown.intermediate import value_bounds
 from verifiers.crown.network import prepare
-from verifiers.crown.relaxations import max_pool_relaxation, relu_relaxation, sigmoid_relaxation, tanh_relaxation
 from verifiers.engine import MarginQuery
+from verifiers.layers.curve import sigmoid_relaxation, tanh_relaxation
+from verifiers.layers.max_pool2d import max_pool_relaxation
+from verifiers.layers.relu import relu_relaxation
+from verifiers.layers.windows import pad
 from verifiers.linear_forms.blocks import depth_to_space, space_to_depth
 from verifiers.linear_forms.convolution import adjoint_of
 from verifiers.linear_forms.patches import Patches
-from verifiers.network.module import PlainModule, build, pad
+from verifiers.network.module import PlainModule, build
 
 seeds = st.integers(0, 2**32 - 1)
 small = st.integers(1, 3)

@@ -1,0 +1,27 @@
+"""`concat`: inputs joined along the channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proofs_check import certificate as c
+from verifiers.layers.affine import Monotone
+from verifiers.linear_forms.forms import DenseForms, LinearForms, PatchForms, Summand
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Monotone[c.Concat]):
+    """All inputs, one after the other."""
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, dim=1)
+
+    def adjoint(self, forms: LinearForms) -> tuple[Summand, ...]:
+        channels = [shape[0] for shape in self.shapes]
+        if isinstance(forms, PatchForms):
+            parts = torch.split(forms.coefficients, channels, dim=1)
+            return tuple(PatchForms(p, forms.patches, s) for p, s in zip(parts, self.shapes, strict=True))
+        return tuple(map(DenseForms, torch.split(forms.to_dense().coefficients, channels, dim=1)))

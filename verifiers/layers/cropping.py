@@ -1,0 +1,52 @@
+"""`pad` and `slice`: elements of the input, and constants around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from proofs_check import certificate as c
+from verifiers.layers.affine import Monotone
+from verifiers.linear_forms.forms import DenseForms, LinearForms, Summand
+
+
+@dataclass(frozen=True, eq=False)
+class Pad(Monotone[c.Pad]):
+    """x surrounded with `node.value`."""
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        sides = [n for pair in reversed(list(zip(self.node.before, self.node.after, strict=True))) for n in pair]
+        return F.pad(inputs[0], sides, value=self.node.value)
+
+    def adjoint(self, forms: LinearForms) -> tuple[Summand, ...]:
+        return (DenseForms(self._inside(forms.to_dense().coefficients)),)
+
+    def offset(self, forms: LinearForms) -> Tensor | None:
+        coefficients = forms.to_dense().coefficients
+        inside = self._inside(coefficients)
+        return self.node.value * (coefficients.flatten(1).sum(1) - inside.flatten(1).sum(1))
+
+    def _inside(self, padded: Tensor) -> Tensor:
+        inner = (slice(b, b + n) for b, n in zip(self.node.before, self.shapes[0], strict=True))
+        return padded[(slice(None), *inner)]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice(Monotone[c.Slice]):
+    """x[start:stop:step] per axis."""
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        return inputs[0][self._ranges]
+
+    def adjoint(self, forms: LinearForms) -> tuple[Summand, ...]:
+        coefficients = forms.to_dense().coefficients
+        spread = coefficients.new_zeros(len(coefficients), *self.shapes[0])
+        spread[self._ranges] = coefficients
+        return (DenseForms(spread),)
+
+    @property
+    def _ranges(self) -> tuple[slice, ...]:
+        ranges = zip(self.node.start, self.node.stop, self.node.step, strict=True)
+        return (slice(None), *(slice(a, b, s) for a, b, s in ranges))

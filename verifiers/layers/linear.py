@@ -1,0 +1,36 @@
+"""`linear`: a matrix and a bias, on vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from proofs_check import certificate as c
+from verifiers.layers.affine import Affine, interval_by_centre
+from verifiers.layers.layer import Interval
+from verifiers.linear_forms.forms import DenseForms, LinearForms, Summand
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Affine[c.Linear]):
+    """weight @ x + bias."""
+
+    mixes: ClassVar[bool] = True
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        return F.linear(inputs[0], self.weights["weight"], self.weights["bias"])
+
+    def interval(self, *inputs: Interval) -> Interval:
+        return interval_by_centre(F.linear, self.weights["weight"], self.weights["bias"], inputs[0])
+
+    def adjoint(self, forms: LinearForms) -> tuple[Summand, ...]:
+        return (DenseForms(forms.coefficients @ self.weights["weight"]),)
+
+    def offset(self, forms: LinearForms) -> Tensor | None:
+        return forms.coefficients @ self.weights["bias"]
+
+    def unit_forms(self, index: Tensor) -> tuple[LinearForms, Tensor] | None:
+        return DenseForms(self.weights["weight"][index]), self.weights["bias"][index]
