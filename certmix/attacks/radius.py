@@ -43,12 +43,14 @@ def attack_radius(
     tolerance: float = 0.01,
     steps: int = 20,
     seed: int = 0,
+    known: Tensor | None = None,
 ) -> AttackRadius:
     """Bisect on the radius, the whole batch at once, each attack starting from the last point found.
 
     inputs: (N, …) float32; predicted (N,): the class to leave; limit: largest radius tried, raw units; tolerance:
-    relative. Ensures: ‖points − inputs‖ ≤ radius exactly. Where found at radius r, r is also the size of the
-    offset itself (rounded up), after a search along the segment to the input.
+    relative; known: (N,) float64 radii within which no attack exists, such as certified ones: only larger ones are
+    tried, beginning at twice as much. Ensures: ‖points − inputs‖ ≤ radius exactly. Where found at radius r, r is also
+    the size of the offset itself (rounded up), after a search along the segment to the input.
     """
     if not limit > 0:
         raise UsageError(f"limit must be > 0, got {limit}")
@@ -59,9 +61,11 @@ def attack_radius(
     points = inputs.clone()
     low, high = torch.zeros(len(inputs), dtype=torch.float64), torch.full((len(inputs),), limit, dtype=torch.float64)
     low, high = low.to(inputs.device), high.to(inputs.device)
+    if known is not None:
+        low = known.to(low).clamp(max=limit)
     high[at_center] = 0.0
     found = at_center.clone()
-    trial = high.clone()
+    trial = torch.where(low > 0, (2 * low).minimum(high), high)
     while True:
         searched = ((high > low * (1 + tolerance)) & ~at_center).nonzero().squeeze(1)
         if len(searched) == 0:

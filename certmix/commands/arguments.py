@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shlex
 import sys
 import tomllib
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from certmix.errors import UsageError
+from certmix.formatting import exact
 from certmix.settings import METHODS, NORMS, Settings, SmoothingSettings, as_norm, as_number
 
 
@@ -212,6 +215,32 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     if first.config is not None:
         parser.set_defaults(**_from_file(parser, Path(first.config)))
     return parser.parse_args(arguments)
+
+
+def spelled(command: str, add: Callable[[argparse.ArgumentParser], None], options: argparse.Namespace) -> str:
+    """The command line, as a shell reads it, that asks for `options` without a configuration file.
+
+    add: what gives the command its arguments. Numbers are written so that they read back as they are.
+    """
+    parser = Parser()
+    add(parser)
+    words = ["certmix", command]
+    for action in parser._actions:
+        value = getattr(options, action.dest, None)
+        if action.dest in ("help", "config") or value is None or value == action.default:
+            continue
+        if not action.option_strings:
+            words.append(str(value))
+        elif action.nargs == 0:
+            words.append(action.option_strings[0])
+        else:
+            given = [_word(v) for v in (value if isinstance(value, list | tuple) else [value])]
+            words += [action.option_strings[0], *(given if action.nargs is not None else [",".join(given)])]
+    return shlex.join(words)
+
+
+def _word(value: object) -> str:
+    return exact(value) if isinstance(value, float) else str(value)
 
 
 def _refuse_repeated(parser: argparse.ArgumentParser, arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from certmix.commands import arguments
 from certmix.data.dataset import load_data
+from certmix.runs.provenance import GivenFile, Provenance
 from certmix.runs.store import Store
 
 
@@ -35,7 +36,14 @@ def run(options: argparse.Namespace) -> int:
     require_pair(standard, robust)
     data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
     data.require(robust.input_shape, robust.classes, settings.domain)
-    code = Audit(standard, robust, data, settings, Store(out)).run()
+    names = ("standard", "robust", "data")
+    origin = Provenance(
+        arguments.spelled("audit", add_arguments, options),
+        {name: GivenFile.of(getattr(options, name)) for name in names},
+        len(data),
+        data.available,
+    )
+    code = Audit(standard, robust, data, settings, Store(out), provenance=origin).run()
     return code or arguments.gate(options.fail_under, _certified_correct(Store(out)), len(data))
 
 

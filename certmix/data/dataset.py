@@ -25,11 +25,13 @@ PIXELS: tuple[float, float] = (0.0, 255.0)
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """inputs: (N, *shape) float32 in raw units, finite, N >= 1. labels: (N,) int64 >= 0. source: the file."""
+    """inputs: (N, *shape) float32 in raw units, finite, N >= 1. labels: (N,) int64 >= 0. source: the file.
+    available: how many inputs the file holds, of which these are the first N; None if that is not known."""
 
     inputs: Float32Array
     labels: NDArray[np.int64]
     source: str
+    available: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,7 +113,7 @@ def load_data(path: str | Path, limit: int | None = None, domain: tuple[float, f
     labels = _labels(arrays[LABEL_NAME], len(inputs), f"{path}: labels")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be >= 1, got {limit}")
-    return Dataset(np.ascontiguousarray(inputs[:limit]), labels[:limit], str(path))
+    return Dataset(np.ascontiguousarray(inputs[:limit]), labels[:limit], str(path), len(labels))
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

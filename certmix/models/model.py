@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
-from certmix.formatting import upper
+from certmix.models.faithfulness import Faithfulness, Reference, compare
 from certmix.models.onnx.reader import one_line, plain_network, read_file, signature
 from proofs_check.certificate import Float32Array, PlainNetwork
 from verifiers.network.module import PlainModule
 
 SAMPLES = 16
-TOLERANCE = 1e-3
 REPR = 250  # characters
 PROBABILITIES = "its outputs are probabilities, not logits: the mix takes softmax of them again; remove its softmax"
 PROBABILITY_TOLERANCE = 1e-5  # of a sum of float32 probabilities
@@ -37,6 +36,7 @@ class Model:
     classifier only. source: where it came from. faithfulness: the largest |difference| between the module's
     logits and those of the source (onnxruntime, or the given module) over the samples compared; 0 where
     the module is the source itself. no_network: why there is no plain network, or None if there is one.
+    reference: the source itself, as a function; None where the module is it.
     """
 
     module: nn.Module
@@ -46,6 +46,16 @@ class Model:
     source: str
     faithfulness: float
     no_network: str | None = None
+    reference: Reference | None = None
+
+    def compared_at(self, inputs: Float32Array) -> Faithfulness:
+        """The plain network against the source at inputs (N, *input_shape). Raises UsageError where they differ."""
+        if self.reference is None:
+            return Faithfulness((0.0,) * self.classes, ())
+        try:
+            return compare(self.module, self.reference, inputs)
+        except UsageError as error:
+            raise UsageError(f"{self.source}: {error}") from error
 
     def require_network(self) -> PlainNetwork:
         """The plain network. Raises UsageError, saying why, where there is none."""
@@ -105,10 +115,11 @@ def load_model(path: str | Path, samples: Float32Array | None = None) -> Model:
     try:
         network = plain_network(model)
         module = PlainModule(network).eval()
-        faithfulness = _compare_with_onnxruntime(module, model, _samples(network.input_shape, samples))
+        reference = _in_onnxruntime(model)
+        faithfulness = compare(module, reference, _samples(network.input_shape, samples)).largest
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    return Model(module, network, network.classes, network.input_shape, str(path), faithfulness)
+    return Model(module, network, network.classes, network.input_shape, str(path), faithfulness, None, reference)
 
 
 def from_module(module: nn.Module, input_shape: tuple[int, ...], samples: Float32Array | None = None) -> Model:
@@ -124,14 +135,18 @@ def from_module(module: nn.Module, input_shape: tuple[int, ...], samples: Float3
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"{source} cannot be copied: {one_line(error)}") from error
     inputs = _samples(tuple(input_shape), samples)
-    expected = _logits(own, inputs, source)
+    classes = _logits(own, inputs, source).shape[1]
+
+    def reference(x: Float32Array) -> NDArray[np.float32]:
+        return _logits(own, x, source)
+
     try:
         network = plain_network(_export(own, torch.zeros(1, *input_shape)))
         plain = PlainModule(network).eval()
-        faithfulness = _largest_difference(plain, inputs, expected)
+        faithfulness = compare(plain, reference, inputs).largest
     except UsageError as error:
-        return Model(own, None, expected.shape[1], tuple(input_shape), source, 0.0, str(error))
-    return Model(plain, network, network.classes, network.input_shape, source, faithfulness)
+        return Model(own, None, classes, tuple(input_shape), source, 0.0, str(error))
+    return Model(plain, network, network.classes, network.input_shape, source, faithfulness, None, reference)
 
 
 def _samples(shape: tuple[int, ...], given: Float32Array | None) -> Float32Array:
@@ -192,27 +207,22 @@ def _check_control_flow(module: nn.Module, example: Tensor) -> None:
         raise UsageError(f"its control flow may depend on the input's values: {one_line(error)}") from error
 
 
-def _compare_with_onnxruntime(module: nn.Module, model: onnx.ModelProto, inputs: Float32Array) -> float:
+def _in_onnxruntime(model: onnx.ModelProto) -> Reference:
+    """The ONNX model as onnxruntime runs it on the processor. Raises UsageError where it cannot."""
     ends = signature(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    batches = [inputs] if ends.any_batch else np.split(inputs, len(inputs))
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        expected = np.concatenate([np.asarray(session.run([ends.output], {ends.input: x})[0]) for x in batches])
     except Exception as error:  # onnxruntime's errors share no public base class
         raise UsageError(f"onnxruntime cannot run it ({one_line(error)})") from error
-    return _largest_difference(module, inputs, expected)
 
+    def logits(inputs: Float32Array) -> NDArray[np.float32]:
+        batches = [inputs] if ends.any_batch else np.split(inputs, len(inputs))
+        try:
+            return np.concatenate([np.asarray(session.run([ends.output], {ends.input: x})[0]) for x in batches])
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise UsageError(f"onnxruntime cannot run it ({one_line(error)})") from error
 
-def _largest_difference(module: nn.Module, inputs: Float32Array, expected: NDArray[np.float32]) -> float:
-    """Largest |difference| of logits. Raises UsageError where the two are plainly different functions."""
-    with torch.no_grad():
-        found = module(torch.from_numpy(inputs)).numpy()
-    if found.shape != expected.shape:
-        raise UsageError(f"the plain network gives logits of shape {found.shape}, the source {expected.shape}")
-    difference = float(np.abs(found - expected).max())
-    if not difference <= TOLERANCE * (1 + float(np.abs(expected).max())):
-        raise UsageError(f"the plain network differs from the source by {upper(difference, 3)} in a logit")
-    return difference
+    return logits

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from certmix.errors import UsageError
 from certmix.models.model import Model, about_probabilities, from_module
 from certmix.provers.judging import JudgeSession, judge_session
+from certmix.provers.limits import with_attacks
 from certmix.provers.lipschitz import certify_lipschitz
 from certmix.provers.margin.prover import prove_margin
 from certmix.provers.problem import Problem
@@ -36,9 +37,9 @@ PROVERS: dict[Method, Prover] = {
 
 
 def prove(problem: Problem, judge: JudgeSession) -> list[Outcome]:
-    """Outcomes of all inputs of `problem`: proven, judged, and attacked inside every certified ball."""
+    """Outcomes of all inputs of `problem`: proven, judged, attacked inside every certified ball and beyond."""
     outcomes = PROVERS[problem.settings.method](problem, judge)
-    return refute(problem, outcomes)
+    return with_attacks(problem, refute(problem, outcomes))
 
 
 class Unset(enum.Enum):

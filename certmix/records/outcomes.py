@@ -35,6 +35,23 @@ class Reason(enum.Enum):
     NOT_ENOUGH_SAMPLES = "the confidence bounds do not reach the required margin"
 
 
+Verdict = Literal["certified", "attackable", "open", "refuted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """A point in the domain, at most `radius` away, at which `rival` beats `predicted`, the mix's class at the input.
+
+    Ensures: containment was checked in rational arithmetic and the classes by rigorous evaluation (attacks.confirm), so
+    that no certificate can reach `radius`. radius: raw units; point: (*shape) float32.
+    """
+
+    radius: float
+    predicted: int
+    rival: int
+    point: NDArray[np.float32]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Certified:
     """`predicted` is the mix's class on the whole ball; `line` is the certificate's bytes.
@@ -42,6 +59,7 @@ class Certified:
     robust, standard, input, alpha_network: what the judge needs to check `line` (see `certmix.check`). proposed_radius:
     what was asked of the judge first; the difference is the price of counting every rounding error. float32_only: a
     point of the ball where the float32 models disagree although rigorous evaluation does not, if the attack met one.
+    attack: the nearest point found outside the ball that changes the class, where it was looked for.
     """
 
     predicted: int
@@ -57,6 +75,11 @@ class Certified:
     proposed_radius: float
     float32_only: NDArray[np.float32] | None = None
     alpha_network: PlainNetwork | None = None
+    attack: Attack | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return "certified"
 
     def __repr__(self) -> str:
         return (
@@ -67,7 +90,8 @@ class Certified:
 
 @dataclass(frozen=True, repr=False)
 class Abstained:
-    """No certificate; `advice` says what was found and what would help. `radius`: the one asked for, if one was."""
+    """No certificate; `advice` says what was found and what would help. `radius`: the one asked for, if one was.
+    attack: a point within that radius (the nearest found, where none was asked for) that changes the mix's class."""
 
     predicted: int
     radius: float | None
@@ -77,6 +101,12 @@ class Abstained:
     class_of: ClassOf
     reason: Reason
     advice: str
+    attack: Attack | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """attackable: a certificate cannot exist (or only below the attack's radius); open: nobody knows."""
+        return "open" if self.attack is None else "attackable"
 
     def __repr__(self) -> str:
         return _short(f"Abstained({self.reason.name}, class {self.predicted}, alpha {exact(self.alpha)}: {self.advice}")
@@ -96,6 +126,10 @@ class Falsified:
     counterexample: NDArray[np.float32]
     confirmed: bool
     advice: str
+
+    @property
+    def verdict(self) -> Verdict:
+        return "refuted"
 
     def __repr__(self) -> str:
         by = "confirmed" if self.confirmed else "by the float32 models only"

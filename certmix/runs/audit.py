@@ -17,14 +17,18 @@ from certmix.data import doubts
 from certmix.data.dataset import Dataset
 from certmix.formatting import percent_nearest, ratio, upper
 from certmix.mixing.mixed import MixedClassifier
+from certmix.models.faithfulness import Faithfulness
 from certmix.models.model import Model, about_probabilities
 from certmix.provers.certify import Prover, prove
 from certmix.provers.judging import judge_session
 from certmix.provers.problem import Archiver, Problem
 from certmix.provers.smoothing.evaluation import mix_predictions
+from certmix.records import attack_archive
 from certmix.records.bound_archive import ArchiveWriter
 from certmix.records.lines import record_line
-from certmix.records.outcomes import Certified, Falsified, Outcome
+from certmix.records.outcomes import Attack, Certified, Falsified, Outcome
+from certmix.runs import provenance
+from certmix.runs.provenance import Provenance
 from certmix.runs.store import Store, dataset_sha256
 from certmix.settings import Settings
 from proofs_check.certificate import PlainNetwork
@@ -38,7 +42,8 @@ EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 @dataclasses.dataclass(frozen=True, eq=False)
 class Audit:
     """One run over a dataset. prover: what answers for a batch of inputs. mix: the classifier whose clean predictions
-    are recorded; None: the mix of the settings. more_networks: what else the certificates speak of.
+    are recorded; None: the mix of the settings. more_networks: what else the certificates speak of. provenance: is
+    recorded beside the run, if it is known.
 
     Results depend on the settings, batch_size and threads among them, and on the processor; not on where a run was
     interrupted: batches begin at multiples of their size, and one that is not whole is proven again.
@@ -52,6 +57,7 @@ class Audit:
     prover: Prover = prove
     mix: torch.nn.Module | None = None
     more_networks: tuple[PlainNetwork, ...] = ()
+    provenance: Provenance | None = None
 
     def run(self) -> int:
         """Prove, write, finish; the exit code."""
@@ -72,11 +78,19 @@ class Audit:
         if done < len(inputs):
             done -= done % self._batch_size()
             self.store.keep_first(done)
+        if self.provenance is not None:
+            known = provenance.sessions(self.store.path)
+            self.store.write_json(provenance.NAME, [*known, provenance.session(self.provenance)])
+        faithfulness = {
+            name: m.compared_at(inputs) for name, m in (("standard", self.standard), ("robust", self.robust))
+        }
         clean = self._clean()
-        self._say_before(clean)
+        self._say_before(clean, faithfulness)
         started = time.monotonic()
         proposed = self._certify_from(done)
-        self.store.write_json("audit.json", self._record(time.monotonic() - started, done, proposed, clean))
+        self.store.write_json(
+            "audit.json", self._record(time.monotonic() - started, done, proposed, clean, faithfulness)
+        )
         hits = [r for r in self.store.lines() if r["outcome"] == "falsified"]
         self.store.finish()
         self._summary(done, proposed)
@@ -123,6 +137,7 @@ class Audit:
                     raise TypeError("excluded: there is an input left")
                 outcomes = self.prover(problem, judge)
                 archive.write(self.store.path, start)
+                attack_archive.write(self.store.path, start, _attacks(problem, outcomes))
                 self.store.append(_line(problem, k, outcome) for k, outcome in enumerate(outcomes))
                 self._report_refuted(problem, outcomes)
                 radii += [(o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)]
@@ -151,7 +166,7 @@ class Audit:
         models = {"standard": pair[0], "robust": pair[1], "mix": mix}
         return {name: predictions(model, x) for name, model in models.items()}
 
-    def _say_before(self, clean: dict[str, list[int]]) -> None:
+    def _say_before(self, clean: dict[str, list[int]], faithfulness: dict[str, Faithfulness]) -> None:
         """Accuracies, and on standard error what looks like a mistake: before the hours that proving may take."""
         n, found = len(self.data), doubts.accuracies(clean, self.data)
         plain = ", not smoothed" if self.settings.method == "smoothing" else ""
@@ -160,13 +175,19 @@ class Audit:
         first = torch.from_numpy(np.ascontiguousarray(self.data.inputs[:PROBED], dtype=np.float32))
         for text in (
             *about_probabilities(self.standard, self.robust, first),
+            *_about_faithfulness(faithfulness),
             *doubts.about_accuracy(found, n, self.robust.classes),
             *doubts.about_range(self.data, self.settings.domain),
         ):
             print(f"WARNING: {text}", file=sys.stderr)
 
     def _record(
-        self, seconds: float, done: int, radii: list[tuple[float, float]], clean: dict[str, list[int]]
+        self,
+        seconds: float,
+        done: int,
+        radii: list[tuple[float, float]],
+        clean: dict[str, list[int]],
+        faithfulness: dict[str, Faithfulness],
     ) -> dict[str, Any]:
         found = dict(clean)
         if self.settings.method == "smoothing":  # h is the smoothed one: the deployable mix estimates it by draws
@@ -178,13 +199,21 @@ class Audit:
             "resumed_at": done,
             "largest_relative_cost_of_judging": _cost(radii),
             "predictions": found,
+            "faithfulness": {name: dataclasses.asdict(f) for name, f in faithfulness.items()},
         }
 
     def _summary(self, done: int, radii: list[tuple[float, float]]) -> None:
         n = len(self.data.inputs)
-        certified = sum(r["outcome"] == "certified" for r in self.store.lines())
+        lines = self.store.lines()
+        certified = sum(r["outcome"] == "certified" for r in lines)
+        attacked = attack_archive.read(self.store.path)
         resumed = f" ({len(radii)} of the {n - done} proven in this session)" if done else ""
         print(f"{certified} of {n} inputs certified{resumed}: {self.store.path}")
+        attackable = sum(r["outcome"] == "abstained" and r["index"] in attacked for r in lines)
+        refuted = sum(r["outcome"] == "falsified" for r in lines)
+        if certified < n and self.settings.attack_steps and self.settings.method != "smoothing":
+            rest = n - certified - attackable - refuted
+            print(f"of the others {attackable} are attackable (a confirmed attack), {rest} are open")
         if radii and self.settings.radius is None:
             print(f"largest relative part of a proposed radius that the judge did not accept: {upper(_cost(radii), 3)}")
         print(f"next: certmix check {self.store.path}; certmix report {self.store.path}")
@@ -192,6 +221,21 @@ class Audit:
 
 def _cost(radii: list[tuple[float, float]]) -> float:
     return max(((p - r) / p for p, r in radii if p > 0), default=0.0)
+
+
+def _attacks(problem: Problem, outcomes: list[Outcome]) -> dict[int, Attack]:
+    found = zip(problem.indices, outcomes, strict=True)
+    return {i: o.attack for i, o in found if not isinstance(o, Falsified) and o.attack is not None}
+
+
+def _about_faithfulness(found: dict[str, Faithfulness]) -> list[str]:
+    """A sentence for each model whose plain network predicts otherwise than it does at some input."""
+    return [
+        f"{name}: at {len(f.class_differs)} inputs, the first {f.class_differs[0]}, the model as given predicts "
+        "another class than its plain network, which the certificates speak of"
+        for name, f in found.items()
+        if f.class_differs
+    ]
 
 
 def _line(problem: Problem, k: int, outcome: Outcome) -> bytes:

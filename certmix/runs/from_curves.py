@@ -12,6 +12,7 @@ from torch import Tensor
 
 from certmix.errors import UsageError
 from certmix.provers.judging import JudgeSession
+from certmix.provers.limits import with_attacks
 from certmix.provers.margin.oracle import FLOAT32_LACK, MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
@@ -96,7 +97,7 @@ class StoredProver:
         def make_oracle(problem: Problem, predicted: Tensor) -> MarginOracle:
             return StoredOracle(problem, predicted, self.stored)
 
-        return refute(problem, MarginProver(problem, judge, make_oracle).prove())
+        return with_attacks(problem, refute(problem, MarginProver(problem, judge, make_oracle).prove()))
 
 
 def certify_point(

@@ -1,9 +1,9 @@
 """The folder of a run: written so that nothing half-finished is taken for a result and nothing finished is lost.
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
-complete; certificates.partial.jsonl until then), audit.json (untrusted: predictions, timing), curves/ (untrusted:
-bounds, see bound_archive.py), refuted/; for readers summary.json and report.html
-(commands/report.py).
+complete; certificates.partial.jsonl until then); untrusted: audit.json (predictions, faithfulness, timing),
+provenance.json (provenance.py), curves/ (bounds, bound_archive.py), attacks/ (attack_archive.py), refuted/; for readers
+summary.json and report.html (commands/report.py).
 """
 
 from __future__ import annotations

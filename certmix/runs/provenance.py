@@ -1,0 +1,105 @@
+"""Where a run came from: the files as given, the command that repeats it, date, versions, machine.
+
+The writer's word, for people: nothing here is judged, and no claim rests on it. File provenance.json of a run: one
+entry for each session that wrote to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from certmix.errors import UsageError
+
+NAME = "provenance.json"
+PACKAGES = ("certmix", "torch", "numpy", "onnxruntime", "python-flint", "auto_LiRPA")
+
+
+@dataclass(frozen=True)
+class GivenFile:
+    """A file as it was given: its path, the sha256 of its bytes, and their number."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: str | Path) -> GivenFile:
+        """Raises UsageError where it cannot be read."""
+        try:
+            with Path(path).open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                return cls(str(path), digest, stream.tell())
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """command: what repeats the run, as a shell reads it. files: standard, robust, data. used, available: how many of
+    the data file's inputs, from the first on, the run speaks of, and how many there are."""
+
+    command: str
+    files: dict[str, GivenFile]
+    used: int
+    available: int | None
+
+
+def session(provenance: Provenance) -> dict[str, Any]:
+    """The entry of a session that begins now."""
+    return {
+        "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": provenance.command,
+        "files": {name: dataclasses.asdict(file) for name, file in provenance.files.items()},
+        "used": provenance.used,
+        "available": provenance.available,
+        "versions": {"python": platform.python_version(), **versions()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that matter here, as far as they are installed."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def sessions(folder: Path) -> list[dict[str, Any]]:
+    """The entries in a run's folder, the earliest first; empty if none were recorded. Raises UsageError."""
+    path = folder / NAME
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): remove it, no claim rests on it") from None
+    if not isinstance(found, list):
+        raise UsageError(f"{path} holds no list of sessions: remove it, no claim rests on it")
+    return found
