@@ -60,10 +60,11 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file of a finished run but audit.json, which says how long it took."""
+    """Every file of a finished run but audit.json, which says how long it took, and provenance.json, which says when."""
     files = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    assert "audit.json" in files
-    return {name: data for name, data in files.items() if name != "audit.json"}
+    told = {"audit.json", "provenance.json"}
+    assert told <= set(files)
+    return {name: data for name, data in files.items() if name not in told}
 
 
 @pytest.mark.parametrize("kept", range(COUNT + 1))
