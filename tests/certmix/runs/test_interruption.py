@@ -60,7 +60,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file of a finished run but audit.json, which says how long it took, and provenance.json, which says when."""
+    """Every file of a finished run but audit.json and provenance.json, which say how long it took, and when."""
     files = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     told = {"audit.json", "provenance.json"}
     assert told <= set(files)
