@@ -118,7 +118,7 @@ def _first_difference(held: PlainNetwork, own: PlainNetwork) -> str:
         for field in dataclasses.fields(there):
             a, b = getattr(there, field.name), getattr(here, field.name)
             if not np.array_equal(a, b):
-                by = f" by up to {np.abs(a - b).max():.3g}" if np.shape(a) == np.shape(b) != () else ""
+                by = f" by up to {upper(float(np.abs(a - b).max()), 3)}" if np.shape(a) == np.shape(b) != () else ""
                 return f"{field.name} of node {k} ({type(there).__name__}) differs{by}"
     return "the same values are stored otherwise: export it as the audited model was"
 
