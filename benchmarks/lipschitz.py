@@ -29,7 +29,7 @@ from proofs_check.rules.lipschitz.lipsdp import need_constants
 from verifiers.auto_lirpa.jacobian import load as upstream_jacobian
 from verifiers.auto_lirpa.jacobian import upstream_gradient_bounds
 from verifiers.engine import EngineError
-from verifiers.lipschitz.constants import difference_rows, local_bounds
+from verifiers.lipschitz.constants import difference_forms, local_bounds
 from verifiers.lipschitz.estimate import Search, estimate
 from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals, unrestricted_slopes
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms
@@ -69,7 +69,7 @@ def attack_radius(network: c.PlainNetwork, x: torch.Tensor, norm: c.Norm, larges
     best = [float("inf")] * len(x)
     for share in np.geomspace(0.01, 1.0, 14)[::-1]:
         balls = Balls(x.double(), torch.full((len(x),), largest * share, dtype=torch.float64), norm, (0.0, 1.0))
-        rows = difference_rows(network.classes, y)
+        rows = difference_forms(network.classes, y)
         found = estimate(maps, balls, rows, Search(20, 2))
         hit = maps.exact(found.points.flatten(0, 1)).argmax(dim=1).reshape(found.points.shape[:2]) != y[:, None]
         best = [largest * share if h else b for h, b in zip(hit.any(dim=1).tolist(), best, strict=True)]
@@ -142,7 +142,7 @@ def unlinked(maps: LinearMaps, x: torch.Tensor, norm: c.Norm, radius: float) -> 
     found: list[torch.Tensor] = []
     for part in x.split(4):
         known = local_bounds(maps, part, torch.full((len(part),), radius, dtype=torch.float64), norm, (0.0, 1.0))
-        rows = difference_rows(maps.network.classes, maps.exact(part.double()).argmax(dim=1))
+        rows = difference_forms(maps.network.classes, maps.exact(part.double()).argmax(dim=1))
         found.append(gradient_bounds(maps, slope_intervals(maps, known.values), rows).dual_norm_upper(norm).amax(dim=1))
     return torch.cat(found)
 
@@ -217,7 +217,7 @@ def device(count: int) -> dict[str, Any]:
     for name in names:  # the first run on the GPU warms it up
         maps = LinearMaps(network, name)  # type: ignore[arg-type]
         balls = Balls(x.to(name), torch.full((count,), 0.1, dtype=torch.float64, device=name), "Linf", (0.0, 1.0))
-        rows = difference_rows(10, maps.exact(balls.center).argmax(dim=1))
+        rows = difference_forms(10, maps.exact(balls.center).argmax(dim=1))
         start, processor = time.perf_counter(), time.process_time()
         found = estimate(maps, balls, rows, Search(20, 10))
         found.best.sum().item()

@@ -90,7 +90,7 @@ class GlobalTable:
 class Candidate:
     """One proposed radius of one input, and the rule that is to prove it; <= 0 where the rule proposes nothing.
 
-    constants: (K,) known to this side, or None where the evidence states none or its own.
+    constants: (K,) of z_j - z_y, which the judge is to derive too; None where the evidence needs none of these.
     """
 
     radius: float
@@ -238,8 +238,8 @@ class LipschitzProver:
         s = self.problem.settings
         parts: list[Tensor] = []
         for i, r, y in zip(*(t.split(s.batch_size) for t in (inputs, radii, predicted)), strict=True):
-            known = local_bounds(self.maps, self.problem.inputs[i], r, s.norm, s.domain)
-            parts.append(local_constants(known, y.to(self.maps.device)).cpu())
+            bounds = local_bounds(self.maps, self.problem.inputs[i], r, s.norm, s.domain)
+            parts.append(local_constants(bounds, y.to(self.maps.device)).cpu())
         return torch.cat(parts)
 
     def _relaxed(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
@@ -316,11 +316,11 @@ class LipschitzProver:
             if rule == "lipschitz_layers":
                 return LayerLipschitz("4a", tuple(stated))
             return LocalLipschitz("4a", tuple(stated), None)
-        found = self._ask(index, radii, torch.tensor([predicted]))
+        bounds = self._ask(index, radii, torch.tensor([predicted]))
         if rule == "engine_lipschitz_relaxed":
             name = self.problem.settings.engine
-            return EngineRelaxedLipschitz(name, tuple(found.lower[0].tolist()), tuple(found.upper[0].tolist()))
-        data = found.witness[0]
+            return EngineRelaxedLipschitz(name, tuple(bounds.lower[0].tolist()), tuple(bounds.upper[0].tolist()))
+        data = bounds.witness[0]
         return RelaxedLipschitz(None if data is None else base64.b64encode(data).decode())
 
 

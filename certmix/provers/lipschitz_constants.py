@@ -32,7 +32,7 @@ from certmix.theorems.lipschitz import (
 from proofs_check.certificate import Norm, PlainNetwork
 from verifiers.auto_lirpa.jacobian import upstream_constants
 from verifiers.engine import EngineError
-from verifiers.lipschitz.constants import difference_rows, global_pair_constants, local_bounds, pair_constants
+from verifiers.lipschitz.constants import difference_forms, global_pair_constants, local_bounds, pair_constants
 from verifiers.lipschitz.estimate import Search, estimate, probability_gradients
 from verifiers.lipschitz.layer_norms import product_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
@@ -95,20 +95,20 @@ def global_pairs(maps: LinearMaps, request: Request) -> GlobalPairs:
     """The least of the sound global constants at hand for every pair of classes."""
     classes = maps.network.classes
     eye = torch.eye(classes, dtype=torch.float64)
-    rows = (eye[:, None] - eye[None]).reshape(-1, classes)
-    found = {
+    forms = (eye[:, None] - eye[None]).reshape(-1, classes)
+    by_source = {
         "jacobian": global_pair_constants(maps, request.norm).cpu(),
-        "layer norms": product_constants(maps, rows, request.norm).reshape(classes, classes).cpu(),
+        "layer norms": product_constants(maps, forms, request.norm).reshape(classes, classes).cpu(),
     }
     notes: list[str] = []
     if request.lipsdp and request.norm == "L2":
         try:
             table = global_table(maps.network, str(maps.device), MAX_NEURONS)
-            found["LipSDP"] = torch.stack([table.constants(y, "L2") for y in range(classes)])
+            by_source["LipSDP"] = torch.stack([table.constants(y, "L2") for y in range(classes)])
         except EngineError as error:
             notes.append(f"LipSDP left out: {error}")
-    values = torch.stack(list(found.values())).amin(dim=0)
-    source = min(found, key=lambda name: float(found[name].max()))
+    values = torch.stack(list(by_source.values())).amin(dim=0)
+    source = min(by_source, key=lambda name: float(by_source[name].max()))
     return GlobalPairs(values, source, tuple(notes))
 
 
@@ -117,53 +117,53 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
     network = maps.network
     count, classes = len(inputs), network.classes
     radius = torch.full((count,), request.radius, dtype=torch.float64)
-    known = local_bounds(maps, inputs, radius, request.norm, request.domain)
+    bounds = local_bounds(maps, inputs, radius, request.norm, request.domain)
     logits = maps.exact(inputs.to(maps.device, torch.float64))
     point = LogitsAtInputs(logits.cpu(), logits.argmax(dim=1).cpu(), request.alpha, request.temperature)
     y = point.predicted
-    pairs = torch.minimum(pair_constants(known).cpu(), overall.values[None])
-    notes = overall.notes + (_upstream(maps, known, y, pairs) if request.upstream else ())
-    rows = difference_rows(classes, y.to(maps.device))
-    found = estimate(maps, known.balls, rows, request.search)
-    lower, upper = (bound.cpu() for bound in known.differences(y))
+    pairs = torch.minimum(pair_constants(bounds).cpu(), overall.values[None])
+    notes = overall.notes + (_upstream(maps, bounds, y, pairs) if request.upstream else ())
+    forms = difference_forms(classes, y.to(maps.device))
+    estimates = estimate(maps, bounds.balls, forms, request.search)
+    lower, upper = (end.cpu() for end in bounds.differences(y))
     each = torch.arange(count)
     least, most = probability_bounds(lower, upper, y, request.temperature)
     variance = largest_variance(least, most)
     local_h = probability_constants(pairs, variance, request.temperature)
     overall_h = probability_constants(overall.values[None].expand_as(pairs), None, request.temperature)
-    estimate_h = probability_gradients(maps, known.balls, found.points, request.temperature).cpu()
-    margins = margin_constants(point, pairs[each, y], least, most)
-    everywhere = Kept(overall.values[y], overall_h, margin_constants(point, overall.values[y], None, None))
+    estimate_h = probability_gradients(maps, bounds.balls, estimates.points, request.temperature).cpu()
+    local = SoundConstants(pairs[each, y], local_h, margin_constants(point, pairs[each, y], least, most))
+    everywhere = SoundConstants(overall.values[y], overall_h, margin_constants(point, overall.values[y], None, None))
     return Measurement(
         predicted=y,
-        estimate=found.best.amax(dim=1).cpu(),
+        estimate=estimates.best.amax(dim=1).cpu(),
         local=pairs[each, y].amax(dim=1),
         overall=overall.values[y].amax(dim=1),
         probability_estimate=estimate_h[each, y],
         probability_local=local_h[each, y],
         probability_overall=overall_h[each, y],
-        radii=_radii(point, request, found.best.cpu(), Kept(pairs[each, y], local_h, margins), everywhere),
+        radii=_radii(point, request, estimates.best.cpu(), local, everywhere),
         relaxed=relaxed_holds(point, relaxed_constants(point, lower, upper, radius)),
         source=overall.source,
         notes=notes,
     )
 
 
-def _upstream(maps: LinearMaps, known: ValueBounds, predicted: Tensor, pairs: Tensor) -> tuple[str, ...]:
+def _upstream(maps: LinearMaps, bounds: ValueBounds, predicted: Tensor, pairs: Tensor) -> tuple[str, ...]:
     """Lower the predicted classes' constants in `pairs` (N, K, K) to upstream's where those are less; notes on it."""
     try:
-        found = upstream_constants(maps.network, known.balls, predicted.to(maps.device))
+        constants = upstream_constants(maps.network, bounds.balls, predicted.to(maps.device))
     except EngineError as error:
         return (f"upstream's Jacobian bounds left out: {error}",)
     each = torch.arange(len(predicted))
-    least = torch.minimum(pairs[each, predicted], found)
+    least = torch.minimum(pairs[each, predicted], constants)
     pairs[each, predicted] = least
     pairs[each, :, predicted] = least
     return ("certified local constants also rest on auto_LiRPA's JacobianOP, which does not count its rounding",)
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class SoundConstants:
     """Sound constants of one kind, (N, K) each: of z_j - z_y, of h_i, of h_y - h_i."""
 
     differences: Tensor
@@ -172,9 +172,9 @@ class Kept:
 
 
 def _radii(
-    point: LogitsAtInputs, request: Request, estimated: Tensor, local: Kept, everywhere: Kept
+    point: LogitsAtInputs, request: Request, estimated: Tensor, local: SoundConstants, everywhere: SoundConstants
 ) -> dict[str, Tensor]:
-    """Every radius in the table; local ones are at most the ball's own."""
+    """Every radius in the table; local ones are at most the ball's."""
     eps = torch.full((len(estimated),), request.radius, dtype=torch.float64)
     limit = 1e6 if request.domain is None else diameter(request.norm, request.domain, 2**26)
     anchored = AnchoredConstants(local.differences, "differences", eps)

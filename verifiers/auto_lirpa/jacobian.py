@@ -33,31 +33,31 @@ def load() -> types.ModuleType:
     return lirpa
 
 
-def upstream_gradient_bounds(network: PlainNetwork, balls: Balls, rows: Tensor) -> GradientBounds:
-    """Bounds (untrusted) of the gradients of rows·z, rows (R, K) the same for every ball of `balls`.
+def upstream_gradient_bounds(network: PlainNetwork, balls: Balls, forms: Tensor) -> GradientBounds:
+    """Bounds (untrusted) of the gradients of forms·z, forms (R, K) the same for every ball of `balls`.
 
-    One input at a time: upstream's rule for ReLU takes the batch axis for that of the rows.
+    One input at a time: upstream's rule for ReLU takes the batch axis for that of the forms.
     Raises EngineError: not installed, or a node upstream has no gradient for.
     """
     lirpa = load()
     lowered = low.lower(network)
     last = len(lowered.steps) - 1
-    head = low.Dense((last,), rows.cpu().double(), torch.zeros(len(rows), dtype=torch.float64))
+    head = low.Dense((last,), forms.cpu().double(), torch.zeros(len(forms), dtype=torch.float64))
     device = balls.center.device
     steps = tuple(cast(step, torch.float64, device) for step in (*lowered.steps, head))
     with quiet(), default_dtype(torch.float64), torch.no_grad():
         try:
-            bounded = _bounded(lirpa, low.Lowered(steps, (*lowered.shapes, (len(rows),))), network.input_shape, device)
-            found = [_of_one(lirpa, bounded, balls, n) for n in range(len(balls.center))]
+            bounded = _bounded(lirpa, low.Lowered(steps, (*lowered.shapes, (len(forms),))), network.input_shape, device)
+            each = [_of_one(lirpa, bounded, balls, n) for n in range(len(balls.center))]
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever breaks inside auto_LiRPA is its own limit
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise EngineError(f"auto_LiRPA {lirpa.__version__} has no Jacobian of this network ({text[0]})") from error
-    lower, upper = (torch.cat([f[side] for f in found]) for side in (0, 1))
+    lower, upper = (torch.cat(ends) for ends in zip(*each, strict=True))
     if not bool(torch.isfinite(lower).all() and torch.isfinite(upper).all()):
         raise EngineError("auto_LiRPA's Jacobian bounds are not finite")
-    shape = (len(found), len(rows), *network.input_shape)
+    shape = (len(each), len(forms), *network.input_shape)
     return GradientBounds(((lower + upper) / 2).reshape(shape), ((upper - lower) / 2).reshape(shape))
 
 
@@ -66,10 +66,10 @@ def upstream_constants(network: PlainNetwork, balls: Balls, predicted: Tensor) -
     eye = torch.eye(network.classes, dtype=torch.float64)
     result = torch.zeros((len(predicted), network.classes), dtype=torch.float64)
     for y in predicted.unique().tolist():
-        mine, rivals = torch.nonzero(predicted == y).flatten(), [j for j in range(network.classes) if j != y]
-        part = Balls(balls.center[mine], balls.radius[mine], balls.norm, balls.domain)
-        found = upstream_gradient_bounds(network, part, eye[rivals] - eye[y])
-        result[mine[:, None].cpu(), torch.tensor(rivals)] = found.dual_norm_upper(balls.norm).cpu()
+        index, rivals = torch.nonzero(predicted == y).flatten(), [j for j in range(network.classes) if j != y]
+        part = Balls(balls.center[index], balls.radius[index], balls.norm, balls.domain)
+        gradients = upstream_gradient_bounds(network, part, eye[rivals] - eye[y])
+        result[index[:, None].cpu(), torch.tensor(rivals)] = gradients.dual_norm_upper(balls.norm).cpu()
     return result
 
 

@@ -14,54 +14,55 @@ from verifiers.lipschitz.layer_norms import product_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Balls, ValueBounds, value_bounds
 
-ROWS_AT_ONCE = 64
-MAX_CELLS = 4096  # nonlinear elements: beyond, linking unrestricted slopes takes too long
+FORMS_AT_ONCE = 64
+MAX_NEURONS = 4096  # beyond, linking unrestricted slopes takes too long
 
 
-def difference_rows(classes: int, predicted: Tensor) -> Tensor:
-    """(N, K, K): row j of input n is e_j - e_y; row y is 0."""
+def difference_forms(classes: int, predicted: Tensor) -> Tensor:
+    """(N, K, K): form j of input n is e_j - e_y; form y is 0."""
     eye = torch.eye(classes, dtype=torch.float64, device=predicted.device)
     return eye[None] - eye[predicted][:, None]
 
 
-def local_constants(known: ValueBounds, predicted: Tensor) -> Tensor:
-    """(N, K) anchored Lipschitz constants of z_j - z_y on each ball, in the ball's own norm; column y is 0.
+def local_constants(bounds: ValueBounds, predicted: Tensor) -> Tensor:
+    """(N, K) anchored Lipschitz constants of z_j - z_y on each ball, in the norm of the balls; column y is 0.
 
     Ensures (untrusted): |d_j(a) - d_j(b)| <= constant * ‖a - b‖ for all a, b in the ball.
     """
-    rows = difference_rows(known.maps.network.classes, predicted)
-    found = linked_dual_norms(known.maps, slope_intervals(known.maps, known.values), rows, known.balls.norm)
-    return torch.where(rows.any(dim=2), found, 0.0)
+    forms = difference_forms(bounds.maps.network.classes, predicted)
+    slopes = slope_intervals(bounds.maps, bounds.values)
+    constants = linked_dual_norms(bounds.maps, slopes, forms, bounds.balls.norm)
+    return torch.where(forms.any(dim=2), constants, 0.0)
 
 
-def pair_constants(known: ValueBounds) -> Tensor:
+def pair_constants(bounds: ValueBounds) -> Tensor:
     """(N, K, K) symmetric: Lipschitz constants of z_i - z_k on each ball, zero on the diagonal."""
-    slopes = slope_intervals(known.maps, known.values)
-    return _pairs(known.maps, slopes, known.balls.norm, len(known.balls.center), linked_dual_norms)
+    slopes = slope_intervals(bounds.maps, bounds.values)
+    return _pairs(bounds.maps, slopes, bounds.balls.norm, len(bounds.balls.center), linked_dual_norms)
 
 
 def global_pair_constants(maps: LinearMaps, norm: c.Norm) -> Tensor:
     """(K, K): the same on the whole space, from the full slope intervals."""
     slopes = unrestricted_slopes(maps)
-    return _pairs(maps, slopes, norm, 1, linked_dual_norms if _few_cells(slopes) else _unlinked)[0]
+    return _pairs(maps, slopes, norm, 1, linked_dual_norms if _few_neurons(slopes) else _unlinked)[0]
 
 
 def global_constants(maps: LinearMaps, predicted: int, norm: c.Norm) -> Tensor:
     """(K,) Lipschitz constants of z_j - z_y on the whole space, entry y zero: the least by layer norms and, where not
     too many neurons are nonlinear, by the Jacobian with unrestricted slopes."""
-    forms = difference_rows(maps.network.classes, torch.tensor([predicted], device=maps.device))
+    forms = difference_forms(maps.network.classes, torch.tensor([predicted], device=maps.device))
     constants = product_constants(maps, forms[0], norm)
-    if _few_cells(slopes := unrestricted_slopes(maps)):
+    if _few_neurons(slopes := unrestricted_slopes(maps)):
         constants = torch.minimum(constants, linked_dual_norms(maps, slopes, forms, norm)[0])
     return torch.where(forms[0].any(dim=1), constants, 0.0)
 
 
-def _few_cells(slopes: list[Slopes]) -> bool:
-    return sum(s[0].numel() for s in slopes if s is not None) <= MAX_CELLS
+def _few_neurons(slopes: list[Slopes]) -> bool:
+    return sum(s[0].numel() for s in slopes if s is not None) <= MAX_NEURONS
 
 
-def _unlinked(maps: LinearMaps, slopes: list[Slopes], rows: Tensor, norm: c.Norm) -> Tensor:
-    return gradient_bounds(maps, slopes, rows).dual_norm_upper(norm)
+def _unlinked(maps: LinearMaps, slopes: list[Slopes], forms: Tensor, norm: c.Norm) -> Tensor:
+    return gradient_bounds(maps, slopes, forms).dual_norm_upper(norm)
 
 
 def _pairs(
@@ -75,9 +76,9 @@ def _pairs(
     result = torch.zeros((count, classes, classes), dtype=torch.float64, device=maps.device)
     eye = torch.eye(classes, dtype=torch.float64, device=maps.device)
     first, second = torch.triu_indices(classes, classes, 1, device=maps.device)
-    for i, j in zip(first.split(ROWS_AT_ONCE), second.split(ROWS_AT_ONCE), strict=True):
-        rows = (eye[i] - eye[j]).expand(count, -1, -1)
-        bound = bounder(maps, slopes, rows, norm)
+    for i, j in zip(first.split(FORMS_AT_ONCE), second.split(FORMS_AT_ONCE), strict=True):
+        forms = (eye[i] - eye[j]).expand(count, -1, -1)
+        bound = bounder(maps, slopes, forms, norm)
         result[:, i, j], result[:, j, i] = bound, bound
     return result
 

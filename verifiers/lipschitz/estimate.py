@@ -8,6 +8,7 @@ error counted, so that an estimate never exceeds the true constant.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ INSIDE = 1 - 2.0**-30
 
 @dataclass(frozen=True, eq=False)
 class LipschitzEstimate:
-    """(N, R) lower bounds, rounded down, of the constants of rows·z on each ball; points (N, R, *shape) attain them.
+    """(N, R) lower bounds, rounded down, of the constants of forms·z on each ball; points (N, R, *shape) attain them.
 
     quotient: |f(x') - f(x)| / ‖x' - x‖, x the centre; gradient: the dual norm of f's gradient at a point.
     """
@@ -56,27 +57,24 @@ class Search:
 
 
 def estimate(
-    maps: LinearMaps, balls: Balls, rows: Tensor, search: Search, samples: Tensor | None = None
+    maps: LinearMaps, balls: Balls, forms: Tensor, search: Search, samples: Tensor | None = None
 ) -> LipschitzEstimate:
-    """Attack the constant of each functional rows (N, R, K) of the logits on each ball of positive radius.
+    """Attack the constant of each form (N, R, K) on the logits on each ball of positive radius.
 
     samples: (S, N, *shape) further points of the balls, or None. Ensures: each figure is a lower bound of the Lipschitz
-    constant of that functional on ball and domain; none is below `sampled` at `samples`.
+    constant of that form on ball and domain; none is below `sampled` at `samples`.
     """
     if not bool((balls.radius > 0).all()):
         raise ValueError(f"radius must be > 0, got {float(balls.radius.min())}")
-    found = [_evaluated(maps, balls, rows, points) for points in _search(maps, balls, rows, search)]
-    for points in () if samples is None else _inside(samples, balls):
-        found.append(_evaluated(maps, balls, rows, _for_each_row(points, rows)))
-    best = found[0]
-    for other in found[1:]:
-        best = _better(best, other)
-    return best
+    candidates = list(_search(maps, balls, forms, search))
+    if samples is not None:
+        candidates += [_for_each_form(points, forms) for points in _inside(samples, balls)]
+    return functools.reduce(_better, (_evaluated(maps, balls, forms, points) for points in candidates))
 
 
-def sampled(maps: LinearMaps, balls: Balls, rows: Tensor, samples: Tensor) -> Tensor:
-    """(N, R) largest difference quotients |rows·(z(x') - z(x))| / ‖x' - x‖ at samples (S, N, *shape), rounded down."""
-    quotients = [_counted(maps, balls, rows, _for_each_row(points, rows))[0] for points in _inside(samples, balls)]
+def sampled(maps: LinearMaps, balls: Balls, forms: Tensor, samples: Tensor) -> Tensor:
+    """(N, R) largest difference quotients |forms·(z(x') - z(x))| / ‖x' - x‖ at samples (S, N, *shape), rounded down."""
+    quotients = [_counted(maps, balls, forms, _for_each_form(points, forms))[0] for points in _inside(samples, balls)]
     return torch.stack(quotients).amax(dim=0)
 
 
@@ -85,13 +83,13 @@ def _inside(samples: Tensor, balls: Balls) -> list[Tensor]:
     return [_project(points, balls.center, balls.radius, balls) for points in samples]
 
 
-def _for_each_row(points: Tensor, rows: Tensor) -> Tensor:
-    return points[:, None].expand(-1, rows.shape[1], *points.shape[1:])
+def _for_each_form(points: Tensor, forms: Tensor) -> Tensor:
+    return points[:, None].expand(-1, forms.shape[1], *points.shape[1:])
 
 
-def _evaluated(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> LipschitzEstimate:
-    quotient, _ = _counted(maps, balls, rows, points)
-    return LipschitzEstimate(quotient, _counted_gradient(maps, balls, rows, points), points)
+def _evaluated(maps: LinearMaps, balls: Balls, forms: Tensor, points: Tensor) -> LipschitzEstimate:
+    quotient, _ = _counted(maps, balls, forms, points)
+    return LipschitzEstimate(quotient, _counted_gradient(maps, balls, forms, points), points)
 
 
 def _better(first: LipschitzEstimate, second: LipschitzEstimate) -> LipschitzEstimate:
@@ -114,9 +112,9 @@ def probability_gradients(maps: LinearMaps, balls: Balls, points: Tensor, temper
     low, up = values[-1]
     h = torch.softmax(temperature * (low + up) / 2, dim=1)
     eye = torch.eye(h.shape[1], dtype=torch.float64, device=h.device)
-    rows = temperature * h[:, :, None] * (eye - h[:, None, :])
+    forms = temperature * h[:, :, None] * (eye - h[:, None, :])
     slopes = slope_intervals(maps, values)
-    norms = gradient_bounds(maps, slopes, rows).dual_norm_lower(balls.norm)
+    norms = gradient_bounds(maps, slopes, forms).dual_norm_lower(balls.norm)
     # relative error of each h_k, from the width of z and the rounding of softmax
     doubt = torch.expm1(4 * temperature * (up - low).amax(dim=1)) + 2.0**-40
     alone = gradient_bounds(maps, slopes, eye.expand(len(h), -1, -1)).dual_norm_upper(balls.norm)
@@ -124,14 +122,14 @@ def probability_gradients(maps: LinearMaps, balls: Balls, points: Tensor, temper
     return (norms - 4 * doubt[:, None] * wrong).clamp(min=0).reshape(count, number, -1).amax(dim=1)
 
 
-def _search(maps: LinearMaps, balls: Balls, rows: Tensor, search: Search) -> tuple[Tensor, Tensor]:
-    """(N, R, *shape) float64 points with the largest quotient and the largest gradient found."""
-    count, number = rows.shape[:2]
+def _search(maps: LinearMaps, balls: Balls, forms: Tensor, search: Search) -> tuple[Tensor, Tensor]:
+    """(N, R, *shape) float64 points with the largest quotient and the largest gradient."""
+    count, number = forms.shape[:2]
     shape = (count * number, *balls.center.shape[1:])
     model = PlainModule(maps.network).to(maps.device, search.dtype)
     center = balls.center.repeat_interleave(number, 0)
     radius = balls.radius.repeat_interleave(number, 0)
-    functional = rows.reshape(count * number, -1).to(search.dtype)
+    functional = forms.reshape(count * number, -1).to(search.dtype)
     generator = torch.Generator().manual_seed(search.seed)
     best = [(torch.full((shape[0],), -1.0, dtype=search.dtype, device=maps.device), center.clone()) for _ in range(2)]
     with torch.no_grad():
@@ -202,16 +200,16 @@ def _into_l1(move: Tensor, limit: Tensor) -> Tensor:
     return torch.where(inside, move, move.sign() * (size - threshold).clamp(min=0))
 
 
-def _counted(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, R) quotients |rows·(z(point) - z(centre))| / ‖point - centre‖, rounded down, and the distances."""
-    count, number = rows.shape[:2]
+def _counted(maps: LinearMaps, balls: Balls, forms: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, R) quotients |forms·(z(point) - z(centre))| / ‖point - centre‖, rounded down, and the distances."""
+    count, number = forms.shape[:2]
     far, near = point_values(maps, points.flatten(0, 1))[-1], point_values(maps, balls.center)[-1]
-    low = far[0].reshape(rows.shape) - near[1][:, None]
-    high = far[1].reshape(rows.shape) - near[0][:, None]
+    low = far[0].reshape(forms.shape) - near[1][:, None]
+    high = far[1].reshape(forms.shape) - near[0][:, None]
     middle, half = (low + high) / 2, (high - low) / 2
-    growth = (rows.shape[2] + 16) * 2.0**-51
-    value = (rows * middle).sum(2)
-    doubt = (rows.abs() * half).sum(2) + growth * (rows.abs() * (low.abs() + high.abs())).sum(2)
+    growth = (forms.shape[2] + 16) * 2.0**-51
+    value = (forms * middle).sum(2)
+    doubt = (forms.abs() * half).sum(2) + growth * (forms.abs() * (low.abs() + high.abs())).sum(2)
     move = (points - balls.center[:, None]).flatten(2)
     size = torch.linalg.vector_norm(move, ord=ORDER[balls.norm], dim=2)
     size = size * (1 + (move.shape[2] + 16) * 2.0**-51) + 2.0**-52 * _rounding(balls, points)
@@ -225,10 +223,9 @@ def _rounding(balls: Balls, points: Tensor) -> Tensor:
     return 2 * torch.linalg.vector_norm(total, ord=ORDER[balls.norm], dim=2)
 
 
-def _counted_gradient(maps: LinearMaps, balls: Balls, rows: Tensor, points: Tensor) -> Tensor:
+def _counted_gradient(maps: LinearMaps, balls: Balls, forms: Tensor, points: Tensor) -> Tensor:
     """(N, R) dual norms of the gradients at the points, rounded down; an undecided activation counts as an interval."""
-    count, number = rows.shape[:2]
+    count, number = forms.shape[:2]
     slopes = slope_intervals(maps, point_values(maps, points.flatten(0, 1)))
-    flat = rows.reshape(count * number, 1, -1)
-    found = gradient_bounds(maps, slopes, flat)
-    return found.dual_norm_lower(balls.norm).reshape(count, number)
+    flat = forms.reshape(count * number, 1, -1)
+    return gradient_bounds(maps, slopes, flat).dual_norm_lower(balls.norm).reshape(count, number)

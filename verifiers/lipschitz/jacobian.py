@@ -24,7 +24,7 @@ Slopes = tuple[Tensor, Tensor] | None
 
 @dataclass(frozen=True, eq=False)
 class GradientBounds:
-    """centre, radius: (N, R, *input shape): each partial derivative of functional r lies in centre ± radius."""
+    """centre, radius: (N, R, *input shape): each partial derivative of form r lies in centre ± radius."""
 
     centre: Tensor
     radius: Tensor
@@ -96,37 +96,37 @@ def _bell(x: Tensor, direction: int) -> Tensor:
     return torch.sigmoid(x) * torch.sigmoid(-x) * (1 + direction * 2.0**-46) + max(direction, 0) * 2.0**-1000
 
 
-def gradient_bounds(maps: LinearMaps, slopes: list[Slopes], rows: Tensor) -> GradientBounds:
-    """Bounds of the gradients of rows·z, rows (N, R, K) exact.
+def gradient_bounds(maps: LinearMaps, slopes: list[Slopes], forms: Tensor) -> GradientBounds:
+    """Bounds of the gradients of forms·z, forms (N, R, K) exact.
 
     Ensures: every element of the Clarke Jacobian, for slopes in the given intervals, is inside.
     """
-    count, number = rows.shape[:2]
+    count, number = forms.shape[:2]
     last = len(maps.network.nodes) - 1
-    flat = rows.reshape(count * number, *rows.shape[2:]).to(torch.float64)
-    pending: dict[int, tuple[Tensor, Tensor]] = {last: (flat, torch.zeros_like(flat))}
+    flat = forms.reshape(count * number, *forms.shape[2:]).to(torch.float64)
+    frontier: dict[int, tuple[Tensor, Tensor]] = {last: (flat, torch.zeros_like(flat))}
     for k in range(last, 0, -1):
-        if k not in pending:
+        if k not in frontier:
             continue
-        centre, radius = pending.pop(k)
+        centre, radius = frontier.pop(k)
         node = maps.network.nodes[k]
         if isinstance(node, AFFINE):
             centres, radii = maps.adjoint_step(k, centre, radius)
         else:
             centres, radii = _through(maps, k, slopes[k], centre, radius, number)
         for source, m, r in zip(node.inputs, centres, radii, strict=True):  # type: ignore[union-attr]
-            if source in pending:
-                m, r = pending[source][0] + m, pending[source][1] + r
+            if source in frontier:
+                m, r = frontier[source][0] + m, frontier[source][1] + r
                 r = r * (1 + 2.0**-50) + 2.0**-51 * m.abs()
-            pending[source] = (m, r)
+            frontier[source] = (m, r)
     shape = (count, number, *maps.network.input_shape)
-    return GradientBounds(pending[0][0].reshape(shape), pending[0][1].reshape(shape))
+    return GradientBounds(frontier[0][0].reshape(shape), frontier[0][1].reshape(shape))
 
 
 def _through(
     maps: LinearMaps, k: int, slopes: Slopes, centre: Tensor, radius: Tensor, number: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows (N·R, *shape) in centre ± radius through a nonlinear node: interval times interval."""
+    """Forms (N·R, *shape) in centre ± radius through a nonlinear node: interval times interval."""
     low, up = centre - radius * (1 + 2.0**-51), centre + radius * (1 + 2.0**-51)
     low, up = low - 2.0**-51 * low.abs(), up + 2.0**-51 * up.abs()
     return interval_product(maps, k, slopes, low, up, number)
@@ -135,7 +135,7 @@ def _through(
 def interval_product(
     maps: LinearMaps, k: int, slopes: Slopes, low: Tensor, up: Tensor, number: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Centre and radius of rows in [low, up] of nonlinear node k times its slopes: rows of its input."""
+    """Centre and radius of forms in [low, up] of nonlinear node k times its slopes: forms of its input."""
     low, up = windowed(maps, k, low), windowed(maps, k, up)
     least, most = slopes  # type: ignore[misc]
     a, b = (s.repeat_interleave(number, 0) if len(s) > 1 else s for s in (least, most))
@@ -146,13 +146,13 @@ def interval_product(
     return gathered(maps, k, middle, spread)
 
 
-def windowed(maps: LinearMaps, k: int, rows: Tensor) -> Tensor:
-    """Rows of a nonlinear node's value so that they broadcast against its slopes."""
-    return rows.flatten(2).unsqueeze(2) if isinstance(maps.network.nodes[k], c.MaxPool2d) else rows
+def windowed(maps: LinearMaps, k: int, forms: Tensor) -> Tensor:
+    """Forms of a nonlinear node's value so that they broadcast against its slopes."""
+    return forms.flatten(2).unsqueeze(2) if isinstance(maps.network.nodes[k], c.MaxPool2d) else forms
 
 
 def gathered(maps: LinearMaps, k: int, middle: Tensor, spread: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows of the input of nonlinear node k from those per slope: windows are summed, the rounding charged."""
+    """Forms of the input of nonlinear node k from those per slope: windows are summed, the rounding charged."""
     node = maps.network.nodes[k]
     if not isinstance(node, c.MaxPool2d):
         return [middle], [spread]

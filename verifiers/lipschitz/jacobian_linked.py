@@ -1,12 +1,12 @@
-"""Bounds of Jacobians that keep the layers linked: intervals around the chain rule's midpoint, one zonotope per row.
+"""Bounds of Jacobians that keep the layers linked: intervals around the chain rule's midpoint, one zonotope per form.
 
-With slopes M ± R, a row c of the logits reaches the input as c A_1 (M_1 + E_1) A_2 (M_2 + E_2) …, |E_k| <= R_k.
+With slopes M ± R, a form c of the logits reaches the input as c A_1 (M_1 + E_1) A_2 (M_2 + E_2) …, |E_k| <= R_k.
 Telescoping (Jordan and Dimakis 2021 push zonotopes through the same products):
 
-    gradient = c A_1 M_1 A_2 M_2 …  +  sum over k of  (row at k) E_k P_k,    P_k = A_(k+1) M_(k+1) A_(k+2) …
+    gradient = c A_1 M_1 A_2 M_2 …  +  sum over k of  (form at k) E_k P_k,    P_k = A_(k+1) M_(k+1) A_(k+2) …
 
-P_k is exact and common to all rows, and |row at k| is bounded by the same formula for the layers above it, so a
-cell's gradient moves by at most sum_k |P_k|ᵀ R_k |row at k|: no absolute weights are multiplied through the layers,
+P_k is exact and common to all forms, and |form at k| is bounded by the same formula for the layers above it, so a
+cell's gradient moves by at most sum_k |P_k|ᵀ R_k |form at k|: no absolute weights are multiplied through the layers,
 which is what makes interval recursion useless on deep and on residual networks. Both are intersected at every layer.
 """
 
@@ -22,39 +22,39 @@ from proofs_check import certificate as c
 from verifiers.lipschitz.jacobian import GradientBounds, Slopes, gathered, interval_product, windowed
 from verifiers.lipschitz.linear_maps import AFFINE, LinearMaps, windows
 
-MAX_ROW_ELEMENTS = 2**24
+MAX_COEFFICIENTS = 2**24
 U = 2.0**-51  # twice the relative rounding error of one operation
-Pending = dict[int, tuple[Tensor, Tensor]]  # node -> rows (centre, radius), or rows and their aggregated error
+Frontier = dict[int, tuple[Tensor, Tensor]]  # node -> forms (centre, radius), or forms and their aggregated error
 
 
-def linked_gradient_bounds(maps: LinearMaps, slopes: list[Slopes], rows: Tensor) -> GradientBounds:
-    """Bounds of the gradients of rows·z, rows (N, R, K) exact, slopes of the same N inputs.
+def linked_gradient_bounds(maps: LinearMaps, slopes: list[Slopes], forms: Tensor) -> GradientBounds:
+    """Bounds of the gradients of forms·z, forms (N, R, K) exact, slopes of the same N inputs.
 
     Ensures: every element of the Clarke Jacobian, for slopes in the given intervals, is inside.
-    Time: one backward row per element of uncertain slope (of any input of the batch).
+    Time: one backward form per element of uncertain slope (of any input of the batch).
     """
-    return _Pass(maps, slopes, rows.shape[0], rows.shape[1]).run(rows.to(torch.float64))
+    return _Pass(maps, slopes, forms.shape[0], forms.shape[1]).run(forms.to(torch.float64))
 
 
-def linked_dual_norms(maps: LinearMaps, slopes: list[Slopes], rows: Tensor, norm: c.Norm) -> Tensor:
+def linked_dual_norms(maps: LinearMaps, slopes: list[Slopes], forms: Tensor, norm: c.Norm) -> Tensor:
     """(N, R) upper bounds of the dual norms of these gradients.
 
     For Linf also sum_i |J_i| <= sum_i (a_i J_i + b_i), b_i the largest |J_i| - a_i J_i between the bounds of J_i: one
     functional of the gradient, which an uncertain slope moves by its size times |P_k a| (a carried forward by
     midpoints), so that its effects on the entries cancel as they do in the gradient.
     """
-    work = _Pass(maps, slopes, rows.shape[0], rows.shape[1])
-    bounds = work.run(rows.to(torch.float64))
-    found = bounds.dual_norm_upper(norm)
-    return torch.minimum(found, work.sum_of_sizes(bounds)) if norm == "Linf" else found
+    work = _Pass(maps, slopes, forms.shape[0], forms.shape[1])
+    bounds = work.run(forms.to(torch.float64))
+    norms = bounds.dual_norm_upper(norm)
+    return torch.minimum(norms, work.sum_of_sizes(bounds)) if norm == "Linf" else norms
 
 
 @dataclass(eq=False)
 class _Pass:
-    """count inputs, number rows each. Rows travel flattened: (N·R, *shape).
+    """count inputs, number forms each. Forms travel flattened: (N·R, *shape).
 
-    plain: intervals (centre, radius) of the rows. middle: their midpoint part and its rounding error.
-    moved: per node, how far the rows may be from the midpoint part because of uncertain slopes above it.
+    plain: intervals (centre, radius) of the forms. middle: their midpoint part and its rounding error.
+    moved: per node, how far the forms may be from the midpoint part because of uncertain slopes above it.
     uncertain: (node, largest coefficients of its value that uncertain slopes may add), one per nonlinear node.
     """
 
@@ -62,21 +62,21 @@ class _Pass:
     slopes: list[Slopes]
     count: int
     number: int
-    plain: Pending = field(default_factory=dict)
-    middle: Pending = field(default_factory=dict)
+    plain: Frontier = field(default_factory=dict)
+    middle: Frontier = field(default_factory=dict)
     moved: dict[int, Tensor] = field(default_factory=dict)
     uncertain: list[tuple[int, Tensor]] = field(default_factory=list)
 
-    def run(self, rows: Tensor) -> GradientBounds:
+    def run(self, forms: Tensor) -> GradientBounds:
         last = len(self.maps.network.nodes) - 1
-        flat = rows.flatten(0, 1)
+        flat = forms.flatten(0, 1)
         self.plain[last] = self.middle[last] = (flat, torch.zeros_like(flat))
         for k in range(last, 0, -1):
             if k not in self.plain:
                 continue
             if isinstance(self.maps.network.nodes[k], AFFINE):
-                for pending in (self.plain, self.middle):
-                    self._hand_on(pending, k, *self.maps.adjoint_step(k, *pending.pop(k)))
+                for frontier in (self.plain, self.middle):
+                    self._hand_on(frontier, k, *self.maps.adjoint_step(k, *frontier.pop(k)))
             else:
                 self._nonlinear(k)
         low, high = self._interval(0)
@@ -86,21 +86,21 @@ class _Pass:
         return GradientBounds(centre.reshape(shape), radius.reshape(shape))
 
     def _interval(self, k: int) -> tuple[Tensor, Tensor]:
-        """(lower, upper) of the rows of node k, complete once every node above it has been passed."""
+        """(lower, upper) of the forms of node k, complete once every node above it has been passed."""
         (centre, radius), (middle, error) = self.plain[k], self.middle[k]
         moved = _up(error + self.moved[k]) if k in self.moved else error
         low = torch.maximum(-_up(radius - centre), -_up(moved - middle))
         return low, torch.minimum(_up(centre + radius), _up(middle + moved))
 
-    def _hand_on(self, pending: Pending, k: int, parts: list[Tensor], errors: list[Tensor]) -> None:
+    def _hand_on(self, frontier: Frontier, k: int, parts: list[Tensor], errors: list[Tensor]) -> None:
         for source, m, r in zip(self.maps.network.nodes[k].inputs, parts, errors, strict=True):  # type: ignore[union-attr]
-            if source in pending:
-                m, r = pending[source][0] + m, _up(pending[source][1] + r)
+            if source in frontier:
+                m, r = frontier[source][0] + m, _up(frontier[source][1] + r)
                 r = _up(r + U * m.abs())
-            pending[source] = (m, r)
+            frontier[source] = (m, r)
 
     def _nonlinear(self, k: int) -> None:
-        """Rows of a nonlinear node's input, and what its uncertain slopes add to all nodes below."""
+        """Forms of a nonlinear node's input, and what its uncertain slopes add to all nodes below."""
         low, high = self._interval(k)
         self.plain.pop(k)
         middle, error = (windowed(self.maps, k, t) for t in self.middle.pop(k))
@@ -138,11 +138,11 @@ class _Pass:
 
     def _forward(self, value: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(centre, rounding) per node of the network linearised at the midpoints, for inputs `value` (N·R, *shape)."""
-        found = [(value, torch.zeros_like(value))]
+        values = [(value, torch.zeros_like(value))]
         for k, node in enumerate(self.maps.network.nodes[1:], start=1):
-            inputs = [found[i] for i in node.inputs]  # type: ignore[union-attr]
+            inputs = [values[i] for i in node.inputs]  # type: ignore[union-attr]
             if isinstance(node, AFFINE):
-                found.append(self.maps.linear_step(k, [m for m, _ in inputs], [r for _, r in inputs]))
+                values.append(self.maps.linear_step(k, [m for m, _ in inputs], [r for _, r in inputs]))
                 continue
             slope = _halves(self.slopes[k])[0].repeat_interleave(self.number, 0)
             centre, radius = inputs[0]
@@ -151,17 +151,17 @@ class _Pass:
                 taps = [windows(t, node, 0.0) * slope for t in (centre, centre.abs(), radius)]
                 new, size, spread = (t.sum(dim=2).reshape(shape) for t in taps)
                 charge = (slope.shape[2] + 4) * U
-                found.append((new, _up(spread * (1 + charge)) + charge * size))
+                values.append((new, _up(spread * (1 + charge)) + charge * size))
             else:
-                found.append((centre * slope, _up(_up(radius * slope) + U * (centre * slope).abs())))
-        return found
+                values.append((centre * slope, _up(_up(radius * slope) + U * (centre * slope).abs())))
+        return values
 
     def _spread(self, source: int, weights: Tensor) -> None:
-        """Add |unit rows of `source`|·weights to `moved` of every nonlinear node below it and of the input."""
+        """Add |unit forms of `source`|·weights to `moved` of every nonlinear node below it and of the input."""
         shaped = weights.reshape(self.count, self.number, -1)
         index = torch.nonzero((shaped > 0).any(dim=0).any(dim=0)).flatten()
         widest = max(math.prod(s) for s in self.maps.network.shapes[: source + 1])
-        chunk = max(1, MAX_ROW_ELEMENTS // (widest * self.count))
+        chunk = max(1, MAX_COEFFICIENTS // (widest * self.count))
         for start in range(0, len(index), chunk):
             part = index[start : start + chunk]
             unit = torch.zeros((len(part), shaped.shape[2]), dtype=torch.float64, device=weights.device)
@@ -169,17 +169,17 @@ class _Pass:
             unit = unit.reshape(1, len(part), *weights.shape[1:]).expand(self.count, *[-1] * weights.ndim)
             self._descend(source, unit.flatten(0, 1), shaped[:, :, part])
 
-    def _descend(self, source: int, rows: Tensor, weights: Tensor) -> None:
-        """Midpoint rows (N·U, *shape) of `source` down to the input; weights (N, R, U).
+    def _descend(self, source: int, forms: Tensor, weights: Tensor) -> None:
+        """Midpoint forms (N·U, *shape) of `source` down to the input; weights (N, R, U).
 
-        Beside them travels sum_u weight_u |error of row u|, (N·R, *shape): all that is needed of their rounding.
+        Beside them travels sum_u weight_u |error of form u|, (N·R, *shape): all that is needed of their rounding.
         """
-        pending: Pending = {source: (rows, torch.zeros(1, dtype=torch.float64, device=rows.device))}
+        frontier: Frontier = {source: (forms, torch.zeros(1, dtype=torch.float64, device=forms.device))}
         for k in range(source, -1, -1):
-            if k not in pending:
+            if k not in frontier:
                 continue
-            rows, error = pending.pop(k)
-            total = self._weighed(rows, weights)
+            forms, error = frontier.pop(k)
+            total = self._weighed(forms, weights)
             error = error.expand_as(total)
             if k == 0 or self.slopes[k] is not None:
                 moved = _up(total + error)
@@ -187,25 +187,25 @@ class _Pass:
             if k == 0:
                 break
             if self.slopes[k] is None:
-                parts = self.maps.adjoint(k, rows)
+                parts = self.maps.adjoint(k, forms)
                 errors = self.maps.adjoint_step(k, total, error)[1]
             else:
                 slope = _halves(self.slopes[k])[0]
                 each, summed = (slope.repeat_interleave(n, 0) for n in (weights.shape[2], self.number))
-                parts, _ = gathered(self.maps, k, *(2 * [windowed(self.maps, k, rows) * each]))
+                parts, _ = gathered(self.maps, k, *(2 * [windowed(self.maps, k, forms) * each]))
                 size = windowed(self.maps, k, total) * summed
                 _, errors = gathered(self.maps, k, size, _up(windowed(self.maps, k, error) * summed) + U * size)
             for i, m, e in zip(self.maps.network.nodes[k].inputs, parts, errors, strict=True):  # type: ignore[union-attr]
-                if i in pending:
-                    m, e = pending[i][0] + m, _up(pending[i][1] + e)
+                if i in frontier:
+                    m, e = frontier[i][0] + m, _up(frontier[i][1] + e)
                     e = _up(e + U * self._weighed(m, weights))
-                pending[i] = (m, e)
+                frontier[i] = (m, e)
 
-    def _weighed(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """sum_u weight_u |row u|, rounded up: (N·U, *shape) -> (N·R, *shape)."""
-        flat = rows.abs().reshape(self.count, weights.shape[2], -1)
+    def _weighed(self, forms: Tensor, weights: Tensor) -> Tensor:
+        """sum_u weight_u |form u|, rounded up: (N·U, *shape) -> (N·R, *shape)."""
+        flat = forms.abs().reshape(self.count, weights.shape[2], -1)
         total = (weights @ flat) * (1 + (weights.shape[2] + 16) * U)
-        return total.reshape(self.count * self.number, *rows.shape[1:])
+        return total.reshape(self.count * self.number, *forms.shape[1:])
 
 
 def _halves(slopes: Slopes) -> tuple[Tensor, Tensor]:

@@ -19,31 +19,31 @@ from verifiers.lipschitz.linear_maps import AFFINE, LinearMaps
 SVD_ERROR = 2.0**-30  # relative; LAPACK's own backward error is below 2^-40 for every size that fits in memory
 
 
-def product_constants(maps: LinearMaps, rows: Tensor, norm: c.Norm) -> Tensor:
-    """(R,) Lipschitz constants of rows·z on the whole space, rows (R, K); rounded up.
+def product_constants(maps: LinearMaps, forms: Tensor, norm: c.Norm) -> Tensor:
+    """(R,) Lipschitz constants of forms·z on the whole space, forms (R, K); rounded up.
 
-    The affine nodes after the last nonlinear ones are folded into the rows exactly.
+    The affine nodes after the last nonlinear ones are folded into the forms exactly.
     """
     constants = _node_constants(maps, norm)
     order = {"Linf": 1, "L2": 2, "L1": math.inf}[norm]
     last = len(maps.network.nodes) - 1
-    centre = rows.to(maps.device, torch.float64)
-    pending: dict[int, tuple[Tensor, Tensor]] = {last: (centre, torch.zeros_like(centre))}
-    total = torch.zeros(len(rows), dtype=torch.float64, device=maps.device)
+    centre = forms.to(maps.device, torch.float64)
+    frontier: dict[int, tuple[Tensor, Tensor]] = {last: (centre, torch.zeros_like(centre))}
+    total = torch.zeros(len(forms), dtype=torch.float64, device=maps.device)
     for k in range(last, -1, -1):
-        if k not in pending:
+        if k not in frontier:
             continue
-        centre, radius = pending.pop(k)
+        centre, radius = frontier.pop(k)
         node = maps.network.nodes[k]
         if not isinstance(node, AFFINE):
             dual = torch.linalg.vector_norm((centre.abs() + radius).flatten(1), ord=order, dim=1)
             total = total + dual * (constants[k] * (1 + 4 * maps.growth + centre[0].numel() * 2.0**-51))
             continue
         for source, m, r in zip(node.inputs, *maps.adjoint_step(k, centre, radius), strict=True):
-            old = pending.get(source, (torch.zeros_like(m), torch.zeros_like(r)))
+            old = frontier.get(source, (torch.zeros_like(m), torch.zeros_like(r)))
             both = old[0] + m
-            pending[source] = (both, (old[1] + r) * (1 + 2.0**-50) + 2.0**-51 * both.abs())
-    return torch.where(rows.any(dim=1).to(total.device), total * (1 + 2.0**-45), 0.0)
+            frontier[source] = (both, (old[1] + r) * (1 + 2.0**-50) + 2.0**-51 * both.abs())
+    return torch.where(forms.any(dim=1).to(total.device), total * (1 + 2.0**-45), 0.0)
 
 
 def _node_constants(maps: LinearMaps, norm: c.Norm) -> list[float]:

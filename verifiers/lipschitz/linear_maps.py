@@ -1,6 +1,6 @@
 """The affine nodes of a plain network as linear maps with their adjoints and absolute values, in float64.
 
-Intervals travel as centre and radius. Every step widens the radius by a bound of its own rounding error
+Intervals travel as centre and radius. Every step widens the radius by a bound of the rounding error it makes
 (Higham, Accuracy and Stability, 3.1), so that what is bounded holds for the network in real arithmetic.
 """
 
@@ -79,32 +79,32 @@ class LinearMaps:
         spread = [r * (1 + 2 * g) + 2 * g * m.abs() for m, r in zip(centres, radii, strict=True)]
         return centre, self.forward(k, spread, absolute=True) * (1 + 2 * g) + 2 * g * centre.abs() + TINY
 
-    def adjoint(self, k: int, rows: Tensor, absolute: bool = False) -> list[Tensor]:
-        """Rows (B, *shapes[k]) of functionals of node k's value -> one (B, *shapes[i]) per input i of k."""
+    def adjoint(self, k: int, forms: Tensor, absolute: bool = False) -> list[Tensor]:
+        """Forms (B, *shapes[k]) on node k's value -> one (B, *shapes[i]) per input i of k."""
         node, module = self.network.nodes[k], self.absolute if absolute else self.exact
         if isinstance(node, c.Linear):
-            return [rows @ module.weight(k, "weight")]
+            return [forms @ module.weight(k, "weight")]
         if isinstance(node, c.Conv2d):
-            return [self._conv_adjoint(node, module.weight(k, "weight"), rows, self.network.shapes[node.inputs[0]])]
+            return [self._conv_adjoint(node, module.weight(k, "weight"), forms, self.network.shapes[node.inputs[0]])]
         inputs = [
-            torch.zeros((len(rows), *self.network.shapes[i]), dtype=torch.float64, device=self.device).requires_grad_()
+            torch.zeros((len(forms), *self.network.shapes[i]), dtype=torch.float64, device=self.device).requires_grad_()
             for i in getattr(node, "inputs", ())
         ]
         with torch.enable_grad():
             value = module.node_value(k, node, inputs)
-        return list(torch.autograd.grad(value, inputs, rows))
+        return list(torch.autograd.grad(value, inputs, forms))
 
     @staticmethod
-    def _conv_adjoint(node: c.Conv2d, weight: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _conv_adjoint(node: c.Conv2d, weight: Tensor, forms: Tensor, shape: tuple[int, ...]) -> Tensor:
         top, left, bottom, right = node.padding
         channels, height, width = shape
-        padded = (len(rows), channels, height + top + bottom, width + left + right)
+        padded = (len(forms), channels, height + top + bottom, width + left + right)
         stride, dilation = node.stride, node.dilation
-        full = conv2d_input(padded, weight, rows, stride, 0, dilation, node.groups)  # type: ignore[arg-type]
+        full = conv2d_input(padded, weight, forms, stride, 0, dilation, node.groups)  # type: ignore[arg-type]
         return full[:, :, top : top + height, left : left + width]
 
     def adjoint_step(self, k: int, centre: Tensor, radius: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Centre and radius of the rows of node k's inputs from those of node k's. Rounding is inside."""
+        """Centre and radius of the forms of node k's inputs from those of node k's. Rounding is inside."""
         g = self.growth
         centres = self.adjoint(k, centre)
         radii = self.adjoint(k, radius * (1 + 2 * g) + 2 * g * centre.abs(), absolute=True)
@@ -140,7 +140,7 @@ def _absolute(node: c.Node) -> c.Node:
 
 
 def _with(node: c.Node, change: Callable[[c.Float32Array], c.Float32Array], *fields: str) -> c.Node:
-    """The node with some of its tensors changed; one of no axes stays a tensor."""
+    """The node with the tensors `fields` changed; one of no axes stays a tensor."""
     return dataclasses.replace(node, **{name: np.asarray(change(getattr(node, name))) for name in fields})
 
 

@@ -8,7 +8,7 @@ import torch
 from small_networks import DUAL, NORMS, ORDER, array
 
 from proofs_check import certificate as c
-from verifiers.lipschitz.constants import difference_rows, local_bounds, local_constants
+from verifiers.lipschitz.constants import difference_forms, local_bounds, local_constants
 from verifiers.lipschitz.estimate import Search, estimate, sampled
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Balls
@@ -47,7 +47,7 @@ def test_sampled_stays_below_certified_and_estimate_stays_below_certified(
         radius = torch.tensor([1e-4, 0.05, 0.8], dtype=torch.float64)
         predicted = PlainModule(net)(x).argmax(1)
         known = local_bounds(maps, x, radius, norm, domain)
-        rows = difference_rows(3, predicted)
+        rows = difference_forms(3, predicted)
         samples = torch.randn((20, 3, 1, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         samples = known.balls.center + samples * radius.reshape(3, 1, 1, 1)  # moved into the balls where outside
         found = estimate(maps, known.balls, rows, Search(8, 3, seed), samples)
@@ -69,7 +69,7 @@ def test_on_a_linear_network_the_estimate_is_the_constant_and_not_a_hair_above(n
     net = build([c.Input((9,)), c.Linear((0,), weight, np.zeros(4, np.float32))])
     maps = LinearMaps(net)
     balls = Balls(torch.rand(2, 9).double(), torch.tensor([0.1, 2.0], dtype=torch.float64), norm, None)
-    found = estimate(maps, balls, difference_rows(4, torch.tensor([1, 3])), Search(40, 4, dtype=torch.float64))
+    found = estimate(maps, balls, difference_forms(4, torch.tensor([1, 3])), Search(40, 4, dtype=torch.float64))
     for n, y in enumerate((1, 3)):
         rows = weight.astype(np.float64) - weight[y].astype(np.float64)
         exact = np.linalg.norm(rows, ord=DUAL[norm], axis=1)
@@ -81,7 +81,7 @@ def test_on_a_linear_network_the_estimate_is_the_constant_and_not_a_hair_above(n
 def test_given_samples_an_estimate_is_never_below_them_however_short_the_search() -> None:
     maps = LinearMaps(network(3))
     balls = Balls(torch.rand(2, 1, 4, 4).double(), torch.tensor([0.3, 1.0], dtype=torch.float64), "Linf", None)
-    rows = difference_rows(3, torch.tensor([0, 2]))
+    rows = difference_forms(3, torch.tensor([0, 2]))
     samples = balls.center + 2 * torch.rand((200, 2, 1, 4, 4), dtype=torch.float64) - 1
     alone = estimate(maps, balls, rows, Search(1, 1))
     found = estimate(maps, balls, rows, Search(1, 1), samples)
@@ -96,7 +96,7 @@ def test_the_attack_beats_random_sampling_of_difference_quotients() -> None:
     maps = LinearMaps(net)
     x = torch.rand((1, 1, 4, 4), generator=torch.Generator().manual_seed(0)).float()
     balls = Balls(x.double(), torch.tensor([0.3], dtype=torch.float64), "L2", None)
-    rows = difference_rows(3, torch.tensor([0]))
+    rows = difference_forms(3, torch.tensor([0]))
     found = estimate(maps, balls, rows, Search(30, 10))
     model = PlainModule(net).double()
     move = torch.randn((300, 1, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -109,6 +109,6 @@ def test_a_radius_of_zero_and_an_empty_search_are_refused_with_their_value() -> 
     maps = LinearMaps(network(0))
     balls = Balls(torch.zeros(1, 1, 4, 4).double(), torch.zeros(1).double(), "L2", None)
     with pytest.raises(ValueError, match="radius must be > 0, got 0"):
-        estimate(maps, balls, difference_rows(3, torch.tensor([0])), Search())
+        estimate(maps, balls, difference_forms(3, torch.tensor([0])), Search())
     with pytest.raises(ValueError, match="restarts must be >= 1"):
         Search(restarts=0)

@@ -17,7 +17,7 @@ from proofs_check import certificate as c
 from verifiers.crown.intermediate import ReusableBounds
 from verifiers.engine import EngineError, MarginQuery
 from verifiers.lipschitz.constants import (
-    difference_rows,
+    difference_forms,
     global_pair_constants,
     local_bounds,
     local_constants,
@@ -233,7 +233,7 @@ def test_linked_intervals_hold_every_choice_of_slopes_and_lie_within_the_unlinke
     maps = LinearMaps(network)
     x = torch.rand((2, 3), generator=torch.Generator().manual_seed(seed)).float()
     slopes = slope_intervals(maps, local_bounds(maps, x, torch.tensor([radius, radius / 3]), "Linf", None).values)
-    rows = difference_rows(3, torch.tensor([0, 2]))
+    rows = difference_forms(3, torch.tensor([0, 2]))
     linked, plain = linked_gradient_bounds(maps, slopes, rows), gradient_bounds(maps, slopes, rows)
     sums = linked_dual_norms(maps, slopes, rows, "Linf")
     matrices = [fractions(n.weight) for n in network.nodes if isinstance(n, c.Linear)]
@@ -258,7 +258,7 @@ def test_linking_the_layers_of_a_residual_network_is_far_tighter(norm: c.Norm) -
     maps = LinearMaps(network)
     x = torch.rand((2, 2, 3, 3), generator=torch.Generator().manual_seed(0)).float()
     slopes = slope_intervals(maps, local_bounds(maps, x, torch.full((2,), 0.01), norm, None).values)
-    rows = difference_rows(3, torch.tensor([0, 1]))
+    rows = difference_forms(3, torch.tensor([0, 1]))
     plain = gradient_bounds(maps, slopes, rows).dual_norm_upper(norm).amax(dim=1)
     linked = linked_gradient_bounds(maps, slopes, rows).dual_norm_upper(norm).amax(dim=1)
     assert bool((10 * linked < plain).all())
@@ -269,9 +269,9 @@ def test_chunks_of_backward_rows_change_nothing(monkeypatch: pytest.MonkeyPatch)
     maps = LinearMaps(network)
     x = torch.rand((2, 2, 4, 4), generator=torch.Generator().manual_seed(0)).float()
     slopes = slope_intervals(maps, local_bounds(maps, x, torch.full((2,), 0.1), "Linf", None).values)
-    rows = difference_rows(3, torch.tensor([0, 1]))
+    rows = difference_forms(3, torch.tensor([0, 1]))
     whole = linked_gradient_bounds(maps, slopes, rows)
-    monkeypatch.setattr("verifiers.lipschitz.jacobian_linked.MAX_ROW_ELEMENTS", 1000)
+    monkeypatch.setattr("verifiers.lipschitz.jacobian_linked.MAX_COEFFICIENTS", 1000)
     parts = linked_gradient_bounds(maps, slopes, rows)
     assert torch.allclose(whole.radius, parts.radius, rtol=1e-9, atol=0)
 
@@ -280,7 +280,7 @@ def test_gradient_intervals_at_a_point_hold_the_gradient_and_are_tight() -> None
     network = mlp(3)
     maps = LinearMaps(network)
     x = torch.rand((3, 4), generator=torch.Generator().manual_seed(0)).float()
-    rows = difference_rows(3, torch.zeros(3, dtype=torch.int64))
+    rows = difference_forms(3, torch.zeros(3, dtype=torch.int64))
     found = gradient_bounds(maps, slope_intervals(maps, point_values(maps, x.double())), rows)
     points = x.double().requires_grad_()
     z = PlainModule(network).double()(points)
