@@ -23,14 +23,14 @@ def of_claims(claim: Claim, least: float, most: float) -> list[str]:
     within = f"{claim.norm} radius {down(least)} of the input"
     if least != most:
         within = f"the {claim.norm} radius of its certificate ({down(least)} to {down(most)})"
-    box = "" if claim.domain is None else f", with every coordinate in [{claim.domain[0]}, {claim.domain[1]}],"
+    box = "" if claim.domain is None else f" with every coordinate in [{claim.domain[0]}, {claim.domain[1]}]"
     weight, logits = "alpha" if alpha is None else "a(x)", "h" if transform is None else "M(h)"
-    valued = f"alpha = {claim.alpha} and T = {claim.temperature}" if alpha is None else f"T = {claim.temperature}"
+    valued = f"T = {claim.temperature}" if alpha is not None else f"alpha = {claim.alpha} and T = {claim.temperature}"
     owner = "the mix" if claim.class_of == "mix" else "h" if noise is None else "the smoothed h"
     computed = ", and as computed in IEEE float32 in any order of summation" if claim.semantics == "float32" else ""
     return [
-        f"The class of the mix (1 - {weight}) softmax(g) + {weight} softmax(T {logits}) with {valued} cannot change "
-        f"within {within}{box} from the class that {owner} gives the input.",
+        f"The mix is (1 - {weight}) softmax(g) + {weight} softmax(T {logits}) with {valued}.",
+        f"Its class cannot change: at every point within {within}{box} it is the one that {owner} gives the input.",
         *([] if alpha is None else [_alpha(alpha)]),
         *([] if transform is None else [_transform(transform)]),
         *([] if noise is None else [_smoothing(noise)]),

@@ -61,8 +61,8 @@ def replay(path: Path, limit: int, choice: np.random.Generator, device: str, bat
 
 
 def _smoothed(path: Path) -> Iterator[tuple[parse.Certificate, NDArray[np.float32]]]:
-    for number, (data, row) in enumerate(zip(folder.lines(path), folder.rows(path), strict=False), start=1):
-        found = parse.line(data, EVIDENCE, f"line {number}")
+    for index, (data, row) in enumerate(zip(folder.lines(path), folder.rows(path), strict=False)):
+        found = parse.line(data, EVIDENCE, f"input {index}")
         if isinstance(found, parse.Certificate) and found.claim.smoothing is not None:
             yield found, row.value
 

@@ -225,6 +225,8 @@ MALFORMED_LINE: dict[str, dict[str, Any]] = {
     "other_index": {"index": 3},
     "unknown_theorem": {"evidence": {"rule": "lipschitz_layers", "theorem": "3.6", "constants": [1e6, 0.0, 1e6]}},
     "adaptive_without_content": {"adaptive": {"alpha": None, "transform": None}},
+    "lines_of_two_alphas": {"alpha": 0.8},  # true, like all others, but of another mix
+    "lines_of_two_standards": {"standard": None},
 }
 
 

@@ -54,6 +54,17 @@ def test_a_run_that_breaks_off_says_why(
     assert json.loads(last)["problem"]["reason"]
 
 
+def test_an_interrupted_judge_says_nothing_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(_: Run) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "tasks", interrupted)
+    assert command.main([str(ACCEPTED)]) == 130
+    assert capsys.readouterr().out == ""
+
+
 def test_a_number_of_jobs_below_one_is_refused(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         command.main([str(ACCEPTED), "--jobs", "0"])
@@ -162,10 +173,16 @@ def test_the_objects_hold_all_that_a_page_needs(refused: Path, capsys: pytest.Ca
     [
         ("margin_linf", ("Linf radius of its certificate (0.0581665 to 0.0759277)", "alpha = 0.75 and T = 1.0")),
         ("margin_float32", ("within Linf radius 0.003 of the input", "as computed in IEEE float32")),
-        ("margin_temperature", ("alpha = 0.6 and T = 4.0", "every coordinate in [0.0, 1.0]", "class that h gives")),
-        ("pair", ("class that the mix gives the input", "g is the network 7900")),
+        (
+            "margin_temperature",
+            ("alpha = 0.6 and T = 4.0", "every coordinate in [0.0, 1.0]", "it is the one that h gives the input"),
+        ),
+        ("pair", ("it is the one that the mix gives the input", "g is the network 7900")),
         ("engine_trusted", ("Assumed by 4 of them: bounds were taken from an engine and not re-derived.",)),
-        ("smoothing_hard", ("class that the smoothed h gives", "softmax(T h) is replaced by the mean of its one-hot")),
+        (
+            "smoothing_hard",
+            ("it is the one that the smoothed h gives", "softmax(T h) is replaced by the mean of its one-hot"),
+        ),
         ("smoothing_soft", ("standard deviation 0.05", "probability at most 0.001", "were not recounted.")),
         ("adaptive_clamp", ("alpha softmax(T M(h))", "M(z) is max(z + 0.5, 0)^2.0")),
         ("adaptive_cube", ("M(z) is sign(z + 0.0) |z + 0.0|^3.0",)),

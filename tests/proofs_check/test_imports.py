@@ -59,7 +59,7 @@ def test_the_judge_does_not_grow_unnoticed():
     Some 160 of them say in words, and to programs, what was proven: a reviewer signs the sentences, so they are judged.
     Some 280 are the price of a room for every layer kind: imports, signatures, the table.
     """
-    assert sum(map(code_lines, FILES)) <= 3045
+    assert sum(map(code_lines, FILES)) <= 3049
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
