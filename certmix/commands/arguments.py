@@ -52,10 +52,10 @@ def gate(least: float | None, hits: int, n: int) -> int:
     if least is None:
         return 0
     if not 0 <= least <= 100:
-        raise UsageError(f"--fail-under is a share in percent, in [0, 100], got {least:g}")
+        raise UsageError(f"--fail-under is a share in percent, in [0, 100], got {exact(least)}")
     if Fraction(100 * hits, n) >= Fraction(least):
         return 0
-    print(f"{hits} of {n} inputs are certified and correct, fewer than {least:g} %", file=sys.stderr)
+    print(f"{hits} of {n} inputs are certified and correct, fewer than {exact(least)} %", file=sys.stderr)
     return 3
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from certmix.commands import arguments
 from certmix.errors import UsageError
+from certmix.formatting import exact, lower, percent_down, ratio
 from certmix.mixing.parameters import check_alpha
 
 if TYPE_CHECKING:
@@ -59,13 +60,14 @@ def _show(log: Log, alpha: float, radii: tuple[float, ...], found: dict[str, Cur
 
     from certmix.reports.tables import print_table
 
-    title = f"certified accuracy (%) of the mix, alpha {alpha:g}, noise {log.noise_std:g}, {len(log.radius)} inputs"
+    mix = f"alpha {exact(alpha)}, noise {exact(log.noise_std)}"
+    title = f"certified accuracy (%) of the mix, {mix}, {len(log.radius)} inputs"
     table = Table(title=title, padding=(0, 0), pad_edge=False)
-    for heading in ("bound", *(f"{r:g}" for r in radii), "largest radius"):
+    for heading in ("bound", *map(exact, radii), "largest radius"):
         table.add_column(heading, justify="left" if heading == "bound" else "right", no_wrap=True)
     for name, curve in found.items():
-        largest = "none" if curve.largest is None else f"{curve.largest:.3f}"
-        table.add_row(name, *(f"{share:.1f}" for share in curve.accuracy), largest)
+        largest = "none" if curve.largest is None else lower(curve.largest, 4)
+        table.add_row(name, *(percent_down(*ratio(share)) for share in curve.accuracy), largest)
     console = Console()
     print_table(console, table)
     digits, decimals = log.precision.significant, log.precision.decimals

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from certmix.commands import arguments
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
+from certmix.formatting import lower, percent_down, percent_nearest
 from certmix.records import assumptions
 
 if TYPE_CHECKING:
@@ -79,11 +82,14 @@ def _show(radii: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_], dra
     for heading in ("bound", "certified %", "mean radius", "median", "largest"):
         table.add_column(heading, justify="left" if heading == "bound" else "right", no_wrap=True)
     for bound, values in radii.items():
-        figures = (values.mean(), np.median(values), values.max())
-        table.add_row(bound, f"{100 * np.mean(values > 0):.1f}", *(f"{v:.4f}" for v in figures))
+        exact = [Fraction(float(v)) for v in values]
+        figures = sum(exact, Fraction(0)) / len(exact), statistics.median(exact), max(exact)
+        certified = percent_down(sum(v > 0 for v in exact), len(exact))
+        table.add_row(bound, certified, *(lower(figure, 4) for figure in figures))
     console = Console()
     print_table(console, table)
     console.print(
         f"radii rest on {assumptions.words(assumptions.SMOOTHING)}: floats that certmix audit has the judge prove"
     )
-    console.print(f"the deployed mix, h estimated by {draws} draws, is right on {100 * np.mean(correct):.1f} %")
+    right = percent_nearest(int(correct.sum()), len(correct))
+    console.print(f"the deployed mix, h estimated by {draws} draws, is right on {right} %")

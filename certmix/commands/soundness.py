@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certmix.errors import UsageError
+from certmix.formatting import nearest
 from certmix.testing.protocol import PROTOCOLS, load
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def finish(report: Report, elapsed: float, folder: str | None) -> None:
     found = [r.broken for r in report.results if r.broken is not None]
     silent = [r for r in report.results if r.law.kind == "soundness" and r.status == "no claims"]
     held = sum(1 for r in report.results if r.status == "held")
-    print(f"{held} laws held, {len(report.broken)} soundness laws broken, {report.points} points, {elapsed:.0f} s")
+    print(
+        f"{held} laws held, {len(report.broken)} soundness laws broken, {report.points} points, {nearest(elapsed, 3)} s"
+    )
     if silent:
         print(f"nothing was claimed, so nothing was tested, by {', '.join(r.law.name for r in silent)}")
     if report.exit_code == 2:

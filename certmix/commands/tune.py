@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from certmix.commands import arguments
 from certmix.commands.sweep import add_grid, grid
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
+from certmix.formatting import exact, lower, nearest, ratio, upper
 from certmix.mixing.parameters import check_alpha, check_temperature
 from certmix.runs.store import Store
 from certmix.settings import Settings
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     finish(Audit(models[0], models[1], tune_data, settings, Store(out / "tune")))
     tuned = open_run(out / "tune")
     point = choose_point(sweep(tuned, alphas, temperatures, (_radius(settings),), 0).points, clean)
-    print(f"chosen on {len(tune_data)} inputs: alpha {point.alpha:g}, temperature {point.temperature:g}")
+    print(f"chosen on {len(tune_data)} inputs: alpha {exact(point.alpha)}, temperature {exact(point.temperature)}")
     own = dataclasses.replace(settings, alpha=point.alpha, temperature=point.temperature)
     code = finish(Audit(models[0], models[1], audit_data, own, Store(out / "audit")))
     audited = open_run(out / "audit")
@@ -100,13 +102,15 @@ def _share(value: float, name: str) -> float:
 
 def _show(record: dict[str, Any], out: Path) -> None:
     tune, audit = record["tune"], record["audit"]
-    print(f"{record['norm']} radius {record['radius']:.6g}, alpha {record['alpha']:g}, T {record['temperature']:g}")
+    mix = f"alpha {exact(record['alpha'])}, T {exact(record['temperature'])}"
+    print(f"{record['norm']} radius {lower(record['radius'])}, {mix}")
+    clean, certified = (Fraction(*ratio(100 * tune[name])) for name in ("clean", "certified_correct"))
     print(
-        f"tune split ({tune['n']}), chosen on it: clean {tune['clean']:.4f}, certified {tune['certified_correct']:.4f} "
+        f"tune split ({tune['n']}), chosen on it: clean {nearest(clean, 4)}, certified {lower(certified, 4)} "
         f"({Assumption.ENGINE_TRUSTED.name})"
     )
-    for name, text in (("clean", "clean"), ("certified_correct", "certified")):
+    for name, text, show in (("clean", "clean", nearest), ("certified_correct", "certified", lower)):
         p = audit[name]
-        interval = f"[{p['lower']:.4f}, {p['upper']:.4f}] at confidence {record['confidence']:g}"
-        print(f"audit split ({p['n']}): {text} {p['share']:.4f}, {interval}")
+        interval = f"[{lower(p['lower'], 4)}, {upper(p['upper'], 4)}] at confidence {exact(record['confidence'])}"
+        print(f"audit split ({p['n']}): {text} {show(Fraction(p['hits'], p['n']), 4)}, {interval}")
     print(f"next: certmix check {out / 'audit'}")

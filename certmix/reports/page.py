@@ -1,141 +1,281 @@
-"""One self-contained HTML page of an audit, to hand to a reviewer: the claim, the judge's verdict, every input.
+"""One self-contained HTML page of an audit, to hand to a reviewer: what is claimed, of what, and every input.
 
-The page repeats what the run's files say and adds nothing; what proves a certificate is `certmix check`.
+It loads nothing and holds everything: drawings, pictures, and all inputs as CSV. Numbers are text made by
+certmix.formatting; the page's script sorts and filters and writes none.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import matplotlib
+import numpy as np
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
-from certmix.errors import UsageError
-from certmix.formatting import exact, lower, percent_down, percent_nearest, ratio
-from certmix.reports.judged import Judged
-from certmix.runs.store import Store, digests
+from certmix.formatting import lower, nearest, percent_down, upper
+from certmix.reports import claims, curves, pictures, provenance
+from certmix.reports.inputs import Input
+from certmix.reports.reading import MIX, G, H, Report
+from certmix.runs.store import digests
 
-matplotlib.use("Agg")
-BALL = {"Linf": "ℓ∞", "L2": "ℓ2", "L1": "ℓ1"}
+GALLERY = 6  # inputs of each kind
+FEW_CLASSES = 20  # a longer table is folded
+COLUMNS = ("input", "label", "class", "verdict", "certified radius", "attack radius", "judge", "why")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # at the start of a cell, to a spreadsheet
 
 
-def write(store: Store, summary: dict[str, Any], verdict: Judged | None) -> Path:
-    """DIR/report.html. summary: as in summary.json. verdict: the judge's, None if nobody asked it."""
-    header = json.loads((store.path / "run.json").read_bytes())
-    settings, lines = header["settings"], store.lines()
-    adaptive = of_all(lines)
+def write(report: Report) -> Path:
+    """DIR/report.html."""
     template = resources.files("certmix.reports").joinpath("page.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
-    text = page.render(
-        title=title(summary, adaptive),
-        claim=claim(settings, adaptive),
-        verdict=verdict,
-        judged=digests(store.path),
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = environment.from_string(template).render(
+        report=report,
+        ball=claims.BALL[report.said["norm"]],
+        title=claims.title(report.n, report.settings, report.said),
+        headline=headline(report),
+        claim=claims.claim(report.said),
+        assumptions=claims.assumption_words(list(report.assumptions)),
+        files=digests(report.path),
+        parts=provenance.parts(report),
+        circumstances=provenance.circumstances(report),
+        faithfulness=faithfulness(report),
+        accuracies=accuracies(report),
+        bar=shares(report.inputs),
+        drawing=drawing(report),
+        classes=by_class(report),
+        few_classes=FEW_CLASSES,
+        gallery=gallery(report),
+        csv=json.dumps(as_csv(report.inputs), ensure_ascii=False).replace("<", "\\u003c"),
+        settings=flat(report.settings),
         lower=lower,
-        percent_down=lambda share: percent_down(*ratio(share)),
-        percent_nearest=lambda share: percent_nearest(*ratio(share)),
-        folder=store.path,
-        summary=summary,
-        curve=curve(summary),
-        rows=[row(line) for line in lines],
-        settings={**{n: header[n] for n in ("standard", "robust", "dataset")}, **flat(settings)},
+        nearest=nearest,
     )
-    path = store.path / "report.html"
+    path = report.path / "report.html"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def of_all(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The field `adaptive` of the claims. Raises UsageError if they differ: one sentence speaks of one mix."""
-    found = [line["adaptive"] for line in lines if line["outcome"] == "certified"]
-    if any(adaptive != found[0] for adaptive in found):
-        raise UsageError(
-            "the certificates speak of several mixes (their field adaptive differs): report one run at a time"
-        )
-    return found[0] if found else None
-
-
-def title(summary: dict[str, Any], adaptive: dict[str, Any] | None = None) -> str:
-    asked = "largest certified radius" if summary["radius"] is None else f"radius {lower(summary['radius'])}"
-    weight = "α depends on the input" if adaptive and adaptive["alpha"] else f"α = {exact(summary['alpha'])}"
+def headline(report: Report) -> str:
+    """The result in one sentence."""
+    n, ball = report.n, claims.BALL[report.said["norm"]]
+    hits = sum(i.counts for i in report.inputs)
+    if report.settings["radius"] is not None:
+        within = f"within {ball} radius {lower(report.settings['radius'])}"
+        return f"{percent_down(hits, n)} % of {n} inputs are certified to keep their label {within}."
+    if report.reference is None:
+        return f"None of {n} inputs is certified to keep its label."
     return (
-        f"{summary['n']} inputs, {BALL[summary['norm']]}, {asked}, {weight}, "
-        f"T = {exact(summary['temperature'])}, method {summary['method']}"
+        f"{hits} of {n} inputs are certified to keep their label, half of these {hits} up to {ball} radius "
+        f"{lower(report.reference, 4)} or more."
     )
 
 
-def claim(settings: dict[str, Any], adaptive: dict[str, Any] | None = None) -> str:
-    """What a certificate of these settings says, in words. adaptive: that field of the claims."""
-    weight, robust = "α", "h"
-    if adaptive and adaptive["alpha"]:
-        weight = "a(x)"
-    if adaptive and adaptive["transform"]:
-        robust = "M(h)"
-    smoothed = settings["method"] == "smoothing"
-    which = "both networks are" if settings["use_standard"] else "h is"
-    domain = settings["domain"]
-    parts = [
-        f"For every input marked certified, the mix log((1 − {weight}) · softmax(g) + {weight} · softmax(T · {robust}))"
-        f" gives the class shown at every point whose {BALL[settings['norm']]} distance from the input is at most the "
-        "radius shown",
-        "" if domain is None or smoothed else f" and whose coordinates lie in [{exact(domain[0])}, {exact(domain[1])}]",
-        f"; {which} smoothed by Gaussian noise of standard deviation "
-        f"{exact(settings['smoothing']['noise_std'])}, and each certificate fails with probability at most "
-        f"{exact(settings['smoothing']['failure_probability'])} over the noise draws"
-        if smoothed
-        else "",
-        ". g, h: the functions that the networks define in real arithmetic with their stored weights",
-        ", and their logits as computed in IEEE float32." if settings["semantics"] == "float32" else ".",
-        _alpha_words(adaptive["alpha"]) if adaptive and adaptive["alpha"] else "",
-        _transform_words(adaptive["transform"]) if adaptive and adaptive["transform"] else "",
+def faithfulness(report: Report) -> list[str]:
+    """How far each plain network was found from the model it was made of."""
+    found: list[str] = []
+    for key, name in (("standard", "g"), ("robust", "h")):
+        of = report.audit.get("faithfulness", {}).get(key)
+        if of is None:
+            found.append(f"{name}: not recorded.")
+            continue
+        differs = of["class_differs"]
+        words = (
+            f"the two give other classes at inputs {', '.join(map(str, differs))}"
+            if differs
+            else "and they give the same classes"
+        )
+        where = f"at all {report.n} inputs"
+        found.append(f"{name}: no logit differs by more than {upper(max(of['differences']), 3)} {where}, {words}.")
+    return found
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """One model's shares as (percent with its sign, interval), None where there is nothing to say. source: whose word
+    the clean one is."""
+
+    model: str
+    source: str
+    clean: tuple[str, str] | None
+    attacked: tuple[str, str] | None
+    certified: tuple[str, str] | None
+
+
+def accuracies(report: Report) -> list[Accuracies]:
+    names = [name for name in (MIX, H, G) if name in report.clean]
+    names += [name for name in report.clean if name not in names]
+    found: list[Accuracies] = []
+    for name in names:
+        given = report.clean_share(name), report.attacked_share(name), report.certified_share(name)
+        if name not in (MIX, H, G):
+            given = given[0], None, None
+        texts = [None if s is None else (s.text, f"{s.interval[0]} – {s.interval[1]}") for s in given]
+        found.append(Accuracies(name, report.clean[name].source, *texts))
+    return found
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many of some inputs ended in what; text: the same in words."""
+
+    certified: int
+    wrong: int
+    attackable: int
+    open: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{self.certified} certified, {self.wrong} certified as another class than the label, "
+            f"{self.attackable} attackable, {self.open} open"
+        )
+
+
+def shares(inputs: Sequence[Input]) -> Shares:
+    found = Counter("wrong" if i.verdict == "certified" and not i.right else i.verdict for i in inputs)
+    return Shares(found["certified"], found["wrong"], found["attackable"], found["open"])
+
+
+def drawing(report: Report) -> curves.Drawing | None:
+    """Of a run that looked for the largest radii."""
+    if report.settings["radius"] is not None:
+        return None
+    right = report.right(MIX) if MIX in report.clean else [True] * report.n
+    attacked = curves.attacked_curve(report.inputs, right)
+    return curves.draw(curves.certified_curve(report.inputs), attacked, report.n)
+
+
+@dataclass(frozen=True)
+class OfClass:
+    """The inputs with one label. median: a radius that half of those certified as it reach; "" if there is none."""
+
+    label: int
+    n: int
+    shares: Shares
+    certified: str
+    median: str
+
+
+def by_class(report: Report) -> list[OfClass]:
+    found: list[OfClass] = []
+    for label in sorted({i.label for i in report.inputs}):
+        own = [i for i in report.inputs if i.label == label]
+        radii = sorted(i.radius for i in own if i.counts and i.radius is not None)
+        median = lower(radii[(len(radii) - 1) // 2]) if radii else ""
+        certified = percent_down(len(radii), len(own))
+        found.append(OfClass(label, len(own), shares(own), certified, median))
+    return found
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One input of the gallery. pictures: (data address, what it shows)."""
+
+    index: int
+    caption: tuple[str, ...]
+    pictures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    meaning: str
+    exhibits: tuple[Exhibit, ...]
+
+    @property
+    def wide(self) -> bool:
+        return any(len(e.pictures) > 1 for e in self.exhibits)
+
+
+def gallery(report: Report) -> list[Group]:
+    """The most telling inputs of each kind; groups without any are left out."""
+    inputs = report.inputs
+    strong = sorted((i for i in inputs if i.counts), key=lambda i: -(i.radius or 0.0))
+    largest = report.settings["radius"] is None
+    groups = [
+        ("strongest", "the largest certified radii", strong[:GALLERY] if largest else []),
+        ("weakest", "the smallest certified radii", strong[GALLERY:][::-1][:GALLERY] if largest else []),
+        ("certified", "the first ones certified as their label", [] if largest else strong[:GALLERY]),
+        ("open", "neither a proof nor an attack", [i for i in inputs if i.verdict == "open"]),
+        (
+            "attackable",
+            "the nearest points found at which the mix gives another class; what was added, magnified",
+            sorted(
+                (i for i in inputs if i.verdict == "attackable"), key=lambda i: i.attack.radius if i.attack else 0.0
+            ),
+        ),
+        (
+            "certified as another class",
+            "the answer cannot change, and is not the label",
+            sorted((i for i in inputs if i.radius is not None and not i.right), key=lambda i: -(i.radius or 0.0)),
+        ),
     ]
-    return "".join(parts)
+    scale = _scale(report)
+    return [
+        Group(name, meaning, tuple(_exhibit(report, i, scale) for i in own[:GALLERY]))
+        for name, meaning, own in groups
+        if own
+    ]
 
 
-def _alpha_words(alpha: dict[str, Any]) -> str:
-    source = "any function" if alpha["network"] is None else f"by the network {alpha['network'][:12]}…"
-    return f" a(x): {source}, between {exact(alpha['low'])} and {exact(alpha['high'])}."
+def _scale(report: Report) -> tuple[float, float]:
+    """The values shown black and white: the domain, or what the inputs reach."""
+    if report.said["domain"] is not None:
+        return report.said["domain"][0], report.said["domain"][1]
+    values = np.zeros(1) if report.values is None else report.values
+    low, high = float(values.min()), float(values.max())
+    return low, high if high > low else low + 1.0
 
 
-def _transform_words(how: dict[str, Any]) -> str:
-    moved, power = f"z + {exact(how['shift'])}", f"{exact(how['power'])}"
-    shape = f"max({moved}, 0)^{power}" if how["clamp"] else f"sign({moved}) |{moved}|^{power}"
-    return f" M(z) = {shape}, of each logit by itself."
+def _exhibit(report: Report, of: Input, scale: tuple[float, float]) -> Exhibit:
+    caption = [f"label {of.label}, class {of.predicted}"]
+    if of.radius is not None:
+        caption.append(f"certified to {lower(of.radius, 4)}")
+    if of.attack is not None:
+        caption.append(f"class {of.attack.rival} at {upper(of.attack.radius, 4)}")
+    shown: list[tuple[str, str]] = []
+    if report.values is not None and pictures.is_image(report.values.shape[1:]):
+        x = report.values[of.index]
+        shown.append((pictures.picture(x, *scale), f"input {of.index}: {'; '.join(caption)}"))
+        if of.attack is not None and of.radius is None:
+            words = f"input {of.index} attacked: the mix says class {of.attack.rival}"
+            shown.append((pictures.picture(of.attack.point, *scale), words))
+            change = f"what the attack added to input {of.index}, magnified"
+            shown.append((pictures.difference(of.attack.point, x), change))
+    return Exhibit(of.index, tuple(caption), tuple(shown))
 
 
-def row(line: dict[str, Any]) -> dict[str, Any]:
-    why = "" if line["outcome"] == "certified" else f"{line['reason']}: {line['advice']}"
-    return {**{n: line[n] for n in ("index", "label", "predicted", "outcome", "radius")}, "why": why}
+def as_csv(inputs: Sequence[Input]) -> str:
+    """All inputs, radii rounded to their safe side; a comma and a line feed separate, as RFC 4180 has it."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for i in inputs:
+        wrong = i.verdict == "certified" and not i.right
+        verdict = "certified, wrong class" if wrong else i.verdict
+        radius = "" if i.radius is None else lower(i.radius)
+        attack = "" if i.attack is None else upper(i.attack.radius)
+        writer.writerow([i.index, i.label, i.predicted, verdict, radius, attack, i.judge, _cell(i.why)])
+    return stream.getvalue()
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _cell(text: str) -> str:
+    """`text`, which a folder of anybody's may hold, as no spreadsheet takes it for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def flat(settings: dict[str, object], prefix: str = "") -> dict[str, str]:
     """Nested settings under dotted names, as text."""
     found: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             found.update(flat(value, f"{prefix}{name}."))
         else:
-            found[f"settings.{prefix}{name}"] = json.dumps(value, ensure_ascii=False)
+            found[f"{prefix}{name}"] = json.dumps(value, ensure_ascii=False)
     return found
-
-
-def curve(summary: dict[str, Any]) -> str | None:
-    """Certified accuracy against radius as inline SVG; None for a run at one radius."""
-    if not summary["curve"]:
-        return None
-    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    points = summary["curve"]
-    radii, shares = [p["radius"] for p in points], [p["certified_correct"] for p in points]
-    axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre")
-    axes.set(xlabel=f"{BALL[summary['norm']]} radius", ylabel="certified and correct, %", ylim=(0, 100))
-    axes.grid(alpha=0.3)
-    stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "certmix"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()[stream.getvalue().index("<svg") :]

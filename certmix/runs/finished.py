@@ -33,22 +33,39 @@ class FinishedRun:
     certified: tuple[dict[str, Any], ...]
 
 
-def open_inputs(path: Path) -> tuple[Settings, Model, Model, Dataset]:
-    """Settings, g, h and data of the finished run in `path`, from nothing but the folder. Raises UsageError."""
+@dataclass(frozen=True, eq=False)
+class OpenedRun:
+    """What a run was about. standard: None where g has no plain network: the folder does not hold it."""
+
+    settings: Settings
+    standard: Model | None
+    robust: Model
+    data: Dataset
+
+
+def opened(path: Path) -> OpenedRun:
+    """The finished run in `path`, from nothing but the folder. Raises UsageError."""
     if not (path / FINAL).exists():
         raise UsageError(f"{path} holds no finished audit: run certmix audit, again if it was interrupted")
     try:
         header = parse.run_header((path / "run.json").read_bytes())
-        if header.standard is None:
-            raise UsageError(f"{path} does not hold the standard model, which the mix's accuracy needs")
-        standard, robust = (_model(path, sha256) for sha256 in (header.standard, header.robust))
+        standard = None if header.standard is None else _model(path, header.standard)
+        robust = _model(path, header.robust)
         rows = list(folder.rows(path))
         settings = _settings(header.settings)
     except MalformedError as error:
         raise UsageError(f"{path}: {error}") from error
     inputs = np.stack([r.value for r in rows])
     data = Dataset(inputs, np.array([r.label for r in rows], dtype=np.int64), str(path / "inputs.npz"))
-    return settings, standard, robust, data
+    return OpenedRun(settings, standard, robust, data)
+
+
+def open_inputs(path: Path) -> tuple[Settings, Model, Model, Dataset]:
+    """Settings, g, h and data of the finished run in `path`. Raises UsageError, also where g is not there."""
+    run = opened(path)
+    if run.standard is None:
+        raise UsageError(f"{path} does not hold the standard model, which the mix's accuracy needs")
+    return run.settings, run.standard, run.robust, run.data
 
 
 def open_run(path: Path) -> FinishedRun:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import html.parser
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
-from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from certmix.mixing.adaptive import AdaptiveMix
 from certmix.mixing.mixed import MixedClassifier
 from certmix.models.model import load_model
 from certmix.records import assumptions as rests
-from certmix.reports import page as report_page
+from certmix.reports import claims, page
+from certmix.reports.reading import read
 from certmix.runs.adaptive import audit_adaptive
 from certmix.settings import Settings
 from proofs_check.reading import parse
@@ -49,50 +51,64 @@ def fresh(run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(run, tmp_path / "run")
 
 
-class Cells(html.parser.HTMLParser):
-    """The text of every table row, and every address the page would load something from."""
+class Tags(html.parser.HTMLParser):
+    """Every address that the page would load something from, every picture's words, and the text outside scripts."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows: list[list[str]] = []
         self.loaded: list[str] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.text = ""
+        self.inside = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        external = tag in ("script", "link", "img", "iframe")
-        self.loaded += [value or "" for name, value in attrs if external and name in ("src", "href")]
+        self.inside = tag
+        found = dict(attrs)
+        self.loaded += [found[name] or "" for name in ("src", "href", "data", "action") if name in found]
+        if tag in ("img", "svg") or found.get("role") == "img":
+            self.pictures.append(found)
 
     def handle_data(self, data: str) -> None:
-        if self.rows and self.rows[-1]:
-            self.rows[-1][-1] += data
+        if self.inside not in ("script", "style"):
+            self.text += data
 
 
-def page_of(folder: Path) -> tuple[str, Cells]:
-    assert main(["report", str(folder)]) == 0
+def rows_of(text: str) -> list[dict[str, str]]:
+    """The CSV inside a page."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return list(csv.DictReader(io.StringIO(json.loads(found.group(1)))))
+
+
+def page_of(folder: Path, *options: str) -> tuple[str, Tags]:
+    assert main(["report", str(folder), *options]) == 0
     text = (folder / "report.html").read_text(encoding="utf-8")
-    cells = Cells()
-    cells.feed(text)
-    return text, cells
+    tags = Tags()
+    tags.feed(text)
+    return text, tags
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "certificates.jsonl").read_text().splitlines()]
 
 
 def test_the_page_shows_every_line_of_the_run(fresh: Path):
-    _, cells = page_of(fresh)
-    lines = [json.loads(line) for line in (fresh / "certificates.jsonl").read_text().splitlines()]
-    found = [row for row in cells.rows if len(row) == 6 and row[0].isdigit()]
-    assert [[*row[:3], row[3].removesuffix(", wrong class")] for row in found] == [
-        [str(n["index"]), str(n["label"]), str(n["predicted"]), n["outcome"]] for n in lines
+    rows, lines = rows_of(page_of(fresh)[0]), lines_of(fresh)
+    assert [[row["input"], row["label"], row["class"]] for row in rows] == [
+        [str(n["index"]), str(n["label"]), str(n["predicted"])] for n in lines
     ]
-    assert [float(row[4]) for row in found] == pytest.approx([n["radius"] for n in lines], rel=1e-5)
+    assert [float(row["certified radius"]) for row in rows] == pytest.approx([n["radius"] for n in lines], rel=1e-5)
+    wrong = [n["label"] != n["predicted"] for n in lines]
+    assert any(wrong)
+    assert [row["verdict"] for row in rows] == ["certified, wrong class" if w else "certified" for w in wrong]
 
 
 def test_the_page_stands_alone(fresh: Path):
-    text, cells = page_of(fresh)
-    assert not cells.loaded
-    assert not re.search(r"url\((?!#)|@import", text)
-    assert "<svg" in text
+    text, tags = page_of(fresh)
+    assert [address for address in tags.loaded if not address.startswith(("data:image/png;base64,", "#"))] == []
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert len([of for of in tags.pictures if of.get("src")]) >= COUNT
+    assert all(of.get("alt") or of.get("aria-label") for of in tags.pictures)
 
 
 def test_the_page_repeats_the_verdict_of_a_judge_it_asks_itself(fresh: Path):
@@ -108,7 +124,8 @@ def test_a_page_that_nobody_judged_says_so(fresh: Path, capsys: pytest.CaptureFi
     assert "nobody judged these certificates" in capsys.readouterr().out
     text = (fresh / "report.html").read_text(encoding="utf-8")
     assert "Nobody judged these certificates" in text
-    assert "accepted" not in text.split("<h2>The judge</h2>")[1].split("<h2>")[0]
+    assert {row["judge"] for row in rows_of(text)} == {"not judged"}
+    assert "The judge accepted" not in text
 
 
 def test_a_header_of_another_claim_is_no_page_of_accepted_certificates(fresh: Path):
@@ -117,7 +134,8 @@ def test_a_header_of_another_claim_is_no_page_of_accepted_certificates(fresh: Pa
     value["settings"]["alpha"] = 0.6
     (fresh / "run.json").write_bytes(parse.seal(json.dumps(value, separators=(",", ":")).encode()[:-1]))
     text, _ = page_of(fresh)
-    assert "Not every certificate was accepted." in text
+    assert "Not every certificate was accepted" in text
+    assert {row["verdict"] for row in rows_of(text)} <= {"open", "attackable"}
     assert "speaks of alpha = 0.75, the run of 0.6" in text
 
 
@@ -129,28 +147,17 @@ def test_a_header_that_hides_its_claim_is_refused(fresh: Path, capsys: pytest.Ca
     assert "does not say alpha" in capsys.readouterr().err
 
 
-def test_no_displayed_radius_and_no_point_of_the_curve_says_more_than_was_proven(fresh: Path):
-    lines = [json.loads(line) for line in (fresh / "certificates.jsonl").read_text().splitlines()]
-    right = [n["radius"] for n in lines if n["outcome"] == "certified" and n["predicted"] == n["label"]]
-    _, cells = page_of(fresh)
-    shown = [row for row in cells.rows if len(row) == 6 and row[0].isdigit() and row[3].startswith("certified")]
-    assert shown
-    for row in shown:
-        assert Fraction(Decimal(row[4])) <= Fraction(lines[int(row[0])]["radius"])
-    curve = json.loads((fresh / "summary.json").read_text())["curve"]
-    assert [p["radius"] for p in curve] == sorted({0.0, *right})
-    for point in curve:
-        held = sum(radius >= point["radius"] for radius in right)
-        assert point["certified_correct"] == pytest.approx(100 * held / len(lines))
-
-
 def test_a_refusal_by_the_judge_is_shown_as_one(fresh: Path):
     path = fresh / "certificates.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"label":', b'"label": ', 1))
     assert main(["check", str(fresh)]) == 2
     text, _ = page_of(fresh)
-    assert "Not every certificate was accepted." in text
+    assert "Not every certificate was accepted" in text
     assert "1 malformed" in text
+    rows = rows_of(text)
+    assert rows[0]["verdict"] in ("open", "attackable")
+    assert rows[0]["certified radius"] == ""
+    assert json.loads((fresh / "summary.json").read_text())["certified"] == 100.0 * (COUNT - 1) / COUNT
 
 
 def test_check_prints_what_the_judge_prints(fresh: Path, capfdbinary: pytest.CaptureFixture[bytes]):
@@ -165,16 +172,17 @@ def test_check_prints_what_the_judge_prints(fresh: Path, capfdbinary: pytest.Cap
         )
 
 
-def test_names_in_the_page_are_escaped(fresh: Path):
-    line = {"index": 0, "label": 1, "predicted": 2, "outcome": "abstained", "radius": None}
-    row = report_page.row({**line, "reason": "NO_THEOREM", "advice": "<script>alert(1)</script>"})
-    assert row["why"] == "NO_THEOREM: <script>alert(1)</script>"
-    store = report_page.Store(fresh)
-    store.lines = lambda: [{**line, "reason": "R", "advice": "<script>alert(1)</script>"}]  # type: ignore[method-assign]
-    summary = {**report_summary(fresh), "rests_on": "<b>nothing</b>"}
-    text = report_page.write(store, summary, None).read_text(encoding="utf-8")
-    assert "<script>" not in text
-    assert "<b>nothing</b>" not in text
+def test_what_a_folder_says_is_text_and_no_code(fresh: Path):
+    hostile = "</script><script>alert(1)</script><!--"
+    found = read(fresh, None, 0)
+    header = {**found.header, "settings": {**found.header["settings"], "standard": hostile, "command": [hostile]}}
+    inputs = (dataclasses.replace(found.inputs[0], why=hostile), *found.inputs[1:])
+    formula = (dataclasses.replace(found.inputs[0], why='=HYPERLINK("http://x")'),)
+    whole = page.write(dataclasses.replace(found, header=header, inputs=inputs)).read_text(encoding="utf-8")
+    assert whole.count("<script") == whole.count("</script>") == 2  # the data and the page's own
+    assert "<!--" not in whole
+    assert rows_of(whole)[0]["why"] == hostile
+    assert next(csv.DictReader(io.StringIO(page.as_csv(formula))))["why"].startswith("'=")
 
 
 def report_summary(folder: Path) -> dict:
@@ -182,22 +190,26 @@ def report_summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_bytes())
 
 
+NOISE = {"noise_std": 0.25, "base": "soft", "failure_probability": 0.001, "grid": 255, "networks": "robust"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"norm": "L2"}, "ℓ2 distance"),
-        ({"domain": None}, "at most the radius shown. g, h"),
+        ({"domain": None}, "at most the radius shown, the mix"),
         ({"semantics": "float32"}, "IEEE float32"),
-        ({"method": "smoothing"}, "fails with probability at most 0.001"),
-        ({"method": "smoothing", "use_standard": True}, "both networks are smoothed"),
+        ({"standard": None}, "g may be any network"),
+        ({"smoothing": NOISE}, "fails with probability at most 0.001"),
+        ({"smoothing": {**NOISE, "networks": "both"}}, "softmax(g) and softmax(T·h) are smoothed"),
     ],
 )
-def test_the_claim_says_what_the_settings_say(run: Path, change: dict, words: str):
-    settings = json.loads((run / "run.json").read_bytes())["settings"]
-    assert words in report_page.claim({**settings, **change})
-    assert ("lie in [0, 1]" in report_page.claim({**settings, **change})) == (
-        "domain" not in change and "method" not in change
-    )
+def test_the_claim_says_what_the_certificates_say(run: Path, change: dict, words: str):
+    said = read(run, None, 0).said
+    assert words not in " ".join(claims.claim(said))
+    text = " ".join(claims.claim({**said, **change}))
+    assert words in text
+    assert ("lie in [0, 1]" in text) == ("domain" not in change)
 
 
 def test_the_report_of_a_lipschitz_folder_is_its_table_and_plot(digits: Path, tmp_path: Path, capsys):
@@ -233,33 +245,38 @@ def test_a_line_is_said_to_rest_on_what_the_judge_says_it_does(folder: Path):
     [
         (
             {"alpha": {"network": None, "low": 0.75, "high": 1.0}, "transform": None},
-            ("(1 − a(x)) · softmax(g) + a(x) · softmax(T · h)", "a(x): any function, between 0.75 and 1."),
+            ("(1 − a(x))·softmax(g) + a(x)·softmax(T·h)", "a(x): any function, between 0.75 and 1."),
         ),
         (
             {"alpha": {"network": "ab" * 32, "low": 0.6, "high": 0.9}, "transform": None},
-            ("a(x): by the network abababababab…, between 0.6 and 0.9.",),
+            ("a(x): given by the network abababababab…, between 0.6 and 0.9.",),
         ),
         (
             {"alpha": None, "transform": {"shift": 0.5, "power": 2.0, "clamp": True}},
-            ("(1 − α) · softmax(g) + α · softmax(T · M(h))", "M(z) = max(z + 0.5, 0)^2"),
+            ("(1 − α)·softmax(g) + α·softmax(T·M(h))", "M(z) = max(z + 0.5, 0)^2"),
         ),
     ],
 )
 def test_the_claim_of_an_adaptive_mix_names_its_weight_and_transform(run: Path, adaptive: dict, words: tuple[str, ...]):
-    settings = json.loads((run / "run.json").read_bytes())["settings"]
-    assert all(part in report_page.claim(settings, adaptive) for part in words)
-    assert ("α = " in report_page.title(report_summary(run), adaptive)) == (adaptive["alpha"] is None)
+    said = {**read(run, None, 0).said, "adaptive": adaptive}
+    if adaptive["alpha"]:
+        del said["alpha"]
+    assert all(part in " ".join(claims.claim(said)) for part in words)
+    settings = {"radius": None, "method": "margin"}
+    assert ("α = " in claims.title(COUNT, settings, said)) == (adaptive["alpha"] is None)
 
 
-def test_no_page_speaks_of_several_mixes_in_one_sentence():
-    plain = {"outcome": "certified", "adaptive": None}
-    other = {"outcome": "certified", "adaptive": {"alpha": None, "transform": None}}
-    assert report_page.of_all([{"outcome": "abstained"}, other, other]) == other["adaptive"]
-    assert report_page.of_all([plain]) is None
-    assert report_page.of_all([]) is None
-    for lines in ([plain, other], [other, plain], [plain, plain, other]):
-        with pytest.raises(UsageError, match="several mixes"):
-            report_page.of_all(lines)
+def test_no_page_speaks_of_several_claims_in_one_sentence(run: Path):
+    inputs = read(run, None, 0).inputs
+    header = json.loads((run / "run.json").read_bytes())
+    transform = {"alpha": None, "transform": {"shift": 0.5, "power": 2.0, "clamp": True}}
+    for name, other in (("adaptive", transform), ("alpha", 0.6), ("domain", None), ("norm", "L2")):
+        line = inputs[-1].certificate
+        assert line is not None
+        forged = dataclasses.replace(inputs[-1], certificate={**line, name: other})
+        with pytest.raises(UsageError, match=f"several claims \\({name} is"):
+            claims.said(header["settings"], header, [*inputs[:-1], forged])
+    assert claims.said(header["settings"], header, [])["alpha"] == 0.75
 
 
 def test_the_report_of_an_adaptive_run_is_about_its_own_mix(digits: Path, tmp_path: Path):

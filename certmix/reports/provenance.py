@@ -1,0 +1,91 @@
+"""What was examined, when and on what: the rows of a page's card, from what a run records of its files and sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from certmix.reports.reading import Report
+
+NOT_RECORDED = "not recorded"
+PARTS = (("standard", "standard model g"), ("robust", "robust model h"), ("data", "data"))
+MEANING = {
+    "standard": "sha256 of the plain network that certificates name as g",
+    "robust": "sha256 of the plain network that certificates name as h",
+    "data": "digest of exactly the inputs and labels used, in their order (FORMAT.md 2)",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of g, h and the data. file: its name, size and how much of it was used; sha256: of that file as given.
+    digest: what the certificates know it by, and meaning: what that is."""
+
+    name: str
+    file: str
+    sha256: str
+    digest: str
+    meaning: str
+
+
+def parts(report: Report) -> list[Part]:
+    header = report.header
+    digests = {"standard": header["standard"], "robust": header["robust"], "data": header["dataset"]}
+    sessions = whole(report)
+    session = sessions[0] if sessions else {}
+    found: list[Part] = []
+    for key, name in PARTS:
+        of: dict[str, Any] = session.get("files", {}).get(key, {})
+        words = [PurePath(of["path"]).name, f"{of['bytes']:,} bytes"] if of else [NOT_RECORDED]
+        if key == "data":
+            words.append(_used(report, session.get("available")))
+        digest = digests[key] or "none: any model with as many classes may stand in its place"
+        found.append(Part(name, ", ".join(words), of.get("sha256", NOT_RECORDED), digest, MEANING[key]))
+    return found
+
+
+def _used(report: Report, available: int | None) -> str:
+    if available is None:
+        return f"{report.n} inputs, of how many is {NOT_RECORDED}"
+    return f"all {available} inputs" if available == report.n else f"the first {report.n} of {available} inputs"
+
+
+def circumstances(report: Report) -> list[tuple[str, str]]:
+    """(what, value): dates, versions, machine, the command that repeats the run; of several sessions the first, and
+    what the others had otherwise."""
+    sessions = whole(report)
+    rows = [
+        ("audited", " and ".join(_date(s) for s in sessions)),
+        ("command that repeats it", " and ".join(dict.fromkeys(s["command"] for s in sessions))),
+        ("versions", " and ".join(dict.fromkeys(_versions(s) for s in sessions))),
+        ("machine", " and ".join(dict.fromkeys(_machine(s) for s in sessions))),
+    ]
+    return [(what, value or NOT_RECORDED) for what, value in rows]
+
+
+def whole(report: Report) -> list[dict[str, Any]]:
+    """The sessions that hold all that is shown here; others are left out, as if they were not recorded."""
+    found: list[dict[str, Any]] = []
+    for session in report.provenance:
+        try:
+            files = [(f["path"] + f["sha256"], f["bytes"] + 0) for f in session["files"].values()]
+            texts = [session["began"] + session["command"], _versions(session), _machine(session)]
+        except (KeyError, TypeError, AttributeError):
+            continue
+        if files and texts:
+            found.append(session)
+    return found
+
+
+def _date(session: dict[str, Any]) -> str:
+    return str(session["began"]).replace("T", " ").replace("+00:00", " UTC")
+
+
+def _versions(session: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in session["versions"].items())
+
+
+def _machine(session: dict[str, Any]) -> str:
+    of = session["machine"]
+    return f"{of['processor']}, {of['cores']} cores, {of['system']}"
