@@ -10,6 +10,7 @@ of it.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_kinds import CLASSES, OPS, among_others
 from torch import Tensor
 
 from proofs_check import certificate as c
 from proofs_check.certificate import Norm
 from verifiers import ENGINES
-from verifiers.engine import Engine, LogitBounds, MarginQuery
+from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
 from verifiers.network.module import PlainModule, build
 
 EXAMPLES = settings(max_examples=8)
@@ -30,8 +32,8 @@ NORMS = st.sampled_from(["Linf", "L2", "L1"])
 KINDS = st.sampled_from(["linear", "mlp", "conv", "residual"])
 SEEDS = st.integers(0, 2**32 - 1)
 DOMAINS = st.sampled_from([None, (0.0, 1.0)])
+REFUSALS = {"auto_lirpa": r"uneven padding|auto_LiRPA .* cannot do CROWN on this network"}
 RADII = st.sampled_from([1e-3, 0.05, 0.4])
-CLASSES = 4
 
 
 def weights(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -163,6 +165,24 @@ def test_sampled_and_attacked_points_respect_the_bounds(
     q = query(network(kind, seed), seed + 1, norm, radius, domain)
     answer = engine(name).bounds(q)
     for x in [*samples(q, seed), *(attack(q, target) for target in range(CLASSES))]:
+        need_inside(q, answer, x)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("name", ENGINES)
+@given(seed=SEEDS, norm=NORMS, radius=RADII, domain=DOMAINS)
+@settings(max_examples=3)
+def test_networks_with_any_kind_of_layer_are_bounded_or_refused(
+    name: str, op: str, seed: int, norm: Norm, radius: float, domain: tuple[float, float] | None
+) -> None:
+    q = query(among_others(op, seed), seed + 1, norm, radius, domain)
+    try:
+        answer = engine(name).bounds(q)
+    except EngineError as error:
+        if not re.search(REFUSALS.get(name, "(?!)"), str(error)):
+            raise
+        return
+    for x in [*samples(q, seed), attack(q, seed % CLASSES)]:
         need_inside(q, answer, x)
 
 

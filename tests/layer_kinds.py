@@ -1,0 +1,130 @@
+"""A small random instance of every layer kind, in every form it may take: whoever tests layers runs over this table.
+
+Their values in exact rational arithmetic are `exact_network.exact_values`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from small_networks import array
+
+from proofs_check import certificate as c
+from proofs_check.reading.shapes import output_shape
+from verifiers.network.module import build
+
+Rng = np.random.Generator
+IMAGE, VECTOR = (2, 6, 5), (5,)
+CLASSES = 4
+
+
+def pair(rng: Rng, low: int, high: int) -> tuple[int, int]:
+    """Two whole numbers, both ends included."""
+    return int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1))
+
+
+def sides(rng: Rng) -> tuple[int, int, int, int]:
+    """Padding (top, left, bottom, right), of one cell at most: none, even or uneven."""
+    top, left = pair(rng, 0, 1)
+    return (top, left, *pair(rng, 0, 1)) if rng.integers(2) else (top, left, top, left)
+
+
+def constant(rng: Rng, shape: tuple[int, ...]) -> c.Float32Array:
+    """Away from 0; per element, or per channel where `shape` is an image."""
+    shape = (shape[0], 1, 1) if len(shape) == 3 and rng.integers(2) else shape
+    return (rng.uniform(0.3, 2.0, shape) * rng.choice([-1, 1], shape)).astype(np.float32)
+
+
+def conv2d(rng: Rng, source: int, channels: int) -> c.Conv2d:
+    groups = int(rng.choice([1, 2]))
+    kernel, stride, dilation = pair(rng, 1, 3), pair(rng, 1, 2), pair(rng, 1, 2) if rng.integers(2) else (1, 1)
+    weight, bias = array(rng, 4, channels // groups, *kernel), array(rng, 4)
+    return c.Conv2d((source,), weight, bias, stride, (1, 1, *pair(rng, 0, 2)), dilation, groups)
+
+
+def batch_norm(rng: Rng, source: int, channels: int) -> c.BatchNorm:
+    scale, shift, mean = (array(rng, channels) for _ in range(3))
+    return c.BatchNorm((source,), scale, shift, mean, abs(array(rng, channels)), 1e-3)
+
+
+def cropped(rng: Rng, source: int, shape: tuple[int, ...]) -> c.Slice:
+    start = tuple(int(rng.integers(0, n)) for n in shape)
+    stop = tuple(int(rng.integers(a + 1, n + 1)) for a, n in zip(start, shape, strict=True))
+    return c.Slice((source,), start, stop, tuple(int(rng.integers(1, 3)) for _ in shape))
+
+
+def padded(rng: Rng, source: int, shape: tuple[int, ...]) -> c.Pad:
+    before, after = (tuple(int(n) for n in rng.integers(0, 2, len(shape))) for _ in range(2))
+    return c.Pad((source,), before, after, float(rng.choice([0.0, 0.5])))
+
+
+# op -> the shapes its input may have, and the node on the value `source` of such a shape
+Draw = Callable[[Rng, int, tuple[int, ...]], c.Node]
+DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
+    "linear": ((VECTOR,), lambda g, k, s: c.Linear((k,), array(g, 4, s[0]), array(g, 4))),
+    "conv2d": ((IMAGE,), lambda g, k, s: conv2d(g, k, s[0])),
+    "batch_norm": ((IMAGE, VECTOR), lambda g, k, s: batch_norm(g, k, s[0])),
+    "shift": ((IMAGE, VECTOR), lambda g, k, s: c.Shift((k,), constant(g, s))),
+    "scale": ((IMAGE, VECTOR), lambda g, k, s: c.Scale((k,), constant(g, s))),
+    "divide": ((IMAGE, VECTOR), lambda g, k, s: c.Divide((k,), constant(g, s))),
+    "relu": ((IMAGE, VECTOR), lambda _g, k, _s: c.Relu((k,))),
+    "leaky_relu": ((IMAGE, VECTOR), lambda g, k, _s: c.LeakyRelu((k,), float(g.choice([0.0, 0.125, 0.3, 1.0])))),
+    "sigmoid": ((IMAGE, VECTOR), lambda _g, k, _s: c.Sigmoid((k,))),
+    "tanh": ((IMAGE, VECTOR), lambda _g, k, _s: c.Tanh((k,))),
+    "max_pool2d": ((IMAGE,), lambda g, k, _s: c.MaxPool2d((k,), (2, 2), pair(g, 1, 2), sides(g))),
+    "average_pool2d": (
+        (IMAGE,),
+        lambda g, k, _s: c.AveragePool2d((k,), (2, 2), pair(g, 1, 2), sides(g), bool(g.integers(2))),
+    ),
+    "pad": ((IMAGE, VECTOR), padded),
+    "slice": ((IMAGE, VECTOR), cropped),
+    "concat": ((IMAGE, VECTOR), lambda _g, k, _s: c.Concat((k, 0))),
+    "add": ((IMAGE, VECTOR), lambda _g, k, _s: c.Add((k, 0))),
+    "flatten": ((IMAGE,), lambda _g, k, _s: c.Flatten((k,))),
+}
+OPS = tuple(DRAWN)
+
+
+def alone(op: str, seed: int) -> tuple[c.PlainNetwork, int]:
+    """A network with a node of this kind on its scaled input, and the number of that node."""
+    rng = np.random.default_rng(seed)
+    shapes, draw = DRAWN[op]
+    shape = shapes[rng.integers(len(shapes))]
+    nodes: list[c.Node] = [c.Input(shape), c.Scale((0,), np.full(shape, 2.0, np.float32)), draw(rng, 1, shape)]
+    return flattened(nodes), 2
+
+
+def among_others(op: str, seed: int) -> c.PlainNetwork:
+    """Convolution or linear layer, ReLU, then this kind, and two linear layers to the logits with a ReLU between."""
+    rng = np.random.default_rng(seed)
+    shapes, draw = DRAWN[op]
+    shape = shapes[rng.integers(len(shapes))]
+    nodes: list[c.Node] = [c.Input(shape)]
+    if len(shape) == 3:
+        nodes.append(c.Conv2d((0,), array(rng, 2, 2, 3, 3) / 3, array(rng, 2), (1, 1), (1, 1, 1, 1), (1, 1), 1))
+    else:
+        nodes.append(c.Linear((0,), array(rng, shape[0], shape[0]) / 2, array(rng, shape[0])))
+    nodes += [c.Relu((1,)), draw(rng, 2, shape)]
+    vector = flattened(nodes)
+    nodes, width, last = list(vector.nodes), vector.shapes[-1][0], len(vector.nodes) - 1
+    nodes += [c.Linear((last,), array(rng, 5, width) / 3, array(rng, 5)), c.Relu((last + 1,))]
+    return build([*nodes, c.Linear((last + 2,), array(rng, CLASSES, 5), array(rng, CLASSES))])
+
+
+def flattened(nodes: list[Any]) -> c.PlainNetwork:
+    """The network of these nodes, its last value as a vector; of one element twice, since logits are at least two."""
+    shape = output_shapes(nodes)[-1]
+    if len(shape) == 3:
+        nodes, shape = [*nodes, c.Flatten((len(nodes) - 1,))], (math.prod(shape),)
+    return build(nodes if shape[0] > 1 else [*nodes, c.Concat((len(nodes) - 1,) * 2)])
+
+
+def output_shapes(nodes: list[Any]) -> list[tuple[int, ...]]:
+    """Of every node's value."""
+    shapes: list[tuple[int, ...]] = []
+    for node in nodes:
+        shapes.append(output_shape(node, [shapes[i] for i in getattr(node, "inputs", ())], "drawn"))
+    return shapes
