@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,12 @@ def required(options: argparse.Namespace, name: str) -> Any:
     if value is None:
         raise UsageError(f"--{name.replace('_', '-')} is missing: give it here or in the --config file")
     return value
+
+
+def warn(texts: Iterable[str]) -> None:
+    """What looks like a mistake, on standard error."""
+    for text in texts:
+        print(f"WARNING: {text}", file=sys.stderr)
 
 
 def device(name: str) -> str:

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     group.add_argument("--batch-size", type=int, default=128, metavar="N", help="inputs attacked at once (default 128)")
+    group.add_argument("--allow-pt2", action="store_true", help="take .pt2 files, whose code is run: trusted ones only")
     parser.add_argument("--out", metavar="DIR", help="where the files go (default out/experiments)")
     group = parser.add_argument_group("grids")
     group.add_argument("--alphas", type=arguments.number, nargs="+", metavar="A", help="accuracy-vs-alpha")
@@ -73,9 +74,11 @@ def run(options: argparse.Namespace) -> int:
 def _pair(options: argparse.Namespace) -> Pair:
     from certmix.attacks.worst import Budget
     from certmix.experiments.pair import load_pair
+    from certmix.models.model import about_probabilities
 
-    return load_pair(
-        {name: str(arguments.required(options, name)) for name in ("standard", "robust", "data")},
+    sources = {name: str(arguments.required(options, name)) for name in ("standard", "robust", "data")}
+    found = load_pair(
+        sources,
         options.limit,
         (options.domain[0], options.domain[1]),
         options.norm,
@@ -83,7 +86,11 @@ def _pair(options: argparse.Namespace) -> Pair:
         Budget(options.steps, options.restarts, options.rivals, options.seed),
         options.batch_size,
         arguments.device(options.device),
+        options.allow_pt2,
     )
+    models = {f"{name} ({sources[name]})": getattr(found, name) for name in ("standard", "robust")}
+    arguments.warn(about_probabilities(models, found.inputs))
+    return found
 
 
 def _logs(options: argparse.Namespace, folder: Path | None) -> list[tuple[Path, float, float]]:

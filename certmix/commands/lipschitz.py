@@ -59,7 +59,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
-    from certmix.models.model import load_model
+    import torch
+
+    from certmix.models.model import about_probabilities, load_model
     from certmix.provers.lipschitz_constants import Request
     from verifiers.lipschitz.estimate import Search
 
@@ -82,7 +84,9 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
         options.upstream_jacobian,
         search,
     )
-    network = load_model(options.robust).require_network()
+    robust = load_model(options.robust)
+    network = robust.require_network()
     data = load_data(options.data, options.limit, domain)
     data.require(network.input_shape, network.classes, domain)
+    shared.warn(about_probabilities({robust.named("robust"): robust.module}, torch.from_numpy(data.inputs)))
     return request, network, data

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     import torch
 
-    from certmix.models.model import load_model, require_pair
+    from certmix.models.model import about_probabilities, load_model, require_pair
     from certmix.provers.problem import Problem
 
     settings = arguments.settings(options)
@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     data.require(robust.input_shape, robust.classes, settings.domain)
     labels = tuple(int(v) for v in data.labels)
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
+    models = {m.named(role): m.module for role, m in (("standard", standard), ("robust", robust))}
+    arguments.warn(about_probabilities(models, inputs))
     problem = Problem(standard, robust, inputs, tuple(range(len(data))), labels, settings)
     radii, correct = show_bounds(problem, options.prediction_samples)
     if options.json:

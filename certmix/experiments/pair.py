@@ -88,15 +88,17 @@ def load_pair(
     budget: Budget,
     batch_size: int,
     device: str,
+    allow_pt2: bool = False,
 ) -> Pair:
     """The pair and its data on `device`, from the files sources["standard"], ["robust"], ["data"].
 
-    limit: only the first inputs; None: all. radius in raw input units. Raises UsageError.
+    limit: only the first inputs; None: all. radius in raw input units. allow_pt2: as load_classifier has it. Raises
+    UsageError.
     """
     if batch_size < 1:
         raise UsageError(f"batch-size must be >= 1, got {batch_size}")
     data = load_data(sources["data"], limit, domain)
-    standard, robust = (load_classifier(sources[name]) for name in ("standard", "robust"))
+    standard, robust = (load_classifier(sources[name], allow_pt2) for name in ("standard", "robust"))
     if isinstance(standard, PlainModule) and isinstance(robust, PlainModule):
         _require_one_shape(standard, robust, sources)
     standard, robust = standard.to(device), robust.to(device)
@@ -117,15 +119,18 @@ def _require_one_shape(standard: PlainModule, robust: PlainModule, paths: dict[s
         raise UsageError(f"input shapes differ: {g} takes {shapes[0]}, {h} takes {shapes[1]}")
 
 
-def load_classifier(path: str) -> nn.Module:
+def load_classifier(path: str, allow_pt2: bool = False) -> nn.Module:
     """A differentiable classifier in evaluation mode: an ONNX file, or a .pt2 file of torch.export.save.
 
-    A .pt2 file may use any layer (attacks need no plain network); its batch axis must be dynamic.
+    A .pt2 file may use any layer (attacks need no plain network); its batch axis must be dynamic. Loading one runs the
+    code that it holds: allow_pt2 says that the file is trusted. Raises UsageError.
     """
     if Path(path).suffix != ".pt2":
         return load_model(path).module
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such file")
+    if not allow_pt2:
+        raise UsageError(f"{path}: loading a .pt2 file runs the code it holds: pass --allow-pt2 if you trust it")
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{path} is not a program saved by torch.export.save: it is no zip archive")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from proofs_check.certificate import Float32Array, PlainNetwork
 from verifiers.network.module import PlainModule
 
 SAMPLES = 16
+INPUTS_LOOKED_AT = 64
 REPR = 250  # characters
 PROBABILITIES = "its outputs are probabilities, not logits: the mix takes softmax of them again; remove its softmax"
 PROBABILITY_TOLERANCE = 1e-5  # of a sum of float32 probabilities
@@ -65,6 +67,10 @@ class Model:
             )
         return self.network
 
+    def named(self, role: str) -> str:
+        """role, standard or robust, and where the model came from."""
+        return f"{role} ({self.source})"
+
     def __repr__(self) -> str:
         what = f"no plain network ({self.no_network})" if self.network is None else repr(self.network)
         text = f"Model({self.source}: {self.input_shape} -> {self.classes} classes, {what}"
@@ -93,13 +99,14 @@ def gives_probabilities(outputs: Tensor) -> bool:
     return sums and bool((values >= 0).all()) and varies and not one_hot
 
 
-def about_probabilities(standard: Model, robust: Model, inputs: Tensor) -> list[str]:
-    """One sentence for each model whose outputs at inputs (N, *shape) look like probabilities."""
+def about_probabilities(models: Mapping[str, nn.Module], inputs: Tensor) -> list[str]:
+    """One sentence for each model, by the name it goes under, whose outputs at inputs (N, *shape) look like
+    probabilities; the first INPUTS_LOOKED_AT are enough."""
     found: list[str] = []
-    for name, model in (("standard", standard), ("robust", robust)):
+    for name, module in models.items():
         with torch.no_grad():
-            if gives_probabilities(model.module(inputs)):
-                found.append(f"{name} ({model.source}): {PROBABILITIES}")
+            if gives_probabilities(module(inputs[:INPUTS_LOOKED_AT])):
+                found.append(f"{name}: {PROBABILITIES}")
     return found
 
 

@@ -80,7 +80,7 @@ def certify(
     g, h = (m if isinstance(m, Model) else from_module(m, shape) for m in (standard, robust))
     count = len(inputs)
     problem = Problem(g, h, inputs, tuple(range(count)), (-1,) * count, own)
-    for text in about_probabilities(g, h, inputs):
+    for text in about_probabilities({g.named("standard"): g.module, h.named("robust"): h.module}, inputs):
         warnings.warn(text, stacklevel=2)
     return Outcomes(prove(problem, judge_session(problem.network, g.network)))
 

@@ -35,7 +35,6 @@ from proofs_check.certificate import PlainNetwork
 from proofs_check.reading.parse import RunHeader
 
 SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
-PROBED = 64  # inputs at which outputs are looked at
 EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 
 
@@ -172,9 +171,10 @@ class Audit:
         plain = ", not smoothed" if self.settings.method == "smoothing" else ""
         shown = ", ".join(f"{name} {percent_nearest(*ratio(share))} %" for name, share in found.items())
         print(f"accuracy on the {n} inputs{plain}: {shown}", flush=True)
-        first = torch.from_numpy(np.ascontiguousarray(self.data.inputs[:PROBED], dtype=np.float32))
+        inputs = torch.from_numpy(np.ascontiguousarray(self.data.inputs, dtype=np.float32))
+        models = {m.named(role): m.module for role, m in (("standard", self.standard), ("robust", self.robust))}
         for text in (
-            *about_probabilities(self.standard, self.robust, first),
+            *about_probabilities(models, inputs),
             *_about_faithfulness(faithfulness),
             *doubts.about_accuracy(found, n, self.robust.classes),
             *doubts.about_range(self.data, self.settings.domain),

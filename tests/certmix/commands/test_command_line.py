@@ -361,3 +361,46 @@ def test_the_summary_says_how_many_of_how_many_are_certified(digits, data, tmp_p
     assert main([*arguments(digits, data), "--radius", "0.12", "--out", str(out)]) == 0
     certified = sum(line["outcome"] == "certified" for line in lines(out))
     assert f"{certified} of {COUNT} inputs certified: {out}" in capsys.readouterr().out
+
+
+class Probabilities(nn.Module):
+    """Ten probabilities without a softmax, which no plain network has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        share = torch.sigmoid(self.linear(x.flatten(1)))
+        return torch.cat([share * 0.2, share * -0.2 + 0.2], dim=1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["audit", "--radius", "0.01"],
+        ["smoothing-bounds", "--samples", "200", "--selection-samples", "50", "--prediction-samples", "20"],
+        ["lipschitz", "--radius", "0.01", "--no-lipsdp", "--steps", "1", "--restarts", "1"],
+        ["experiment", "confidence", "--radius", "0.01", "--steps", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_says_that_a_model_gives_probabilities(data: Path, digits: Path, tmp_path: Path, capsys, words):
+    """Softmax of softmax is a legal mix and hardly ever the one that is deployed."""
+    torch.manual_seed(0)
+    module = Probabilities().eval()
+    path = tmp_path / "probabilities.onnx"
+    torch.onnx.export(module, (torch.zeros(1, 1, 8, 8),), str(path), dynamo=False, input_names=["x"],
+                      dynamic_axes={"x": {0: "n"}})  # fmt: skip
+    alone = words[0] == "lipschitz"
+    models = ["--robust", str(path if alone else digits / "robust.onnx")]
+    models += (
+        []
+        if alone
+        else ["--standard", str(path), "--alpha", "0.75"]
+        if words[0] != "experiment"
+        else ["--standard", str(path)]
+    )
+    out = ["--out", str(tmp_path / "out")] if words[0] != "smoothing-bounds" else []
+    assert main([*words, *models, "--data", str(data), "--limit", "2", *out]) == 0
+    assert "probabilities.onnx): its outputs are probabilities, not logits" in capsys.readouterr().err
