@@ -1,4 +1,7 @@
-"""The command line: certmix COMMAND …; exit 0 done, 1 a claim refuted or rejected, 2 bad input, 3 too few certified."""
+"""The command line: certmix COMMAND …
+
+Exit 0 done, 1 a claim refuted or rejected, 2 bad input, 3 too few certified, 4 a run about other files than given.
+"""
 
 from __future__ import annotations
 

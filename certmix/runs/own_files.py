@@ -7,6 +7,7 @@ same if their float32 values are, bit for bit. The judge ties every certificate 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from certmix.formatting import upper
 from certmix.models.model import load_model
 from proofs_check.certificate import MalformedError, PlainNetwork
 from proofs_check.reading import folder, parse
+from proofs_check.rules import EVIDENCE
 
 WHAT = ("standard", "robust", "data")
 NAMED = 5  # differences that are spelled out
@@ -29,8 +31,9 @@ PROBED = 64  # inputs on which a network is compared with onnxruntime
 
 @dataclass(frozen=True)
 class Compared:
-    """One file beside the run. what: standard, robust or data. same: None where there is nothing to compare. words: one
-    sentence if it is the same, else one per difference."""
+    """One file beside the run. what: standard, robust or data; alpha: a network of the run's own, of an alpha that
+    depends on the input. same: None where there is nothing to compare. words: one sentence if it is the same, else one
+    per difference."""
 
     what: str
     file: str
@@ -60,6 +63,11 @@ def compare(
             differences = list(_data_differences(list(folder.rows(path)), own))
             whole = f"{'the first' if limit else 'all'} {len(own)} inputs and labels of {data} are those of the run"
             found.append(_compared("data", data, not differences, differences or [whole]))
+        for digest in _alpha_networks(path):
+            held = path / "networks" / f"{digest}.safetensors"
+            found.append(_compared("alpha", held, None, [f"the network of a(x), {held}, is not compared"]))
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
     except MalformedError as error:
         raise UsageError(f"{path}: {error}") from error
     return tuple(found)
@@ -75,9 +83,9 @@ def verdict(found: tuple[Compared, ...]) -> list[str]:
     if not all_same(found):
         return [*shown, "The run is not about these files."]
     same = [each.what for each in found if each.same]
-    if same == list(WHAT):
+    left = [what for what in (*WHAT, *(each.what for each in found if each.what not in WHAT)) if what not in same]
+    if not left:
         return [*shown, "These are your models and your data."]
-    left = [what for what in WHAT if what not in same]
     return [*shown, f"The same as yours: {', '.join(same) or 'nothing'}; not compared: {', '.join(left)}."]
 
 
@@ -101,9 +109,20 @@ def _network(path: Path, file: Path, digest: str | None, data: Dataset | None) -
     if own.sha256 == digest:
         differs = upper(model.faithfulness, 2)
         return True, [
-            f"{file} is the network {digest} of the run (in float32 onnxruntime differs by at most {differs})"
+            f"{file} is the network {digest} of the run (largest difference from onnxruntime seen: {differs})"
         ]
     return False, [f"{file} is not the network of the run: {_first_difference(folder.network(path, digest), own)}"]
+
+
+def _alpha_networks(path: Path) -> list[str]:
+    """Those that lines name. (What is wrong with a line the judge says.)"""
+    named: set[str] = set()
+    for data in folder.lines(path):
+        with contextlib.suppress(MalformedError):
+            line = parse.line(data, EVIDENCE)
+            if isinstance(line, parse.Certificate) and line.claim.alpha_network is not None:
+                named.add(line.claim.alpha_network)
+    return sorted(named)
 
 
 def _first_difference(held: PlainNetwork, own: PlainNetwork) -> str:

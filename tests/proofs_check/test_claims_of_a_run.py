@@ -103,6 +103,7 @@ def silent(tmp_path: Path, source: str) -> Path:
         ("margin_linf", {"temperature": 2.0}, "input 3: speaks of temperature = 2.0, the run of 1.0"),
         ("margin_linf", {"norm": "L2"}, "input 3: speaks of norm = L2, the run of Linf"),
         ("margin_linf", {"domain": [0.0, 2.0]}, "input 3: speaks of domain = [0.0, 2.0], the run of [0.0, 1.0]"),
+        ("margin_linf", {"domain": [0.0, 0.999]}, "input 3: speaks of domain = [0.0, 0.999], the run of [0.0, 1.0]"),
         ("margin_linf", {"method": "lipschitz"}, "input 3: speaks of method = lipschitz, the run of margin"),
         ("margin_linf", {"standard": None}, "input 3: speaks of standard = None, the run of 790046555031f2fa"),
         ("margin_float32", {"semantics": "real"}, "input 3: speaks of semantics = real, the run of float32"),

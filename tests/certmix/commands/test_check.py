@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -13,11 +14,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from refusals import refusal
 
 from certmix.__main__ import main
+from certmix.data.dataset import load_data
+from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
+from certmix.models.model import from_module, load_model
+from certmix.runs.adaptive import audit_adaptive
 from certmix.runs.store import dataset_sha256
+from certmix.settings import Settings
 from proofs_check.reading import parse
 
 COUNT, WHOLE = 5, 7  # audited; in the file
@@ -209,3 +216,18 @@ def test_a_run_that_holds_for_any_standard_model_is_compared_with_none(files: Fi
     assert f"{files.standard} is not compared: the run names no standard network" in text
     assert "g is any network with as many classes." in text
     assert text.splitlines()[-1] == "The same as yours: robust, data; not compared: standard."
+
+
+def test_a_network_of_alpha_is_said_not_to_be_compared(digits: Path, files: Files, tmp_path: Path, capfd):
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    weight = SigmoidAlpha(from_module(module, (1, 8, 8)).require_network(), 0.75, 0.95)
+    pair = [load_model(digits / f"{name}.onnx") for name in ("standard", "robust")]
+    data, out = load_data(files.data, COUNT), tmp_path / "adaptive"
+    mix = AdaptiveMix(weight)
+    assert audit_adaptive(pair[0], pair[1], data, mix, Settings(0.75, radius=0.001, attack_steps=0), out) == 0
+    adaptive = dataclasses.replace(files, run=out)
+    assert adaptive.check("--limit", str(COUNT)) == 0
+    text = capfd.readouterr().out
+    assert "a(x) is given by the network " in text
+    assert f"the network of a(x), {out}/networks/" in text
+    assert text.splitlines()[-1] == "The same as yours: standard, robust, data; not compared: alpha."
