@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import before, need_data, save
+from queries import upper_bounds
 from torch import Tensor
 
 from certmix.models.model import load_model
@@ -73,7 +74,7 @@ class Shipped:
     def upper(self, query: MarginQuery) -> Tensor:
         lirpa = compat.load()
         if self.network is not query.network:
-            module = LoweredModule(AutoLirpa().prepare(query.network, query.inputs.device).lowered).eval()
+            module = LoweredModule(AutoLirpa().prepare(query.network).lowered).eval()
             self.bounded, self.network = compat.bounded_module(lirpa)(module, query.inputs[:1], {}), query.network
         classes = query.network.classes
         eye = torch.eye(classes)
@@ -106,18 +107,17 @@ def main() -> int:
     parser.add_argument("--alpha-crown", action="store_true", help="also auto_LiRPA's alpha-CROWN (slow)")
     arguments = parser.parse_args()
     data = need_data()
-    library, whole = AutoLirpa(), AutoLirpa(batch_size=max(1, arguments.limit))
+    whole = AutoLirpa(batch_size=max(1, arguments.limit))
     ways: dict[str, Callable[[MarginQuery], Tensor]] = {
         "crown": lambda q: Crown().bounds(q).upper,
         "crown, 8 steps": lambda q: Crown(steps=8).bounds(q).upper,
         "crown, 20 steps": lambda q: Crown(steps=20).bounds(q).upper,
-        "auto_LiRPA, its best batch": lambda q: library.bounds(q).upper,
-        "auto_LiRPA, one batch": lambda q: whole.bounds(q).upper,
+        "auto_LiRPA, its best batch": upper_bounds(AutoLirpa()),
+        "auto_LiRPA, one batch": upper_bounds(whole),
     }
     ways["auto_LiRPA as shipped"] = Shipped().upper
     if arguments.alpha_crown:
-        tuned = AutoLirpa(("IBP", "alpha-CROWN"))
-        ways["auto_LiRPA alpha-CROWN"] = lambda q: tuned.bounds(q).upper
+        ways["auto_LiRPA alpha-CROWN"] = upper_bounds(AutoLirpa(steps=20))
     rows: list[Row] = []
     print(f"{'case':24}{'way':28}{'inputs':>7}{'mean upper':>12}{'seconds':>9}{'processor':>11}")
     for case in CASES if arguments.case is None else (arguments.case,):

@@ -22,17 +22,16 @@ from common import ROOT, need_data, save
 from torch import Tensor
 
 import certmix
+from certmix.provers.engine_session import EngineSession
 from certmix.provers.judging import judge_session
-from certmix.provers.margin.crown_oracle import AskedBalls, CrownOracle
+from certmix.provers.margin.engine_oracle import AskedBalls, EngineOracle
 from certmix.provers.margin.oracle import MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
 from certmix.settings import Settings
-from verifiers.crown.backward import IntermediateBounds
-from verifiers.crown.engine import Analysis, Crown
-from verifiers.crown.intermediate import NO_BOUNDS, ReusableBounds
+from verifiers.crown.engine import Crown
 from verifiers.crown.network import CrownNetwork
-from verifiers.engine import MarginQuery
+from verifiers.engine import Bounds, Query, WarmStart
 
 CASES: dict[str, tuple[str, str, str, Settings]] = {
     "digits Linf": ("standard.onnx", "robust.onnx", "audit.npz", Settings(0.75, norm="Linf")),
@@ -50,21 +49,15 @@ class Counting(Crown):
 
     asked: Counter[str] = field(default_factory=Counter)
 
-    def layers(
-        self, query: MarginQuery, network: CrownNetwork, reusable: ReusableBounds = NO_BOUNDS
-    ) -> IntermediateBounds:
-        if not reusable.reuse_only:
-            self.asked["layers"] += len(query.inputs)
-        return super().layers(query, network, reusable)
-
-    def last_pass(
-        self, intermediate_bounds: IntermediateBounds, predicted: Tensor, start: Tensor | None, steps: int
-    ) -> Analysis:
-        self.asked["tuned" if steps else "untuned"] += len(predicted)
-        return super().last_pass(intermediate_bounds, predicted, start, steps)
+    def bound(self, state: CrownNetwork, query: Query, warm_start: WarmStart | None = None) -> tuple[Bounds, WarmStart]:
+        if not query.upper_only:  # those are of the exponential form
+            if (warm_start is None or warm_start.layers is None) and not query.constraints.final:
+                self.asked["layers"] += len(query.balls)
+            self.asked["untuned" if query.steps == 0 else "tuned"] += len(query.balls)
+        return super().bound(state, query, warm_start)
 
 
-class Bisecting(CrownOracle):
+class Bisecting(EngineOracle):
     """Bounds everything at every trial, and shows the search only whether it passed."""
 
     keeps_slopes = True
@@ -74,8 +67,7 @@ class Bisecting(CrownOracle):
             return super().bound(inputs, radii, True)
         if not self.keeps_slopes:
             self.memory.latest.clear()
-        balls = AskedBalls(inputs, radii, None)
-        bound = self.last_pass(balls, self.layers(balls, NO_BOUNDS), self.engine.steps, False)
+        bound, _ = self.attempt(AskedBalls(inputs, radii, None), self.session.engine.steps, False)
         return replace(bound, slack=torch.where(bound.slack > 0, torch.inf, -torch.inf))
 
 
@@ -100,10 +92,10 @@ class Row:
     processor_seconds: float
 
 
-WAYS: dict[str, type[CrownOracle]] = {
+WAYS: dict[str, type[EngineOracle]] = {
     "bisection from nothing": Forgetting,
     "bisection, slopes kept": Bisecting,
-    "incremental": CrownOracle,
+    "incremental": EngineOracle,
 }
 
 
@@ -116,7 +108,7 @@ def measure(case: str, way: str, folder: Path, limit: int) -> Row:
     engine = Counting(steps=settings.optimise)
 
     def oracle(own: Problem, predicted: Tensor) -> MarginOracle:
-        return WAYS[way](own, predicted, engine)
+        return WAYS[way](own, predicted, EngineSession(engine))
 
     start = time.process_time()
     found = MarginProver(problem, judge_session(problem.network, standard.network), oracle).prove()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import dataclasses
 import time
 from dataclasses import asdict, dataclass
 
@@ -29,8 +30,8 @@ from proofs_check.kernel.bounds import prepare
 from proofs_check.reading import parse
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin, network_margin
-from verifiers.crown.engine import Analysis, Crown, split
-from verifiers.engine import MarginQuery
+from verifiers.crown.engine import Crown
+from verifiers.engine import Answer, MarginQuery
 from verifiers.network.module import PlainModule
 
 CASES = (
@@ -71,12 +72,10 @@ def points(query: MarginQuery, temperature: float) -> Tensor:
     return least_margin(d, d, query.predicted, temperature)
 
 
-def accepted(
-    query: MarginQuery, analysis: Analysis, found: Head, alpha: float, temperature: float, rows: Tensor
-) -> int:
+def accepted(query: MarginQuery, answer: Answer, found: Head, alpha: float, temperature: float, rows: Tensor) -> int:
     """How many of the inputs `rows` the judge accepts."""
     prepared, count = prepare(query.network), 0
-    witnesses = analysis.witness(None if found.exponential is None else found.exponential.slopes.slopes)
+    witnesses = answer.witness(None if found.slopes is None else found.slopes.slopes)
     for n in rows.nonzero().flatten().tolist():
         value = query.inputs[n].numpy()
         claim = _claim(query.network, value, float(query.radius[n]), int(query.predicted[n]), alpha, temperature)
@@ -99,19 +98,21 @@ def _claim(network: PlainNetwork, value: np.ndarray, radius: float, y: int, alph
 
 def measure(case: str, query: MarginQuery, correct: Tensor, engine: Crown, judge: bool) -> list[Row]:
     rows = [Row(case, a, t, len(query.inputs), judged=0 if judge else None) for a, t in PAIRS]
-    network = engine.prepare(query.network)
-    place = 0
-    for part in split(query, engine.batch):
-        right = correct[place : place + len(part.inputs)]
-        place += len(part.inputs)
-        plain, tuned = Crown(precision=engine.precision).analyse(part, network), engine.analyse(part, network)
+    state = engine.prepare(query.network)
+    for index in torch.arange(len(query.inputs)).split(engine.batch):
+        part = dataclasses.replace(
+            query, inputs=query.inputs[index], radius=query.radius[index], predicted=query.predicted[index]
+        )
+        right, asked = correct[index], part.query()
+        plain, _ = Crown(precision=engine.precision).bound(state, asked)
+        tuned = engine.answer(state, asked)
         for row in rows:
             a, t = row.alpha, row.temperature
             row.points += int((right & (points(part, t) > required_margin(a))).sum())
             by_box = least_margin(plain.lower, plain.upper, part.predicted, t)
             row.box_default += int((right & certifies(by_box, a)).sum())
             with torch.no_grad():
-                found = head(tuned, a, t, engine.steps)
+                found = head(tuned, part.predicted, a, t, engine.steps)
             row.box_tuned += int((right & (found.box_slack > 0)).sum())
             row.exponential += int((right & (found.slack > 0)).sum())
             if row.judged is not None:

@@ -90,10 +90,11 @@ class Settings:
     norm: also inf, 2, 1 or "l2"; radius: also "2/255", the nearest double. Both are kept as what they mean.
     evidence "network": the judge re-derives everything; "engine": it takes the engine's bounds (ENGINE_TRUSTED).
     use_standard: also bound g (docs/maths.md 6), for any alpha; the class certified is then the mix's own.
-    optimise: gradient steps spent on relu slopes per query (engine "crown"). tolerance: relative, of a largest
-    radius. attack_steps: PGD steps of the quick attack inside every certified ball, 0 for none. curves: keep the bounds
-    found (method margin), also of inputs that only another alpha or temperature could certify. threads: of the
-    processor, for each tensor operation; like batch_size it may change the last bits of what an engine proposes.
+    optimise: gradient steps spent on relu slopes per query (engine "auto_lirpa": with evidence "engine" alone, for the
+    judge cannot be told its slopes). tolerance: relative, of a largest radius. attack_steps: PGD steps of the quick
+    attack inside every certified ball, 0 for none. curves: keep the bounds found (method margin), also of inputs that
+    only another alpha or temperature could certify. threads: of the processor, for each tensor operation; like
+    batch_size it may change the last bits of what an engine proposes.
     """
 
     alpha: float
@@ -150,12 +151,12 @@ class Settings:
 
     def require_installed(self) -> None:
         """Raises UsageError, saying how to install it, where the engine needs a package that cannot be imported."""
-        if self.method == "margin" and self.engine == "auto_lirpa":
-            from verifiers.auto_lirpa import compat
+        if self.method != "smoothing":
+            from verifiers import ENGINES
             from verifiers.engine import EngineError
 
             try:
-                compat.load()
+                ENGINES[self.engine].require_installed()
             except EngineError as error:
                 raise UsageError(f"engine {self.engine}: {error}") from error
 

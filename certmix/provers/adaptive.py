@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from certmix.errors import UsageError
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha, checked
 from certmix.mixing.mixed import transformed
 from certmix.models.model import Model
+from certmix.provers.engine_session import EngineSession, engine_session
 from certmix.provers.judging import JudgeSession, judge_session, largest_accepted, prepared
-from certmix.provers.margin.engines import make_engine
 from certmix.provers.problem import Problem
 from certmix.records.lines import certificate_line
 from certmix.records.outcomes import Abstained, Certified, Falsified, Outcome, Reason
@@ -30,10 +30,9 @@ from certmix.theorems.radius_search import largest_passing
 from certmix.theorems.softmax_margin import box_margin, own_class
 from proofs_check.certificate import PlainNetwork, Rejected, Transform
 from proofs_check.rules.adaptive import AdaptiveMargin
-from verifiers.crown.engine import Analysis, Crown
-from verifiers.crown.network import CrownNetwork
-from verifiers.engine import EngineError, MarginQuery
+from verifiers.engine import Answer, EngineError, Query, differences
 from verifiers.network.module import PlainModule
+from verifiers.perturbation import Balls
 
 ALPHA_ERROR = 1e-6  # relative: what float bounds of alpha may be off by
 LARGEST_JUDGED_LACK = 0.2  # of slack; where more is lacking the judge, who also has the exponential form, is not asked
@@ -72,48 +71,36 @@ def transformed_upper(lower: Tensor, upper: Tensor, differences: Tensor, predict
 
 @dataclass(frozen=True, eq=False)
 class AdaptiveOracle:
-    """The native engine on h and on the network of alpha."""
+    """An engine on h and on the network of alpha."""
 
     problem: Problem
     mix: AdaptiveMix
     predicted: Tensor
-    engine: Crown
-    prepared: dict[str, CrownNetwork] = field(default_factory=dict)
+    session: EngineSession
 
     def bound(self, inputs: Tensor, radii: Tensor) -> AdaptiveBound:
         """Bounds for `inputs` (M,), by index in the batch, at `radii` (M,). Raises EngineError."""
-        h = self._analyse(self.problem.network, inputs, radii, self.predicted[inputs])
-        upper, predicted = h.upper, self.predicted[inputs]
+        predicted = self.predicted[inputs]
+        h = self._answer(self.problem.network, inputs, radii, predicted)
+        upper = h.bounds.upper
         if self.mix.transform is not None:
-            low, high = _logits(h)
-            upper = transformed_upper(low, high, h.upper, predicted, self.mix.transform)
-        margin = box_margin(h.lower, upper, predicted, self.problem.settings.temperature)
+            logits = h.further(torch.eye(upper.shape[1]).double().expand(len(inputs), -1, -1))
+            upper = transformed_upper(logits.lower, logits.upper, upper, predicted, self.mix.transform)
+        margin = box_margin(h.bounds.lower, upper, predicted, self.problem.settings.temperature)
         margin = margin.masked_fill(own_class(predicted, upper.shape[1]), 1.0).min(dim=1).values
         margin = torch.where((upper <= 0).all(dim=1), margin, -1.0)
         network = self.mix.network
         if network is None or not isinstance(self.mix.alpha, SigmoidAlpha):
             alpha = torch.full_like(margin, self.mix.least())
             return AdaptiveBound(alpha, margin, h.witness(), (None,) * len(inputs))
-        s = self._analyse(network, inputs, radii, torch.zeros_like(predicted))
-        alpha = self.mix.alpha.of_difference(s.lower[:, 1]) * (1 - ALPHA_ERROR)
+        s = self._answer(network, inputs, radii, torch.zeros_like(predicted))
+        alpha = self.mix.alpha.of_difference(s.bounds.lower[:, 1]) * (1 - ALPHA_ERROR)
         return AdaptiveBound(alpha.clamp_min(self.mix.alpha.low), margin, h.witness(), s.witness())
 
-    def _analyse(self, network: PlainNetwork, inputs: Tensor, radii: Tensor, classes: Tensor) -> Analysis:
+    def _answer(self, network: PlainNetwork, inputs: Tensor, radii: Tensor, classes: Tensor) -> Answer:
         s = self.problem.settings
-        query = MarginQuery(network, self.problem.inputs[inputs], s.norm, radii, s.domain, classes)
-        if network.sha256 not in self.prepared:
-            self.prepared[network.sha256] = self.engine.prepare(network)
-        return self.engine.analyse(query, self.prepared[network.sha256])
-
-
-def _logits(analysis: Analysis) -> tuple[Tensor, Tensor]:
-    """Bounds of every logit, (N, K) each."""
-    n, k = analysis.upper.shape
-    forms = torch.cat([torch.eye(k), -torch.eye(k)]).double().to(analysis.upper.device)
-    inputs = torch.arange(n, device=analysis.upper.device).repeat_interleave(2 * k)
-    upper_bounds, _ = analysis.upper_bound(inputs, forms.repeat(n, 1), None, None, None)
-    upper_bounds = upper_bounds.reshape(n, 2 * k)
-    return -upper_bounds[:, k:], upper_bounds[:, :k]
+        balls = Balls(self.problem.inputs[inputs], radii, s.norm, s.domain)
+        return self.session.answer(network, Query(balls, differences(classes, network.classes)))
 
 
 # ---------------------------------------------------------------- prover
@@ -126,14 +113,11 @@ class AdaptiveProver:
     mix: AdaptiveMix
 
     def __call__(self, problem: Problem, judge: JudgeSession) -> list[Outcome]:
-        engine = make_engine(problem.settings)
-        if not isinstance(engine, Crown):
-            raise UsageError(f"adaptive mixes need the engine crown, got {problem.settings.engine}")
         network = self.mix.network
         judge = judge if network is None else dataclasses.replace(judge, alpha=prepared(network))
         with torch.no_grad():
             predicted = PlainModule(problem.network).double()(problem.inputs.double()).argmax(dim=1)
-        oracle = AdaptiveOracle(problem, self.mix, predicted, engine)
+        oracle = AdaptiveOracle(problem, self.mix, predicted, engine_session(problem.settings))
         outcomes: list[Outcome] = []
         for inputs in torch.arange(len(problem.inputs)).split(problem.settings.batch_size):
             try:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from certmix.provers.engine_session import EngineSession, engine_session
 from certmix.provers.judging import JudgeSession, largest_accepted
 from certmix.provers.problem import Problem
 from certmix.records.lines import certificate_line
@@ -39,8 +40,7 @@ from proofs_check.certificate import Norm, PlainNetwork, Rejected
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
-from verifiers import ENGINES
-from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
+from verifiers.engine import EngineError, LogitBounds, MarginQuery
 from verifiers.lipschitz.constants import global_constants, local_bounds, local_constants
 from verifiers.lipschitz.jacobian import unrestricted_slopes
 from verifiers.lipschitz.linear_maps import LinearMaps
@@ -112,7 +112,7 @@ class LipschitzProver:
 
     problem: Problem
     judge: JudgeSession
-    engine: Engine
+    session: EngineSession
     maps: LinearMaps
     table: GlobalTable
 
@@ -256,7 +256,7 @@ class LipschitzProver:
     def _ask(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> LogitBounds:
         s = self.problem.settings
         query = MarginQuery(self.problem.network, self.problem.inputs[inputs], s.norm, radii, s.domain, predicted)
-        return self.engine.bounds(query)
+        return self.session.bounds(query)
 
     # -------------------------------------------------------------- the judge disposes
 
@@ -341,5 +341,4 @@ def certify_lipschitz(problem: Problem, judge: JudgeSession) -> list[Outcome]:
     except EngineError as error:
         predicted = PlainModule(problem.network)(problem.inputs).argmax(dim=1).tolist()
         return [problem.abstained(y, Reason.ENGINE_FAILED, str(error)) for y in predicted]
-    engine = ENGINES[problem.settings.engine]()
-    return LipschitzProver(problem, judge, engine, table.maps, table).prove()
+    return LipschitzProver(problem, judge, engine_session(problem.settings), table.maps, table).prove()

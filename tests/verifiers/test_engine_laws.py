@@ -24,7 +24,7 @@ from torch import Tensor
 from proofs_check import certificate as c
 from proofs_check.certificate import Norm
 from verifiers import ENGINES
-from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
+from verifiers.engine import Answer, Bounds, Constraints, Engine, EngineError, LogitBounds, MarginQuery, WarmStart
 from verifiers.network.module import PlainModule, build
 
 EXAMPLES = settings(max_examples=8)
@@ -149,7 +149,7 @@ def attack(q: MarginQuery, target: int, steps: int = 12) -> Tensor:
     return x.detach()
 
 
-def need_inside(q: MarginQuery, answer: LogitBounds, x: Tensor) -> None:
+def need_inside(q: MarginQuery, answer: LogitBounds | Bounds, x: Tensor) -> None:
     d, slack = difference(q.network, x, q.predicted), rounding(q)
     below, above = float((answer.lower - d - slack).max()), float((d - answer.upper - slack).max())
     assert below <= 0, f"a point lies {below} below the lower bounds"
@@ -280,3 +280,68 @@ def test_an_answer_has_a_row_for_each_input_and_zero_at_its_class(name: str, cou
     for bound in (answer.lower, answer.upper):
         assert bool((bound.gather(1, predicted[:, None]) == 0).all())
     assert bool((answer.lower <= answer.upper).all())
+
+
+# ---------------------------------------------------------------- what answers leave
+
+
+def asked(bounder: Engine, q: MarginQuery, **more: Any) -> Answer:
+    """The answer about all of `q` at once. more: fields of the query."""
+    return bounder.answer(bounder.prepare(q.network), dataclasses.replace(q.query(), **more))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@given(kind=KINDS, seed=SEEDS, norm=NORMS, radius=RADII, domain=DOMAINS, final=st.booleans())
+@settings(max_examples=4)
+def test_bounds_of_layers_on_a_larger_ball_serve_a_smaller_one(
+    name: str, kind: str, seed: int, norm: Norm, radius: float, domain: tuple[float, float] | None, final: bool
+) -> None:
+    """They hold there, and what is left then is no looser than they are."""
+    large = query(network(kind, seed), seed + 1, norm, radius, domain)
+    small = dataclasses.replace(large, radius=0.8 * large.radius)
+    left = asked(engine(name), large).left
+    known = {} if left is None or left.layers is None else left.layers.constraints()
+    answer = asked(engine(name), small, constraints=Constraints(known, final))
+    for x in samples(small, seed):
+        need_inside(small, answer.bounds, x)
+    if answer.left is not None and answer.left.layers is not None:
+        for k, (lower, upper) in answer.left.layers.constraints().items():
+            assert bool((lower >= known[k][0]).all() & (upper <= known[k][1]).all())
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ENGINES.items() if kind.capabilities.warm_start])
+@given(kind=KINDS, seed=SEEDS, norm=NORMS, radius=RADII)
+@settings(max_examples=4)
+def test_a_warm_start_is_never_looser_and_holds(name: str, kind: str, seed: int, norm: Norm, radius: float) -> None:
+    """On the same balls, with their layers and without; slopes come back row by row."""
+    q = query(network(kind, seed), seed + 1, norm, radius, None)
+    bounder = dataclasses.replace(engine(name), steps=2)
+    state = bounder.prepare(q.network)
+    cold = bounder.answer(state, q.query())
+    assert cold.left is not None
+    for layers in (cold.left.layers, None):
+        warm = bounder.answer(state, q.query(), WarmStart(layers, cold.left.slopes))
+        assert bool((warm.bounds.upper <= cold.bounds.upper + rounding(q)).all())
+        for x in samples(q, seed):
+            need_inside(q, warm.bounds, x)
+    slopes = cold.slopes()
+    assert (slopes is None) == (kind == "linear")
+    assert slopes is None or slopes.shape[:2] == (len(q.inputs), CLASSES)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ENGINES.items() if kind.capabilities.second_form])
+@given(kind=KINDS, seed=SEEDS, norm=NORMS, radius=RADII)
+@settings(max_examples=4)
+def test_further_rows_on_the_same_balls_are_bounded_as_if_asked_from_nothing(
+    name: str, kind: str, seed: int, norm: Norm, radius: float
+) -> None:
+    q = query(network(kind, seed), seed + 1, norm, radius, None)
+    answer = asked(engine(name), q)
+    logits = answer.further(torch.eye(CLASSES, dtype=torch.float64).expand(len(q.inputs), -1, -1))
+    for x in samples(q, seed):
+        z, slack = exact(q.network)(x.double()).detach(), rounding(q)
+        assert bool((z >= logits.lower - slack).all() & (z <= logits.upper + slack).all())
+    inputs, rival = torch.arange(len(q.inputs)), (q.predicted + 1) % CLASSES
+    rows, goal = q.query().rows[inputs, rival], torch.full((len(inputs),), -torch.inf, dtype=torch.float64)
+    again, _ = answer.upper_bounds(inputs, rows, goal, 0, (None,) * len(inputs))
+    assert bool(((again - answer.bounds.upper[inputs, rival]).abs() <= rounding(q)[:, 0]).all())

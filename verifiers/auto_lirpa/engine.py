@@ -1,4 +1,4 @@
-"""Bounds of logit differences by auto_LiRPA: IBP, CROWN and alpha-CROWN. The only file that calls auto_LiRPA.
+"""Bounds of linear functions of logits by auto_LiRPA: IBP, CROWN and alpha-CROWN. The only file that calls auto_LiRPA.
 
 Serves 0.3 (PyPI, repaired by `auto_lirpa_compat`) and upstream >= 0.7 alike. auto_LiRPA is asked for linear
 functions of logits only: its softmax relaxations are unsound in extreme ranges (docs/maths.md 3). What it does badly or
@@ -13,67 +13,99 @@ import io
 import logging
 import warnings
 from collections.abc import Generator
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from proofs_check import certificate as c
 from proofs_check.certificate import PlainNetwork
 from verifiers.auto_lirpa import compat
-from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
+from verifiers.engine import Bounds, Capabilities, Engine, EngineError, Query, WarmStart, rows_that_count, stacked
 from verifiers.network import interval
 from verifiers.network import lowering as low
 
-Method = Literal["IBP", "CROWN", "alpha-CROWN"]
-METHODS: tuple[Method, ...] = ("IBP", "CROWN", "alpha-CROWN")
-KEPT_SESSIONS = 4
+Method = Literal["IBP", "CROWN"]
+METHODS: tuple[Method, ...] = ("IBP", "CROWN")
+NONLINEAR = (c.Relu, c.LeakyRelu, c.Sigmoid, c.Tanh, c.MaxPool2d)
 
 
 @dataclass(frozen=True, eq=False)
+class LirpaLayers:
+    """Bounds (N, *shape) of the input of every nonlinearity (engine.Layers), by node of the plain network."""
+
+    count: int
+    values: dict[int, interval.Interval]
+
+    def pick(self, index: Tensor) -> LirpaLayers:
+        values = {
+            k: (lower[index.to(lower.device)], upper[index.to(upper.device)])
+            for k, (lower, upper) in self.values.items()
+        }
+        return LirpaLayers(len(index), values)
+
+    def constraints(self) -> dict[int, interval.Interval]:
+        return self.values
+
+    def witness(self, box: Tensor | None, exponential: Tensor | None) -> tuple[bytes | None, ...]:
+        """None: the judge cannot be told how auto_LiRPA relaxes."""
+        del box, exponential
+        return (None,) * self.count
+
+
+@dataclass(frozen=True)
 class AutoLirpa(Engine):
-    """Per bound, the best of `methods`; each method also starts from the interval bounds.
+    """Per bound, the best of `methods`, each started from the interval bounds; with `steps`, after CROWN as many
+    iterations of alpha-CROWN's optimiser on the last pass.
 
     batch_size: most inputs bounded at once (halved by itself where memory runs out); None: 4 on a CPU, where larger
-    batches are slower (CROWN visits a neuron that is unstable for any input of the batch), else 64. iterations: of
-    alpha-CROWN's optimiser. precision: the arithmetic; whichever it is, rounding is not accounted for. A network
-    is converted once and kept with the engine; the least recently used of more than four is dropped.
+    batches are slower (CROWN visits a neuron that is unstable for any input of the batch), else 64. precision: the
+    arithmetic; whichever it is, rounding is not accounted for.
     """
 
-    methods: tuple[Method, ...] = ("IBP", "CROWN")
+    capabilities: ClassVar[Capabilities] = Capabilities(warm_start=True, second_form=True)
+    batch: ClassVar[int] = 256
+
+    methods: tuple[Method, ...] = METHODS
     batch_size: int | None = None
-    iterations: int = 20
     precision: Literal["float32", "float64"] = "float32"
-    _sessions: dict[tuple[str, str], Session] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.methods or not set(self.methods) <= set(METHODS):
             raise ValueError(f"methods must be some of {METHODS}, got {self.methods}")
-        if (self.batch_size is not None and self.batch_size < 1) or self.iterations < 1:
-            raise ValueError(f"batch_size and iterations must be >= 1, got {self.batch_size}, {self.iterations}")
+        if (self.batch_size is not None and self.batch_size < 1) or self.steps < 0:
+            raise ValueError(f"batch_size must be >= 1 and steps >= 0, got {self.batch_size}, {self.steps}")
+        if self.steps and "CROWN" not in self.methods:
+            raise ValueError(f"steps tune CROWN's slopes, got steps={self.steps} and methods={self.methods}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickled without the converted networks (they rebuild themselves)."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init} | {"_sessions": {}}
+    @classmethod
+    def require_installed(cls) -> None:
+        """See Engine.require_installed."""
+        compat.load()
 
-    def bounds(self, query: MarginQuery) -> LogitBounds:
-        session = self.prepare(query.network, query.inputs.device)
-        parts: list[interval.Interval] = []
-        start, size = 0, self._batch(query.inputs.device)
-        while start < len(query.inputs):
+    def prepare(self, network: PlainNetwork) -> Converted:
+        """See Engine.prepare."""
+        try:
+            return Converted(network, getattr(torch, self.precision), torch.device(self.device))
+        except RuntimeError as error:
+            raise EngineError(f"device {self.device!r} cannot be used: {error}") from error
+
+    def bound(self, state: Converted, query: Query, warm_start: WarmStart | None = None) -> tuple[Bounds, WarmStart]:
+        """See Engine.bound."""
+        parts: list[tuple[Bounds, WarmStart]] = []
+        start, size, count = 0, self._batch(state.device), len(query.balls)
+        while start < count or not parts:
+            index = torch.arange(start, min(start + size, count))
             try:
-                parts.append(session.differences(_rows(query, slice(start, start + size)), self))
+                parts.append(state.bound(query.pick(index), _picked(warm_start, index), self))
                 start += size
             except (MemoryError, torch.OutOfMemoryError) as error:
                 if size == 1:
                     raise EngineError(f"out of memory on a single input: {error}") from error
                 size = (size + 1) // 2
-        shape = (0, query.network.classes)
-        lower, upper = (
-            torch.cat([p[i].double() for p in parts]) if parts else torch.zeros(shape).double() for i in (0, 1)
-        )
-        return LogitBounds(lower, upper, (None,) * len(query.inputs))
+        return _joined(parts)
 
     def _batch(self, device: torch.device) -> int:
         if self.batch_size is not None:
@@ -82,25 +114,40 @@ class AutoLirpa(Engine):
             return 256
         return 4 if device.type == "cpu" else 64
 
-    def prepare(self, network: PlainNetwork, device: torch.device) -> Session:
-        """The converted network, from an earlier call if there was one."""
-        key = (network.sha256, str(device))
-        session = self._sessions.pop(key, None)
-        if session is None:
-            session = Session(network, getattr(torch, self.precision), device)
-        self._sessions[key] = session
-        while len(self._sessions) > KEPT_SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
-        return session
+
+def _picked(warm_start: WarmStart | None, index: Tensor) -> WarmStart | None:
+    if warm_start is None:
+        return None
+    layers = None if warm_start.layers is None else warm_start.layers.pick(index)
+    return WarmStart(layers, tuple(warm_start.slopes[k] for k in index.tolist()))
 
 
-def _rows(query: MarginQuery, rows: slice) -> MarginQuery:
-    inputs, radius, predicted = query.inputs[rows], query.radius[rows], query.predicted[rows]
-    return MarginQuery(query.network, inputs, query.norm, radius, query.domain, predicted)
+def _joined(parts: list[tuple[Bounds, WarmStart]]) -> tuple[Bounds, WarmStart]:
+    lower, upper = (torch.cat([getattr(bounds, name) for bounds, _ in parts]) for name in ("lower", "upper"))
+    layers = [left.layers.constraints() for _, left in parts if left.layers is not None]
+    values = {
+        k: (torch.cat([one[k][0] for one in layers]), torch.cat([one[k][1] for one in layers])) for k in layers[0]
+    }
+    slopes = tuple(one for _, left in parts for one in left.slopes)
+    return Bounds(lower, upper), WarmStart(LirpaLayers(len(lower), values), slopes)
 
 
-class Session:
-    """One network, ready to be bounded for any batch. auto_LiRPA is loaded at the first method that needs it."""
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What auto_LiRPA is asked for one part of a batch: the input set, rows (N, R, K) in its arithmetic, interval
+    bounds by step; final: of activations' inputs these are not to be tightened."""
+
+    inputs: interval.InputSet
+    rows: Tensor
+    values: list[interval.Value]
+    final: bool
+
+
+class Converted:
+    """One network, ready to be bounded for any batch. auto_LiRPA is loaded at the first method that needs it.
+
+    sources: the plain network's node by the step of `lowered` that holds its value, of all that feed a nonlinearity.
+    """
 
     def __init__(self, network: PlainNetwork, dtype: torch.dtype, device: torch.device) -> None:
         self.network = network
@@ -109,65 +156,125 @@ class Session:
         self.dtype, self.device = dtype, device
         self.bounded: Any = None
         self.patches = True
-        self.nodes: list[tuple[int, Any]] = []
+        self.nodes: list[tuple[int, Any]] = []  # of each activation: the step that feeds it, auto_LiRPA's node
+        fed = (step.inputs[0] for step in self.lowered.steps if isinstance(step, low.Activation | low.MaxPool))
+        self.sources = dict(zip(fed, _feeding(network), strict=True))
 
-    def differences(self, query: MarginQuery, engine: AutoLirpa) -> interval.Interval:
-        """(lower, upper), each (N, K), of z_j - z_y."""
-        center, radius = query.inputs.to(self.dtype), query.radius.to(self.device, self.dtype)
-        predicted = query.predicted.to(self.device)
+    def bound(self, query: Query, warm_start: WarmStart | None, engine: AutoLirpa) -> tuple[Bounds, WarmStart]:
+        """What `engine` finds, without regard to memory."""
+        center, radius = (t.to(self.device, self.dtype) for t in (query.balls.center, query.balls.radius))
+        rows = query.rows.to(self.device, self.dtype)
+        layers = None if warm_start is None else warm_start.layers
         with torch.no_grad():
-            inputs = interval.input_set(center, radius, query.norm, query.domain)
+            inputs = interval.input_set(center, radius, query.balls.norm, query.balls.domain)
             values = interval.propagate(self.lowered, inputs)
-            lower, upper = interval.differences(self.lowered, inputs, values, predicted)
-        for method in engine.methods:
-            if method != "IBP":
-                low_d, high_d = self._linear(method, inputs, values, predicted, engine.iterations)
-                lower, upper = torch.maximum(lower, low_d), torch.minimum(upper, high_d)
+            bounds = interval.of_rows(self.lowered, inputs, values, rows)
+            self._tighten(values, query.constraints.values if layers is None else layers.constraints())
+        slopes: tuple[Tensor | None, ...] = (None,) * len(rows)
+        if "CROWN" in engine.methods and len(rows):
+            index = rows_that_count(query.rows).to(self.device)
+            each = index[:, :, None]
+            final = layers is not None or query.constraints.final
+            asked = Asked(inputs, rows.gather(1, each.expand(-1, -1, rows.shape[2])), values, final)
+            start = None if warm_start is None else stacked(warm_start.slopes)
+            start = None if start is None else start.gather(1, each.expand(-1, -1, start.shape[2]))
+            (low_r, high_r), found = self._linear(asked, engine.steps if query.steps is None else query.steps, start)
+            bounds[0].scatter_(1, index, torch.maximum(bounds[0].gather(1, index), low_r))
+            bounds[1].scatter_(1, index, torch.minimum(bounds[1].gather(1, index), high_r))
+            if found is not None:
+                whole = found.new_zeros(*rows.shape[:2], found.shape[2])
+                slopes = whole.scatter(1, each.expand(-1, -1, found.shape[2]), found).unbind()
+        lower, upper = bounds
         if not bool(torch.isfinite(lower).all() and torch.isfinite(upper).all()):
             raise EngineError("bounds overflowed: reduce the radius or set precision='float64'")
-        return lower, upper
+        shapes = self.network.shapes
+        inner = {
+            node: (values[k].lower.reshape(-1, *shapes[node]), values[k].upper.reshape(-1, *shapes[node]))
+            for k, node in self.sources.items()
+        }
+        return Bounds(lower.double().cpu(), upper.double().cpu()), WarmStart(LirpaLayers(len(rows), inner), slopes)
 
-    def _linear(
-        self,
-        method: Method,
-        inputs: interval.InputSet,
-        values: list[interval.Value],
-        predicted: Tensor,
-        iterations: int,
-    ) -> interval.Interval:
-        """CROWN or alpha-CROWN with C = e_j - e_y, per input."""
+    def _tighten(self, values: list[interval.Value], known: dict[int, interval.Interval]) -> None:
+        """Intersect `values` with what is known by node of the plain network."""
+        for k, node in self.sources.items():
+            if node in known:
+                values[k] = _cut(values[k], *known[node])
+
+    def _linear(self, asked: Asked, steps: int, start: Tensor | None) -> tuple[interval.Interval, Tensor | None]:
+        """CROWN's bounds (N, R) of the rows, or alpha-CROWN's where they are tighter, and slopes as `_tuned` gives.
+        What CROWN finds of activations' inputs tightens asked.values. start: slopes (N, R, n)."""
         self._convert()
-        lirpa = compat.load()
-        classes = self.network.classes
-        rivals = torch.stack([torch.tensor([j for j in range(classes) if j != y]) for y in range(classes)])
-        index = rivals.to(self.device)[predicted]
-        eye = torch.eye(classes, dtype=self.dtype, device=self.device)
-        x = lirpa.BoundedTensor(inputs.center, perturbation(lirpa, inputs))
-        arguments = {"C": eye[index] - eye[predicted][:, None]} | self._known(inputs, values)
         try:
-            lower, upper = self._compute(method, x, arguments, iterations)
+            lower, upper = self._compute("CROWN", asked, self._arguments(asked, asked.final))
+            for k, activation in self.nodes:
+                asked.values[k] = _cut(asked.values[k], activation.inputs[0].lower, activation.inputs[0].upper)
+            if not steps or not self.nodes:
+                return (lower, upper), None
+            (low_t, high_t), slopes = self._tuned(asked, steps, start)
         except EngineError:
             if self.patches is False:
                 raise
             self.patches, self.bounded = False, None  # dense matrices: slower, for any geometry
-            return self._linear(method, inputs, values, predicted, iterations)
-        zeros = torch.zeros(len(predicted), classes, dtype=self.dtype, device=self.device)
-        return zeros.scatter(1, index, lower.detach()), zeros.scatter(1, index, upper.detach())
+            return self._linear(asked, steps, start)
+        return (torch.maximum(lower, low_t), torch.minimum(upper, high_t)), slopes
 
-    def _compute(self, method: Method, x: Tensor, arguments: dict[str, Any], iterations: int) -> interval.Interval:
-        with quiet(), torch.set_grad_enabled(method == "alpha-CROWN"), default_dtype(self.dtype):
-            self.bounded.set_bound_opts({"optimize_bound_args": {"iteration": iterations}})
+    def _tuned(self, asked: Asked, steps: int, start: Tensor | None) -> tuple[interval.Interval, Tensor | None]:
+        """alpha-CROWN's bounds (N, R), the activations' inputs bounded as they are, and the slopes (N, R, n) that it
+        ends with, of the lower bounds and then of the upper; upstream keeps them to itself: None."""
+        arguments = self._arguments(asked, True)
+        if not compat.is_old(compat.load()):
+            return self._compute("alpha-CROWN", asked, arguments, {"iteration": steps}), None
+        ends: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for side, (name, other) in enumerate((("bound_lower", "bound_upper"), ("bound_upper", "bound_lower"))):
+            fixed = arguments["intermediate_layer_bounds"]
+            with self._guarded("alpha-CROWN"):
+                self.bounded.init_slope(
+                    (self._tensor(asked),), share_slopes=True, c=asked.rows, intermediate_layer_bounds=fixed
+                )
+            if start is not None:
+                mine = start.chunk(2, 2)[side].split([_per_row(alpha).shape[2] for alpha in self._alphas()], 2)
+                for alpha, values in zip(self._alphas(), mine, strict=True):
+                    alpha.data.copy_(_as_alpha(values, alpha.shape))
+            options = {"iteration": steps, "init_alpha": False}
+            ends.append(self._compute("alpha-CROWN", asked, arguments | {name: True, other: False}, options)[side])
+            slopes += [_per_row(alpha.detach()) for alpha in self._alphas()]
+        return (ends[0], ends[1]), torch.cat(slopes, 2)
+
+    def _alphas(self) -> list[Tensor]:
+        """auto_LiRPA's slopes of the pass from the rows down, (a, R, N, *shape) of every activation."""
+        return [node.alpha[self.bounded.final_name] for node in self.bounded.optimizable_activations]
+
+    def _tensor(self, asked: Asked) -> Any:
+        lirpa = compat.load()
+        return lirpa.BoundedTensor(asked.inputs.center, perturbation(lirpa, asked.inputs))
+
+    def _compute(
+        self, method: str, asked: Asked, arguments: dict[str, Any], options: dict[str, Any] | None = None
+    ) -> interval.Interval:
+        with self._guarded(method), torch.set_grad_enabled(method == "alpha-CROWN"):
+            if options is not None:
+                self.bounded.set_bound_opts({"optimize_bound_args": options})
+            lower, upper = self.bounded.compute_bounds(
+                x=(self._tensor(asked),), C=asked.rows, method=method, **arguments
+            )[:2]
+        return tuple(None if end is None else end.detach() for end in (lower, upper))  # type: ignore[return-value]
+
+    @contextlib.contextmanager
+    def _guarded(self, method: str) -> Generator[None]:
+        """Whatever breaks inside auto_LiRPA is its own limit: EngineError, or MemoryError."""
+        with quiet(), default_dtype(self.dtype):
             try:
-                return self.bounded.compute_bounds(x=(x,), method=method, **arguments)
+                yield
             except (MemoryError, torch.OutOfMemoryError):
                 raise
-            except Exception as error:  # whatever breaks inside auto_LiRPA is its own limit
+            except Exception as error:
                 if "can't allocate memory" in str(error):
                     raise MemoryError(str(error)) from error
                 raise EngineError(_limit(method, compat.load(), error)) from error
 
     def _convert(self) -> None:
-        """Build the BoundedModule and find, in it, the inputs of each activation."""
+        """Build the BoundedModule and find, in it, each activation."""
         if self.bounded is not None:
             return
         lirpa = compat.load()
@@ -178,30 +285,56 @@ class Session:
                 bounded = compat.bounded_module(lirpa)(module, example, _options(self.lowered, self.patches))
             except Exception as error:
                 raise EngineError(_limit("conversion", lirpa, error)) from error
-        nonlinear = [k for k, step in enumerate(self.lowered.steps) if isinstance(step, low.Activation | low.MaxPool)]
+        fed = [step.inputs[0] for step in self.lowered.steps if isinstance(step, low.Activation | low.MaxPool)]
         found = [node for node in bounded._modules.values() if type(node).__name__ in BOUND_NAMES]
-        if len(found) != len(nonlinear):
-            raise EngineError(f"auto_LiRPA {lirpa.__version__} found {len(found)} of {len(nonlinear)} activations")
-        self.nodes = [(k, node.inputs[0]) for k, node in zip(nonlinear, found, strict=True)]
+        if len(found) != len(fed):
+            raise EngineError(f"auto_LiRPA {lirpa.__version__} found {len(found)} of {len(fed)} activations")
+        self.nodes = list(zip(fed, found, strict=True))
         self.bounded = bounded
 
-    def _known(self, inputs: interval.InputSet, values: list[interval.Value]) -> dict[str, Any]:
-        """The interval bounds of every activation's input, as auto_LiRPA's reference bounds.
+    def _arguments(self, asked: Asked, final: bool) -> dict[str, Any]:
+        """The bounds of every activation's input: as auto_LiRPA's reference bounds, or `final`.
 
         In l2 and l1 those of first layers (already the dual norm's) are final: auto_LiRPA would take its own.
         """
         reference: dict[str, interval.Interval] = {}
-        final: dict[str, interval.Interval] = {}
-        for k, node in self.nodes:
-            (source,) = self.lowered.steps[k].inputs
-            bounds = (values[source].lower, values[source].upper)
+        fixed: dict[str, interval.Interval] = {}
+        for k, activation in self.nodes:
+            node, value = activation.inputs[0], asked.values[k]
             first = type(node.inputs[0]).__name__ == "BoundInput" if node.inputs else True
-            (final if first and inputs.norm != "Linf" else reference)[node.name] = bounds
-        old = compat.is_old(compat.load())
-        name = "intermediate_layer_bounds" if old else "interm_bounds"
+            (fixed if final or (first and asked.inputs.norm != "Linf") else reference)[node.name] = (
+                value.lower,
+                value.upper,
+            )
+        name = "intermediate_layer_bounds" if compat.is_old(compat.load()) else "interm_bounds"
         return {"reference_bounds": reference, "aux_reference_bounds": dict(reference)} | (
-            {name: final} if final else {}
+            {name: fixed} if fixed else {}
         )
+
+
+def _feeding(network: PlainNetwork) -> list[int]:
+    """The nodes that feed a nonlinearity the logits depend on, in the order of these."""
+    needed = {len(network.nodes) - 1}
+    for k in range(len(network.nodes) - 1, 0, -1):
+        if k in needed:
+            needed.update(getattr(network.nodes[k], "inputs", ()))
+    return [node.inputs[0] for k, node in enumerate(network.nodes) if k in needed and isinstance(node, NONLINEAR)]
+
+
+def _cut(value: interval.Value, lower: Tensor, upper: Tensor) -> interval.Value:
+    """`value` within other bounds of the same cells."""
+    lower, upper = (end.detach().to(value.lower).reshape(value.lower.shape) for end in (lower, upper))
+    return replace(value, lower=torch.maximum(value.lower, lower), upper=torch.minimum(value.upper, upper))
+
+
+def _per_row(alpha: Tensor) -> Tensor:
+    """(N, R, n) from auto_LiRPA's (a, R, N, *shape)."""
+    return alpha.permute(2, 1, 0, *range(3, alpha.ndim)).flatten(2)
+
+
+def _as_alpha(slopes: Tensor, shape: torch.Size) -> Tensor:
+    """auto_LiRPA's (a, R, N, *shape) from (N, R, n)."""
+    return slopes.reshape(shape[2], shape[1], shape[0], *shape[3:]).permute(2, 1, 0, *range(3, len(shape)))
 
 
 BOUND_NAMES = frozenset({"BoundRelu", "BoundLeakyRelu", "BoundSigmoid", "BoundTanh", "BoundMaxPool"})
@@ -211,7 +344,9 @@ def _options(network: low.Lowered, patches: bool) -> dict[str, Any]:
     """Sums of patches of different strides are beyond 0.3's sparse bounds."""
     residual = any(isinstance(step, low.Sum) for step in network.steps)
     mode = "patches" if patches else "matrix"
-    return {"conv_mode": mode, "sparse_conv_intermediate_bounds": not residual, "verbosity": 0}
+    return {"conv_mode": mode, "sparse_conv_intermediate_bounds": not residual, "verbosity": 0} | {
+        "sparse_features_alpha": False  # slopes of all neurons, whichever are unstable: they go from ball to ball
+    }
 
 
 def _limit(method: str, lirpa: Any, error: Exception) -> str:

@@ -9,20 +9,12 @@ from torch import Tensor
 
 from proofs_check import certificate as c
 from verifiers.crown.backward import IntermediateBounds
-from verifiers.engine import MarginQuery
+from verifiers.crown.engine import CrownLayers
+from verifiers.engine import Query, WarmStart, differences
 from verifiers.lipschitz.linear_maps import AFFINE, TINY, LinearMaps
+from verifiers.perturbation import Balls
 
 Interval = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Balls:
-    """ℓp balls around a batch: center (N, *shape) float64, radius (N,) float64; domain: a box or None."""
-
-    center: Tensor
-    radius: Tensor
-    norm: c.Norm
-    domain: tuple[float, float] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +32,16 @@ class ValueBounds:
 
     def differences(self, predicted: Tensor) -> Interval:
         """(lower, upper) of z_j - z_y, (N, K) each, column y zero."""
-        analysis = self.maps.engine.last_pass(self.intermediate_bounds, predicted, None, 0)
-        return analysis.lower, analysis.upper
+        query = Query(self.balls, differences(predicted, self.maps.network.classes))
+        start = WarmStart(CrownLayers(self.intermediate_bounds), (None,) * len(predicted))
+        bounds, _ = self.maps.engine.bound(self.maps.crown, query, start)
+        return bounds.lower.to(self.maps.device), bounds.upper.to(self.maps.device)
 
 
 def value_bounds(maps: LinearMaps, balls: Balls) -> ValueBounds:
     """Requires: balls.radius >= 0. Time: one backward pass per neuron that may be unstable."""
-    predicted = torch.zeros(len(balls.center), dtype=torch.int64, device=maps.device)  # layers' bounds need no class
-    query = MarginQuery(maps.network, balls.center, balls.norm, balls.radius, balls.domain, predicted)
-    return ValueBounds(maps, balls, maps.engine.layers(query, maps.crown))
+    rows = torch.zeros(len(balls), 0, maps.network.classes, dtype=torch.float64)  # layers' bounds need none
+    return ValueBounds(maps, balls, maps.engine.layers(maps.crown, Query(balls, rows)))
 
 
 def point_values(maps: LinearMaps, points: Tensor) -> list[Interval]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proofs_check.certificate import Norm
 from verifiers.network import lowering as low
+from verifiers.perturbation import DUAL_ORDER
 
 Interval = tuple[Tensor, Tensor]
 
@@ -69,28 +70,26 @@ def propagate(network: low.Lowered, inputs: InputSet) -> list[Value]:
     return values
 
 
-def differences(network: low.Lowered, inputs: InputSet, values: list[Value], predicted: Tensor) -> Interval:
-    """Bounds (N, K) of z_j - z_y from the intervals of `propagate`; folded into the last layer if it is dense."""
+def of_rows(network: low.Lowered, inputs: InputSet, values: list[Value], rows: Tensor) -> Interval:
+    """Bounds (N, R) of rows (N, R, K) . z from the intervals of `propagate`; folded into a dense last layer."""
     last = network.steps[-1]
-    if isinstance(last, low.Dense):
-        return _folded(last, values[last.inputs[0]], inputs, predicted)
-    lower, upper = values[-1].lower, values[-1].upper
-    index = predicted[:, None]
-    low_d, high_d = lower - upper.gather(1, index), upper - lower.gather(1, index)
-    return low_d.scatter(1, index, 0.0), high_d.scatter(1, index, 0.0)
+    if not isinstance(last, low.Dense):
+        return _of_forms(rows, torch.zeros(rows.shape[:2]).to(rows), values[-1], inputs)
+    return _of_forms(rows @ last.weight, rows @ last.bias, values[last.inputs[0]], inputs)
 
 
-def _folded(last: low.Dense, v: Value, inputs: InputSet, predicted: Tensor) -> Interval:
-    lower = v.lower.new_empty(len(v.lower), len(last.bias))
-    upper = torch.empty_like(lower)
-    for y in predicted.unique().tolist():
-        rows = (predicted == y).nonzero()[:, 0]
-        step = low.Dense(last.inputs, last.weight - last.weight[y], last.bias - last.bias[y])
-        part = Value(v.lower[rows], v.upper[rows], v.scale, None if v.point is None else v.point[rows])
-        some = InputSet(inputs.center[rows], inputs.radius[rows], inputs.norm, inputs.lower[rows], inputs.upper[rows])
-        out = _step(step, [part], some)
-        lower[rows], upper[rows] = out.lower, out.upper
-    return lower, upper
+def _of_forms(weight: Tensor, bias: Tensor, v: Value, inputs: InputSet) -> Interval:
+    """Bounds (N, R) of weight (N, R, m) . value + bias (N, R)."""
+    middle, half = (
+        torch.einsum("nrm,nm->nr", w, t.flatten(1)) for w, t in ((weight, v.middle), (weight.abs(), v.half))
+    )
+    lower, upper = bias + middle - half, bias + middle + half
+    if v.scale is None or v.point is None or inputs.norm == "Linf":
+        return lower, upper
+    center = bias + torch.einsum("nrm,nm->nr", weight, v.point.flatten(1))
+    scaled = weight * v.scale.flatten()
+    spread = inputs.radius[:, None] * torch.linalg.vector_norm(scaled, DUAL_ORDER[inputs.norm], dim=2)
+    return torch.maximum(lower, center - spread), torch.minimum(upper, center + spread)
 
 
 def _step(step: low.Step, args: list[Value], inputs: InputSet) -> Value:

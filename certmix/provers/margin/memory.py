@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from certmix.provers.margin.exponential_head import Head
-from verifiers.crown.backward import IntermediateBounds
-from verifiers.crown.engine import Analysis
-from verifiers.crown.intermediate import NO_BOUNDS, ReusableBounds
-from verifiers.crown.network import Interval
+from verifiers.engine import NOTHING_KNOWN, Answer, Constraints, Interval, Layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +58,13 @@ class RadiusMemory:
         layers = (self.failed.get(batch_index) for batch_index in inputs.tolist())
         return torch.tensor([0.0 if one is None else one.radius for one in layers], dtype=torch.float64)
 
-    def reusable(self, inputs: Tensor, radii: Tensor, reuse_only: bool) -> ReusableBounds:
+    def constraints(self, inputs: Tensor, radii: Tensor, final: bool) -> Constraints:
         """What is known of the layers at these radii, from larger ones; infinite ends where nothing is."""
         smallest = self._smallest_failed(inputs)
         usable = (smallest >= radii) & (smallest > 0)
         remembered = [self.failed[batch_index] for batch_index in inputs[usable].tolist()]
         if not remembered:
-            return NO_BOUNDS
+            return NOTHING_KNOWN
         values: dict[int, Interval] = {}
         for node in remembered[0].values:
             ends: list[Tensor] = []
@@ -76,31 +73,26 @@ class RadiusMemory:
                 ends.append(known.new_full((len(inputs), *known.shape[1:]), nothing))
                 ends[-1][usable.to(known.device)] = known
             values[node] = ends[0], ends[1]
-        return ReusableBounds(values, reuse_only)
+        return Constraints(values, final)
 
-    def keep_layers(self, inputs: Tensor, radii: Tensor, layers: IntermediateBounds, failed: Tensor) -> None:
+    def keep_layers(self, inputs: Tensor, radii: Tensor, layers: Layers | None, failed: Tensor) -> None:
         """Remember the layers of the inputs that `failed` (M,) bool at these radii."""
+        if layers is None or not bool(failed.any()):
+            return
+        values = layers.constraints()
         for k, batch_index in enumerate(inputs.tolist()):
             if bool(failed[k]):
-                self.failed[batch_index] = _of_input(layers, k, float(radii[k]))
+                of_input = {node: (lower[k], upper[k]) for node, (lower, upper) in values.items()}
+                self.failed[batch_index] = InputLayers(float(radii[k]), of_input)
 
-    def keep_slopes(
-        self, inputs: Tensor, analysis: Analysis, head: Head | None, wanted: Tensor, certified: Tensor
-    ) -> None:
+    def keep_slopes(self, inputs: Tensor, answer: Answer, head: Head | None, wanted: Tensor, certified: Tensor) -> None:
         """Remember the slopes of the inputs `wanted` (M,) bool, and whether they `certified` the radius (M,) bool."""
-        if analysis.slopes is None:
-            return
-        exponential = None if head is None else head.exponential
-        for k, batch_index in enumerate(inputs.tolist()):
-            if bool(wanted[k]):
-                box = analysis.slopes[k]
+        slopes = (None,) * len(inputs) if answer.left is None else answer.left.slopes
+        exponential = None if head is None else head.slopes
+        for k, (batch_index, box) in enumerate(zip(inputs.tolist(), slopes, strict=True)):
+            if box is not None and bool(wanted[k]):
                 self.latest[batch_index] = InputSlopes(
-                    box, box if exponential is None else exponential.slopes.of_input(k, box)
+                    box, box if exponential is None else exponential.of_input(k, box)
                 )
                 if bool(certified[k]):
                     self.certified[batch_index] = self.latest[batch_index]
-
-
-def _of_input(layers: IntermediateBounds, k: int, radius: float) -> InputLayers:
-    nodes = (i for i in layers.net.preactivations if i not in layers.net.affine)
-    return InputLayers(radius, {i: (layers.values[i][0][k], layers.values[i][1][k]) for i in nodes})

@@ -16,7 +16,8 @@ from certmix.theorems.margin import pair_slack
 from certmix.theorems.softmax_margin import box_margin, own_class
 from proofs_check.certificate import PlainNetwork
 from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin
-from verifiers.engine import Engine, EngineError, LogitBounds, MarginQuery
+from verifiers.engine import EngineError, LogitBounds, Query, differences
+from verifiers.perturbation import Balls
 
 Evidence = EngineMargin | NetworkMargin | PairMargin
 FLOAT32_LACK = 1e-3  # of slack, that float32 rounding of the native engine may cost; more, and the judge finds no proof
@@ -98,9 +99,11 @@ class MarginOracle(abc.ABC):
     def bound(self, inputs: Tensor, radii: Tensor, witness: bool) -> MarginBound:
         """What the bounds certify for `inputs` at `radii`. witness: for the judge. Raises EngineError."""
 
-    def query(self, network: PlainNetwork, inputs: Tensor, radii: Tensor) -> MarginQuery:
+    def query(self, inputs: Tensor, radii: Tensor) -> Query:
+        """Bounds of d_j = z_j - z_y wanted, whichever network's."""
         s = self.problem.settings
-        return MarginQuery(network, self.problem.inputs[inputs], s.norm, radii, s.domain, self.predicted[inputs])
+        balls = Balls(self.problem.inputs[inputs], radii, s.norm, s.domain)
+        return Query(balls, differences(self.predicted[inputs], self.problem.network.classes))
 
     def box_slack(self, h: LogitBounds, g: LogitBounds | None, predicted: Tensor) -> Tensor:
         """(M,) by the box form of h, or where g was bounded by the better of Lemma 3.2 and docs/maths.md 6."""
@@ -138,25 +141,3 @@ class MarginOracle(abc.ABC):
             passes_of_input = None if passes is None else passes.of_input(k)
             bound = ArchivedBound(radius, y, h.lower[k], h.upper[k], passes_of_input, h.witness[k])
             self.problem.archive(self.problem.indices[batch_index], bound)
-
-
-class EngineOracle(MarginOracle):
-    """Any engine of the table, box form only."""
-
-    def __init__(self, problem: Problem, predicted: Tensor, engine: Engine) -> None:
-        super().__init__(problem, predicted)
-        self.engine = engine
-
-    def bound(self, inputs: Tensor, radii: Tensor, witness: bool) -> MarginBound:
-        h = self.bound_robust(inputs, radii, witness)
-        g = None
-        if self.problem.settings.use_standard:
-            g = self.engine.bounds(self.query(standard_network(self.problem), inputs, radii))
-        slack = self.box_slack(h, g, self.predicted[inputs])
-        judged = self.problem.settings.evidence == "network"  # by its own bounds, which may be tighter
-        return MarginBound(slack, torch.ones_like(slack, dtype=torch.bool) if judged else slack > 0, h, g)
-
-    def bound_robust(self, inputs: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
-        h = self.engine.bounds(self.query(self.problem.network, inputs, radii))
-        self.archive(inputs, radii, h)
-        return h

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certmix.provers.engine_session import engine_session
 from certmix.provers.judging import JudgeSession, largest_accepted
-from certmix.provers.margin.engines import make_engine, make_oracle
+from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
 from certmix.provers.problem import Problem
 from certmix.records.lines import certificate_line
@@ -224,5 +225,5 @@ def _too_small(radius: float, engine: str) -> str:
 
 def prove_margin(problem: Problem, judge: JudgeSession) -> list[Outcome]:
     """Margin certificates for every input of `problem`."""
-    engine = make_engine(problem.settings)
-    return MarginProver(problem, judge, lambda batch, predicted: make_oracle(batch, predicted, engine)).prove()
+    session = engine_session(problem.settings)
+    return MarginProver(problem, judge, lambda batch, predicted: EngineOracle(batch, predicted, session)).prove()

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import certmix
+from certmix.provers.engine_session import EngineSession
 from certmix.provers.judging import judge_session
-from certmix.provers.margin.crown_oracle import CrownOracle
+from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import MarginBound
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
@@ -27,11 +28,11 @@ def problem(norm: Norm) -> Problem:
     return Problem(standard, robust, inputs, tuple(range(COUNT)), (-1,) * COUNT, Settings(0.75, norm=norm))
 
 
-class Watched(CrownOracle):
+class Watched(EngineOracle):
     """Keeps every answer, by whether it was for the judge: (inputs, radii, slack)."""
 
-    def __init__(self, own: Problem, predicted: Tensor, engine: Crown) -> None:
-        super().__init__(own, predicted, engine)
+    def __init__(self, own: Problem, predicted: Tensor, session: EngineSession) -> None:
+        super().__init__(own, predicted, session)
         self.answers: dict[bool, list[tuple[Tensor, Tensor, Tensor]]] = {False: [], True: []}
 
     def bound(self, inputs: Tensor, radii: Tensor, witness: bool) -> MarginBound:
@@ -46,7 +47,7 @@ def searched(request: pytest.FixtureRequest) -> tuple[Watched, list[Outcome]]:
     own, made = problem(request.param), list[Watched]()
 
     def oracle(own: Problem, predicted: Tensor) -> Watched:
-        made.append(Watched(own, predicted, Crown(steps=4)))
+        made.append(Watched(own, predicted, EngineSession(Crown(steps=4))))
         return made[-1]
 
     assert own.standard.network is not None
@@ -65,7 +66,7 @@ def test_every_input_is_certified_just_below_a_radius_that_failed(searched: tupl
 def test_what_is_handed_to_the_judge_does_not_depend_on_what_failed(searched: tuple[Watched, list[Outcome]]):
     oracle, outcomes = searched
     radii = torch.tensor([o.radius for o in outcomes if isinstance(o, certmix.Certified)], dtype=torch.float64)
-    fresh = CrownOracle(oracle.problem, oracle.predicted, oracle.engine)
+    fresh = EngineOracle(oracle.problem, oracle.predicted, oracle.session)
     fresh.memory.latest.update(oracle.memory.latest)
     fresh.memory.certified.update(oracle.memory.certified)
     ours, theirs = (b.bound(torch.arange(COUNT), radii, True) for b in (oracle, fresh))
@@ -97,9 +98,9 @@ def test_memory_holds_only_below_the_radius_that_failed(searched: tuple[Watched,
     assert memory.failed_above(inputs, radii * 0.9).all()
     assert not memory.failed_above(inputs, radii).any()
     assert memory.failed_at(inputs, radii).all()
-    assert not memory.reusable(inputs, radii * 1.1, True).values
+    assert not memory.constraints(inputs, radii * 1.1, True).values
     radii[0] *= 1.1
-    for lower, upper in memory.reusable(inputs, radii, False).values.values():
+    for lower, upper in memory.constraints(inputs, radii, False).values.values():
         assert torch.isneginf(lower[0]).all()
         assert torch.isposinf(upper[0]).all()
         assert torch.isfinite(lower[1:]).all()
@@ -115,7 +116,7 @@ def test_a_radius_hardly_depends_on_the_rest_of_the_batch(searched: tuple[Watche
         found = MarginProver(
             few,
             judge_session(few.network, few.standard.network),
-            lambda o, predicted: Watched(o, predicted, oracle.engine),
+            lambda o, predicted: Watched(o, predicted, oracle.session),
         ).prove()
         for one, other in zip(found, outcomes[part], strict=True):
             assert isinstance(one, certmix.Certified)

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,9 +20,8 @@ from proofs_check import certificate as c
 from proofs_check.certificate import Norm
 from proofs_check.reading.shapes import output_shape
 from verifiers.auto_lirpa import compat as auto_lirpa_compat
-from verifiers.auto_lirpa import engine as auto_lirpa
-from verifiers.auto_lirpa.engine import AutoLirpa, LoweredModule, Method
-from verifiers.engine import EngineError, MarginQuery
+from verifiers.auto_lirpa.engine import AutoLirpa, Converted, LoweredModule, Method
+from verifiers.engine import EngineError, MarginQuery, Query
 from verifiers.network import interval
 from verifiers.network import lowering as low
 from verifiers.network.module import PlainModule, build
@@ -162,8 +162,8 @@ def refusal(q: MarginQuery, methods: tuple[Method, ...]) -> str | None:
     return None
 
 
-def need_points_inside(q: MarginQuery, methods: tuple[Method, ...]) -> None:
-    answer = AutoLirpa(methods, precision="float64", iterations=3).bounds(q)
+def need_points_inside(q: MarginQuery, methods: tuple[Method, ...], steps: int = 0) -> None:
+    answer = AutoLirpa(methods, precision="float64", steps=steps).bounds(q)
     net = PlainModule(q.network).double()
     for x in points(q, 30, 5):
         z = net(x)
@@ -227,10 +227,10 @@ def test_crown_answers_for_curved_activations(kind: str, norm: Norm) -> None:
 )
 def test_alpha_crown_contains_points_and_is_no_looser_than_crown(norm: Norm, kinds: list[str]) -> None:
     q = query(random_network(1, kinds, "conv" in kinds), norm, 0.3)
-    need_points_inside(q, ("alpha-CROWN",))
+    need_points_inside(q, ("CROWN",), steps=3)
     width = [
         float((b.upper - b.lower).sum())
-        for b in (AutoLirpa((m,), precision="float64", iterations=4).bounds(q) for m in ("CROWN", "alpha-CROWN"))
+        for b in (AutoLirpa(("CROWN",), precision="float64", steps=steps).bounds(q) for steps in (0, 4))
     ]
     assert width[1] <= width[0] * (1 + 1e-9)
 
@@ -244,11 +244,11 @@ def test_patches_and_dense_matrices_give_the_same_bounds(seed: int, norm: Norm) 
         weight = draw.array(3, 2 if k == 0 else 3, 3, 3)
         draw.nodes += [c.Conv2d((k,), weight, 0.1 * draw.array(3), (1, 1), (1, 1, 1, 1), (1, 1), 1), c.Relu((k + 1,))]
     q = query(draw.network(), norm, 0.4)
-    engines = [AutoLirpa(("CROWN",), precision="float64") for _ in range(2)]
-    sessions = [e.prepare(q.network, q.inputs.device) for e in engines]
-    sessions[1].patches = False
-    one, two = (e.bounds(q) for e in engines)
-    assert sessions[0].patches
+    engine = AutoLirpa(("CROWN",), precision="float64")
+    states = [engine.prepare(q.network) for _ in range(2)]
+    states[1].patches = False
+    one, two = (engine.bounds(q, state) for state in states)
+    assert states[0].patches
     torch.testing.assert_close(one.lower, two.lower, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(one.upper, two.upper, rtol=1e-9, atol=1e-9)
 
@@ -307,32 +307,26 @@ def test_a_network_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_lirpa_compat, "bounded_module", lambda m: built.append(m) or original(m))
     engine = AutoLirpa(("CROWN",), batch_size=2)
     net = random_network(1, ["relu"], False)
+    state = engine.prepare(net)
     for count in (5, 1, 3):
-        engine.bounds(query(net, "Linf", 0.1, count))
+        engine.bounds(query(net, "Linf", 0.1, count), state)
     assert len(built) == 1
-
-
-def test_sessions_of_few_networks_are_kept() -> None:
-    engine = AutoLirpa(("IBP",))
-    for seed in range(auto_lirpa.KEPT_SESSIONS + 3):
-        engine.bounds(query(random_network(seed, [], False), "Linf", 0.1))
-    assert len(engine._sessions) == auto_lirpa.KEPT_SESSIONS
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     q = query(random_network(4, ["relu"], False), "L2", 0.1, 7)
     expected = AutoLirpa(("IBP",), precision="float64").bounds(q).upper
-    original = auto_lirpa.Session.differences
+    original = Converted.bound
 
-    def scarce(session: auto_lirpa.Session, part: MarginQuery, engine: AutoLirpa) -> interval.Interval:
-        if len(part.inputs) > 2:
+    def scarce(state: Converted, part: Query, *rest: Any) -> Any:
+        if len(part.balls) > 2:
             raise MemoryError("no room")
-        return original(session, part, engine)
+        return original(state, part, *rest)
 
-    monkeypatch.setattr(auto_lirpa.Session, "differences", scarce)
+    monkeypatch.setattr(Converted, "bound", scarce)
     upper = AutoLirpa(("IBP",), batch_size=7, precision="float64").bounds(q).upper
     torch.testing.assert_close(upper, expected, rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr(auto_lirpa.Session, "differences", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+    monkeypatch.setattr(Converted, "bound", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
     with pytest.raises(EngineError, match="single input"):
         AutoLirpa(("IBP",)).bounds(q)
 

@@ -25,11 +25,10 @@ from proofs_check.reading import parse
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin, network_margin
 from proofs_check.witness import decode
-from verifiers.crown.backward import ball, functional_upper
-from verifiers.crown.engine import Analysis, Crown, rivals_of, split
-from verifiers.crown.intermediate import ReusableBounds, value_bounds
-from verifiers.crown.slopes import Tuning
-from verifiers.engine import MarginQuery
+from verifiers.crown.backward import IntermediateBounds, ball, functional_upper
+from verifiers.crown.engine import Crown, CrownLayers
+from verifiers.crown.intermediate import value_bounds
+from verifiers.engine import Answer, Constraints, MarginQuery, rows_that_count
 from verifiers.network.module import PlainModule, build
 
 CLASSES = 4
@@ -164,9 +163,20 @@ def problem(kind: str, seed: int, norm: c.Norm, radius: float, domain: tuple[flo
     return MarginQuery(net, inputs, norm, half_width * torch.tensor([1.0, 0.3, 3.0]).double(), domain, predicted)
 
 
-def analyse(query: MarginQuery, steps: int = 0, shared: int = 0) -> Analysis:
+def analyse(query: MarginQuery, steps: int = 0, shared: int = 0) -> Answer:
     engine = Crown(steps=steps, shared_steps=shared, precision="float64")
-    return engine.analyse(query, engine.prepare(query.network))
+    return engine.answer(engine.prepare(query.network), query.query())
+
+
+def layers_of(answer: Answer) -> IntermediateBounds:
+    assert answer.left is not None
+    assert isinstance(answer.left.layers, CrownLayers)
+    return answer.left.layers.bounds
+
+
+def rivals_of(query: MarginQuery) -> Tensor:
+    """(N, K - 1) the classes other than each input's own."""
+    return rows_that_count(query.query().rows)
 
 
 def points(query: MarginQuery, count: int, seed: int) -> Tensor:
@@ -194,7 +204,7 @@ def test_every_layer_contains_the_values_of_sampled_points(
     kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, radius: float
 ) -> None:
     query = problem(kind, seed, norm, radius, domain)
-    intermediate_bounds = analyse(query).intermediate_bounds
+    intermediate_bounds = layers_of(analyse(query))
     module = PlainModule(query.network).double()
     for x in points(query, 30, seed):
         for (lower, upper), value in zip(intermediate_bounds.values, module.values(x), strict=True):
@@ -209,7 +219,7 @@ def test_any_slopes_give_bounds_that_hold(
     kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, shared: int
 ) -> None:
     query = problem(kind, seed, norm, 0.05, domain)
-    intermediate_bounds = analyse(query).intermediate_bounds
+    intermediate_bounds = layers_of(analyse(query))
     slopes = torch.rand(
         intermediate_bounds.slopes.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(shared)
     )
@@ -235,9 +245,9 @@ def test_the_judge_finds_the_engines_bounds_from_its_witness(
             judged_slopes = None if witness is None else decode(witness, query.network)
             area = Ball(query.inputs[n].numpy(), float(query.radius[n]), norm, domain)
             lower, upper = judge_bounds.difference_bounds(prepared, area, int(query.predicted[n]), judged_slopes)
-            scale = 1 + np.abs(found.upper[n].numpy())
-            assert (upper <= found.upper[n].numpy() + 1e-6 * scale).all()
-            assert (lower >= found.lower[n].numpy() - 1e-6 * scale).all()
+            scale = 1 + np.abs(found.bounds.upper[n].numpy())
+            assert (upper <= found.bounds.upper[n].numpy() + 1e-6 * scale).all()
+            assert (lower >= found.bounds.lower[n].numpy() - 1e-6 * scale).all()
 
 
 @given(kinds, seeds, norms, st.integers(1, 5), st.integers(0, 2))
@@ -246,11 +256,11 @@ def test_tuned_slopes_are_never_looser(kind: str, seed: int, norm: c.Norm, steps
     query = problem(kind, seed, norm, 0.05, (0.0, 1.0))
     before, after = analyse(query), analyse(query, steps, shared)
     if shared:  # tuned for the largest row; that one is not worse
-        rivals = rivals_of(query.predicted, CLASSES)
-        soft_before, soft_after = (torch.logsumexp(a.upper.gather(1, rivals), 1) for a in (before, after))
+        rivals = rivals_of(query)
+        soft_before, soft_after = (torch.logsumexp(a.bounds.upper.gather(1, rivals), 1) for a in (before, after))
         assert (soft_after <= soft_before + 1e-9).all()
     else:
-        assert (after.upper <= before.upper + 1e-12).all()
+        assert (after.bounds.upper <= before.bounds.upper + 1e-12).all()
 
 
 @given(kinds, seeds, norms, st.sampled_from([0.002, 0.05]), st.integers(0, 3), st.integers(0, 1))
@@ -260,13 +270,13 @@ def test_an_input_alone_gets_what_it_gets_among_others(
 ) -> None:
     """Alone, the ReLUs of which few are unstable go another way; tuned slopes count all the same."""
     query = problem(kind, seed, norm, radius, (0.0, 1.0))
-    together = analyse(query, steps, shared)
+    together = analyse(query, steps, shared).bounds
     for n in range(len(query.inputs)):
         row = slice(n, n + 1)
         one = dataclasses.replace(
             query, inputs=query.inputs[row], radius=query.radius[row], predicted=query.predicted[row]
         )
-        alone = analyse(one, steps, shared)
+        alone = analyse(one, steps, shared).bounds
         for found, expected in ((alone.upper, together.upper[row]), (alone.lower, together.lower[row])):
             assert torch.allclose(found, expected, rtol=1e-6, atol=1e-9)
 
@@ -278,7 +288,7 @@ def test_what_the_head_certifies_the_judge_accepts_and_no_point_refutes(
 ) -> None:
     query = problem("plain", seed, norm, 0.01, (0.0, 1.0))
     found = analyse(query, steps=3)
-    certified = head(found, alpha, temperature, 4)
+    certified = head(found, query.predicted, alpha, temperature, 4)
     assert (certified.slack >= certified.box_slack).all()
     prepared = prepare(query.network)
     for n, witness in enumerate(found.witness(exponential_slopes(certified))):
@@ -292,7 +302,7 @@ def test_what_the_head_certifies_the_judge_accepts_and_no_point_refutes(
 
 
 def exponential_slopes(certified: Head) -> Tensor | None:
-    return None if certified.exponential is None else certified.exponential.slopes.slopes
+    return None if certified.slopes is None else certified.slopes.slopes
 
 
 def claimed(query: MarginQuery, n: int, alpha: float, temperature: float) -> Claim:
@@ -318,11 +328,11 @@ def test_the_exponential_form_certifies_where_the_box_form_does_not() -> None:
     for seed in range(40):
         query = problem("plain", seed, "Linf", 0.02, None)
         found = analyse(query, steps=4)
-        rival = rivals_of(query.predicted, CLASSES)
-        margin = box_margin(found.lower, found.upper, query.predicted, 1.0).gather(1, rival).min(1).values
+        rival = rivals_of(query)
+        margin = box_margin(found.bounds.lower, found.bounds.upper, query.predicted, 1.0).gather(1, rival).min(1).values
         for n in (margin > 0.05).nonzero().flatten().tolist():
             alpha = 1 / (1 + float(margin[n]) + 0.002)
-            certified = head(found, alpha, 1.0, 8)
+            certified = head(found, query.predicted, alpha, 1.0, 8)
             assert certified.box_slack[n] < 0
             witness = found.witness(exponential_slopes(certified))[n]
             if certified.slack[n] > 1e-6 and witness is not None:
@@ -361,30 +371,30 @@ def test_float32_and_float64_agree(seed: int, norm: c.Norm) -> None:
 def test_the_upper_bound_of_unit_functionals_is_the_difference_bound(kind: str, seed: int) -> None:
     query = problem(kind, seed, "Linf", 0.03, None)
     found = analyse(query)
-    rivals = rivals_of(query.predicted, CLASSES)
+    rivals = rivals_of(query)
     forms = torch.eye(CLASSES).double()[rivals[:, 0]] - torch.eye(CLASSES).double()[query.predicted]
-    upper, _ = found.upper_bound(torch.arange(3), forms, None, None, Tuning(0))
-    assert torch.allclose(upper, found.upper.gather(1, rivals[:, :1])[:, 0], rtol=1e-9, atol=1e-9)
+    goal = torch.full((3,), -torch.inf, dtype=torch.float64)
+    upper, _ = found.upper_bounds(torch.arange(3), forms, goal, 0, (None,) * 3)
+    assert torch.allclose(upper, found.bounds.upper.gather(1, rivals[:, :1])[:, 0], rtol=1e-9, atol=1e-9)
 
 
 @given(kinds, seeds, norms, domains, st.floats(0.05, 1.0), st.booleans())
 @FEW
 def test_bounds_of_a_larger_ball_serve_a_smaller_one(
-    kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, share: float, reuse_only: bool
+    kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, share: float, final: bool
 ) -> None:
     """Sound on the smaller ball in every layer and in the logits, and never looser than on the larger one."""
     large = problem(kind, seed, norm, 0.05, domain)
     query = MarginQuery(large.network, large.inputs, norm, share * large.radius, domain, large.predicted)
     engine = Crown(precision="float64")
     network = engine.prepare(large.network)
-    outer = engine.layers(large, network)
-    intermediate_bounds = engine.layers(
-        query, network, ReusableBounds({k: outer.values[k] for k in network.preactivations}, reuse_only)
-    )
+    outer = layers_of(engine.answer(network, large.query()))
+    known = Constraints({k: outer.values[k] for k in network.preactivations}, final)
+    answer = engine.answer(network, dataclasses.replace(query.query(), constraints=known))
+    intermediate_bounds, found = layers_of(answer), answer.bounds
     for k in network.preactivations:
         assert (intermediate_bounds.values[k][0] >= outer.values[k][0]).all()
         assert (intermediate_bounds.values[k][1] <= outer.values[k][1]).all()
-    found = engine.last_pass(intermediate_bounds, query.predicted, None, 0)
     for x in points(query, 30, seed):
         values = PlainModule(query.network).double().values(x)
         for (lower, upper), value in zip(intermediate_bounds.values, values, strict=True):
@@ -402,12 +412,13 @@ def test_signs_settled_on_a_larger_ball_need_no_backward_pass(seed: int, norm: c
     large = problem("plain", seed, norm, 1e-4, None)
     engine = Crown(precision="float64")
     network = engine.prepare(large.network)
-    outer = engine.layers(large, network)
+    outer = layers_of(engine.answer(network, large.query()))
     query = MarginQuery(large.network, large.inputs, norm, 0.5 * large.radius, None, large.predicted)
     before = {k: outer.values[k] for k in network.preactivations}
     settled = torch.stack([((lo >= 0) | (up <= 0)).all() for lo, up in before.values()]).all()
     intermediate_bounds, cheap = (
-        engine.layers(query, network, ReusableBounds(before, reuse_only)) for reuse_only in (False, True)
+        layers_of(engine.answer(network, dataclasses.replace(query.query(), constraints=Constraints(before, final))))
+        for final in (False, True)
     )
     if settled:
         for one, other in zip(intermediate_bounds.values, cheap.values, strict=True):
@@ -424,7 +435,9 @@ def test_coordinates_at_the_end_of_the_domain_cost_nothing_outward(norm: c.Norm)
     for center, domain, expected in ((0.0, (0.0, 1.0), 0.0), (0.5, (0.0, 1.0), None), (0.0, None, None)):
         query = MarginQuery(net, torch.full((1, 4), center), norm, radius, domain, torch.tensor([0]))
         free = -8 * center + 0.5 * (4.0 if norm == "L2" else 2.0)
-        assert float(analyse(query).upper[0, 1]) == pytest.approx(free if expected is None else expected, abs=1e-9)
+        assert float(analyse(query).bounds.upper[0, 1]) == pytest.approx(
+            free if expected is None else expected, abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -434,7 +447,9 @@ def test_writing_over_forms_changes_nothing(
     kind: str, seed: int, norm: c.Norm, domain: tuple[float, float] | None, count: int, radius: float
 ) -> None:
     """Where gradients are wanted nothing is written over."""
-    query = next(split(problem(kind, seed, norm, radius, domain), count))
+    whole = problem(kind, seed, norm, radius, domain)
+    inputs, radii, classes = whole.inputs[:count], whole.radius[:count], whole.predicted[:count]
+    query = MarginQuery(whole.network, inputs, norm, radii, domain, classes)
     net = Crown(precision="float64").prepare(query.network)
     forms = torch.randn(count, 5, CLASSES, generator=torch.Generator().manual_seed(seed % 2**31), dtype=torch.float64)
 

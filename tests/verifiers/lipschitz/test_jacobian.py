@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from small_networks import DUAL, NORMS, ORDER, array, mlp
 
 from proofs_check import certificate as c
-from verifiers.crown.intermediate import ReusableBounds
-from verifiers.engine import EngineError, MarginQuery
+from verifiers.engine import Constraints, EngineError, Query
 from verifiers.lipschitz.constants import (
     difference_forms,
     global_pair_constants,
@@ -148,10 +147,9 @@ def by_intervals(
     maps: LinearMaps, x: torch.Tensor, radius: float, norm: c.Norm, domain: tuple[float, float] | None
 ) -> ValueBounds:
     """Bounds without backward passes, whose slopes jump with the radius."""
-    radii, y = torch.full((len(x),), radius, dtype=torch.float64), torch.zeros(len(x), dtype=torch.int64)
-    query = MarginQuery(maps.network, x, norm, radii, domain, y)
-    balls = Balls(x.double(), radii, norm, domain)
-    return ValueBounds(maps, balls, maps.engine.layers(query, maps.crown, ReusableBounds({}, reuse_only=True)))
+    balls = Balls(x.double(), torch.full((len(x),), radius, dtype=torch.float64), norm, domain)
+    query = Query(balls, torch.zeros(len(x), 0, 3, dtype=torch.float64), Constraints(final=True))
+    return ValueBounds(maps, balls, maps.engine.layers(maps.crown, query))
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -1,0 +1,42 @@
+"""What inputs may be changed to: balls in a norm, cut by a box; the one perturbation set above the trust line.
+
+To add a norm: its order and its dual's here; FORMAT.md and the judge's own tables say what may be claimed in it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from proofs_check.certificate import DUAL_NORM, Norm
+
+ORDER: dict[Norm, float] = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}
+DUAL_ORDER: dict[Norm, float] = {norm: ORDER[DUAL_NORM[norm]] for norm in ORDER}
+
+
+@dataclass(frozen=True, eq=False)
+class Balls:
+    """{x : ‖x - center‖_norm <= radius, every coordinate in the domain}, one per input.
+
+    center: (N, *shape), raw units. radius: (N,) >= 0. domain: (low, high), which holds the centres, or None.
+    """
+
+    center: Tensor
+    radius: Tensor
+    norm: Norm
+    domain: tuple[float, float] | None
+
+    def __post_init__(self) -> None:
+        if self.radius.shape != self.center.shape[:1]:
+            raise ValueError(f"radius must have shape ({len(self.center)},), got {tuple(self.radius.shape)}")
+        if not bool((self.radius >= 0).all()):
+            raise ValueError(f"radius must be >= 0, got {float(self.radius.min())}")
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    def pick(self, index: Tensor | slice) -> Balls:
+        """The balls of the inputs `index` (possibly repeated)."""
+        return Balls(self.center[index], self.radius[index], self.norm, self.domain)
