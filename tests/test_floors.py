@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("verifiers.layers",),
     ("verifiers.linear_forms",),
     ("verifiers.engine",),
+    ("verifiers.perturbation",),
     ("proofs_check.__main__",),
     ("proofs_check.run",),
     ("proofs_check.judge",),

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from certmix.attacks import Schedule, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
-from certmix.errors import UsageError
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha, checked
 from certmix.mixing.mixed import transformed
 from certmix.models.model import Model

@@ -12,7 +12,8 @@ import torch
 
 import certmix
 from certmix.__main__ import main
-from certmix.provers.adaptive import AdaptiveMix, SigmoidAlpha, certify_adaptive
+from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
+from certmix.provers.adaptive import certify_adaptive
 from certmix.provers.engine_session import make_engine
 from certmix.records.outcomes import Method
 from certmix.settings import Settings
