@@ -55,6 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
             f"certmix: {error.strerror or error}{where}; what was finished is kept, run again to go on", file=sys.stderr
         )
         return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("certmix", "verifiers", "proofs_check"):
+            raise
+        print(f"certmix: {error.name} is not installed: pip install certmix brings all it needs", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("certmix: interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -37,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if given == (None, None, None, None):
         return subprocess.run(command, check=False).returncode
 
-    # torch and onnx come with the reader of models: loaded for these options only, and not in the judge's process
-    from certmix.runs import own_files
+    from certmix.runs import own_files  # loads torch and onnx where a model is given, never in the judge's process
 
     found = own_files.compare(options.folder, *given)  # first: a path that is wrong shows before anything is judged
     code = subprocess.run(command, check=False).returncode

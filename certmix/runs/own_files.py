@@ -19,7 +19,6 @@ import numpy as np
 from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.formatting import upper
-from certmix.models.model import load_model
 from proofs_check.certificate import MalformedError, PlainNetwork
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
@@ -104,6 +103,8 @@ def _domain(header: parse.RunHeader) -> tuple[float, float] | None:
 def _network(path: Path, file: Path, digest: str | None, data: Dataset | None) -> tuple[bool | None, list[str]]:
     if digest is None:
         return None, [f"{file} is not compared: the run names no standard network, its certificates hold for any"]
+    from certmix.models.model import load_model  # with torch and onnx, which the comparison of data does without
+
     model = load_model(file, None if data is None else data.inputs[:PROBED])
     own = model.require_network()
     if own.sha256 == digest:

@@ -27,9 +27,12 @@ CODE = (
 )
 
 
-def started(*arguments: str) -> tuple[int, str, list[str]]:
+BARE = f"import sys\nsys.modules.update(dict.fromkeys({HEAVY}))\n{CODE.partition(chr(10))[2]}"  # none of them is there
+
+
+def started(*arguments: str, code: str = CODE) -> tuple[int, str, list[str]]:
     """Exit code, what was printed, and which heavy packages the process loaded."""
-    done = subprocess.run([sys.executable, "-c", CODE, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     *errors, loaded = done.stderr.splitlines()
     return done.returncode, done.stdout + "\n".join(errors), loaded.split()[1:]
 
@@ -67,6 +70,21 @@ def test_options_are_explained_and_refused_without_torch(command: str):
     code, printed, loaded = started(command, *needed.get(command, []), "--apha", "0.6")
     assert (code, loaded) == (2, [])
     assert "unrecognized arguments: --apha 0.6" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 0, ""),
+        (("--data", str(ACCEPTED / "inputs.npz")), 0, ""),
+        (("--robust", "h.onnx"), 2, "certmix: onnx is not installed: pip install certmix brings all it needs"),
+    ],
+    ids=["alone", "own data", "own model"],
+)
+def test_check_needs_numpy_and_flint_only(arguments: tuple[str, ...], code: int, words: str):
+    found, printed, _ = started("check", str(ACCEPTED), *arguments, code=BARE)
+    assert found == code
+    assert words in printed
 
 
 def test_the_experiments_are_named_as_they_name_themselves():
