@@ -30,7 +30,18 @@ from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Layer, Nonlinear
 from proofs_check.kernel.linear_forms import LinearForms, Shape, add, dot, image, take, unit_forms
 from proofs_check.kernel.relaxations import LinearRelaxation
-from proofs_check.kernel.rounding import UNDERFLOW, Array, centred, down, need_arithmetic, need_bounded, sum_error, up
+from proofs_check.kernel.rounding import (
+    UNDERFLOW,
+    Array,
+    centred,
+    down,
+    need_arithmetic,
+    need_bounded,
+    product_up,
+    sum_error,
+    sum_up,
+    up,
+)
 from proofs_check.witness import SHARED_ROW, Witness, difference_row, slope_starts
 
 MAX_CLASSES = 2**12
@@ -213,19 +224,19 @@ def _concretize_frontier(values: Values, frontier: Frontier, constant: Array) ->
     """(R,) upper bounds from the boxes of the frontier's values."""
     total = constant
     for i, forms in frontier.items():
-        total = up(total + _concretize(values, i, forms))
+        total = sum_up(total, _concretize(values, i, forms))
     return total
 
 
 def _replace(values: Values, k: int, frontier: Frontier, constant: Array, slope_rows: SlopeRows) -> Array:
     """Replace node k's value by its inputs' in the frontier; returns the new constant."""
     parts, cost = _step(values, k, frontier.pop(k), slope_rows)
-    constant = up(constant + cost)
+    constant = sum_up(constant, cost)
     for i, part in zip(inputs_of(values.prepared.network.nodes[k]), parts, strict=True):
         if i in frontier:
             part = add(frontier[i], part, values.prepared.shapes[i])
             rounding = sum_error(2) * values.magnitude(i).max(axis=(1, 2), keepdims=True)
-            constant = up(constant + up(dot(np.abs(part.values), take(rounding, part))))
+            constant = sum_up(constant, up(dot(np.abs(part.values), take(rounding, part))))
         frontier[i] = part
     return constant
 
@@ -268,7 +279,7 @@ def _concretize(values: Values, k: int, forms: LinearForms) -> Array:
     size = values.magnitude(k).max(axis=(1, 2), keepdims=True)
     sizes = np.abs(forms.values)
     error = 4 * sum_error(lower.size) * dot(sizes, take(size, forms))
-    over_box = up(dot(forms.values, take(center, forms)) + up(dot(sizes, take(radius, forms)) + error))
+    over_box = sum_up(dot(sizes, take(radius, forms)), error, dot(forms.values, take(center, forms)))
     return over_box if k > 0 or values.ball.norm == "Linf" else np.minimum(over_box, _concretize_ball(values, forms))
 
 
@@ -289,10 +300,9 @@ def _concretize_ball(values: Values, forms: LinearForms) -> Array:
     if values.ball.norm == "L2":
         squares = np.einsum("rx,rx->r", ball_share, ball_share)
         length = np.sqrt(squares) * growth  # what underflows is below `up`'s UNDERFLOW
-    by_ball = up(up(length) * values.ball.radius)
-    by_box = up(np.einsum("rx,rx->r", up(flat - ball_share), box_extent) * growth)
-    beyond_center = up(up(by_ball + by_box) + error)
-    return up(dot(forms.values, take(center, forms)) + beyond_center)
+    by_ball = product_up(up(length), values.ball.radius)
+    by_box = product_up(np.einsum("rx,rx->r", up(flat - ball_share), box_extent), growth)
+    return sum_up(by_ball, by_box, error, dot(forms.values, take(center, forms)))
 
 
 def _ball_share(sizes: Array, box_extent: Array, ball: Ball) -> Array:

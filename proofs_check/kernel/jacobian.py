@@ -27,24 +27,25 @@ from proofs_check.kernel.bounds import Prepared, Values, chunks, inputs_of
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Nonlinear
 from proofs_check.kernel.linear_forms import LinearForms, Shape, add, to_dense, unit_forms
-from proofs_check.kernel.rounding import Array, dot_up, down, need_bounded, sum_error, up
+from proofs_check.kernel.rounding import Array, dot_up, down, need_bounded, product_up, sum_error, sum_up, up
 from proofs_check.kernel.slopes import Interval, Slopes
 
 
 def affine_step(layer: Affine, forms: Interval) -> list[Interval]:
     """The forms of each input of an affine node."""
     error = sum_error(layer.terms)
-    spread = up(forms.radius + up(2 * error * np.abs(forms.centre)))
+    spread = sum_up(forms.radius, product_up(2 * error, np.abs(forms.centre)))
     centres = layer.adjoint(LinearForms(forms.centre, forms.corner))
     radii = layer.adjoint(LinearForms(spread, forms.corner), absolute=True)
     pairs = zip(centres, radii, strict=True)
-    return [Interval(m.values, up(up(r.values * (1 + 2 * error))), m.corner) for m, r in pairs]
+    return [Interval(m.values, product_up(r.values, 1 + 2 * error), m.corner) for m, r in pairs]
 
 
 def sum_of(first: Interval, second: Interval, shape: Shape) -> Interval:
     centre = add(LinearForms(first.centre, first.corner), LinearForms(second.centre, second.corner), shape)
     radius = add(LinearForms(first.radius, first.corner), LinearForms(second.radius, second.corner), shape)
-    return Interval(centre.values, up(up(radius.values) + up(sum_error(2) * np.abs(centre.values))), centre.corner)
+    rounding = product_up(sum_error(2), np.abs(centre.values))
+    return Interval(centre.values, sum_up(up(radius.values), rounding), centre.corner)
 
 
 def slopes_over(values: Values) -> list[Slopes | None]:
@@ -145,7 +146,7 @@ def _to_dense(forms: Interval, shape: Shape) -> Interval:
 def _weighted(weights: Array, magnitudes: Array) -> Array:
     """(R, U) weights >= 0 of (U, h, w, C) -> (R, h, w, C), rounded up."""
     total = weights @ magnitudes.reshape(len(magnitudes), -1)
-    return up(up(total * (1 + 2 * sum_error(len(magnitudes))))).reshape(-1, *magnitudes.shape[1:])
+    return product_up(total, 1 + 2 * sum_error(len(magnitudes))).reshape(-1, *magnitudes.shape[1:])
 
 
 # ---------------------------------------------------------------- constants
@@ -197,7 +198,7 @@ def _chords(low: Array, high: Array) -> tuple[Array, Array]:
     """(a, b): |v| <= a v + b wherever low <= v <= high, for any a by convexity; this one is the tightest."""
     width = np.maximum(high - low, 2.0**-400)
     chords = np.where(low > 0, 1.0, np.where(high < 0, -1.0, np.clip((high + low) / width, -1.0, 1.0)))
-    ends = (up(up(np.abs(e) - chords * e) + sum_error(2) * np.abs(e)) for e in (low, high))
+    ends = (sum_up(np.abs(e) - chords * e, product_up(sum_error(2), np.abs(e))) for e in (low, high))
     return chords, np.maximum(*ends)
 
 

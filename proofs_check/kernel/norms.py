@@ -42,7 +42,7 @@ def spectral_norm(matrix: Array) -> float:
     for _ in range(SQUARINGS):
         power = (power + power.T) / 2
         scale = 2.0 ** math.frexp(float(np.abs(power).max()))[1]
-        errors.append((scale, float_up(float_up(float(slack)))))
+        errors.append((scale, float_up(float(slack))))
         power = power / scale
         slack = 2 * sum_error(len(short)) * np.square(np.abs(power).sum(axis=1).max())
         power = power @ power

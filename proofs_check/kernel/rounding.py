@@ -11,6 +11,7 @@ Charged by `up` and `down`: two roundings, an underflow; by `sum_error`: a sum, 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -50,6 +51,16 @@ def down(value: Array) -> Array:
     return value - (np.abs(value) * 2.0**-51 + UNDERFLOW)
 
 
+def sum_up(first: Array, *terms: Array) -> Array:
+    """Ensures: result >= first + terms in real arithmetic. Added from the left, each partial sum rounded up."""
+    return functools.reduce(lambda total, term: up(total + term), terms, first)
+
+
+def product_up(left: Array | float, right: Array | float) -> Array:
+    """Ensures: result >= left * right in real arithmetic."""
+    return up(np.multiply(left, right))
+
+
 def float_up(value: float) -> float:
     """`up` of one number."""
     return float(up(np.array(value)))
@@ -64,7 +75,7 @@ def centred(lower: Array, upper: Array) -> tuple[Array, Array]:
 def dot_up(rows: Array, vector: Array) -> Array:
     """rows (R, n), vector (n,) -> (R,) >= rows @ vector in real arithmetic."""
     error = sum_error(len(vector)) * (np.abs(rows) @ np.abs(vector))
-    return up(rows @ vector + up(error))
+    return sum_up(rows @ vector, up(error))
 
 
 def need_arithmetic() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proofs_check.kernel.linear_forms import IntArray, LinearForms, Shape, take
-from proofs_check.kernel.rounding import Array, centred, down, sum_error, up
+from proofs_check.kernel.rounding import Array, centred, down, product_up, sum_error, sum_up, up
 from proofs_check.kernel.windows import Sliding
 
 
@@ -68,10 +68,10 @@ class Slopes:
         taps = scaled(Interval(forms.centre[:, :, :, None, None], forms.radius[:, :, :, None, None]), least, most)
         error = sum_error(taps.centre.shape[3] * taps.centre.shape[4])
         frame = LinearForms(forms.centre, None)
-        charged = up(taps.radius + up(2 * error * np.abs(taps.centre)))
+        charged = sum_up(taps.radius, product_up(2 * error, np.abs(taps.centre)))
         centre = self.sliding.spread(frame, lambda i, j: taps.centre[:, :, :, i, j], self.shape).values
         radius = self.sliding.spread(frame, lambda i, j: charged[:, :, :, i, j], self.shape).values
-        return Interval(centre, up(radius * (1 + 2 * error)))
+        return Interval(centre, product_up(radius, 1 + 2 * error))
 
     def slope_errors(self, forms: Interval) -> Array:
         """(R, h, w, C): how much of each cell of the node's input its forms times slopes may lie beside forms times
@@ -91,9 +91,11 @@ class Slopes:
         """The middle slopes applied to an image (C, H, W)."""
         if self.sliding is None:
             centre = value.centre * self.middle
-            return Interval(centre, up(up(value.radius * self.middle) + sum_error(2) * np.abs(centre)))
+            return Interval(
+                centre, sum_up(product_up(value.radius, self.middle), product_up(sum_error(2), np.abs(centre)))
+            )
         sliding, shares = self.sliding, np.transpose(self.middle, (4, 2, 3, 0, 1))
         parts = (value.centre, np.abs(value.centre), value.radius)
         centre, size, radius = ((sliding.windows(v, 0.0) * shares).sum(axis=(1, 2)) for v in parts)
         error = 2 * sum_error(math.prod(sliding.kernel))
-        return Interval(centre, up(up(radius * (1 + error)) + error * size))
+        return Interval(centre, sum_up(product_up(radius, 1 + error), product_up(error, size)))

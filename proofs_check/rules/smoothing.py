@@ -139,8 +139,8 @@ def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozens
         _need_mean(mean, draws)
     of_y = _sunk(arb(evidence.predicted.lower), shift)
     for group in evidence.groups:
-        rest = of_y if group.complement is None else _sunk(arb(group.complement.lower), shift)
-        _need_margin(claim, of_y + rest - 1)
+        of_others = of_y if group.complement is None else _sunk(arb(group.complement.lower), shift)
+        _need_margin(claim, of_y + of_others - 1)
     return ASSUMPTIONS
 
 
@@ -158,8 +158,8 @@ def _scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:
 def _shift(claim: Claim, smoothing: Smoothing, case: Case) -> arb:
     """(radius + ‖x − m/grid‖₂) / σ, m = rint(x grid): the product of 24 by 17 bits and the rest are exact doubles."""
     scaled = case.input.astype(np.float64).ravel() * smoothing.grid
-    rest = scaled - np.rint(scaled)
-    distance = sum((arb(float(v)) ** 2 for v in rest[rest != 0]), arb(0)).sqrt() / smoothing.grid
+    off_grid = scaled - np.rint(scaled)
+    distance = sum((arb(float(v)) ** 2 for v in off_grid[off_grid != 0]), arb(0)).sqrt() / smoothing.grid
     return (arb(claim.radius) + distance) / arb(smoothing.noise_std)
 
 

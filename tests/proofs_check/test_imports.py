@@ -57,9 +57,10 @@ def test_the_judge_does_not_grow_unnoticed():
     """Of the lines to be trusted. To raise the number, say in the change what the new lines are for.
 
     Some 160 of them say in words, and to programs, what was proven: a reviewer signs the sentences, so they are judged.
-    Some 280 are the price of a room for every layer kind: imports, signatures, the table.
+    Some 300 are the price of a room for every layer kind (imports, signatures, the table) and of names for directed
+    sums and products.
     """
-    assert sum(map(code_lines, FILES)) <= 3049
+    assert sum(map(code_lines, FILES)) <= 3069
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
+from proofs_check.witness import slope_starts
 from verifiers.layers import layer
 from verifiers.layers.layer import AnyLayer, Interval, arrays
 
@@ -76,13 +76,10 @@ def prepare(network: c.PlainNetwork, dtype: torch.dtype, device: torch.device) -
     for k, node in enumerate(network.nodes):
         weights = {name: torch.from_numpy(array.copy()).to(device, dtype) for name, array in arrays(node).items()}
         layers.append(layer(network, k, weights))
-    ranges: dict[int, tuple[int, int]] = {}
+    starts = slope_starts(network)
+    ranges = {k: (starts[k], starts[k + 1]) for k, above in enumerate(layers) if above.slope_range is not None}
     affine = {0}
-    count = 0
     for k, prepared in enumerate(layers):
-        if prepared.slope_range is not None:
-            ranges[k] = (count, count + math.prod(prepared.shape))
-            count = ranges[k][1]
         if k and prepared.affine and all(i in affine for i in getattr(network.nodes[k], "inputs", ())):
             affine.add(k)
     return CrownNetwork(network, dtype, device, tuple(layers), ranges, frozenset(affine))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proofs_check.witness import LEVELS
 from verifiers.crown.backward import Ball, IntermediateBounds, backward, concretizations, functional_upper
 from verifiers.crown.intermediate import value_bounds
 from verifiers.crown.network import CrownNetwork
@@ -23,7 +24,6 @@ from verifiers.linear_forms.relaxation import LinearRelaxation
 
 CHUNK_COEFFICIENTS = 2**19  # of the widest layer, tuned at once
 MAX_TUNED = 4  # concretizations of each form
-LEVELS = 255  # above 0: a slope travels as a byte
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from proofs_check.kernel.rounding import (
     float32_sum_error,
     float_up,
     sum_error,
+    sum_up,
     up,
 )
 
@@ -87,7 +88,7 @@ class Affine(Layer):
         underflow = UNDERFLOW_ERROR * (self.terms + 4) * (1 + largest) * self.stretch(largest)
         need(bool((size <= OVERFLOW_LIMIT).all()), "float32", "a value may overflow float32")
         carried = self.apply(*errors, absolute=True) * (1 + 2.0**-20)
-        return up(up(carried) + up(float32_sum_error(self.terms) * size + underflow))
+        return sum_up(up(carried), up(float32_sum_error(self.terms) * size + underflow))
 
     def stretch(self, largest: float) -> float:
         """How much the node's steps may magnify an underflow, for inputs of at most `largest`; rejects parameters
@@ -104,5 +105,5 @@ class Affine(Layer):
         rows = self.apply(np.ones(self.shapes[0]), absolute=True)
         ones = LinearForms(np.ones((1, *rows.shape[1:], rows.shape[0])), None)
         columns = self.adjoint(ones, absolute=True)[0].values
-        by_rows, by_columns = (float_up(float_up(float(sums.max()) * growth)) for sums in (rows, columns))
+        by_rows, by_columns = (float_up(float(sums.max()) * growth) for sums in (rows, columns))
         return {"Linf": by_rows, "L1": by_columns, "L2": float_up(math.sqrt(float_up(by_rows * by_columns)))}[norm]

@@ -16,7 +16,7 @@ from flint import arb
 from proofs_check.certificate import RejectedError
 from proofs_check.kernel.layers.layer import Elementwise
 from proofs_check.kernel.relaxations import LinearRelaxation
-from proofs_check.kernel.rounding import Array, down, enclose, up
+from proofs_check.kernel.rounding import Array, down, enclose, product_up, sum_up, up
 
 
 class Curve(Elementwise):
@@ -87,13 +87,16 @@ class Curve(Elementwise):
         Left of 0 f(y) - k y is convex: the larger end. Right of 0 it is concave: below its tangent at `touch`.
         """
         end, start = np.minimum(upper, 0.0), np.maximum(lower, 0.0)
-        ends = np.maximum(*(up(enclose(self.exact, y)[1] + up(-k * y)) for y in (np.minimum(lower, 0.0), end)))
+        ends = np.maximum(*(self._above_line(y, k) for y in (np.minimum(lower, 0.0), end)))
         least, most = enclose(self.exact_slope, touch)
-        rise = np.maximum(up(most - k), 0.0) * up(upper - touch)
-        fall = np.maximum(up(k - least), 0.0) * up(touch - start)
-        at_touch = up(enclose(self.exact, touch)[1] + up(-k * touch))
-        tangent = up(at_touch + up(up(rise) + up(fall)))
+        rise = product_up(np.maximum(up(most - k), 0.0), up(upper - touch))
+        fall = product_up(np.maximum(up(k - least), 0.0), up(touch - start))
+        tangent = sum_up(rise, fall, self._above_line(touch, k))
         return np.where(lower >= 0, tangent, np.where(upper <= 0, ends, np.maximum(ends, tangent)))
+
+    def _above_line(self, y: Array, k: Array) -> Array:
+        """f(y) - k y, rounded up."""
+        return sum_up(enclose(self.exact, y)[1], product_up(-k, y))
 
 
 class Sigmoid(Curve):

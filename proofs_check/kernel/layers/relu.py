@@ -12,7 +12,7 @@ from proofs_check.certificate import wellformed
 from proofs_check.kernel.layers.layer import Elementwise
 from proofs_check.kernel.linear_forms import Shape
 from proofs_check.kernel.relaxations import LinearRelaxation
-from proofs_check.kernel.rounding import UNDERFLOW_ERROR, Array, down, up
+from proofs_check.kernel.rounding import UNDERFLOW_ERROR, Array, down, product_up, sum_up, up
 
 
 class Relu(Elementwise):
@@ -35,8 +35,8 @@ class Relu(Elementwise):
         with np.errstate(all="ignore"):
             chord = (upper - self.slope * lower) / (upper - lower)
         k = np.where(active, 1.0, np.where(inactive, self.slope, chord))
-        at_lower = up(up(self.slope * lower) + up(-k * lower))
-        at_upper = up(upper + up(-k * upper))
+        at_lower = sum_up(product_up(self.slope, lower), product_up(-k, lower))
+        at_upper = sum_up(upper, product_up(-k, upper))
         t = np.where(active | inactive, 0.0, np.maximum(at_lower, at_upper))
         default = np.where(upper > -lower, 1.0, 0.0)
         w = self.lower_slopes(lower, upper, default if witness is None else witness)
@@ -71,4 +71,4 @@ class LeakyRelu(Relu):
 
     def float32_error(self, sizes: Sequence[Array], errors: Sequence[Array]) -> Array:
         """1-Lipschitz; the slope and a product are rounded."""
-        return up(errors[0] + up(2.0**-22 * (sizes[0] + errors[0]) + UNDERFLOW_ERROR))
+        return sum_up(errors[0], up(2.0**-22 * (sizes[0] + errors[0]) + UNDERFLOW_ERROR))

@@ -22,7 +22,7 @@ from proofs_check.kernel.bounds import Prepared, chunks, inputs_of
 from proofs_check.kernel.jacobian import Frontier, affine_step, dual_norms_up, hand_on
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Nonlinear
-from proofs_check.kernel.rounding import Array, need_bounded, up
+from proofs_check.kernel.rounding import Array, need_bounded, product_up, sum_up
 from proofs_check.kernel.slopes import Interval
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz.rule import Theorem, need_theorem, premises, stated_constants
@@ -76,7 +76,7 @@ def products(prepared: Prepared, forms: Array, norm: Norm) -> Array:
                 hand_on(prepared, frontier, k, affine_step(layer, arrived))
             elif arrived is not None:
                 duals = dual_norms_up(arrived.magnitude().reshape(len(start), -1), norm)
-                total[chunk] = up(total[chunk] + up(duals * node_constant[k]))
+                total[chunk] = sum_up(total[chunk], product_up(duals, node_constant[k]))
     return total
 
 

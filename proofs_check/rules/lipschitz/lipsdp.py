@@ -149,22 +149,22 @@ def _increments(prepared: Prepared, node: int, forms: Array | None) -> Increment
     exact = np.eye(size) if forms is None else forms
     images = np.moveaxis(exact.reshape(-1, *prepared.shapes[node]), 1, -1)
     frontier = {node: Interval(images, np.zeros_like(images))}
-    of_w: dict[int, Interval] = {}
+    neurons: dict[int, Interval] = {}
     for k in range(node, 0, -1):
-        at_k = frontier.pop(k, None)
-        if at_k is None:
+        reached = frontier.pop(k, None)
+        if reached is None:
             continue
         layer = prepared.layers[k]
         if isinstance(layer, Affine):
-            parts = jacobian.affine_step(layer, at_k)
+            parts = jacobian.affine_step(layer, reached)
         else:
-            at_k, of_w[k] = _activation(cast("Nonlinear", layer), at_k)
-            parts = [at_k]
+            on_input, neurons[k] = _activation(cast("Nonlinear", layer), reached)
+            parts = [on_input]
         for i, part in zip(inputs_of(prepared.network.nodes[k]), parts, strict=True):
             need_bounded(part.magnitude(), "constants")
             frontier[i] = jacobian.sum_of(frontier[i], part, prepared.shapes[i]) if i in frontier else part
-    neurons = [_flat(of_w.get(k), count, prepared, k) for k in _activations(prepared)]
-    both = (np.concatenate([getattr(n, name) for n in neurons], axis=1) for name in ("centre", "radius"))
+    of_w = [_flat(neurons.get(k), count, prepared, k) for k in _activations(prepared)]
+    both = (np.concatenate([getattr(part, name) for part in of_w], axis=1) for name in ("centre", "radius"))
     return Increments(_flat(frontier.get(0), count, prepared, 0), Interval(*both))
 
 
@@ -174,11 +174,11 @@ def _activation(layer: Nonlinear, forms: Interval) -> tuple[Interval, Interval]:
     return scaled(forms, a, a), scaled(forms, np.maximum(down(b - a), 0.0), up(b - a))
 
 
-def _flat(rows: Interval | None, count: int, prepared: Prepared, node: int) -> Interval:
-    """(count, size) in the order of the node's value; zero where nothing at_k."""
-    if rows is None:
-        return Interval(nothing := np.zeros((count, math.prod(prepared.shapes[node]))), nothing)
-    centre, radius = (np.moveaxis(part, -1, 1).reshape(count, -1) for part in (rows.centre, rows.radius))
+def _flat(forms: Interval | None, count: int, prepared: Prepared, node: int) -> Interval:
+    """(count, size) in the order of the node's value; zero where no form reached it."""
+    if forms is None:
+        return Interval(zeros := np.zeros((count, math.prod(prepared.shapes[node]))), zeros)
+    centre, radius = (np.moveaxis(part, -1, 1).reshape(count, -1) for part in (forms.centre, forms.radius))
     return Interval(centre, radius)
 
 

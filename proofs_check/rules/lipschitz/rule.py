@@ -17,7 +17,7 @@ from flint import arb
 
 from proofs_check.certificate import Assumption, Claim, need
 from proofs_check.kernel import bounds, jacobian
-from proofs_check.kernel.rounding import Array, up
+from proofs_check.kernel.rounding import Array, product_up, sum_up
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.differences import EngineBounds, engine_bounds, exponentials, need_class, slopes
 from proofs_check.rules.margin.rule import box_proves
@@ -66,7 +66,7 @@ def stated_constants(claim: Claim, stated: tuple[float, ...], case: Case) -> Arr
 def need_theorem(claim: Claim, theorem: Theorem, at_x: Array, constants: Array) -> None:
     """The theorem proves the claim from upper bounds of d_j(x) and proven constants L_j."""
     with np.errstate(over="ignore"):  # a constant may be as large as a double
-        upper = up(at_x + up(constants * claim.radius))
+        upper = sum_up(at_x, product_up(constants, claim.radius))
     for i in range(len(at_x)):
         if i == claim.predicted:
             continue
@@ -105,8 +105,8 @@ def local_lipschitz(claim: Claim, evidence: LocalLipschitz, case: Case) -> froze
 def relaxed_lipschitz(claim: Claim, evidence: RelaxedLipschitz, case: Case) -> frozenset[Assumption]:
     """Theorem 3.5 at its fixed point with bounds derived here."""
     premises(claim, case)
-    hints = slopes(evidence.witness, case.robust)
-    need_fixed_point(claim, *bounds.difference_bounds(case.robust, case.ball(claim), claim.predicted, hints))
+    witness = slopes(evidence.witness, case.robust)
+    need_fixed_point(claim, *bounds.difference_bounds(case.robust, case.ball(claim), claim.predicted, witness))
     return frozenset()
 
 

@@ -17,7 +17,7 @@ from flint import arb
 
 from proofs_check.certificate import Claim, need
 from proofs_check.kernel import bounds
-from proofs_check.kernel.rounding import Array, arb_down, dot_up, sum_error, up
+from proofs_check.kernel.rounding import Array, arb_down, dot_up, sum_error, sum_up, up
 from proofs_check.rules.margin.differences import Differences, exponentials, rivals
 from proofs_check.witness import exponential_row
 
@@ -31,24 +31,24 @@ class Chord:
     threshold: arb
 
 
-def chord(found: Differences, rival: int, claim: Claim) -> Chord:
+def chord(d_bounds: Differences, rival: int, claim: Claim) -> Chord:
     """(3b), times alpha: prove w . e < t with w_i = 1, w_j = 1 - alpha, t = 2 alpha - 1. Rejects if out of float range.
 
     Violation region: a point with w . e >= t has w_j e_j >= w_j E_j - S, S = w . E - t, E_j = exp(T u_j).
     """
-    y, k = claim.predicted, len(found.upper)
+    y, k = claim.predicted, len(d_bounds.upper)
     alpha, temperature = arb(claim.alpha), arb(claim.temperature)
     weights = [arb(0) if j == y else arb(1) if j == rival else 1 - alpha for j in range(k)]
-    top = exponentials(found.upper, claim.temperature, y)
+    top = exponentials(d_bounds.upper, claim.temperature, y)
     threshold = 2 * alpha - 1
     slack = sum((w * e for w, e in zip(weights, top, strict=True)), arb(0)) - threshold
     coefficients, intercept = np.zeros(k), arb(0)
     for j in rivals(claim, k):
-        right = float(found.upper[j])
-        left = _raised(float(found.lower[j]), weights[j], top[j], slack, temperature)
-        slope = _secant(left, right, float(weights[j].mid()), claim.temperature)
+        high = float(d_bounds.upper[j])
+        low = _raised(float(d_bounds.lower[j]), weights[j], top[j], slack, temperature)
+        slope = _secant(low, high, float(weights[j].mid()), claim.temperature)
         need(math.isfinite(slope), "margin", f"rival {rival}: its chord is out of the range of floats")
-        ends = [weights[j] * (temperature * v).exp() - arb(slope) * v for v in (arb(left), arb(right))]
+        ends = [weights[j] * (temperature * v).exp() - arb(slope) * v for v in (arb(low), arb(high))]
         intercept += ends[0].max(ends[1])  # convex minus affine: largest at an end
         coefficients[j] = slope
     return Chord(coefficients, intercept, threshold)
@@ -58,35 +58,35 @@ def _raised(lower: float, weight: arb, top: arb, slack: arb, temperature: arb) -
     """Left end of d_j inside the violation region, rounded down; never below `lower`."""
     if not weight > 0:
         return lower
-    rest = top - slack / weight
-    if not rest > 0:
+    least_exponential = top - slack / weight
+    if not least_exponential > 0:
         return lower
-    return max(lower, arb_down(rest.log() / temperature))
+    return max(lower, arb_down(least_exponential.log() / temperature))
 
 
-def _secant(left: float, right: float, weight: float, temperature: float) -> float:
+def _secant(low: float, high: float, weight: float, temperature: float) -> float:
     """Slope of weight exp(T v) between the ends: any value is sound, this one is the tightest."""
-    width = temperature * (right - left)
-    scale = weight * temperature * math.exp(min(temperature * right, 700.0))
+    width = temperature * (high - low)
+    scale = weight * temperature * math.exp(min(temperature * high, 700.0))
     return scale * (-math.expm1(-width) / width if width > 0 else 1.0)
 
 
-def upper_of(found: Differences, coefficients: Array, y: int, slope_rows: list[int]) -> Array:
+def upper_of(d_bounds: Differences, coefficients: Array, y: int, slope_rows: list[int]) -> Array:
     """coefficients (R, K), entry y zero -> (R,) upper bounds of coefficients . d over the ball."""
     on_logits = coefficients.copy()
     on_logits[:, y] = -coefficients.sum(axis=1)  # what this sum rounds, at most G(K) sum |c|, multiplies z_y
-    size_y = found.values.magnitude(-1).ravel()[y]
-    error = up(found.error + sum_error(len(found.error)) * size_y)
-    return up(bounds.functionals(found.values, on_logits, slope_rows) + dot_up(np.abs(coefficients), error))
+    size_y = d_bounds.values.magnitude(-1).ravel()[y]
+    error = up(d_bounds.error + sum_error(len(d_bounds.error)) * size_y)
+    return sum_up(bounds.functionals(d_bounds.values, on_logits, slope_rows), dot_up(np.abs(coefficients), error))
 
 
-def exponential_misses(found: Differences, unproven: list[int], claim: Claim) -> list[int]:
+def exponential_misses(d_bounds: Differences, unproven: list[int], claim: Claim) -> list[int]:
     """Those of `unproven` for which the exponential form does not prove the margin."""
     if not unproven:
         return []
-    k = len(found.upper)
-    chords = [chord(found, i, claim) for i in unproven]
-    slope_rows = [found.values.slope_row(exponential_row(i, k)) for i in unproven]
-    uppers = upper_of(found, np.stack([c.coefficients for c in chords]), claim.predicted, slope_rows)
+    k = len(d_bounds.upper)
+    chords = [chord(d_bounds, i, claim) for i in unproven]
+    slope_rows = [d_bounds.values.slope_row(exponential_row(i, k)) for i in unproven]
+    uppers = upper_of(d_bounds, np.stack([c.coefficients for c in chords]), claim.predicted, slope_rows)
     proven = [c.intercept + arb(float(u)) < c.threshold for c, u in zip(chords, uppers, strict=True)]
     return [i for i, fine in zip(unproven, proven, strict=True) if not fine]

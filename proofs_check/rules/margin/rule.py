@@ -70,10 +70,10 @@ def engine_margin(claim: Claim, evidence: EngineMargin, case: Case) -> frozenset
 
 def network_margin(claim: Claim, evidence: NetworkMargin, case: Case) -> frozenset[Assumption]:
     """Lemma 3.2 from bounds derived here: box form, else exponential form, for every rival."""
-    found = differences(case.robust, evidence.witness, case, claim)
-    need_class(case, claim, found.upper)
-    unproven = [i for i in rivals(claim, case.robust.network.classes) if not box_proves(found.upper, i, claim)]
-    missed = exponential_misses(found, unproven, claim)
+    d_bounds = differences(case.robust, evidence.witness, case, claim)
+    need_class(case, claim, d_bounds.upper)
+    unproven = [i for i in rivals(claim, case.robust.network.classes) if not box_proves(d_bounds.upper, i, claim)]
+    missed = exponential_misses(d_bounds, unproven, claim)
     need(not missed, "margin", f"rivals {missed}: margin is not proven to exceed the required one")
     return frozenset()
 
@@ -81,12 +81,12 @@ def network_margin(claim: Claim, evidence: NetworkMargin, case: Case) -> frozens
 # ---------------------------------------------------------------- using g too (docs/maths.md 6)
 
 
-def margin_lower(found: Differences, rival: int, temperature: float, y: int) -> arb:
+def margin_lower(d_bounds: Differences, rival: int, temperature: float, y: int) -> arb:
     """An Arb ball whose lower end bounds h_y - h_rival from below over the box of d (docs/maths.md 3a, both cases)."""
-    upper = exponentials(found.upper, temperature, y)
-    if found.upper[rival] <= 0:
+    upper = exponentials(d_bounds.upper, temperature, y)
+    if d_bounds.upper[rival] <= 0:
         return (1 - upper[rival]) / sum(upper, arb(0))
-    lower = exponentials(found.lower, temperature, y)
+    lower = exponentials(d_bounds.lower, temperature, y)
     others = sum((e for j, e in enumerate(lower) if j not in (y, rival)), arb(0))
     return (1 - upper[rival]) / (1 + upper[rival] + others)
 

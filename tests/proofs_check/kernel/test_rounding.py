@@ -53,6 +53,26 @@ def test_dot_up_is_above_the_exact_product(pairs: list[tuple[float, float]]):
     assert Fraction(float(r.dot_up(left[None], right)[0])) >= exact
 
 
+@given(st.lists(finite, min_size=1, max_size=6))
+def test_sum_up_is_above_the_exact_sum_of_its_terms(terms: list[float]):
+    found = r.sum_up(*(np.array(v) for v in terms))
+    assert Fraction(float(found)) >= sum(map(Fraction, terms))
+    assert float(found) <= math.fsum(terms) + math.fsum(map(abs, terms)) * 1e-14 + 1e-100
+
+
+@given(st.one_of(finite, st.sampled_from([5e-324, -(2.0**-700), 2.0**-600])), finite)
+def test_product_up_is_above_the_exact_product_also_where_it_underflows(a: float, b: float):
+    found = float(r.product_up(np.array(a), b))
+    assert Fraction(found) >= Fraction(a) * Fraction(b)
+    assert found <= a * b + abs(a * b) * 1e-15 + 2.0**-499
+
+
+def test_sum_up_keeps_what_a_sum_of_floats_loses():
+    big, one = np.array(2.0**60), np.array(1.0)
+    assert (big + one) - big == 0
+    assert r.sum_up(big, one, -big) >= 1.0
+
+
 def test_dot_up_survives_cancellation_that_floats_lose():
     left, right = np.array([[2.0**60, 1.0, -(2.0**60)]]), np.ones(3)
     assert r.dot_up(left, right)[0] >= 1.0
