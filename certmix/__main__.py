@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("certmix.commands.audit", "certify every input of a dataset, and keep the evidence"),
     "check": ("certmix.commands.check", "judge every certificate of an audit, in a process without torch"),
     "report": ("certmix.commands.report", "tables and one page of an audit: accuracies, certified shares, radii"),
+    "show": ("certmix.commands.show", "one input of an audit: verdict, every method's radius, the judge's steps"),
     "sweep": ("certmix.commands.sweep", "every alpha and temperature from one audit, with no new verification"),
     "tune": ("certmix.commands.tune", "choose alpha and temperature on one split, report on another"),
     "lipschitz": (

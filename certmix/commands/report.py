@@ -13,18 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from rich.console import Console
-
 from certmix.commands import arguments
-from certmix.commands.smoothing_bounds import show_bounds
 from certmix.errors import UsageError
-from certmix.provers.problem import Problem
-from certmix.reports import lipschitz_tables, page, summary
-from certmix.reports.judged import judged
-from certmix.reports.reading import read
-from certmix.runs.finished import open_inputs
 from certmix.runs.store import FINAL, Store
 
 CONSTANTS = "lipschitz.json"
@@ -45,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    store, console = Store(Path(options.folder)), Console()
+    store = Store(Path(options.folder))
     if options.fail_under is not None and options.no_check:
         raise UsageError("--fail-under counts what the judge accepts: leave out --no-check")
     if options.attack_steps is not None and options.attack_steps < 0:
@@ -56,6 +46,13 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if not (store.path / FINAL).exists():
         raise UsageError(f"{store.path} holds no finished audit: run certmix audit, again if it was interrupted")
+    from rich.console import Console
+
+    from certmix.reports import page, summary
+    from certmix.reports.judged import judged
+    from certmix.reports.reading import read
+
+    console = Console()
     verdict = None if options.no_check else judged(store.path, options.jobs)
     steps = options.attack_steps
     if steps is None:
@@ -82,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _show_constants(path: Path) -> None:
     """The table and the plot of `certmix lipschitz --out DIR`."""
+    from certmix.reports import lipschitz_tables
+
     try:
         record = json.loads((path / CONSTANTS).read_bytes())
         lipschitz_tables.show(record)
@@ -92,6 +91,13 @@ def _show_constants(path: Path) -> None:
 
 def _show_all_bounds(path: Path) -> None:
     """The run's own draws are repeated: they depend on nothing but its seed."""
+    import numpy as np
+    import torch
+
+    from certmix.commands.smoothing_bounds import show_bounds
+    from certmix.provers.problem import Problem
+    from certmix.runs.finished import open_inputs
+
     settings, standard, robust, data = open_inputs(path)
     if settings.method != "smoothing":
         raise UsageError(f"{path} is no smoothing run but {settings.method}: leave out --all-bounds")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from certmix.attacks.ball import make_ball
+from certmix.attacks.ball import make_ball, size_up
 from certmix.attacks.confirm import Confirmed, contained, evaluate
 from certmix.attacks.objectives import ClassifierObjective
 from certmix.attacks.pgd import Schedule, pgd
@@ -21,27 +21,39 @@ from certmix.records.outcomes import Attack
 from certmix.reports.inputs import Input
 from certmix.runs.finished import OpenedRun
 
-BATCH = 128
+BATCH = 256
+MIX, H, G = "mix", "h alone", "g alone"
 
 
 def standing(run: OpenedRun, attacks: Mapping[int, Attack]) -> dict[int, Attack]:
-    """Those of a run's recorded attacks that stand: their point lies in ball and domain, in rational arithmetic, and
-    there the networks in the folder, in float32, leave the class that they give to the input."""
-    if run.standard is None:
+    """Those of a run's recorded attacks that stand: their point lies in ball and domain, exactly, and there the
+    networks in the folder, in float32, leave the class that they give to the input."""
+    known = {k: a for k, a in attacks.items() if 0 <= k < len(run.data) and _is_point(run, a)}
+    if run.standard is None or not known:
         return {}
-    s = run.settings
-    mix = MixedClassifier(run.standard.module, run.robust.module, s.alpha, s.temperature)
-    near: dict[int, Attack] = {}
-    for k, attack in attacks.items():
+    s, at = run.settings, run.data.inputs[list(known)]
+    points = np.stack([a.point for a in known.values()])
+    sizes = size_up(torch.from_numpy(points), torch.from_numpy(at), s.norm).tolist()
+    there, here = (mix_classes(run, s.alpha, s.temperature, values)[MIX] for values in (points, at))
+    found: dict[int, Attack] = {}
+    for n, (k, attack) in enumerate(known.items()):
         within = attack.radius if s.radius is None else min(attack.radius, s.radius)
-        if 0 <= k < len(run.data) and contained(attack.point, run.data.inputs[k], within, s.norm, s.domain):
-            near[k] = attack
-    if not near:
-        return {}
-    at_point = classes(mix, np.stack([a.point for a in near.values()]))
-    at_input = classes(mix, run.data.inputs[list(near)])
-    pairs = zip(near.items(), at_point, at_input, strict=True)
-    return {k: a for (k, a), there, here in pairs if there != here and here == a.predicted}
+        near = sizes[n] <= within and _inside(attack.point, s.domain)  # else in rational arithmetic, which is slow
+        if there[n] != here[n] == attack.predicted and (
+            near or contained(attack.point, at[n], within, s.norm, s.domain)
+        ):
+            found[k] = attack
+    return found
+
+
+def _is_point(run: OpenedRun, attack: Attack) -> bool:
+    return attack.point.shape == run.robust.input_shape and bool(np.isfinite(attack.point).all())
+
+
+def _inside(point: NDArray[np.float32], domain: tuple[float, float] | None) -> bool:
+    """Exactly: float64 holds every float32 number."""
+    wide = point.astype(np.float64)
+    return domain is None or bool((wide >= domain[0]).all() and (wide <= domain[1]).all())
 
 
 def refuted(run: OpenedRun, inputs: Sequence[Input]) -> list[int]:
@@ -67,6 +79,20 @@ def survivors(run: OpenedRun, model: nn.Module, radius: float, steps: int) -> li
         schedule = Schedule(steps, random_start=False, seed=s.seed)
         attack = pgd(objective, make_ball(x, radius, s.norm, s.domain), labels, schedule)
         found += (~(objective.broken(x, labels) | attack.found)).tolist()
+    return found
+
+
+def mix_classes(run: OpenedRun, alpha: float, temperature: float, inputs: NDArray[np.float32]) -> dict[str, list[int]]:
+    """Classes (N,) that g, h and their mix give, in float32. Requires g."""
+    if run.standard is None:
+        raise TypeError("the caller has g")
+    mix = MixedClassifier(run.standard.module, run.robust.module, alpha, temperature)
+    found: dict[str, list[int]] = {G: [], H: [], MIX: []}
+    with torch.no_grad():
+        for part in torch.from_numpy(inputs).split(BATCH):
+            g, h = run.standard.module(part), run.robust.module(part)
+            for name, logits in ((G, g), (H, h), (MIX, mix.mix(g, h))):
+                found[name] += logits.argmax(dim=1).tolist()
     return found
 
 

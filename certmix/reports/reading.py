@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmix.errors import UsageError
-from certmix.mixing.mixed import MixedClassifier
 from certmix.records import assumptions, attack_archive
 from certmix.reports import attacked, claims
 from certmix.reports.accuracy import Share
+from certmix.reports.attacked import MIX, G, H
 from certmix.reports.inputs import Input, inputs_of
 from certmix.reports.judged import Judged
 from certmix.runs import provenance
@@ -32,7 +32,6 @@ from proofs_check.certificate import Assumption
 RECOMPUTED = "worked out for this report"
 WRITERS = "as the writer says"
 NEEDED = {field.name for field in dataclasses.fields(Settings)} - {"threads"}  # of a header, for its claim in words
-MIX, H, G = "mix", "h alone", "g alone"
 BOUND_H = ("network_margin", "engine_margin", "lipschitz_", "engine_lipschitz_")  # rules that hold for every g
 
 
@@ -187,13 +186,15 @@ def _as_the_writer_says(audit: dict[str, Any], n: int) -> dict[str, Classes]:
 
 def _recomputed(run: OpenedRun, said: dict[str, Any]) -> dict[str, Classes]:
     """Classes of the plain networks; not of smoothed or input-dependent mixes, whose draws or code are elsewhere."""
-    models = {H if said["smoothing"] is None else "h alone, not smoothed": run.robust.module}
-    if run.standard is not None:
-        models[G] = run.standard.module
-        if said["smoothing"] is None and said["adaptive"] is None:
-            pair = run.standard.module, run.robust.module
-            models[MIX] = MixedClassifier(*pair, said["alpha"], said["temperature"])
-    return {name: Classes(tuple(attacked.classes(m, run.data.inputs)), RECOMPUTED) for name, m in models.items()}
+    x = run.data.inputs
+    if run.standard is not None and said["smoothing"] is None and said["adaptive"] is None:
+        found = attacked.mix_classes(run, said["alpha"], said["temperature"], x)
+    else:
+        name = H if said["smoothing"] is None else f"{H}, not smoothed"
+        found = {name: attacked.classes(run.robust.module, x)}
+        if run.standard is not None:
+            found[G] = attacked.classes(run.standard.module, x)
+    return {name: Classes(tuple(classes), RECOMPUTED) for name, classes in found.items()}
 
 
 def _survivors(run: OpenedRun, radius: float | None, steps: int) -> dict[str, list[bool]]:

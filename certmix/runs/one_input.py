@@ -1,0 +1,78 @@
+"""One input of a finished run: its line judged again, and what other methods would certify."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from certmix.errors import UsageError
+from certmix.provers.certify import prove
+from certmix.provers.judging import judge_session
+from certmix.provers.problem import Problem
+from certmix.records.outcomes import Method, Outcome
+from certmix.runs.finished import OpenedRun
+from certmix.runs.store import FINAL
+from proofs_check import judge
+from proofs_check.certificate import Claim, MalformedError, PlainNetwork, Verdict
+from proofs_check.reading import folder, parse
+from proofs_check.rules import EVIDENCE
+
+OTHERS: tuple[Method, ...] = ("margin", "lipschitz")  # smoothing speaks of another classifier, whose h is smoothed
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedLine:
+    """The line about one input. verdict: None where it claims nothing, or is malformed, which `trouble` then says."""
+
+    line: parse.Certificate | parse.NotCertified | None
+    verdict: Verdict | None
+    trouble: str = ""
+
+
+def judged_line(path: Path, run: OpenedRun, index: int) -> JudgedLine:
+    """The line about input `index` of the run in `path`, judged here. Raises UsageError: no such input."""
+    if not 0 <= index < len(run.data):
+        raise UsageError(f"{path} holds inputs 0 to {len(run.data) - 1}, there is no {index}")
+    lines = (path / FINAL).read_bytes().splitlines()
+    try:
+        if index >= len(lines):
+            raise MalformedError(FINAL, f"holds {len(lines)} lines")
+        found = parse.line(lines[index], EVIDENCE, f"input {index}")
+        if found.index != index:
+            raise MalformedError(f"input {index}", f"its line is about input {found.index}")
+        if not isinstance(found, parse.Certificate):
+            return JudgedLine(found, None)
+        alpha = _alpha(path, found.claim)
+    except MalformedError as error:
+        return JudgedLine(None, None, str(error))
+    standard = None if run.standard is None else run.standard.require_network()
+    value = run.data.inputs[index]
+    return JudgedLine(found, judge.check_bytes(lines[index], run.robust.require_network(), standard, value, alpha))
+
+
+def _alpha(path: Path, claim: Claim) -> PlainNetwork | None:
+    return None if claim.alpha_network is None else folder.network(path, claim.alpha_network)
+
+
+def by_other_methods(run: OpenedRun, index: int) -> dict[Method, Outcome | str]:
+    """What each method that the run did not use makes of input `index`, with the run's other settings; a text where it
+    cannot be asked. Empty for runs of which no other method speaks."""
+    s, standard = run.settings, run.standard
+    if s.method == "smoothing" or standard is None:
+        return {}
+    inputs = torch.from_numpy(run.data.inputs[index : index + 1])
+    session = judge_session(run.robust.require_network(), standard.network)
+    found: dict[Method, Outcome | str] = {}
+    for method in OTHERS:
+        if method == s.method:
+            continue
+        try:
+            own = dataclasses.replace(s, method=method, curves=False, attack_steps=0)
+            problem = Problem(standard, run.robust, inputs, (index,), (int(run.data.labels[index]),), own)
+            found[method] = prove(problem, session)[0]
+        except UsageError as error:
+            found[method] = str(error)
+    return found
