@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,3 +25,6 @@ class Add(Monotone[c.Add]):
 
     def adjoint(self, forms: LinearForms) -> tuple[Summand, ...]:
         return forms.shared(), forms.shared()
+
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        return sum(before)

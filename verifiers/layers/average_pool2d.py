@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,3 +47,7 @@ class AveragePool2d(Monotone[c.AveragePool2d]):
         kernel = (ones * share).expand(channels, 1, *node.kernel)
         spread = adjoint_of(kernel, node.stride, node.padding[:2], (1, 1), channels)
         return (DenseForms(spread.to_image(coefficients, (height, width))),)
+
+    @property
+    def terms(self) -> int:
+        return math.prod(self.node.kernel)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,3 +28,6 @@ class Concat(Monotone[c.Concat]):
             parts = torch.split(forms.coefficients, channels, dim=1)
             return tuple(PatchForms(p, forms.patches, s) for p, s in zip(parts, self.shapes, strict=True))
         return tuple(map(DenseForms, torch.split(forms.to_dense().coefficients, channels, dim=1)))
+
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        return float(np.linalg.norm(before, ord={"Linf": math.inf, "L2": 2, "L1": 1}[norm]))

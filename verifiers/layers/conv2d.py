@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.layers.affine import Affine, interval_by_centre
+from verifiers.layers.affine import Affine, interval_by_centre, spectral_norm, with_weights
 from verifiers.layers.layer import Interval
-from verifiers.layers.windows import pad
+from verifiers.layers.windows import overlap, pad
 from verifiers.linear_forms.blocks import Pair
 from verifiers.linear_forms.convolution import Adjoint, adjoint_of
 from verifiers.linear_forms.forms import LinearForms, PatchForms, Summand, channels_last
@@ -99,3 +101,27 @@ class Conv2d(Affine[c.Conv2d]):
         units = units.permute(1, 2, 0, 3, 4, 5).flatten(0, 2)  # one per pixel and channel, channels last
         pulled = F.conv_transpose2d(units, weight, None, node.stride, 0, 0, node.groups, node.dilation)
         return channels_last(pulled).flatten(1)
+
+    # ------------------------------------------------------------ weights
+
+    @property
+    def terms(self) -> int:
+        out, per_group, height, width = self.node.weight.shape
+        return max(out, per_group) * height * width
+
+    def linear(self) -> Self:
+        return dataclasses.replace(self, weights=with_weights(self.weights, torch.zeros_like, "bias"))
+
+    def absolute(self) -> Self:
+        linear = self.linear()
+        return dataclasses.replace(linear, weights=with_weights(linear.weights, torch.abs, "weight"))
+
+    def operator_norm(self, norm: c.Norm) -> float:
+        """L2: also as a matrix applied to every patch, where an input cell lies in at most `overlap` patches; of groups
+        the largest."""
+        between, node = super().operator_norm(norm), self.node
+        if norm != "L2":
+            return between
+        kernels = node.weight.reshape(node.groups, node.weight.shape[0] // node.groups, -1)
+        held = overlap((node.weight.shape[2], node.weight.shape[3]), node.stride, node.dilation)
+        return min(between, max(map(spectral_norm, kernels)) * math.sqrt(held))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,6 +31,15 @@ class Pad(Monotone[c.Pad]):
         inside = self._inside(coefficients)
         return self.node.value * (coefficients.flatten(1).sum(1) - inside.flatten(1).sum(1))
 
+    def linear(self) -> Self:
+        return dataclasses.replace(self, node=dataclasses.replace(self.node, value=0.0))
+
+    def absolute(self) -> Self:
+        return self.linear()
+
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        return before[0]
+
     def _inside(self, padded: Tensor) -> Tensor:
         inner = (slice(b, b + n) for b, n in zip(self.node.before, self.shapes[0], strict=True))
         return padded[(slice(None), *inner)]
@@ -45,6 +57,9 @@ class Slice(Monotone[c.Slice]):
         spread = coefficients.new_zeros(len(coefficients), *self.shapes[0])
         spread[self._ranges] = coefficients
         return (DenseForms(spread),)
+
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        return before[0]
 
     @property
     def _ranges(self) -> tuple[slice, ...]:

@@ -6,12 +6,13 @@ Relaxation: chords where the curve bends the other way, tangents where it bends 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.layers.layer import Interval
+from verifiers.layers.layer import Interval, NodeT
 from verifiers.layers.nonlinear import Elementwise
 from verifiers.linear_forms.relaxation import LinearRelaxation
 
@@ -19,7 +20,15 @@ BISECTION_STEPS = 40  # of the interval in which a tangent touches
 
 
 @dataclass(frozen=True, eq=False)
-class Tanh(Elementwise[c.Tanh]):
+class Curve(Elementwise[NodeT]):
+    """An increasing function that torch computes to a few units."""
+
+    def rounding(self, x: Tensor) -> Tensor:
+        return 2.0**-48 * self.value(x).abs() + 2.0**-900
+
+
+@dataclass(frozen=True, eq=False)
+class Tanh(Curve[c.Tanh]):
     """tanh(x)."""
 
     def value(self, *inputs: Tensor) -> Tensor:
@@ -35,8 +44,10 @@ class Tanh(Elementwise[c.Tanh]):
 
 
 @dataclass(frozen=True, eq=False)
-class Sigmoid(Elementwise[c.Sigmoid]):
+class Sigmoid(Curve[c.Sigmoid]):
     """1 / (1 + exp(-x))."""
+
+    steepest: ClassVar[float] = 0.25
 
     def value(self, *inputs: Tensor) -> Tensor:
         return torch.sigmoid(inputs[0])

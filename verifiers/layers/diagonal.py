@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.layers.affine import Affine
+from verifiers.layers.affine import Affine, with_weights
 from verifiers.layers.layer import Interval, NodeT
 from verifiers.linear_forms.forms import FormToInput, LinearForms, Summand, dot
 
@@ -64,6 +67,18 @@ class BatchNorm(Diagonal[c.BatchNorm]):
         mean, variance, scale, shift = (self.weights[name] for name in ("mean", "variance", "scale", "shift"))
         return F.batch_norm(inputs[0], mean, variance, scale, shift, False, 0.0, self.node.epsilon)
 
+    def linear(self) -> Self:
+        return dataclasses.replace(self, weights=with_weights(self.weights, torch.zeros_like, "shift", "mean"))
+
+    def absolute(self) -> Self:
+        linear = self.linear()
+        return dataclasses.replace(linear, weights=with_weights(linear.weights, torch.abs, "scale"))
+
+    def bias_size(self) -> Tensor | float:
+        part = {name: weight.abs() for name, weight in self.weights.items()}
+        size = part["scale"] * part["mean"] / (part["variance"] + self.node.epsilon).sqrt() + part["shift"]
+        return size.view((-1,) + (1,) * (len(self.shape) - 1))
+
     def in_float64(self, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         factor = weights["scale"] / (weights["variance"] + self.node.epsilon).sqrt()
         per_channel = (-1,) + (1,) * (len(self.shape) - 1)
@@ -80,6 +95,15 @@ class Shift(Diagonal[c.Shift]):
     def in_float64(self, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return torch.ones_like(weights["constant"]), weights["constant"]
 
+    def linear(self) -> Self:
+        return dataclasses.replace(self, weights=with_weights(self.weights, torch.zeros_like, "constant"))
+
+    def absolute(self) -> Self:
+        return self.linear()
+
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        return before[0]
+
 
 @dataclass(frozen=True, eq=False)
 class Scale(Diagonal[c.Scale]):
@@ -91,6 +115,12 @@ class Scale(Diagonal[c.Scale]):
     def in_float64(self, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return weights["constant"], torch.zeros_like(weights["constant"])
 
+    def linear(self) -> Self:
+        return self
+
+    def absolute(self) -> Self:
+        return dataclasses.replace(self, weights=with_weights(self.weights, torch.abs, "constant"))
+
 
 @dataclass(frozen=True, eq=False)
 class Divide(Diagonal[c.Divide]):
@@ -101,3 +131,9 @@ class Divide(Diagonal[c.Divide]):
 
     def in_float64(self, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return 1.0 / weights["constant"], torch.zeros_like(weights["constant"])
+
+    def linear(self) -> Self:
+        return self
+
+    def absolute(self) -> Self:
+        return dataclasses.replace(self, weights=with_weights(self.weights, torch.abs, "constant"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,3 +23,6 @@ class Flatten(Monotone[c.Flatten]):
     def adjoint(self, forms: LinearForms) -> tuple[Summand, ...]:
         image = forms.coefficients.reshape(-1, *self.shapes[0])
         return (DenseForms(image.contiguous(memory_format=torch.channels_last) if image.dim() == 4 else image),)
+
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        return before[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
@@ -26,3 +28,12 @@ class Input(Affine[c.Input]):
 
     def adjoint(self, forms: LinearForms) -> tuple[Summand, ...]:
         self.refuse("adjoint", WAY_OUT)
+
+    def linear(self) -> Self:
+        return self
+
+    def absolute(self) -> Self:
+        return self
+
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        return 1.0

@@ -10,7 +10,7 @@ The judge's own classes of the same names (proofs_check/kernel/layers) answer it
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
@@ -67,6 +67,11 @@ class Layer(abc.ABC, Generic[NodeT]):
     def at(self, *points: Tensor) -> Tensor:
         """`value` up to rounding, with the weights that bounds are computed from."""
         return self.value(*points)
+
+    @abc.abstractmethod
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        """A Lipschitz constant of the value as a function of the network's input, from those of the node's inputs; up
+        to 2^-48 of rounding."""
 
     # ------------------------------------------------------------ affine layers
 

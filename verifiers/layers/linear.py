@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.layers.affine import Affine, interval_by_centre
+from verifiers.layers.affine import Affine, interval_by_centre, spectral_norm, with_weights
 from verifiers.layers.layer import Interval
 from verifiers.linear_forms.forms import DenseForms, LinearForms, Summand
 
@@ -34,3 +36,19 @@ class Linear(Affine[c.Linear]):
 
     def unit_forms(self, index: Tensor) -> tuple[LinearForms, Tensor] | None:
         return DenseForms(self.weights["weight"][index]), self.weights["bias"][index]
+
+    @property
+    def terms(self) -> int:
+        return max(self.node.weight.shape)
+
+    def linear(self) -> Self:
+        return dataclasses.replace(self, weights=with_weights(self.weights, torch.zeros_like, "bias"))
+
+    def absolute(self) -> Self:
+        linear = self.linear()
+        return dataclasses.replace(linear, weights=with_weights(linear.weights, torch.abs, "weight"))
+
+    def operator_norm(self, norm: c.Norm) -> float:
+        """L2: also by singular values."""
+        between = super().operator_norm(norm)
+        return min(between, spectral_norm(self.node.weight)) if norm == "L2" else between

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from proofs_check import certificate as c
 from verifiers.layers.layer import Interval
 from verifiers.layers.nonlinear import Nonlinear
-from verifiers.layers.windows import pad, windows
+from verifiers.layers.windows import overlap, pad, scatter_windows, windows
 from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, dot
 from verifiers.linear_forms.relaxation import Relaxation
 
@@ -43,6 +44,31 @@ class MaxPool2d(Nonlinear[c.MaxPool2d]):
         least = torch.zeros_like(low).scatter(2, best, alone.to(low.dtype))
         most = (high >= low.amax(dim=2, keepdim=True)) & (high > -math.inf)
         return least, most.to(low.dtype)
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.node.kernel)
+
+    def rounding(self, x: Tensor) -> Tensor:
+        """Nothing but comparisons."""
+        return torch.zeros_like(self.value(x))
+
+    def at_taps(self, x: Tensor) -> Tensor:
+        return windows(x, self.node, 0.0)
+
+    def from_taps(self, x: Tensor) -> Tensor:
+        return scatter_windows(x, self.node, self.shapes[0])
+
+    def over_taps(self, value: Tensor) -> Tensor:
+        return value.flatten(2).unsqueeze(2)
+
+    def sum_of_taps(self, x: Tensor) -> Tensor:
+        return x.sum(dim=2).reshape(len(x), *self.shape)
+
+    def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
+        """|max(a) - max(b)|^p, summed over windows, is at most sum |a - b|^p with each cell once per window."""
+        held = overlap(self.node.kernel, self.node.stride)
+        return before[0] * {"Linf": 1.0, "L2": math.sqrt(held), "L1": float(held)}[norm]
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,6 +59,9 @@ class Relu(ReluLike[c.Relu]):
     def value(self, *inputs: Tensor) -> Tensor:
         return F.relu(inputs[0])
 
+    def rounding(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
 
 @dataclass(frozen=True, eq=False)
 class LeakyRelu(ReluLike[c.LeakyRelu]):
@@ -70,6 +73,10 @@ class LeakyRelu(ReluLike[c.LeakyRelu]):
 
     def value(self, *inputs: Tensor) -> Tensor:
         return F.leaky_relu(inputs[0], self.node.slope)
+
+    def rounding(self, x: Tensor) -> Tensor:
+        """The product with the slope is rounded."""
+        return torch.where(x >= 0, 0.0, 2.0**-50 * x.abs())
 
 
 def relu_relaxation(lower: Tensor, upper: Tensor, slopes: Tensor, leak: float) -> LinearRelaxation:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,3 +31,9 @@ def scatter_windows(cells: Tensor, node: c.MaxPool2d, shape: tuple[int, ...]) ->
     flat = cells.reshape(len(cells), channels * node.kernel[0] * node.kernel[1], -1)
     size = (height + top + bottom, width + left + right)
     return F.fold(flat, size, node.kernel, stride=node.stride)[:, :, top : top + height, left : left + width]
+
+
+def overlap(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> int:
+    """At most that many windows hold one cell: per axis, the taps t with t·dilation = cell modulo stride."""
+    periods = (s // math.gcd(s, d) for s, d in zip(stride, dilation, strict=True))
+    return math.prod(-(-k // p) for k, p in zip(kernel, periods, strict=True))

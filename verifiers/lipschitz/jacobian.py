@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.lipschitz.linear_maps import AFFINE, LinearMaps, scatter_windows, windows
+from verifiers.layers.nonlinear import Nonlinear
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Interval
 
 Slopes = tuple[Tensor, Tensor] | None
@@ -51,49 +53,21 @@ def slope_intervals(maps: LinearMaps, values: Sequence[Interval]) -> list[Slopes
     pooling (N, C, kernel cells, windows).
     """
     return [
-        None if isinstance(node, (c.Input, *AFFINE)) else _slope_interval(node, *values[node.inputs[0]])
-        for node in maps.network.nodes
+        None if layer.affine else layer.derivative_range(*values[maps.parents(k)[0]])
+        for k, layer in enumerate(maps.layers)
     ]
 
 
 def unrestricted_slopes(maps: LinearMaps) -> list[Slopes]:
     """The slope intervals that hold on the whole space (batch of one)."""
     result: list[Slopes] = []
-    for node in maps.network.nodes:
-        if isinstance(node, (c.Input, *AFFINE)):
+    for layer in maps.layers:
+        if layer.affine:
             result.append(None)
             continue
-        shape = (1, *maps.network.shapes[node.inputs[0]])
-        unbounded = torch.full(shape, math.inf, dtype=torch.float64, device=maps.device)
-        result.append(_slope_interval(node, -unbounded, unbounded))
+        unbounded = torch.full((1, *layer.shapes[0]), math.inf, dtype=torch.float64, device=maps.device)
+        result.append(layer.derivative_range(-unbounded, unbounded))
     return result
-
-
-def _slope_interval(node: c.Node, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    if isinstance(node, c.MaxPool2d):
-        low, up = windows(lower, node, -math.inf), windows(upper, node, -math.inf)
-        # a cell is out if another's lower bound exceeds its upper bound, alone in if its lower exceeds all uppers
-        best = low.argmax(dim=2, keepdim=True)
-        rest = up.scatter(2, best, -math.inf).amax(dim=2, keepdim=True)
-        alone = low.amax(dim=2, keepdim=True) > rest
-        least = torch.zeros_like(low).scatter(2, best, alone.to(low.dtype))
-        most = (up >= low.amax(dim=2, keepdim=True)) & (up > -math.inf)
-        return least, most.to(low.dtype)
-    if isinstance(node, (c.Relu, c.LeakyRelu)):
-        low = 0.0 if isinstance(node, c.Relu) else node.slope
-        least = torch.where(lower > 0, 1.0, torch.full_like(lower, low))
-        return least, torch.where(upper < 0, low, torch.ones_like(lower))
-    far = torch.maximum(lower.abs(), upper.abs())
-    near = torch.where((lower <= 0) & (upper >= 0), 0.0, torch.minimum(lower.abs(), upper.abs()))
-    if isinstance(node, c.Tanh):
-        # 1 - tanh² = 4 s (1 - s) at twice the argument: no cancellation
-        return _bell(2 * far, -1) * 4, (_bell(2 * near, 1) * 4).clamp(max=1.0)
-    return _bell(far, -1), _bell(near, 1).clamp(max=0.25)
-
-
-def _bell(x: Tensor, direction: int) -> Tensor:
-    """Derivative of the sigmoid, rounded in `direction`; decreasing in |x|."""
-    return torch.sigmoid(x) * torch.sigmoid(-x) * (1 + direction * 2.0**-46) + max(direction, 0) * 2.0**-1000
 
 
 def gradient_bounds(maps: LinearMaps, slopes: list[Slopes], forms: Tensor) -> GradientBounds:
@@ -109,12 +83,11 @@ def gradient_bounds(maps: LinearMaps, slopes: list[Slopes], forms: Tensor) -> Gr
         if k not in frontier:
             continue
         centre, radius = frontier.pop(k)
-        node = maps.network.nodes[k]
-        if isinstance(node, AFFINE):
+        if maps.affine(k):
             centres, radii = maps.adjoint_step(k, centre, radius)
         else:
             centres, radii = _through(maps, k, slopes[k], centre, radius, number)
-        for source, m, r in zip(node.inputs, centres, radii, strict=True):  # type: ignore[union-attr]
+        for source, m, r in zip(maps.parents(k), centres, radii, strict=True):
             if source in frontier:
                 m, r = frontier[source][0] + m, frontier[source][1] + r
                 r = r * (1 + 2.0**-50) + 2.0**-51 * m.abs()
@@ -136,26 +109,19 @@ def interval_product(
     maps: LinearMaps, k: int, slopes: Slopes, low: Tensor, up: Tensor, number: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Centre and radius of forms in [low, up] of nonlinear node k times its slopes: forms of its input."""
-    low, up = windowed(maps, k, low), windowed(maps, k, up)
+    layer = maps.nonlinear(k)
+    low, up = layer.over_taps(low), layer.over_taps(up)
     least, most = slopes  # type: ignore[misc]
     a, b = (s.repeat_interleave(number, 0) if len(s) > 1 else s for s in (least, most))
     # 0 <= a <= b: the product's ends are low·(a or b), up·(a or b)
     bottom, top = torch.where(low >= 0, low * a, low * b), torch.where(up >= 0, up * b, up * a)
     middle = (bottom + top) / 2
     spread = torch.maximum(top - middle, middle - bottom) + 2.0**-51 * (bottom.abs() + top.abs())
-    return gathered(maps, k, middle, spread)
+    return from_taps(layer, middle, spread)
 
 
-def windowed(maps: LinearMaps, k: int, forms: Tensor) -> Tensor:
-    """Forms of a nonlinear node's value so that they broadcast against its slopes."""
-    return forms.flatten(2).unsqueeze(2) if isinstance(maps.network.nodes[k], c.MaxPool2d) else forms
-
-
-def gathered(maps: LinearMaps, k: int, middle: Tensor, spread: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Forms of the input of nonlinear node k from those per slope: windows are summed, the rounding charged."""
-    node = maps.network.nodes[k]
-    if not isinstance(node, c.MaxPool2d):
-        return [middle], [spread]
-    shape, cells = maps.network.shapes[node.inputs[0]], node.kernel[0] * node.kernel[1]
-    charged = spread + cells * 2.0**-51 * (middle.abs() + spread)
-    return [scatter_windows(middle, node, shape)], [scatter_windows(charged, node, shape)]
+def from_taps(layer: Nonlinear[Any], middle: Tensor, spread: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Centre and radius of forms of a nonlinear layer's input from those per tap: summed, the rounding charged."""
+    if layer.taps > 1:
+        spread = spread + layer.taps * 2.0**-51 * (middle.abs() + spread)
+    return [layer.from_taps(middle)], [layer.from_taps(spread)]

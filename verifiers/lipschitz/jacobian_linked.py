@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.lipschitz.jacobian import GradientBounds, Slopes, gathered, interval_product, windowed
-from verifiers.lipschitz.linear_maps import AFFINE, LinearMaps, windows
+from verifiers.lipschitz.jacobian import GradientBounds, Slopes, from_taps, interval_product
+from verifiers.lipschitz.linear_maps import LinearMaps
 
 MAX_COEFFICIENTS = 2**24
 U = 2.0**-51  # twice the relative rounding error of one operation
@@ -74,7 +74,7 @@ class _Pass:
         for k in range(last, 0, -1):
             if k not in self.plain:
                 continue
-            if isinstance(self.maps.network.nodes[k], AFFINE):
+            if self.maps.affine(k):
                 for frontier in (self.plain, self.middle):
                     self._hand_on(frontier, k, *self.maps.adjoint_step(k, *frontier.pop(k)))
             else:
@@ -93,7 +93,7 @@ class _Pass:
         return low, torch.minimum(_up(centre + radius), _up(middle + moved))
 
     def _hand_on(self, frontier: Frontier, k: int, parts: list[Tensor], errors: list[Tensor]) -> None:
-        for source, m, r in zip(self.maps.network.nodes[k].inputs, parts, errors, strict=True):  # type: ignore[union-attr]
+        for source, m, r in zip(self.maps.parents(k), parts, errors, strict=True):
             if source in frontier:
                 m, r = frontier[source][0] + m, _up(frontier[source][1] + r)
                 r = _up(r + U * m.abs())
@@ -101,19 +101,19 @@ class _Pass:
 
     def _nonlinear(self, k: int) -> None:
         """Forms of a nonlinear node's input, and what its uncertain slopes add to all nodes below."""
-        low, high = self._interval(k)
+        layer, (low, high) = self.maps.nonlinear(k), self._interval(k)
         self.plain.pop(k)
-        middle, error = (windowed(self.maps, k, t) for t in self.middle.pop(k))
+        middle, error = (layer.over_taps(t) for t in self.middle.pop(k))
         self._hand_on(self.plain, k, *interval_product(self.maps, k, self.slopes[k], low, high, self.number))
         slope, doubt = (s.repeat_interleave(self.number, 0) for s in _halves(self.slopes[k]))
         through = middle * slope
-        parts, errors = gathered(self.maps, k, through, _up(_up(error * slope) + U * through.abs()))
+        parts, errors = from_taps(layer, through, _up(_up(error * slope) + U * through.abs()))
         self._hand_on(self.middle, k, parts, errors)
-        size = windowed(self.maps, k, torch.maximum(low.abs(), high.abs()))
+        size = layer.over_taps(torch.maximum(low.abs(), high.abs()))
         # an uncertain share of a window moves one cell: sizes are summed over the windows of that cell
         weights = _up(doubt * size)
-        _, (weights,) = gathered(self.maps, k, torch.zeros_like(weights), weights)
-        (source,) = self.maps.network.nodes[k].inputs  # type: ignore[union-attr]
+        _, (weights,) = from_taps(layer, torch.zeros_like(weights), weights)
+        (source,) = self.maps.parents(k)
         self.uncertain.append((source, weights))
         self._spread(source, weights)
 
@@ -139,21 +139,20 @@ class _Pass:
     def _forward(self, value: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(centre, rounding) per node of the network linearised at the midpoints, for inputs `value` (N·R, *shape)."""
         values = [(value, torch.zeros_like(value))]
-        for k, node in enumerate(self.maps.network.nodes[1:], start=1):
-            inputs = [values[i] for i in node.inputs]  # type: ignore[union-attr]
-            if isinstance(node, AFFINE):
+        for k in range(1, len(self.maps.layers)):
+            inputs = [values[i] for i in self.maps.parents(k)]
+            if self.maps.affine(k):
                 values.append(self.maps.linear_step(k, [m for m, _ in inputs], [r for _, r in inputs]))
                 continue
+            layer, ((centre, radius),) = self.maps.nonlinear(k), inputs
             slope = _halves(self.slopes[k])[0].repeat_interleave(self.number, 0)
-            centre, radius = inputs[0]
-            if isinstance(node, c.MaxPool2d):
-                shape = (len(value), *self.maps.network.shapes[k])
-                taps = [windows(t, node, 0.0) * slope for t in (centre, centre.abs(), radius)]
-                new, size, spread = (t.sum(dim=2).reshape(shape) for t in taps)
-                charge = (slope.shape[2] + 4) * U
-                values.append((new, _up(spread * (1 + charge)) + charge * size))
+            taps = (layer.at_taps(t) * slope for t in (centre, centre.abs(), radius))
+            new, size, spread = map(layer.sum_of_taps, taps)
+            if layer.taps == 1:
+                values.append((new, _up(_up(spread) + U * size)))
             else:
-                values.append((centre * slope, _up(_up(radius * slope) + U * (centre * slope).abs())))
+                charge = (layer.taps + 4) * U
+                values.append((new, _up(spread * (1 + charge)) + charge * size))
         return values
 
     def _spread(self, source: int, weights: Tensor) -> None:
@@ -192,10 +191,11 @@ class _Pass:
             else:
                 slope = _halves(self.slopes[k])[0]
                 each, summed = (slope.repeat_interleave(n, 0) for n in (weights.shape[2], self.number))
-                parts, _ = gathered(self.maps, k, *(2 * [windowed(self.maps, k, forms) * each]))
-                size = windowed(self.maps, k, total) * summed
-                _, errors = gathered(self.maps, k, size, _up(windowed(self.maps, k, error) * summed) + U * size)
-            for i, m, e in zip(self.maps.network.nodes[k].inputs, parts, errors, strict=True):  # type: ignore[union-attr]
+                layer = self.maps.nonlinear(k)
+                parts = [layer.from_taps(layer.over_taps(forms) * each)]
+                size = layer.over_taps(total) * summed
+                _, errors = from_taps(layer, size, _up(layer.over_taps(error) * summed) + U * size)
+            for i, m, e in zip(self.maps.parents(k), parts, errors, strict=True):
                 if i in frontier:
                     m, e = frontier[i][0] + m, _up(frontier[i][1] + e)
                     e = _up(e + U * self._weighed(m, weights))

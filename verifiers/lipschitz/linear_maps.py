@@ -6,102 +6,78 @@ Intervals travel as centre and radius. Every step widens the radius by a bound o
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input
 
 from proofs_check import certificate as c
 from verifiers.crown.engine import Crown
 from verifiers.crown.network import CrownNetwork
 from verifiers.engine import EngineError
-from verifiers.network.module import PlainModule, build
+from verifiers.layers import KINDS
+from verifiers.layers.affine import Affine
+from verifiers.layers.layer import AnyLayer
+from verifiers.layers.nonlinear import Nonlinear
+from verifiers.linear_forms.forms import DenseForms
+from verifiers.network.module import PlainModule
 
-AFFINE = (
-    c.Linear, c.Conv2d, c.BatchNorm, c.Shift, c.Scale, c.Divide,
-    c.AveragePool2d, c.Pad, c.Slice, c.Concat, c.Add, c.Flatten,
-)  # fmt: skip
-ELEMENTWISE = (c.Relu, c.LeakyRelu, c.Sigmoid, c.Tanh)
 TINY = 2.0**-900
 
 
 class LinearMaps:
-    """Forward and adjoint of each affine node, and of the node with absolute weights and no bias."""
+    """The layers of a network in float64, and the affine ones without offset and with absolute weights."""
 
     def __init__(self, network: c.PlainNetwork, device: torch.device | str = "cpu") -> None:
         for k, node in enumerate(network.nodes):
-            if not isinstance(node, (c.Input, *AFFINE, *ELEMENTWISE, c.MaxPool2d)):
+            if type(node) not in KINDS:
                 raise EngineError(f"node {k} ({type(node).__name__}) has no known Lipschitz bound")
         self.network = network
         self.device = torch.device(device)
         self.exact = PlainModule(network).to(self.device, torch.float64)
-        self.absolute = PlainModule(build([_absolute(n) for n in network.nodes])).to(self.device, torch.float64)
-        self.linear = PlainModule(build([linear_part(n) for n in network.nodes])).to(self.device, torch.float64)
-        self.growth = (max(map(_fan, network.nodes)) + 16) * 2.0**-51
         self.engine = Crown(precision="float64", device=str(device))
+        self.crown: CrownNetwork = self.engine.prepare(network)  # the network as `engine` works with it
+        self.layers = self.crown.layers
+        affine = {k: layer for k, layer in enumerate(self.layers) if isinstance(layer, Affine)}
+        self.absolute = {k: layer.absolute() for k, layer in affine.items()}
+        self.linear = {k: layer.linear() for k, layer in affine.items()}
+        self.growth = (max(layer.terms for layer in affine.values()) + 16) * 2.0**-51
 
-    @functools.cached_property
-    def crown(self) -> CrownNetwork:
-        """The network as `engine` works with it."""
-        return self.engine.prepare(self.network)
+    def parents(self, k: int) -> tuple[int, ...]:
+        """The inputs of node k."""
+        return self.crown.parents(k)
 
-    def forward(self, k: int, arguments: list[Tensor], absolute: bool = False) -> Tensor:
-        """Node k of (N, *shape) values; with `absolute`: |weights|, no bias."""
-        module = self.absolute if absolute else self.exact
-        return module.node_value(k, module.network.nodes[k], arguments)
+    def affine(self, k: int) -> Affine[Any] | None:
+        """Layer k if it is affine."""
+        layer = self.layers[k]
+        return layer if isinstance(layer, Affine) else None
 
-    def bias_magnitude(self, k: int) -> Tensor | float:
-        """A bound of |offset| terms that may cancel inside node k: batch norm's only, the others show in the result."""
-        node = self.network.nodes[k]
-        if not isinstance(node, c.BatchNorm):
-            return 0.0
-        part = {name: self.exact.weight(k, name).abs() for name in ("scale", "mean", "variance", "shift")}
-        size = part["scale"] * part["mean"] / (part["variance"] + node.epsilon).sqrt() + part["shift"]
-        return size.reshape(-1, *[1] * (len(self.network.shapes[k]) - 1))
+    def nonlinear(self, k: int) -> Nonlinear[Any]:
+        """Layer k. Requires: it is not affine."""
+        layer = self.layers[k]
+        return layer if isinstance(layer, Nonlinear) else layer.refuse("derivatives to multiply with", "it is affine")
 
     def step(self, k: int, centres: list[Tensor], radii: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Centre and radius of affine node k from those of its inputs. Ensures: rounding is inside the radius."""
-        g = self.growth
-        centre = self.forward(k, centres)
-        spread = [r * (1 + 2 * g) + 2 * g * m.abs() for m, r in zip(centres, radii, strict=True)]
-        radius = self.forward(k, spread, absolute=True) * (1 + 2 * g)
-        return centre, radius + 2 * g * (centre.abs() + self.bias_magnitude(k)) + TINY
+        centre, radius = self._moved(k, self.layers[k], centres, radii)
+        layer = self.affine(k)
+        cancelled = 0.0 if layer is None else layer.bias_size()
+        return centre, radius + 2 * self.growth * (centre.abs() + cancelled) + TINY
 
     def linear_step(self, k: int, centres: list[Tensor], radii: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`step` without the node's offset: centre and radius of its linear part."""
+        centre, radius = self._moved(k, self.linear[k], centres, radii)
+        return centre, radius + 2 * self.growth * centre.abs() + TINY
+
+    def _moved(self, k: int, layer: AnyLayer, centres: list[Tensor], radii: list[Tensor]) -> tuple[Tensor, Tensor]:
         g = self.growth
-        centre = self.linear.node_value(k, self.linear.network.nodes[k], centres)
         spread = [r * (1 + 2 * g) + 2 * g * m.abs() for m, r in zip(centres, radii, strict=True)]
-        return centre, self.forward(k, spread, absolute=True) * (1 + 2 * g) + 2 * g * centre.abs() + TINY
+        return layer.value(*centres), self.absolute[k].value(*spread) * (1 + 2 * g)
 
     def adjoint(self, k: int, forms: Tensor, absolute: bool = False) -> list[Tensor]:
-        """Forms (B, *shapes[k]) on node k's value -> one (B, *shapes[i]) per input i of k."""
-        node, module = self.network.nodes[k], self.absolute if absolute else self.exact
-        if isinstance(node, c.Linear):
-            return [forms @ module.weight(k, "weight")]
-        if isinstance(node, c.Conv2d):
-            return [self._conv_adjoint(node, module.weight(k, "weight"), forms, self.network.shapes[node.inputs[0]])]
-        inputs = [
-            torch.zeros((len(forms), *self.network.shapes[i]), dtype=torch.float64, device=self.device).requires_grad_()
-            for i in getattr(node, "inputs", ())
-        ]
-        with torch.enable_grad():
-            value = module.node_value(k, node, inputs)
-        return list(torch.autograd.grad(value, inputs, forms))
-
-    @staticmethod
-    def _conv_adjoint(node: c.Conv2d, weight: Tensor, forms: Tensor, shape: tuple[int, ...]) -> Tensor:
-        top, left, bottom, right = node.padding
-        channels, height, width = shape
-        padded = (len(forms), channels, height + top + bottom, width + left + right)
-        stride, dilation = node.stride, node.dilation
-        full = conv2d_input(padded, weight, forms, stride, 0, dilation, node.groups)  # type: ignore[arg-type]
-        return full[:, :, top : top + height, left : left + width]
+        """Forms (B, *shapes[k]) of node k's value -> one (B, *shapes[i]) per input i of k."""
+        layer = self.absolute[k] if absolute else self.layers[k]
+        return [below.complete().to_dense().coefficients for below in layer.adjoint(DenseForms(forms))]
 
     def adjoint_step(self, k: int, centre: Tensor, radius: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Centre and radius of the forms of node k's inputs from those of node k's. Rounding is inside."""
@@ -109,62 +85,3 @@ class LinearMaps:
         centres = self.adjoint(k, centre)
         radii = self.adjoint(k, radius * (1 + 2 * g) + 2 * g * centre.abs(), absolute=True)
         return centres, [r * (1 + 2 * g) + TINY for r in radii]
-
-
-def linear_part(node: c.Node) -> c.Node:
-    """An affine node without its offset; any other node as it is."""
-    match node:
-        case c.Linear() | c.Conv2d():
-            return _with(node, np.zeros_like, "bias")
-        case c.BatchNorm():
-            return _with(node, np.zeros_like, "shift", "mean")
-        case c.Shift():
-            return _with(node, np.zeros_like, "constant")
-        case c.Pad():
-            return dataclasses.replace(node, value=0.0)
-        case _:
-            return node
-
-
-def _absolute(node: c.Node) -> c.Node:
-    """The node with absolute weights and no offset."""
-    match linear := linear_part(node):
-        case c.Linear() | c.Conv2d():
-            return _with(linear, np.abs, "weight")
-        case c.BatchNorm():
-            return _with(linear, np.abs, "scale")
-        case c.Scale() | c.Divide():
-            return _with(linear, np.abs, "constant")
-        case _:
-            return linear
-
-
-def _with(node: c.Node, change: Callable[[c.Float32Array], c.Float32Array], *fields: str) -> c.Node:
-    """The node with the tensors `fields` changed; one of no axes stays a tensor."""
-    return dataclasses.replace(node, **{name: np.asarray(change(getattr(node, name))) for name in fields})
-
-
-def _fan(node: c.Node) -> int:
-    """The largest number of terms in one sum of the node or of its adjoint."""
-    if isinstance(node, c.Linear):
-        return max(node.weight.shape)
-    if isinstance(node, c.Conv2d):
-        return max(node.weight.shape[:2]) * node.weight.shape[2] * node.weight.shape[3]
-    return node.kernel[0] * node.kernel[1] if isinstance(node, c.AveragePool2d) else 8
-
-
-def windows(x: Tensor, node: c.MaxPool2d, fill: float) -> Tensor:
-    """(N, C, H, W) -> (N, C, kernel cells, windows) with padded cells at `fill`."""
-    top, left, bottom, right = node.padding
-    padded = F.pad(x, (left, right, top, bottom), value=fill)
-    cells = F.unfold(padded, node.kernel, stride=node.stride)
-    return cells.reshape(len(x), x.shape[1], node.kernel[0] * node.kernel[1], -1)
-
-
-def scatter_windows(cells: Tensor, node: c.MaxPool2d, shape: tuple[int, ...]) -> Tensor:
-    """Adjoint of `windows` with fill 0: (N, C, kernel cells, windows) -> (N, *shape)."""
-    channels, height, width = shape
-    top, left, bottom, right = node.padding
-    flat = cells.reshape(len(cells), channels * node.kernel[0] * node.kernel[1], -1)
-    size = (height + top + bottom, width + left + right)
-    return F.fold(flat, size, node.kernel, stride=node.stride)[:, :, top : top + height, left : left + width]

@@ -24,11 +24,9 @@ import torch
 from cvxpy.error import SolverError
 from numpy.typing import NDArray
 
-from proofs_check import certificate as c
 from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import Slopes
-from verifiers.lipschitz.linear_maps import ELEMENTWISE, LinearMaps, linear_part
-from verifiers.network.module import PlainModule, build
+from verifiers.lipschitz.linear_maps import LinearMaps
 
 Matrix = NDArray[np.float64]
 
@@ -204,33 +202,32 @@ def least_rho(system: Increments, row: Matrix, multipliers: Matrix) -> float | N
 def increments(maps: LinearMaps, slopes: list[Slopes], max_neurons: int) -> Increments:
     """The matrices of the network, an activation of fixed slope (a = b) folded into the affine part."""
     network = maps.network
-    for k, node in enumerate(network.nodes):
-        if isinstance(node, c.MaxPool2d):
-            raise EngineError(f"LipSDP has no multipliers for node {k} (MaxPool2d)")
+    for k, layer in enumerate(maps.layers):
+        if not maps.affine(k) and maps.nonlinear(k).taps > 1:
+            raise EngineError(f"LipSDP has no multipliers for node {k} ({type(layer).__name__})")
     active = {k: torch.nonzero((s[0] < s[1])[0].flatten()).flatten() for k, s in enumerate(slopes) if s is not None}
     neurons, size = sum(map(len, active.values())), math.prod(network.input_shape)
     if neurons > max_neurons:
         raise EngineError(f"LipSDP takes at most {max_neurons} activations, the network has {neurons}")
-    module = PlainModule(build([linear_part(n) for n in network.nodes])).to(maps.device, torch.float64)
     values: list[torch.Tensor] = [torch.eye(size + neurons, size, dtype=torch.float64, device=maps.device)]
     values[0] = values[0].reshape(-1, *network.input_shape)  # one batch entry per column of [x, w]
-    before, layer, start = [], [], size
-    for k, node in enumerate(network.nodes[1:], start=1):
-        arguments = [values[i] for i in node.inputs]  # type: ignore[union-attr]
-        if not isinstance(node, ELEMENTWISE):
-            values.append(module.node_value(k, node, arguments))
+    before, layers, start = [], [], size
+    for k in range(1, len(maps.layers)):
+        arguments = [values[i] for i in maps.parents(k)]
+        if maps.affine(k):
+            values.append(maps.linear[k].value(*arguments))
             continue
         least, most = (s[0].flatten() for s in slopes[k])  # type: ignore[union-attr]
         index, flat = active[k], arguments[0].flatten(1)
         before.append(flat[:, index])
-        layer.append(np.full(len(index), k))
+        layers.append(np.full(len(index), k))
         value = flat * least
         value[start + torch.arange(len(index), device=maps.device), index] += (most - least)[index]
         start += len(index)
         values.append(value.reshape(arguments[0].shape))
     inputs = torch.cat(before, dim=1) if before else torch.zeros((size, 0), dtype=torch.float64)
     v, z = inputs.T.cpu().numpy(), values[-1].T.cpu().numpy()
-    kind = np.concatenate(layer) if layer else np.zeros(0, np.int64)
+    kind = np.concatenate(layers) if layers else np.zeros(0, np.int64)
     parts = (v[:, :size], v[:, size:], z[:, :size], z[:, size:])
     a, b, c0, d = map(np.ascontiguousarray, parts)
     return Increments(a, b, c0, d, kind)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proofs_check import certificate as c
 from verifiers.crown.backward import IntermediateBounds
 from verifiers.crown.engine import CrownLayers
 from verifiers.engine import Query, WarmStart, differences
-from verifiers.lipschitz.linear_maps import AFFINE, TINY, LinearMaps
+from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.perturbation import Balls
 
 Interval = tuple[Tensor, Tensor]
@@ -50,26 +49,14 @@ def point_values(maps: LinearMaps, points: Tensor) -> list[Interval]:
     Ensures: the value in real arithmetic lies between them; their distance is the rounding error of the evaluation.
     """
     values: list[Interval] = [(points, points)]
-    for k, node in enumerate(maps.network.nodes[1:], start=1):
-        inputs = [values[i] for i in node.inputs]  # type: ignore[union-attr]
-        if isinstance(node, AFFINE):
+    for k in range(1, len(maps.layers)):
+        inputs = [values[i] for i in maps.parents(k)]
+        if maps.affine(k):
             centres = [(low + high) / 2 for low, high in inputs]
             radii = [torch.maximum(high - m, m - low) for m, (low, high) in zip(centres, inputs, strict=True)]
             centre, radius = maps.step(k, centres, radii)
             values.append((centre - radius * (1 + maps.growth), centre + radius * (1 + maps.growth)))
-        else:
-            ((low, high),) = inputs
-            values.append((_rounded(maps, k, low, -1), _rounded(maps, k, high, 1)))
+        else:  # all are nondecreasing
+            layer, ((low, high),) = maps.nonlinear(k), inputs
+            values.append((layer.value(low) - layer.rounding(low), layer.value(high) + layer.rounding(high)))
     return values
-
-
-def _rounded(maps: LinearMaps, k: int, x: Tensor, direction: int) -> Tensor:
-    """The value of nonlinear node k, rounded in `direction`: all are nondecreasing, so an interval's ends suffice."""
-    value = maps.forward(k, [x])
-    match maps.network.nodes[k]:
-        case c.Relu() | c.MaxPool2d():  # exact
-            return value
-        case c.LeakyRelu():
-            return torch.where(x >= 0, x, value + direction * 2.0**-50 * x.abs())
-        case _:
-            return value + direction * (2.0**-48 * value.abs() + TINY)

@@ -20,7 +20,9 @@ import verifiers.layers
 from proofs_check import certificate as c
 from verifiers.crown.network import prepare
 from verifiers.layers import KINDS
+from verifiers.layers.affine import Affine
 from verifiers.layers.layer import AnyLayer, Layer, LayerError
+from verifiers.layers.nonlinear import Nonlinear
 from verifiers.linear_forms.blocks import space_to_depth
 from verifiers.linear_forms.forms import (
     BlockForms,
@@ -108,10 +110,12 @@ def test_every_kind_of_the_format_is_in_both_tables_and_answers_every_question()
 
 
 def test_a_kind_that_lacks_an_answer_cannot_be_made() -> None:
-    for question in Layer.__abstractmethods__:
-        forgetful = type("Forgetful", (KINDS[c.Relu],), {question: getattr(Layer, question)})
-        with pytest.raises(TypeError, match=question):
-            forgetful(c.Relu((0,)), ((3,),), (3,), {})
+    for asked, kind in ((Affine, KINDS[c.Flatten]), (Nonlinear, KINDS[c.Relu])):
+        for question in Layer.__abstractmethods__ | asked.__abstractmethods__:
+            unanswered = getattr(Layer, question, None) or getattr(asked, question)
+            forgetful = type("Forgetful", (kind,), {question: unanswered})
+            with pytest.raises(TypeError, match=question):
+                forgetful(c.Relu((0,)), ((3,),), (3,), {})
 
 
 WHAT_AFFINE_KINDS_REFUSE = {"default_slopes", "relaxation", "forms_below", "derivative_range"}
@@ -126,6 +130,7 @@ def questions(made: Instance) -> dict[str, Callable[[], Any]]:
     return {
         "value": lambda: layer.value(*points),
         "interval": lambda: layer.interval(*made.boxes),
+        "lipschitz": lambda: layer.lipschitz([1.0 for _ in made.boxes], "L2"),
         "adjoint": lambda: layer.adjoint(forms),
         "offset": lambda: layer.offset(forms),
         "gain": layer.gain,
@@ -146,7 +151,7 @@ def test_a_kind_answers_every_question_or_refuses_it_with_the_way_out(op: str) -
     if not made.layer.affine and made.layer.slope_range is None:
         refused = refused | NO_SLOPES
     asked = questions(made)
-    assert set(asked) == Layer.__abstractmethods__
+    assert set(asked) >= Layer.__abstractmethods__
     for question, ask in asked.items():
         if question in refused:
             with pytest.raises(LayerError, match=rf"^{type(made.layer).__name__} layers have no .+: .+"):
@@ -158,7 +163,7 @@ def test_a_kind_answers_every_question_or_refuses_it_with_the_way_out(op: str) -
 def test_engines_ask_layers_and_name_no_kind() -> None:
     """The rooms that ask: a kind's name there is a question that the layer should answer."""
     root = Path(verifiers.layers.__file__).parent.parent
-    for file in [*(root / "crown").glob("*.py"), root / "network/module.py"]:
+    for file in [*(root / "crown").glob("*.py"), *(root / "lipschitz").glob("*.py"), root / "network/module.py"]:
         source = file.read_text("utf-8")
         assert not [kind.__name__ for kind in KINDS if kind is not c.Input and f"c.{kind.__name__}" in source], file
 
@@ -247,6 +252,42 @@ def value_size(made: Instance) -> int:
     return int(np.prod(made.layer.shape))
 
 
+@pytest.mark.parametrize("op", AFFINE)
+@given(seed=seeds)
+@FEW
+def test_the_linear_part_and_absolute_weights_are_those_of_the_layer(op: str, seed: int) -> None:
+    made = Instance(op, seed)
+    layer: Affine[Any] = made.layer  # type: ignore[assignment]  # AFFINE
+    points, zeros = made.points(0.5), [torch.zeros_like(x) for x in made.points(0.5)]
+    assert close(layer.linear().value(*points), layer.value(*points) - layer.value(*zeros))
+    units = DenseForms(torch.eye(value_size(made)).double().view(-1, *layer.shape))
+    for below, absolute in zip(layer.adjoint(units), layer.absolute().adjoint(units), strict=True):
+        matrix, sizes = (f.complete().to_dense().coefficients for f in (below, absolute))
+        assert close(matrix.abs(), sizes)
+        assert (matrix != 0).flatten(1).sum(1).max() <= layer.terms + 16
+        assert (matrix != 0).sum(0).max() <= layer.terms + 16
+    assert not layer.absolute().value(*zeros).any()
+
+
+@ops
+@given(seed=seeds, share=st.floats(0, 1), norm=st.sampled_from(["Linf", "L2", "L1"]))
+@FEW
+def test_values_of_two_points_differ_by_no_more_than_the_lipschitz_constant(
+    op: str, seed: int, share: float, norm: c.Norm
+) -> None:
+    made = Instance(op, seed)
+    order = {"Linf": np.inf, "L2": 2.0, "L1": 1.0}[norm]
+
+    def distances(a: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vector_norm((a - b).flatten(1), order, dim=1)
+
+    one, other = made.points(share), made.points(0.5)
+    moved = distances(made.layer.value(*one), made.layer.value(*other))
+    apart = [distances(a, b) for a, b in zip(one, other, strict=True)]
+    for n in range(len(moved)):
+        assert moved[n] <= made.layer.lipschitz([float(d[n]) for d in apart], norm) * (1 + 2.0**-40)
+
+
 # ---------------------------------------------------------------- nonlinear kinds
 
 
@@ -293,12 +334,37 @@ def test_derivatives_at_points_are_in_their_range(op: str, seed: int, share: flo
     assert ((least >= 0) & (least <= most)).all()
     x = made.points(share)[0].requires_grad_()
     (gradient,) = torch.autograd.grad(made.layer.value(x).sum(), [x])
-    if least.shape == x.shape:  # the gradient of tanh is 1 - tanh² here, which cancels
-        assert (gradient >= least - 2.0**-50).all()
-        assert (gradient <= most + 2.0**-50).all()
-    else:  # (N, C, taps, windows): one share of every window is 1
-        assert (least.sum(2) <= 1).all()
-        assert (most.sum(2) >= 1).all()
+    layer: Nonlinear[Any] = made.layer  # type: ignore[assignment]  # NONLINEAR
+    # the gradient of tanh is 1 - tanh² here, which cancels
+    assert (gradient >= layer.from_taps(least) - 2.0**-50).all()
+    assert (gradient <= layer.from_taps(most) + 2.0**-50).all()
+
+
+@pytest.mark.parametrize("op", NONLINEAR)
+@given(seed=seeds)
+@FEW
+def test_forms_reach_the_input_over_taps_as_values_reach_the_output(op: str, seed: int) -> None:
+    made = Instance(op, seed)
+    layer: Nonlinear[Any] = made.layer  # type: ignore[assignment]  # NONLINEAR
+    slopes = layer.derivative_range(*made.boxes[0])[1]
+    (x,), forms = made.points(0.5), made.random(2, *layer.shape)
+    forward = layer.sum_of_taps(layer.at_taps(x) * slopes)
+    backward = layer.from_taps(layer.over_taps(forms) * slopes)
+    assert close((forms * forward).flatten(1).sum(1), (backward * x).flatten(1).sum(1))
+    assert slopes.numel() == layer.taps * forms.numel()
+
+
+@pytest.mark.parametrize("op", NONLINEAR)
+@given(seed=seeds)
+@FEW
+def test_the_rounding_of_a_value_is_inside_its_bound(op: str, seed: int) -> None:
+    made = Instance(op, seed, inputs=1)
+    layer: Nonlinear[Any] = made.layer  # type: ignore[assignment]  # NONLINEAR
+    (point,) = made.points(0.3)
+    (x,) = [PlainModule(made.network).double().values(point / 2.0)[i] for i in made.parents]
+    exactly = exact_values(made.network, exact((point[0] / 2.0).numpy()))[made.k].ravel()
+    value, error = (exact(t.numpy()).ravel() for t in (layer.value(x), layer.rounding(x)))
+    assert all(abs(a - b) <= e for a, b, e in zip(value, exactly, error, strict=True))
 
 
 def test_drawn_instances_take_every_form() -> None:
