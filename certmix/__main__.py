@@ -6,6 +6,7 @@ Exit 0 done, 1 a claim refuted or rejected, 2 bad input, 3 too few certified, 4 
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 
@@ -46,10 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"certmix {certmix.__version__}")
         return 0
     try:
-        return _run(given[0], given[1:])
+        code = _run(given[0], given[1:])
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"certmix: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who read this has left: nothing more is said, also not at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         print(

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -210,9 +211,14 @@ def main(arguments: list[str] | None = None) -> int:
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")  # whatever the terminal's encoding
     try:
-        return judge(options)
+        code = judge(options)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # who read this has left: nothing more is said, also not at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

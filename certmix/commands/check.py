@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from certmix.errors import UsageError
 from proofs_check import __main__ as judge
 
 DIFFERS = 4  # the exit code
@@ -31,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.runs.store import PARTIAL
+
     flags = [f"--{name}" for name in ("json", "quiet", "verbose") if getattr(options, name)]
     command = [sys.executable, "-m", "proofs_check", str(options.folder), "--jobs", str(options.jobs), *flags]
+    if (options.folder / PARTIAL).exists():
+        raise UsageError(f"{options.folder} holds an unfinished audit: run certmix audit again, it goes on")
     given = options.standard, options.robust, options.data, options.limit
     if given == (None, None, None, None):
         return subprocess.run(command, check=False).returncode

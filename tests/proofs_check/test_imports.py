@@ -60,7 +60,7 @@ def test_the_judge_does_not_grow_unnoticed():
     Some 300 are the price of a room for every layer kind (imports, signatures, the table) and of names for directed
     sums and products.
     """
-    assert sum(map(code_lines, FILES)) <= 3069
+    assert sum(map(code_lines, FILES)) <= 3075
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

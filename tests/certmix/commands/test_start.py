@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import certmix
-from certmix.__main__ import COMMANDS
+from certmix.__main__ import COMMANDS, main
 from certmix.commands.experiment import EXPERIMENTS
 from certmix.experiments import accuracy_vs_alpha, certified_curves, confidence, tradeoff
+from certmix.runs.store import PARTIAL
 
 ACCEPTED = Path(__file__).parents[2] / "proofs_check" / "accepted" / "margin_linf"
 HEAVY = ("torch", "scipy", "cvxpy", "onnx", "onnxruntime", "matplotlib", "rich", "hypothesis")
@@ -107,3 +109,21 @@ def test_importing_certmix_and_its_settings_loads_no_torch():
 def test_the_names_of_the_package_are_those_it_hands_out():
     assert set(dir(certmix)) == set(certmix.__all__)
     assert all(getattr(certmix, name) is not None for name in certmix.__all__)
+
+
+@pytest.mark.parametrize("words", [["certmix", "check"], ["proofs_check"]], ids=lambda words: words[0])
+def test_a_reader_that_leaves_ends_the_command_without_a_word(words: list[str]):
+    """As in `certmix check DIR --json | head -1`."""
+    command = [sys.executable, "-m", *words, str(ACCEPTED), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_an_unfinished_run_is_not_judged_and_the_way_on_is_said(tmp_path: Path, capsys):
+    (tmp_path / PARTIAL).write_bytes(b"")
+    assert main(["check", str(tmp_path)]) == 2
+    assert "holds an unfinished audit: run certmix audit again" in capsys.readouterr().err
