@@ -35,8 +35,8 @@ from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals, unres
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import LipSDP
-from verifiers.lipschitz.value_bounds import Balls
 from verifiers.network.module import build
+from verifiers.perturbation import Balls
 
 DIGITS = ROOT / "examples" / "digits"
 CASES: dict[str, tuple[Path, Path, dict[c.Norm, float]]] = {

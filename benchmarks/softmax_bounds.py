@@ -18,7 +18,8 @@ from certmix.theorems.radius_search import largest_passing
 from proofs_check.certificate import Norm, PlainNetwork
 from verifiers.auto_lirpa import compat
 from verifiers.auto_lirpa import engine as auto_lirpa
-from verifiers.network import interval, lowering
+from verifiers.network import lowering
+from verifiers.perturbation import Balls
 
 
 class Softmax(nn.Module):
@@ -44,7 +45,7 @@ class SoftmaxBounds:
 
     def margins(self, inputs: Tensor, radius: Tensor, norm: Norm, predicted: Tensor) -> Tensor:
         """(N,) least lower bound over the rivals, inputs in [0, 1]."""
-        around = interval.input_set(inputs, radius.float(), norm, (0.0, 1.0))
+        around = Balls(inputs, radius.float(), norm, (0.0, 1.0)).boxed(torch.float32)
         rivals = torch.tensor([[j for j in range(self.classes) if j != y] for y in predicted.tolist()])
         eye = torch.eye(self.classes)
         functionals = eye[predicted][:, None] - eye[rivals]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from proofs_check.certificate import DUAL_NORM, Norm
@@ -40,3 +41,28 @@ class Balls:
     def pick(self, index: Tensor | slice) -> Balls:
         """The balls of the inputs `index` (possibly repeated)."""
         return Balls(self.center[index], self.radius[index], self.norm, self.domain)
+
+    def boxed(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> BoxedBalls:
+        """The same in an engine's arithmetic, with the boxes around them."""
+        center, radius = self.center.to(device, dtype), self.radius.to(device, dtype)
+        half_width = radius.view(-1, *(1,) * (center.dim() - 1))
+        lower, upper = center - half_width, center + half_width
+        if self.domain is not None:
+            lower, upper = lower.clamp(min=self.domain[0]), upper.clamp(max=self.domain[1])
+        return BoxedBalls(center, radius, self.norm, lower, upper)
+
+
+@dataclass(frozen=True, eq=False)
+class BoxedBalls:
+    """center (N, *shape), radius (N,): balls; lower, upper (N, *shape): boxes around ball and domain. Rounding is not
+    accounted for."""
+
+    center: Tensor
+    radius: Tensor
+    norm: Norm
+    lower: Tensor
+    upper: Tensor
+
+    def pick(self, index: Tensor | slice) -> BoxedBalls:
+        """The balls of the inputs `index` (possibly repeated)."""
+        return BoxedBalls(self.center[index], self.radius[index], self.norm, self.lower[index], self.upper[index])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from certmix.errors import UsageError
 from proofs_check.certificate import Norm
+from verifiers.perturbation import ORDER
 
 THRESHOLD_STEPS = 12
 MULTIPLIER_STEPS = 4
@@ -223,7 +224,7 @@ def _size(offset: Tensor, norm: Norm) -> Tensor:
 
 def _about(offset: Tensor, norm: Norm) -> Tensor:
     """(N,) the norm of each float32 row, to guide the search for a projection; nothing rests on it."""
-    return torch.linalg.vector_norm(offset.flatten(1), {"Linf": math.inf, "L2": 2.0, "L1": 1.0}[norm], dim=1)
+    return torch.linalg.vector_norm(offset.flatten(1), ORDER[norm], dim=1)
 
 
 def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

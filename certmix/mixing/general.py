@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
-from proofs_check.certificate import DUAL_NORM, Norm, Sigmoid, Tanh
+from proofs_check.certificate import Norm, Sigmoid, Tanh
 from verifiers.network.module import PlainModule
+from verifiers.perturbation import DUAL_ORDER, ORDER
 
 Scaling = Literal["one", "gradient", "largest_gradient", "gradient_ratio"]
 Output = Literal["probabilities", "logits"]
 
 SCALINGS: tuple[Scaling, ...] = ("one", "gradient", "largest_gradient", "gradient_ratio")
 OUTPUTS: tuple[Output, ...] = ("probabilities", "logits")
-ORDER: dict[Norm, float] = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}
 
 
 class GeneralMixedClassifier(nn.Module):
@@ -100,7 +100,7 @@ class GeneralMixedClassifier(nn.Module):
         return self._dual_norm(jacobian)
 
     def _dual_norm(self, gradients: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(gradients, ORDER[DUAL_NORM[self.norm]], dim=-1)
+        return torch.linalg.vector_norm(gradients, DUAL_ORDER[self.norm], dim=-1)
 
     def _mix(self, g: Tensor, h: Tensor, scale: Tensor) -> Tensor:
         return self._mixed_logs(g, h, scale) if self.output == "probabilities" else self._mixed_logits(g, h, scale)
@@ -154,7 +154,7 @@ class LocallyBiasedSmoothing(nn.Module):
             point = x if x.requires_grad else x.detach().requires_grad_()
             score = self.standard(point)
             (gradient,) = torch.autograd.grad(score.sum(), point, create_graph=wanted, retain_graph=True)
-            size = torch.linalg.vector_norm(gradient.flatten(1), ORDER[DUAL_NORM[self.norm]], dim=1)
+            size = torch.linalg.vector_norm(gradient.flatten(1), DUAL_ORDER[self.norm], dim=1)
             biased = score + self.gamma * self.oracle(x.detach()) * size
         return biased if wanted else biased.detach()
 

@@ -26,6 +26,7 @@ from verifiers.auto_lirpa import compat
 from verifiers.engine import Bounds, Capabilities, Engine, EngineError, Query, WarmStart, rows_that_count, stacked
 from verifiers.network import interval
 from verifiers.network import lowering as low
+from verifiers.perturbation import DUAL_ORDER, BoxedBalls
 
 Method = Literal["IBP", "CROWN"]
 METHODS: tuple[Method, ...] = ("IBP", "CROWN")
@@ -137,7 +138,7 @@ class Asked:
     """What auto_LiRPA is asked for one part of a batch: the input set, rows (N, R, K) in its arithmetic, interval
     bounds by step; final: of activations' inputs these are not to be tightened."""
 
-    inputs: interval.InputSet
+    inputs: BoxedBalls
     rows: Tensor
     values: list[interval.Value]
     final: bool
@@ -162,11 +163,10 @@ class Converted:
 
     def bound(self, query: Query, warm_start: WarmStart | None, engine: AutoLirpa) -> tuple[Bounds, WarmStart]:
         """What `engine` finds, without regard to memory."""
-        center, radius = (t.to(self.device, self.dtype) for t in (query.balls.center, query.balls.radius))
         rows = query.rows.to(self.device, self.dtype)
         layers = None if warm_start is None else warm_start.layers
         with torch.no_grad():
-            inputs = interval.input_set(center, radius, query.balls.norm, query.balls.domain)
+            inputs = query.balls.boxed(self.dtype, self.device)
             values = interval.propagate(self.lowered, inputs)
             bounds = interval.of_rows(self.lowered, inputs, values, rows)
             self._tighten(values, query.constraints.values if layers is None else layers.constraints())
@@ -359,7 +359,7 @@ def cast(step: low.Step, dtype: torch.dtype, device: torch.device) -> low.Step:
     return replace(step, **{k: v.to(device, dtype) for k, v in values.items() if isinstance(v, Tensor)})
 
 
-def perturbation(lirpa: Any, inputs: interval.InputSet) -> Any:
+def perturbation(lirpa: Any, inputs: BoxedBalls) -> Any:
     """The input set in auto_LiRPA's terms.
 
     l2 and l1 balls pose as their bounding box, so that interval steps are sound with a radius per input;
@@ -369,7 +369,7 @@ def perturbation(lirpa: Any, inputs: interval.InputSet) -> Any:
     box = {"norm": float("inf"), "eps": None, "x_L": inputs.lower, "x_U": inputs.upper}
     if inputs.norm == "Linf":
         return base(**box)
-    dual = 2.0 if inputs.norm == "L2" else float("inf")
+    dual = DUAL_ORDER[inputs.norm]
 
     class Ball(base):
         def concretize_matrix(self, x: Tensor, A: Any, sign: int, *rest: Any) -> Tensor:
@@ -392,7 +392,7 @@ def perturbation(lirpa: Any, inputs: interval.InputSet) -> Any:
     return Ball(**box)
 
 
-def _patch_norms(lirpa: Any, A: Any, inputs: interval.InputSet) -> Tensor:
+def _patch_norms(lirpa: Any, A: Any, inputs: BoxedBalls) -> Tensor:
     """The dual norm of each row of coefficients held as patches; taps that lie in the padding do not count."""
     mask = lirpa.patches.inplace_unfold(
         torch.ones_like(inputs.center[:1]),

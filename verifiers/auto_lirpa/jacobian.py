@@ -20,9 +20,8 @@ from verifiers.auto_lirpa import compat
 from verifiers.auto_lirpa.engine import LoweredModule, cast, default_dtype, perturbation, quiet
 from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import GradientBounds
-from verifiers.lipschitz.value_bounds import Balls
-from verifiers.network import interval
 from verifiers.network import lowering as low
+from verifiers.perturbation import Balls
 
 
 def load() -> types.ModuleType:
@@ -91,6 +90,6 @@ def _bounded(lirpa: Any, lowered: low.Lowered, shape: tuple[int, ...], device: t
 
 def _of_one(lirpa: Any, bounded: Any, balls: Balls, n: int) -> tuple[Tensor, Tensor]:
     one = slice(n, n + 1)
-    inputs = interval.input_set(balls.center[one], balls.radius[one], balls.norm, balls.domain)
+    inputs = balls.pick(one).boxed(torch.float64, balls.center.device)
     x = lirpa.BoundedTensor(balls.center[one], perturbation(lirpa, inputs))
     return bounded.compute_jacobian_bounds((x,), optimize=False)

@@ -18,32 +18,9 @@ from verifiers.crown.frontier import Frontier
 from verifiers.crown.network import CrownNetwork, Interval
 from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, Summand, consecutive_forms, dot
 from verifiers.linear_forms.relaxation import Relaxation
+from verifiers.perturbation import BoxedBalls
 
 FIXED_POINT_STEPS = 4  # of the fixed point that splits a form between ball and box
-
-
-@dataclass(frozen=True, eq=False)
-class Ball:
-    """center (N, *shape), radius (N,): the balls; lower, upper (N, *shape): boxes around ball and domain."""
-
-    center: Tensor
-    radius: Tensor
-    norm: c.Norm
-    lower: Tensor
-    upper: Tensor
-
-    def pick(self, index: Tensor | slice) -> Ball:
-        """The balls of the inputs `index`."""
-        return Ball(self.center[index], self.radius[index], self.norm, self.lower[index], self.upper[index])
-
-
-def ball(center: Tensor, radius: Tensor, norm: c.Norm, domain: tuple[float, float] | None) -> Ball:
-    """The perturbation set of each input."""
-    half_width = radius.view(-1, *(1,) * (center.dim() - 1))
-    lower, upper = center - half_width, center + half_width
-    if domain is not None:
-        lower, upper = lower.clamp(min=domain[0]), upper.clamp(max=domain[1])
-    return Ball(center, radius, norm, lower, upper)
 
 
 class AffineValues(NamedTuple):
@@ -65,7 +42,7 @@ class IntermediateBounds:
     """
 
     net: CrownNetwork
-    ball: Ball
+    ball: BoxedBalls
     values: list[Interval]
     affine_values: dict[int, AffineValues]
     slopes: Tensor

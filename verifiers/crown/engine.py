@@ -15,8 +15,8 @@ from torch import Tensor
 
 from proofs_check import witness
 from proofs_check.certificate import PlainNetwork
-from verifiers.crown.backward import IntermediateBounds, ball, functional_upper
-from verifiers.crown.intermediate import ReusableBounds, value_bounds
+from verifiers.crown.backward import IntermediateBounds, functional_upper
+from verifiers.crown.intermediate import value_bounds
 from verifiers.crown.network import CrownNetwork, prepare
 from verifiers.crown.slopes import Tuning, tune_forms, tune_shared
 from verifiers.engine import Bounds, Capabilities, Engine, EngineError, Interval, Query, WarmStart, rows_that_count
@@ -98,13 +98,11 @@ class Crown(Engine):
 
     def layers(self, state: CrownNetwork, query: Query) -> IntermediateBounds:
         """The first stage of `bound`: bounds of every layer, with the slopes that all rows share."""
-        balls, options = query.balls, _tensor_options(state)
         with torch.no_grad():
-            around = ball(balls.center.to(**options), balls.radius.to(**options), balls.norm, balls.domain)
+            around = query.balls.boxed(state.dtype, state.device)
             if not self.shared_steps or query.constraints.values:
-                known = ReusableBounds(query.constraints.values, query.constraints.final)
-                return value_bounds(state, around, None, known)
-            return tune_shared(state, around, query.rows.to(**options), None, Tuning(self.shared_steps))
+                return value_bounds(state, around, None, query.constraints)
+            return tune_shared(state, around, query.rows.to(state.device, state.dtype), None, Tuning(self.shared_steps))
 
 
 def _kept(warm_start: WarmStart | None) -> IntermediateBounds | None:

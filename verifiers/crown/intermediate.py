@@ -7,43 +7,26 @@ CROWN engine.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.crown.backward import AffineValues, Ball, IntermediateBounds
+from verifiers.crown.backward import AffineValues, IntermediateBounds
 from verifiers.crown.frontier import Frontier, unit_forms
 from verifiers.crown.network import CrownNetwork, Interval
 from verifiers.crown.neurons import chunk_size, footprint, tightened
+from verifiers.engine import NOTHING_KNOWN, Constraints
 from verifiers.linear_forms.forms import LinearForms
-
-
-@dataclass(frozen=True, eq=False)
-class ReusableBounds:
-    """What is already known of the nonlinearities' inputs: bounds (N, *shape) of some nodes, of larger balls around
-    the same centres. reuse_only: nothing tighter is wanted, interval arithmetic apart."""
-
-    values: dict[int, Interval]
-    reuse_only: bool
-
-    def tighten(self, k: int, bounds: Interval) -> Interval:
-        """`bounds` of node k, cut to what is known."""
-        if k not in self.values:
-            return bounds
-        return torch.maximum(bounds[0], self.values[k][0]), torch.minimum(bounds[1], self.values[k][1])
-
-
-NO_BOUNDS = ReusableBounds({}, False)
+from verifiers.perturbation import DUAL_ORDER, BoxedBalls
 
 
 def value_bounds(
-    net: CrownNetwork, ball: Ball, slopes: Tensor | None, reusable: ReusableBounds = NO_BOUNDS
+    net: CrownNetwork, ball: BoxedBalls, slopes: Tensor | None, known: Constraints = NOTHING_KNOWN
 ) -> IntermediateBounds:
     """Bounds of every nonlinearity's input. slopes: (N, n), or None for the default rule, which is then returned.
 
-    Ensures: each bound is the tightest of interval arithmetic, of the `reusable` and, unless these are all that is
+    Ensures: each bound is the tightest of interval arithmetic, of what is `known` and, unless these are all that is
     wanted or settle the sign, of backward CROWN.
     """
     n = len(ball.center)
@@ -59,10 +42,10 @@ def value_bounds(
             at_center = layer.at(*(affine_values[i].center for i in parents))
             affine_values[k] = AffineValues(at_center, layer.at(*(affine_values[i].midpoint for i in parents)))
         if k in net.preactivations:
-            bounds = reusable.tighten(k, bounds)
+            bounds = _within(bounds, known.values.get(k))
             if k in net.affine and not domain_cuts:
                 bounds = _by_dual_norm(net, k, bounds, affine_values[k].center, ball)
-            elif not reusable.reuse_only:
+            elif not known.final:
                 signs = _only_signs(net, k) and k not in net.affine
                 bounds = tightened(intermediate_bounds, k, bounds, _worth_bounding(net, k, bounds), signs)
         if slopes is None and k in net.slope_ranges:
@@ -72,13 +55,20 @@ def value_bounds(
     return intermediate_bounds
 
 
-def _is_cut(ball: Ball) -> bool:
+def _within(bounds: Interval, known: Interval | None) -> Interval:
+    """`bounds`, cut to what is known of the same values."""
+    if known is None:
+        return bounds
+    return torch.maximum(bounds[0], known[0]), torch.minimum(bounds[1], known[1])
+
+
+def _is_cut(ball: BoxedBalls) -> bool:
     """Some ball reaches beyond its box."""
     half_width = ball.radius.view(-1, *(1,) * (ball.center.dim() - 1))
     return bool(((ball.lower > ball.center - half_width) | (ball.upper < ball.center + half_width)).any())
 
 
-def _by_dual_norm(net: CrownNetwork, k: int, bounds: Interval, center: Tensor, ball: Ball) -> Interval:
+def _by_dual_norm(net: CrownNetwork, k: int, bounds: Interval, center: Tensor, ball: BoxedBalls) -> Interval:
     """`bounds` of an affine node, cut to its value at the centre plus and minus the radius times its dual norm."""
     if ball.norm == "Linf" and _layers(net, k) <= 1:
         return bounds  # nothing is shared between the inputs of one layer: interval arithmetic is exact
@@ -113,9 +103,9 @@ def dual_norms(net: CrownNetwork, k: int, norm: c.Norm) -> Tensor:
         shape = net.network.shapes[k]
         index = torch.arange(math.prod(shape), device=net.device)
         size = chunk_size(footprint(net, k)[0])
-        parts = [_gradient(net, k, i).coefficients.flatten(1) for i in index.split(size)]
-        order = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}[norm]
-        net.dual_norms[k, norm] = torch.cat([torch.linalg.vector_norm(p, order, dim=1) for p in parts]).view(shape)
+        parts = (_gradient(net, k, i).coefficients.flatten(1) for i in index.split(size))
+        norms = [torch.linalg.vector_norm(p, DUAL_ORDER[norm], dim=1) for p in parts]
+        net.dual_norms[k, norm] = torch.cat(norms).view(shape)
     return net.dual_norms[k, norm]
 
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from proofs_check.witness import LEVELS
-from verifiers.crown.backward import Ball, IntermediateBounds, backward, concretizations, functional_upper
+from verifiers.crown.backward import IntermediateBounds, backward, concretizations, functional_upper
 from verifiers.crown.intermediate import value_bounds
 from verifiers.crown.network import CrownNetwork
 from verifiers.linear_forms.forms import DenseForms, consecutive_forms
 from verifiers.linear_forms.relaxation import LinearRelaxation
+from verifiers.perturbation import BoxedBalls
 
 CHUNK_COEFFICIENTS = 2**19  # of the widest layer, tuned at once
 MAX_TUNED = 4  # concretizations of each form
@@ -158,7 +159,7 @@ def _tune(
 
 
 def tune_shared(
-    net: CrownNetwork, ball: Ball, coefficients: Tensor, start: Tensor | None, tuning: Tuning
+    net: CrownNetwork, ball: BoxedBalls, coefficients: Tensor, start: Tensor | None, tuning: Tuning
 ) -> IntermediateBounds:
     """Bounds of every layer, shared slopes tuned through all passes for each input's largest form of (N, J, K).
 

@@ -12,7 +12,8 @@ from verifiers.lipschitz.jacobian import Slopes, gradient_bounds, slope_interval
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms
 from verifiers.lipschitz.layer_norms import product_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
-from verifiers.lipschitz.value_bounds import Balls, ValueBounds, value_bounds
+from verifiers.lipschitz.value_bounds import ValueBounds, value_bounds
+from verifiers.perturbation import Balls
 
 FORMS_AT_ONCE = 64
 MAX_NEURONS = 4096  # beyond, linking unrestricted slopes takes too long

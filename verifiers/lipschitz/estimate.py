@@ -18,11 +18,10 @@ from torch import Tensor
 from proofs_check.certificate import Norm
 from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals
 from verifiers.lipschitz.linear_maps import LinearMaps
-from verifiers.lipschitz.value_bounds import Balls, point_values
+from verifiers.lipschitz.value_bounds import point_values
 from verifiers.network.module import PlainModule
+from verifiers.perturbation import DUAL_ORDER, ORDER, Balls
 
-ORDER: dict[Norm, float] = {"Linf": math.inf, "L2": 2, "L1": 1}
-DUAL_ORDER: dict[Norm, float] = {"Linf": 1, "L2": 2, "L1": math.inf}
 INSIDE = 1 - 2.0**-30
 
 

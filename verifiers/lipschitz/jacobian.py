@@ -20,6 +20,7 @@ from proofs_check import certificate as c
 from verifiers.layers.nonlinear import Nonlinear
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Interval
+from verifiers.perturbation import DUAL_ORDER
 
 Slopes = tuple[Tensor, Tensor] | None
 
@@ -41,7 +42,7 @@ class GradientBounds:
 
 
 def _norm(entries: Tensor, norm: c.Norm, direction: int) -> Tensor:
-    order = {"Linf": 1, "L2": 2, "L1": math.inf}[norm]
+    order = DUAL_ORDER[norm]
     growth = (entries.shape[2] + 16) * 2.0**-51
     return torch.linalg.vector_norm(entries, ord=order, dim=2) * (1 + direction * growth)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from proofs_check import certificate as c
 from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.perturbation import DUAL_ORDER
 
 
 def product_constants(maps: LinearMaps, forms: Tensor, norm: c.Norm) -> Tensor:
@@ -20,7 +21,7 @@ def product_constants(maps: LinearMaps, forms: Tensor, norm: c.Norm) -> Tensor:
     The affine nodes after the last nonlinear ones are folded into the forms exactly.
     """
     constants = _node_constants(maps, norm)
-    order = {"Linf": 1, "L2": 2, "L1": math.inf}[norm]
+    order = DUAL_ORDER[norm]
     last = len(maps.network.nodes) - 1
     centre = forms.to(maps.device, torch.float64)
     frontier: dict[int, tuple[Tensor, Tensor]] = {last: (centre, torch.zeros_like(centre))}

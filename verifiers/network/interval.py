@@ -15,32 +15,9 @@ from torch import Tensor
 
 from proofs_check.certificate import Norm
 from verifiers.network import lowering as low
-from verifiers.perturbation import DUAL_ORDER
+from verifiers.perturbation import DUAL_ORDER, BoxedBalls
 
 Interval = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class InputSet:
-    """Points x with |x - center|_norm <= radius and lower <= x <= upper.
-
-    center, lower, upper: (N, *shape). radius: (N,). The box is the ball's bounding box, cut by the domain.
-    """
-
-    center: Tensor
-    radius: Tensor
-    norm: Norm
-    lower: Tensor
-    upper: Tensor
-
-
-def input_set(center: Tensor, radius: Tensor, norm: Norm, domain: tuple[float, float] | None) -> InputSet:
-    """The ball, cut by the domain. Requires: the center lies in the domain."""
-    r = radius.reshape(-1, *(1 for _ in center.shape[1:]))
-    lower, upper = center - r, center + r
-    if domain is not None:
-        lower, upper = lower.clamp(min=domain[0]), upper.clamp(max=domain[1])
-    return InputSet(center, radius, norm, torch.minimum(lower, center), torch.maximum(upper, center))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +38,7 @@ class Value:
         return (self.upper - self.lower) / 2
 
 
-def propagate(network: low.Lowered, inputs: InputSet) -> list[Value]:
+def propagate(network: low.Lowered, inputs: BoxedBalls) -> list[Value]:
     """The interval of every step. Weights must have the inputs' dtype and device."""
     ones = torch.ones_like(inputs.center[0])
     values = [Value(inputs.lower, inputs.upper, ones, inputs.center)]
@@ -70,7 +47,7 @@ def propagate(network: low.Lowered, inputs: InputSet) -> list[Value]:
     return values
 
 
-def of_rows(network: low.Lowered, inputs: InputSet, values: list[Value], rows: Tensor) -> Interval:
+def of_rows(network: low.Lowered, inputs: BoxedBalls, values: list[Value], rows: Tensor) -> Interval:
     """Bounds (N, R) of rows (N, R, K) . z from the intervals of `propagate`; folded into a dense last layer."""
     last = network.steps[-1]
     if not isinstance(last, low.Dense):
@@ -78,7 +55,7 @@ def of_rows(network: low.Lowered, inputs: InputSet, values: list[Value], rows: T
     return _of_forms(rows @ last.weight, rows @ last.bias, values[last.inputs[0]], inputs)
 
 
-def _of_forms(weight: Tensor, bias: Tensor, v: Value, inputs: InputSet) -> Interval:
+def _of_forms(weight: Tensor, bias: Tensor, v: Value, inputs: BoxedBalls) -> Interval:
     """Bounds (N, R) of weight (N, R, m) . value + bias (N, R)."""
     middle, half = (
         torch.einsum("nrm,nm->nr", w, t.flatten(1)) for w, t in ((weight, v.middle), (weight.abs(), v.half))
@@ -92,7 +69,7 @@ def _of_forms(weight: Tensor, bias: Tensor, v: Value, inputs: InputSet) -> Inter
     return torch.maximum(lower, center - spread), torch.minimum(upper, center + spread)
 
 
-def _step(step: low.Step, args: list[Value], inputs: InputSet) -> Value:
+def _step(step: low.Step, args: list[Value], inputs: BoxedBalls) -> Value:
     match step:
         case low.Dense() | low.Conv():
             return _affine(step, args[0], inputs)
@@ -134,7 +111,7 @@ def apply(step: low.Dense | low.Conv, weight: Tensor, x: Tensor, bias: Tensor | 
     return F.linear(x, weight, bias) if isinstance(step, low.Dense) else low.convolve(x, weight, bias, step)
 
 
-def _affine(step: low.Dense | low.Conv, v: Value, inputs: InputSet) -> Value:
+def _affine(step: low.Dense | low.Conv, v: Value, inputs: BoxedBalls) -> Value:
     middle = apply(step, step.weight, v.middle, step.bias)
     half = apply(step, step.weight.abs(), v.half, None)
     lower, upper = middle - half, middle + half

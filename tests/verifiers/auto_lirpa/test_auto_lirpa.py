@@ -25,6 +25,7 @@ from verifiers.engine import EngineError, MarginQuery, Query
 from verifiers.network import interval
 from verifiers.network import lowering as low
 from verifiers.network.module import PlainModule, build
+from verifiers.perturbation import Balls
 
 SEEDS = st.integers(0, 2**32 - 1)
 NORMS = st.sampled_from(["Linf", "L2", "L1"])
@@ -180,7 +181,7 @@ def test_a_lowered_network_is_the_plain_network(seed: int, kinds: list[str], on_
     x = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, *net.input_shape)))
     expected = PlainModule(net).double()(x)
     torch.testing.assert_close(LoweredModule(lowered)(x), expected, rtol=1e-9, atol=1e-9)
-    zero = interval.input_set(x, torch.zeros(3, dtype=torch.float64), "Linf", None)
+    zero = Balls(x, torch.zeros(3, dtype=torch.float64), "Linf", None).boxed(torch.float64)
     last = interval.propagate(lowered, zero)[-1]
     torch.testing.assert_close(last.lower, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(last.upper, expected, rtol=1e-9, atol=1e-9)
@@ -264,7 +265,7 @@ def test_the_first_layer_is_exact_at_image_borders(seed: int, norm: Norm) -> Non
     lowered = low.lower(net)
     x = torch.rand(1, 2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed % 2**31))
     radius = torch.tensor([0.2], dtype=torch.float64)
-    last = interval.propagate(lowered, interval.input_set(x, radius, norm, None))[-1]
+    last = interval.propagate(lowered, Balls(x, radius, norm, None).boxed(torch.float64))[-1]
     module = PlainModule(net).double()
     rows = torch.autograd.functional.jacobian(lambda v: module(v)[0], x).flatten(1)
     spread = 0.2 * rows.norm(2 if norm == "L2" else float("inf"), dim=1)

@@ -15,8 +15,8 @@ from verifiers.auto_lirpa.jacobian import load, upstream_constants, upstream_gra
 from verifiers.engine import EngineError
 from verifiers.lipschitz.constants import local_bounds, local_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
-from verifiers.lipschitz.value_bounds import Balls
 from verifiers.network.module import PlainModule, build
+from verifiers.perturbation import Balls
 
 
 def reason() -> str:

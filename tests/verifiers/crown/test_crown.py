@@ -25,11 +25,12 @@ from proofs_check.reading import parse
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin, network_margin
 from proofs_check.witness import decode
-from verifiers.crown.backward import IntermediateBounds, ball, functional_upper
+from verifiers.crown.backward import IntermediateBounds, functional_upper
 from verifiers.crown.engine import Crown, CrownLayers
 from verifiers.crown.intermediate import value_bounds
 from verifiers.engine import Answer, Constraints, MarginQuery, rows_that_count
 from verifiers.network.module import PlainModule, build
+from verifiers.perturbation import Balls
 
 CLASSES = 4
 seeds = st.integers(0, 2**32 - 1)
@@ -454,7 +455,9 @@ def test_writing_over_forms_changes_nothing(
     forms = torch.randn(count, 5, CLASSES, generator=torch.Generator().manual_seed(seed % 2**31), dtype=torch.float64)
 
     def found() -> list[Tensor]:
-        intermediate_bounds = value_bounds(net, ball(query.inputs.double(), query.radius, norm, domain), None)
+        intermediate_bounds = value_bounds(
+            net, Balls(query.inputs.double(), query.radius, norm, domain).boxed(torch.float64), None
+        )
         return [
             *(end for bounds in intermediate_bounds.values for end in bounds),
             functional_upper(intermediate_bounds, forms, None),

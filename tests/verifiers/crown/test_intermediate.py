@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofs_check import certificate as c
-from verifiers.crown.backward import ball
 from verifiers.crown.engine import Crown
 from verifiers.crown.intermediate import value_bounds
 from verifiers.crown.network import prepare
@@ -25,6 +24,7 @@ from verifiers.linear_forms.blocks import depth_to_space, space_to_depth
 from verifiers.linear_forms.convolution import adjoint_of
 from verifiers.linear_forms.patches import Patches
 from verifiers.network.module import PlainModule, build
+from verifiers.perturbation import Balls
 
 seeds = st.integers(0, 2**32 - 1)
 small = st.integers(1, 3)
@@ -231,6 +231,8 @@ def test_layers_after_a_curve_are_bounded_tighter_than_by_intervals(
     network = curved(rng, curve)
     x = torch.from_numpy(rng.uniform(0, 1, (4, 5)))
     half_width = torch.full((4,), 0.02).double()
-    found = value_bounds(prepare(network, torch.float64, x.device), ball(x, half_width, "Linf", None), None).values[3]
+    found = value_bounds(
+        prepare(network, torch.float64, x.device), Balls(x, half_width, "Linf", None).boxed(torch.float64), None
+    ).values[3]
     lower, upper = by_intervals(network, x - 0.02, x + 0.02)[3]
     assert (found[1] - found[0] < upper - lower).all()

@@ -11,8 +11,8 @@ from proofs_check import certificate as c
 from verifiers.lipschitz.constants import difference_forms, local_bounds, local_constants
 from verifiers.lipschitz.estimate import Search, estimate, sampled
 from verifiers.lipschitz.linear_maps import LinearMaps
-from verifiers.lipschitz.value_bounds import Balls
 from verifiers.network.module import PlainModule, build
+from verifiers.perturbation import Balls
 
 
 def network(seed: int, pool: bool = False) -> c.PlainNetwork:

@@ -25,8 +25,9 @@ from verifiers.lipschitz.constants import (
 from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals, unrestricted_slopes
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms, linked_gradient_bounds
 from verifiers.lipschitz.linear_maps import LinearMaps
-from verifiers.lipschitz.value_bounds import Balls, ValueBounds, point_values
+from verifiers.lipschitz.value_bounds import ValueBounds, point_values
 from verifiers.network.module import PlainModule, build
+from verifiers.perturbation import Balls
 
 
 def linear(g: np.random.Generator, source: int, inputs: int, outputs: int) -> c.Linear:
