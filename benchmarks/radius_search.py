@@ -22,12 +22,12 @@ from common import ROOT, need_data, save
 from torch import Tensor
 
 import certmix
-from certmix.provers.engine_session import EngineSession
 from certmix.provers.judging import judge_session
 from certmix.provers.margin.engine_oracle import AskedBalls, EngineOracle
 from certmix.provers.margin.oracle import MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
+from certmix.provers.session import EngineSession
 from certmix.settings import Settings
 from verifiers.crown.engine import Crown
 from verifiers.crown.network import CrownNetwork

@@ -19,10 +19,10 @@ from certmix.attacks.objectives import ClassifierObjective
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha, checked
 from certmix.mixing.mixed import transformed
 from certmix.models.model import Model
-from certmix.provers.engine_session import EngineSession, engine_session
-from certmix.provers.judging import JudgeSession, judge_session, largest_accepted, prepared
+from certmix.provers.judging import JudgeSession, prepared
 from certmix.provers.problem import Problem
-from certmix.records.lines import certificate_line
+from certmix.provers.proposal import Proposal, judged
+from certmix.provers.session import EngineSession, Session, open_session
 from certmix.records.outcomes import Abstained, Certified, Falsified, Outcome, Reason
 from certmix.settings import Settings, diameter
 from certmix.theorems.radius_search import largest_passing
@@ -111,12 +111,13 @@ class AdaptiveProver:
 
     mix: AdaptiveMix
 
-    def __call__(self, problem: Problem, judge: JudgeSession) -> list[Outcome]:
+    def __call__(self, problem: Problem, session: Session) -> list[Outcome]:
         network = self.mix.network
+        judge = session.judge
         judge = judge if network is None else dataclasses.replace(judge, alpha=prepared(network))
         with torch.no_grad():
             predicted = PlainModule(problem.network).double()(problem.inputs.double()).argmax(dim=1)
-        oracle = AdaptiveOracle(problem, self.mix, predicted, engine_session(problem.settings))
+        oracle = AdaptiveOracle(problem, self.mix, predicted, session.engine)
         outcomes: list[Outcome] = []
         for inputs in torch.arange(len(problem.inputs)).split(problem.settings.batch_size):
             try:
@@ -150,21 +151,14 @@ class AdaptiveProver:
             return _abstained(problem, oracle, batch_index, Reason.RADIUS_NOT_REACHED, text)
         evidence = AdaptiveMargin(_encoded(bound.witness[k]), _encoded(bound.alpha_witness[k]))
 
-        def write(tried: float) -> bytes:
-            plain = problem.claim(batch_index, tried, y, "robust", None)
-            claim = dataclasses.replace(plain, alpha=alpha, adaptive=self.mix.claimed())
-            return certificate_line(
-                problem.indices[batch_index], problem.labels[batch_index], "margin", claim, "adaptive_margin", evidence
-            )
-
-        value = problem.input(batch_index)
-        judged = largest_accepted(radius, s.radius is not None, write, lambda line: judge.verdict(line, value))
-        if isinstance(judged, Rejected):
-            return _abstained(problem, oracle, batch_index, Reason.JUDGE_REJECTED, f"{judged.step}: {judged.reason}")
-        return Certified(
-            y, judged[0], s.norm, alpha, "margin", "robust", judged[1], problem.network,
-            problem.standard.network, value, radius, None, self.mix.network,
-        )  # fmt: skip
+        claim = dataclasses.replace(
+            problem.claim(batch_index, radius, y, "robust", None), alpha=alpha, adaptive=self.mix.claimed()
+        )
+        proposal = Proposal(batch_index, claim, "margin", "adaptive_margin", lambda _: evidence, self.mix.network)
+        found = judged(problem, judge, proposal)
+        if isinstance(found, Rejected):
+            return _abstained(problem, oracle, batch_index, Reason.JUDGE_REJECTED, f"{found.step}: {found.reason}")
+        return found
 
     def _attacked(self, problem: Problem, outcome: Outcome) -> Outcome:
         """Adaptive PGD on the adaptive mix inside the certified ball; Falsified where float64 agrees."""
@@ -209,4 +203,4 @@ def certify_adaptive(standard: Model, robust: Model, x: Tensor, mix: AdaptiveMix
     count = len(x)
     of_least_alpha = dataclasses.replace(settings, alpha=mix.least())
     problem = Problem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, of_least_alpha)
-    return AdaptiveProver(mix)(problem, judge_session(problem.network, standard.network))
+    return AdaptiveProver(mix)(problem, open_session(problem))

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.models.model import Model, about_probabilities, from_module
-from certmix.provers.judging import JudgeSession, judge_session
 from certmix.provers.limits import with_attacks
 from certmix.provers.lipschitz import certify_lipschitz
 from certmix.provers.margin.prover import prove_margin
 from certmix.provers.problem import Problem
 from certmix.provers.refute import refute
+from certmix.provers.session import Session, open_session
 from certmix.provers.smoothing.prover import prove_smoothing
 from certmix.records.outcomes import Method, Outcome, Outcomes
 from certmix.settings import Settings
 from proofs_check.certificate import Norm
 
 FLOATING = "pixels as integers have no unit here; for the domain [0, 1] divide them by 255"
-Prover = Callable[[Problem, JudgeSession], list[Outcome]]
+Prover = Callable[[Problem, Session], list[Outcome]]
 
 PROVERS: dict[Method, Prover] = {
     "margin": prove_margin,
@@ -36,9 +36,9 @@ PROVERS: dict[Method, Prover] = {
 }
 
 
-def prove(problem: Problem, judge: JudgeSession) -> list[Outcome]:
+def prove(problem: Problem, session: Session) -> list[Outcome]:
     """Outcomes of all inputs of `problem`: proven, judged, attacked inside every certified ball and beyond."""
-    outcomes = PROVERS[problem.settings.method](problem, judge)
+    outcomes = PROVERS[problem.settings.method](problem, session)
     return with_attacks(problem, refute(problem, outcomes))
 
 
@@ -82,7 +82,7 @@ def certify(
     problem = Problem(g, h, inputs, tuple(range(count)), (-1,) * count, own)
     for text in about_probabilities({g.named("standard"): g.module, h.named("robust"): h.module}, inputs):
         warnings.warn(text, stacklevel=2)
-    return Outcomes(prove(problem, judge_session(problem.network, g.network)))
+    return Outcomes(prove(problem, open_session(problem)))
 
 
 def merge(given: dict[str, Any], settings: Settings | None) -> Settings:

@@ -10,6 +10,7 @@ here, as far as the theorem bears it: its own need not be the same.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -19,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certmix.provers.engine_session import EngineSession, engine_session
-from certmix.provers.judging import JudgeSession, largest_accepted
+from certmix.provers.judging import JudgeSession
 from certmix.provers.problem import Problem
-from certmix.records.lines import certificate_line
+from certmix.provers.proposal import Proposal, judged
+from certmix.provers.session import EngineSession, Session
 from certmix.records.outcomes import Certified, Outcome, Reason
 from certmix.settings import diameter
 from certmix.theorems.lipschitz import (
@@ -267,21 +268,17 @@ class LipschitzProver:
         fixed = s.radius is not None
         rejected: Rejected | None = None
         usable = [p for p in candidates if p.radius > 0 or (fixed and p.radius == s.radius)]
-        best: tuple[float, bytes] | None = None
+        best: Certified | None = None
         for candidate in sorted(usable, key=lambda p: -p.radius):
-            if best is not None and best[0] >= candidate.radius:
+            if best is not None and best.radius >= candidate.radius:
                 break
-            judged = self._judged(point, batch_index, candidate)
-            if isinstance(judged, Rejected):
-                rejected = judged
-            elif best is None or judged[0] > best[0]:
-                best = judged
+            found = self._judged(point, batch_index, candidate)
+            if isinstance(found, Rejected):
+                rejected = found
+            elif best is None or found.radius > best.radius:
+                best = found
         if best is not None:
-            return Certified(
-                int(point.predicted[batch_index]), best[0], s.norm, s.alpha, "lipschitz", "robust", best[1],
-                self.problem.network, self.problem.standard.network, self.problem.input(batch_index),
-                max(p.radius for p in usable),
-            )  # fmt: skip
+            return dataclasses.replace(best, proposed_radius=max(p.radius for p in usable))
         if rejected is not None and not fixed:
             return self._abstained(point, batch_index, Reason.JUDGE_REJECTED, f"{rejected.step}: {rejected.reason}")
         if not candidates:
@@ -290,17 +287,13 @@ class LipschitzProver:
         advice = f"no Lipschitz constant certifies {wanted}: raise alpha or the temperature, or use --method margin"
         return self._abstained(point, batch_index, Reason.RADIUS_NOT_REACHED, "; ".join([advice, *failures]))
 
-    def _judged(self, point: LogitsAtInputs, batch_index: int, candidate: Candidate) -> tuple[float, bytes] | Rejected:
-        predicted, value = int(point.predicted[batch_index]), self.problem.input(batch_index)
+    def _judged(self, point: LogitsAtInputs, batch_index: int, candidate: Candidate) -> Certified | Rejected:
+        claim = self.problem.claim(batch_index, candidate.radius, int(point.predicted[batch_index]), "robust", None)
 
-        def write(tried: float) -> bytes:
-            claim = self.problem.claim(batch_index, tried, predicted, "robust", None)
-            evidence = self._evidence(point, batch_index, candidate, tried)
-            index, label = self.problem.indices[batch_index], self.problem.labels[batch_index]
-            return certificate_line(index, label, "lipschitz", claim, candidate.rule, evidence)
+        def evidence(radius: float) -> Evidence:
+            return self._evidence(point, batch_index, candidate, radius)
 
-        fixed = self.problem.settings.radius is not None
-        return largest_accepted(candidate.radius, fixed, write, lambda line: self.judge.verdict(line, value))
+        return judged(self.problem, self.judge, Proposal(batch_index, claim, "lipschitz", candidate.rule, evidence))
 
     def _evidence(self, point: LogitsAtInputs, batch_index: int, candidate: Candidate, radius: float) -> Evidence:
         predicted, rule = int(point.predicted[batch_index]), candidate.rule
@@ -334,11 +327,11 @@ def global_table(network: PlainNetwork, device: str, max_neurons: int) -> Global
     return GlobalTable(LinearMaps(network, device), LipSDP(max_neurons=max_neurons))
 
 
-def certify_lipschitz(problem: Problem, judge: JudgeSession) -> list[Outcome]:
+def certify_lipschitz(problem: Problem, session: Session) -> list[Outcome]:
     """Lipschitz certificates for every input of `problem`; a network without a Lipschitz bound is an outcome."""
     try:
         table = global_table(problem.network, problem.settings.device, MAX_NEURONS)
     except EngineError as error:
         predicted = PlainModule(problem.network)(problem.inputs).argmax(dim=1).tolist()
         return [problem.abstained(y, Reason.ENGINE_FAILED, str(error)) for y in predicted]
-    return LipschitzProver(problem, judge, engine_session(problem.settings), table.maps, table).prove()
+    return LipschitzProver(problem, session.judge, session.engine, table.maps, table).prove()

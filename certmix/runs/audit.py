@@ -20,8 +20,8 @@ from certmix.mixing.mixed import MixedClassifier
 from certmix.models.faithfulness import Faithfulness
 from certmix.models.model import Model, about_probabilities
 from certmix.provers.certify import Prover, prove
-from certmix.provers.judging import judge_session
 from certmix.provers.problem import Archiver, Problem
+from certmix.provers.session import open_session
 from certmix.provers.smoothing.evaluation import mix_predictions
 from certmix.records import attack_archive
 from certmix.records.bound_archive import ArchiveWriter
@@ -123,7 +123,7 @@ class Audit:
         """Certify inputs done, done + 1, …; pairs (proposed, judged) of radii."""
         total, size = len(self.data.inputs), self._batch_size()
         first = self._problem(done, done + 1) if done < total else None
-        judge = None if first is None else judge_session(first.network, self.standard.network)
+        session = None if first is None else open_session(first)
         radii: list[tuple[float, float]] = []
         archive = ArchiveWriter()
         columns = (TextColumn("certifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -132,9 +132,9 @@ class Audit:
             task = progress.add_task("", total=total, completed=done)
             for start in range(done, total, size):
                 problem = self._problem(start, start + size, archive if self.settings.curves else None)
-                if judge is None:
+                if session is None:
                     raise TypeError("excluded: there is an input left")
-                outcomes = self.prover(problem, judge)
+                outcomes = self.prover(problem, session)
                 archive.write(self.store.path, start)
                 attack_archive.write(self.store.path, start, _attacks(problem, outcomes))
                 self.store.append(_line(problem, k, outcome) for k, outcome in enumerate(outcomes))

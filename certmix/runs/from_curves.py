@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from certmix.errors import UsageError
-from certmix.provers.judging import JudgeSession
 from certmix.provers.limits import with_attacks
 from certmix.provers.margin.oracle import FLOAT32_LACK, MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
 from certmix.provers.refute import refute
+from certmix.provers.session import Session
 from certmix.records.bound_archive import BoundArchive
 from certmix.records.outcomes import Outcome
 from certmix.runs.audit import Audit
@@ -93,11 +93,11 @@ class StoredProver:
 
     stored: StoredMargins
 
-    def __call__(self, problem: Problem, judge: JudgeSession) -> list[Outcome]:
+    def __call__(self, problem: Problem, session: Session) -> list[Outcome]:
         def make_oracle(problem: Problem, predicted: Tensor) -> MarginOracle:
             return StoredOracle(problem, predicted, self.stored)
 
-        return with_attacks(problem, refute(problem, MarginProver(problem, judge, make_oracle).prove()))
+        return with_attacks(problem, refute(problem, MarginProver(problem, session.judge, make_oracle).prove()))
 
 
 def certify_point(

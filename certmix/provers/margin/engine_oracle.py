@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certmix.provers.engine_session import EngineSession
 from certmix.provers.margin.exponential_head import Head, head
 from certmix.provers.margin.memory import InputSlopes, RadiusMemory
 from certmix.provers.margin.oracle import FLOAT32_LACK, MarginBound, MarginOracle, latest_of_each, standard_network
 from certmix.provers.problem import Problem
+from certmix.provers.session import EngineSession
 from verifiers.engine import NOTHING_KNOWN, Answer, Constraints, Layers, LogitBounds, WarmStart
 
 LARGEST_TUNABLE_LACK = 0.8  # of slack, in a search: slopes that were tuned before and lack more are not tuned again

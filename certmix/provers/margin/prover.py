@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certmix.provers.engine_session import engine_session
-from certmix.provers.judging import JudgeSession, largest_accepted
+from certmix.provers.judging import JudgeSession
 from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
 from certmix.provers.problem import Problem
-from certmix.records.lines import certificate_line
+from certmix.provers.proposal import Proposal, judged
+from certmix.provers.session import Session
 from certmix.records.outcomes import Certified, Outcome, Reason
 from certmix.settings import diameter
 from certmix.theorems.margin import critical_alpha, required_margin
 from certmix.theorems.radius_search import largest_passing, largest_positive
 from certmix.theorems.softmax_margin import own_class
-from proofs_check.certificate import ClassOf, Rejected
+from proofs_check.certificate import ClassOf
 from verifiers.engine import EngineError
 from verifiers.network.module import PlainModule
 
@@ -196,24 +196,17 @@ class MarginProver:
             return self._abstained(points, batch_index, Reason.RADIUS_NOT_REACHED, advice)
         if not bool(bound.worth_judging[k]):
             return self._abstained(points, batch_index, Reason.RADIUS_NOT_REACHED, _too_small(radius, s.engine))
-        predicted, value = int(points.predicted[batch_index]), self.problem.input(batch_index)
+        predicted = int(points.predicted[batch_index])
         evidence = bound.evidence(k, s)
 
-        def write(tried: float) -> bytes:
-            claim = self.problem.claim(batch_index, tried, predicted, self.class_of, None)
-            index, label = self.problem.indices[batch_index], self.problem.labels[batch_index]
-            return certificate_line(index, label, "margin", claim, RULES[type(evidence)], evidence)
-
-        judged = largest_accepted(radius, fixed, write, lambda line: self.judge.verdict(line, value))
-        if isinstance(judged, Rejected):
-            reason = Reason.RADIUS_NOT_REACHED if fixed else Reason.JUDGE_REJECTED
-            return self._abstained(
-                points, batch_index, reason, f"{_too_small(radius, s.engine)} ({judged.step}: {judged.reason})"
-            )
-        return Certified(
-            predicted, judged[0], s.norm, s.alpha, "margin", self.class_of, judged[1],
-            self.problem.network, self.problem.standard.network, value, radius,
-        )  # fmt: skip
+        claim = self.problem.claim(batch_index, radius, predicted, self.class_of, None)
+        proposal = Proposal(batch_index, claim, "margin", RULES[type(evidence)], lambda _: evidence)
+        found = judged(self.problem, self.judge, proposal)
+        if isinstance(found, Certified):
+            return found
+        reason = Reason.RADIUS_NOT_REACHED if fixed else Reason.JUDGE_REJECTED
+        advice = f"{_too_small(radius, s.engine)} ({found.step}: {found.reason})"
+        return self._abstained(points, batch_index, reason, advice)
 
 
 def _too_small(radius: float, engine: str) -> str:
@@ -223,7 +216,10 @@ def _too_small(radius: float, engine: str) -> str:
     )
 
 
-def prove_margin(problem: Problem, judge: JudgeSession) -> list[Outcome]:
+def prove_margin(problem: Problem, session: Session) -> list[Outcome]:
     """Margin certificates for every input of `problem`."""
-    session = engine_session(problem.settings)
-    return MarginProver(problem, judge, lambda batch, predicted: EngineOracle(batch, predicted, session)).prove()
+
+    def oracle(batch: Problem, predicted: Tensor) -> MarginOracle:
+        return EngineOracle(batch, predicted, session.engine)
+
+    return MarginProver(problem, session.judge, oracle).prove()

@@ -14,16 +14,17 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from certmix.provers.judging import JudgeSession, largest_accepted
+from certmix.provers.judging import JudgeSession
 from certmix.provers.problem import Problem
+from certmix.provers.proposal import Proposal, judged
+from certmix.provers.session import Session
 from certmix.provers.smoothing import plan as planning
 from certmix.provers.smoothing.base_model import base_of, check, noise_of, usable
 from certmix.provers.smoothing.plan import Bound, Counts
 from certmix.provers.smoothing.tally import Evidence, Tally, block_size
-from certmix.records.lines import certificate_line
-from certmix.records.outcomes import Certified, Outcome, Reason
+from certmix.records.outcomes import Outcome, Reason
 from certmix.theorems.smoothing import required_margin
-from proofs_check.certificate import Smoothing
+from proofs_check.certificate import Rejected, Smoothing
 from proofs_check.rules.smoothing import Look, Sample
 from verifiers.smoothing import confidence, sampling
 from verifiers.smoothing.sampling import Base, GridNoise, Job
@@ -180,28 +181,12 @@ class SmoothingProver:
         batch_index, plan = tally.batch_index, tally.plans[0]
         evidence = self._evidence(tally, draws, lower)
 
-        def write(tried: float) -> bytes:
-            claim = self.problem.claim(batch_index, tried, plan.predicted, self._class_of, self._smoothing())
-            index, label = self.problem.indices[batch_index], self.problem.labels[batch_index]
-            return certificate_line(index, label, "smoothing", claim, plan.rule, evidence)
-
-        value = self.problem.input(batch_index)
-        accepted = largest_accepted(proposed, s.radius is not None, write, lambda b: self.judge.verdict(b, value))
-        if not isinstance(accepted, tuple):
-            return self.problem.abstained(plan.predicted, Reason.JUDGE_REJECTED, accepted.reason, self._class_of)
-        return Certified(
-            predicted=plan.predicted,
-            radius=accepted[0],
-            norm=s.norm,
-            alpha=s.alpha,
-            method="smoothing",
-            class_of=self._class_of,
-            line=accepted[1],
-            robust=self.problem.network,
-            standard=self.problem.standard.network,
-            input=value,
-            proposed_radius=proposed,
-        )
+        claim = self.problem.claim(batch_index, proposed, plan.predicted, self._class_of, self._smoothing())
+        proposal = Proposal(batch_index, claim, "smoothing", plan.rule, lambda _: evidence)
+        found = judged(self.problem, self.judge, proposal)
+        if isinstance(found, Rejected):
+            return self.problem.abstained(plan.predicted, Reason.JUDGE_REJECTED, found.reason, self._class_of)
+        return found
 
     @property
     def _class_of(self) -> Literal["robust", "mix"]:
@@ -246,11 +231,11 @@ class SmoothingProver:
         return self.problem.abstained(predicted, Reason.NOT_ENOUGH_SAMPLES, advice, self._class_of)
 
 
-def prove_smoothing(problem: Problem, judge: JudgeSession) -> list[Outcome]:
+def prove_smoothing(problem: Problem, session: Session) -> list[Outcome]:
     """Outcomes of all inputs: Certified (each line accepted by the judge) or Abstained. Raises UsageError."""
     s = problem.settings
     if s.alpha <= 0.5 and not s.use_standard:
         advice = f"smoothing h alone needs alpha > 1/2, got {s.alpha}: raise alpha, or smooth g too (use_standard)"
         check(problem)
         return [problem.abstained(0, Reason.NO_THEOREM, advice) for _ in problem.indices]
-    return SmoothingProver.of(problem, judge).prove()
+    return SmoothingProver.of(problem, session.judge).prove()

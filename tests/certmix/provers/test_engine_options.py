@@ -14,7 +14,7 @@ import certmix
 from certmix.__main__ import main
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
 from certmix.provers.adaptive import certify_adaptive
-from certmix.provers.engine_session import make_engine
+from certmix.provers.session import make_engine
 from certmix.records.outcomes import Method
 from certmix.settings import Settings
 from proofs_check import certificate as c

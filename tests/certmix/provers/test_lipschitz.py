@@ -16,17 +16,17 @@ from certmix.commands import lipschitz
 from certmix.commands.arguments import Parser
 from certmix.errors import UsageError
 from certmix.models.model import Model, from_module
-from certmix.provers.judging import check, judge_session
+from certmix.provers.judging import check
 from certmix.provers.lipschitz import LipschitzProver, Proposals, certify_lipschitz, global_table
 from certmix.provers.lipschitz_constants import MAX_NEURONS, Request, global_pairs, measure
 from certmix.provers.problem import Problem
+from certmix.provers.session import open_session
 from certmix.records.outcomes import Abstained, Certified, Reason
 from certmix.settings import Settings
 from proofs_check import certificate as c
 from proofs_check import judge
 from proofs_check.certificate import Accepted, Assumption
 from proofs_check.kernel import bounds, jacobian
-from verifiers import ENGINES
 from verifiers.engine import EngineError
 from verifiers.lipschitz.estimate import Search
 from verifiers.lipschitz.linear_maps import LinearMaps
@@ -126,7 +126,7 @@ def problem(robust: Model, x: torch.Tensor, **kw: object) -> Problem:
 
 def prove(given: Problem) -> list:
     assert given.standard.network is not None
-    return certify_lipschitz(given, judge_session(given.network, given.standard.network))
+    return certify_lipschitz(given, open_session(given))
 
 
 def only(kind: str, given: Problem) -> LipschitzProver:
@@ -138,8 +138,8 @@ def only(kind: str, given: Problem) -> LipschitzProver:
     others = {"_relaxed", "_local", "_global", "_layers"} - {kind}
     prover = type("OnlyOneKind", (LipschitzProver,), dict.fromkeys(others, nothing))
     table = global_table(given.network, "cpu", MAX_NEURONS)
-    session = judge_session(given.network, given.standard.network)
-    return prover(given, session, ENGINES["crown"](), table.maps, table)
+    session = open_session(given)
+    return prover(given, session.judge, session.engine, table.maps, table)
 
 
 @pytest.mark.parametrize("norm", NORMS)

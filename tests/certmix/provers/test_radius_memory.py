@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 import certmix
-from certmix.provers.engine_session import EngineSession
 from certmix.provers.judging import judge_session
 from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import MarginBound
 from certmix.provers.margin.prover import MarginProver
 from certmix.provers.problem import Problem
+from certmix.provers.session import EngineSession
 from certmix.records.outcomes import Outcome
 from certmix.settings import Settings
 from proofs_check.certificate import Norm

@@ -17,6 +17,7 @@ from certmix.errors import UsageError
 from certmix.models.model import Model
 from certmix.provers.judging import JudgeSession, judge_session
 from certmix.provers.problem import Problem
+from certmix.provers.session import open_session
 from certmix.provers.smoothing import plan as smoothing_plan
 from certmix.provers.smoothing.evaluation import compare, mix_predictions
 from certmix.provers.smoothing.prover import prove_smoothing
@@ -73,7 +74,7 @@ def judge_of(p: Problem) -> JudgeSession:
 
 
 def prove(p: Problem) -> list[Outcome]:
-    return prove_smoothing(p, judge_of(p))
+    return prove_smoothing(p, open_session(p))
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""The engine of a run, made from its settings in this one place, and the networks it has prepared."""
+"""What a run prepares once. Its engine is made from the settings in this one place."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from typing import Any
 
+from certmix.provers.judging import JudgeSession, judge_session
+from certmix.provers.problem import Problem
 from certmix.settings import Settings
 from proofs_check.certificate import PlainNetwork
 from verifiers import ENGINES
@@ -44,11 +45,16 @@ class EngineSession:
         return self.engine.bounds(query, self.state(query.network))
 
 
-def engine_session(settings: Settings) -> EngineSession:
-    """The session of the engine that the settings name; the same one for equal engines."""
-    return _session(make_engine(settings))
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What a run prepares once, and hands from batch to batch: the judge's networks, and the engine with its own."""
+
+    judge: JudgeSession
+    engine: EngineSession
 
 
-@functools.lru_cache(maxsize=4)
-def _session(engine: Engine) -> EngineSession:
-    return EngineSession(engine)
+def open_session(problem: Problem) -> Session:
+    """A session for any problem with these models and settings. Raises UsageError where the judge takes a network not
+    at all."""
+    judge = judge_session(problem.network, problem.standard.network)
+    return Session(judge, EngineSession(make_engine(problem.settings)))
