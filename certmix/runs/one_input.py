@@ -10,8 +10,8 @@ import torch
 
 from certmix.errors import UsageError
 from certmix.provers.certify import prove
-from certmix.provers.judging import judge_session
 from certmix.provers.problem import Problem
+from certmix.provers.session import open_session
 from certmix.records.outcomes import Method, Outcome
 from certmix.runs.finished import OpenedRun
 from certmix.runs.store import FINAL
@@ -64,7 +64,6 @@ def by_other_methods(run: OpenedRun, index: int) -> dict[Method, Outcome | str]:
     if s.method == "smoothing" or standard is None:
         return {}
     inputs = torch.from_numpy(run.data.inputs[index : index + 1])
-    session = judge_session(run.robust.require_network(), standard.network)
     found: dict[Method, Outcome | str] = {}
     for method in OTHERS:
         if method == s.method:
@@ -72,7 +71,7 @@ def by_other_methods(run: OpenedRun, index: int) -> dict[Method, Outcome | str]:
         try:
             own = dataclasses.replace(s, method=method, curves=False, attack_steps=0)
             problem = Problem(standard, run.robust, inputs, (index,), (int(run.data.labels[index]),), own)
-            found[method] = prove(problem, session)[0]
+            found[method] = prove(problem, open_session(problem))[0]
         except UsageError as error:
             found[method] = str(error)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from proofs_check import certificate as c
 from verifiers.layers.affine import Monotone
 from verifiers.linear_forms.forms import DenseForms, LinearForms, PatchForms, Summand
+from verifiers.perturbation import ORDER
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,4 +30,4 @@ class Concat(Monotone[c.Concat]):
         return tuple(map(DenseForms, torch.split(forms.to_dense().coefficients, channels, dim=1)))
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
-        return float(np.linalg.norm(before, ord={"Linf": math.inf, "L2": 2, "L1": 1}[norm]))
+        return float(np.linalg.norm(before, ord=ORDER[norm]))

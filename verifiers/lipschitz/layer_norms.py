@@ -5,8 +5,6 @@ A node's constant is its layer's answer to `lipschitz`: of most, its operator no
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
