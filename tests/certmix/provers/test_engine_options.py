@@ -24,6 +24,7 @@ from verifiers.network.module import build
 
 DEVICE = "cpu:0"  # the processor by another name: an engine that dropped the option would say "cpu"
 STEPS = 3
+FILES = ("standard.onnx", "robust.onnx", "audit.npz")
 Path_ = Callable[[Path, Path, Settings], None]
 
 
@@ -88,3 +89,21 @@ def test_an_engine_whose_slopes_the_judge_is_not_told_tunes_none_for_him() -> No
             e: make_engine(Settings(0.8, engine=name, evidence=e, optimise=STEPS)).steps for e in ("engine", "network")
         }
         assert steps == {"engine": STEPS, "network": STEPS if kind.capabilities.witness else 0}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_run_prepares_a_network_once_for_all_its_batches(
+    name: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[str] = []
+    original: Any = ENGINES[name].prepare
+
+    def prepare(engine: Engine, network: c.PlainNetwork) -> Any:
+        prepared.append(network.sha256)
+        return original(engine, network)
+
+    monkeypatch.setattr(ENGINES[name], "prepare", prepare)
+    files = [f"--{role}={digits / file}" for role, file in zip(("standard", "robust", "data"), FILES, strict=True)]
+    run = ["--alpha=0.8", "--radius=0.01", "--limit=3", "--batch-size=1", "--attack-steps=0", f"--engine={name}"]
+    assert main(["audit", *files, *run, f"--out={tmp_path / 'run'}"]) == 0
+    assert len(prepared) == 1
