@@ -85,6 +85,8 @@ def prepare(network: PlainNetwork) -> Prepared:
     shapes = tuple(image(s) for s in network.shapes)
     with np.errstate(all="ignore"):
         layers = tuple(KINDS[type(n)](n, [shapes[i] for i in inputs_of(n)]) for n in network.nodes)
+    fits = all(isinstance(layer, (Affine, Nonlinear)) for layer in layers[1:])
+    need(fits, "network", "a node but the first is neither affine nor nonlinear")
     return Prepared(network, layers, shapes, slope_starts(network))
 
 

@@ -1,4 +1,7 @@
-"""What a claim is judged against: the networks and the input themselves, not their digests."""
+"""What a claim is judged against: the networks and the input themselves, not their digests.
+
+Precondition: `judge` tied the claim to them. Postcondition: balls of the claim's own set. Charged: nothing.
+"""
 
 from __future__ import annotations
 

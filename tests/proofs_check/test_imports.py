@@ -60,9 +60,18 @@ def test_the_judge_does_not_grow_unnoticed():
     Some 300 are the price of a room for every layer kind (imports, signatures, the table) and of names for directed
     sums and products.
     """
-    assert sum(map(code_lines, FILES)) <= 3075
+    assert sum(map(code_lines, FILES)) <= 3077
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_rule_file_is_short_enough_to_be_read(path: Path):
     assert code_lines(path) <= 150
+
+
+PROVING = [p for folder in ("kernel", "rules") for p in sorted((ROOT / folder).rglob("*.py")) if p.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", PROVING, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_that_proves_says_what_it_requires_and_where_rounding_is_charged(path: Path):
+    notes = (ast.get_docstring(ast.parse(path.read_text())) or "").lower()
+    assert all(word in notes for word in ("precondition", "postcondition", "charge"))

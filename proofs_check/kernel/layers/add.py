@@ -1,4 +1,7 @@
-"""`add`: the sum of two values, as where a residual connection ends."""
+"""`add`: the sum of two values, as where a residual connection ends.
+
+Precondition and postcondition: `affine`. Charged: nothing here; a sum of two is rounded once, which `interval` covers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`average_pool2d`: the mean over windows."""
+"""`average_pool2d`: the mean over windows.
+
+Precondition and postcondition: `affine`. Charged: by `terms`, with them what the share of a cell is off.
+"""
 
 from __future__ import annotations
 

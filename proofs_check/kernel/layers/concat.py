@@ -1,4 +1,7 @@
-"""`concat`: values side by side, along channels."""
+"""`concat`: values side by side, along channels.
+
+Precondition and postcondition: `affine`. Charged: nothing; cells only change place.
+"""
 
 from __future__ import annotations
 

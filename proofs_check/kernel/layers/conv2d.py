@@ -1,4 +1,7 @@
-"""`conv2d`: cross-correlation with zero padding, and a bias per channel."""
+"""`conv2d`: cross-correlation with zero padding, and a bias per channel.
+
+Precondition and postcondition: `affine`. Charged: by `terms`; cells beyond the image are exact zeros.
+"""
 
 from __future__ import annotations
 

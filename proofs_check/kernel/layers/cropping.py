@@ -1,4 +1,7 @@
-"""`pad` and `slice`: cells of an image, and beyond it."""
+"""`pad` and `slice`: cells of an image, and beyond it.
+
+Precondition and postcondition: `affine`. Charged: nothing here; cells keep their values, or have the one beyond.
+"""
 
 from __future__ import annotations
 

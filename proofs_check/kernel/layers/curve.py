@@ -1,5 +1,6 @@
 """`sigmoid` and `tanh`: increasing curves, convex below 0 and concave above.
 
+Precondition: proven bounds of the input. Postcondition: `layer`.
 Charged: values and slopes of a curve are Arb balls, rounded outward; what slopes and touching points round to changes
 nothing, since `upper_intercept` proves any of them.
 """

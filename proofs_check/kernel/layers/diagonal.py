@@ -1,4 +1,8 @@
-"""`batch_norm`, `shift`, `scale` and `divide`: a factor and an offset for every cell."""
+"""`batch_norm`, `shift`, `scale` and `divide`: a factor and an offset for every cell.
+
+Precondition and postcondition: `affine`. Charged: by `terms`, with them what the factor is off the real one; what
+cancels in a bias is in `bias_size`.
+"""
 
 from __future__ import annotations
 

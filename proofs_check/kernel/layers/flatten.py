@@ -1,4 +1,7 @@
-"""`flatten`: the cells of an image as a vector, in C order."""
+"""`flatten`: the cells of an image as a vector, in C order.
+
+Precondition and postcondition: `affine`. Charged: nothing; cells only change place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`input`: the raw input, node 0."""
+"""`input`: the raw input, node 0.
+
+Precondition: a float32 array. Postcondition: it is what the claim is about. Charged: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`linear`: a matrix and a bias, of a vector."""
+"""`linear`: a matrix and a bias, of a vector.
+
+Precondition and postcondition: `affine`. Charged: by `terms`; rows on which all forms are zero are left out, which
+rounds nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`max_pool2d`: the largest cell of every window."""
+"""`max_pool2d`: the largest cell of every window.
+
+Precondition: proven bounds of the input. Postcondition: `layer`. Charged: nothing here: cells are compared. Sums
+over windows that overlap are charged in `relaxations` and `slopes`.
+"""
 
 from __future__ import annotations
 

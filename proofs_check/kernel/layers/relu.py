@@ -1,4 +1,8 @@
-"""`relu` and `leaky_relu`: what is negative becomes 0, or is multiplied by a slope."""
+"""`relu` and `leaky_relu`: what is negative becomes 0, or is multiplied by a slope.
+
+Precondition: proven bounds of the input. Postcondition: `layer`. Charged: what both ends' products and
+sums round, to the intercept of the line above; the line below passes 0 and rounds nothing.
+"""
 
 from __future__ import annotations
 

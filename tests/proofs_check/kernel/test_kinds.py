@@ -15,6 +15,7 @@ from test_imports import ROOT, code_lines
 
 from proofs_check import certificate as c
 from proofs_check import witness
+from proofs_check.kernel import bounds
 from proofs_check.kernel.layers import KINDS
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Layer, Nonlinear
@@ -116,6 +117,13 @@ def test_kinds_with_slopes_in_a_witness_are_those_that_take_them():
     taking = {kind for op, kind in c.NODE_TYPES.items() if "lower_slopes" in questions(op)}
     taking -= {c.NODE_TYPES[op] for op, name in REFUSED if name == "lower_slopes"}
     assert taking == set(witness.SLOPED)
+
+
+def test_a_network_with_a_node_that_no_step_would_bound_is_rejected():
+    """The parser lets only node 0 be an input; if one came later, nodes and bounds would no longer be at one place."""
+    nodes = (c.Input((2,)), c.Input((2,)), c.Shift((0,), np.array([9, 0], F32)), c.Shift((1,), np.zeros(2, F32)))
+    with pytest.raises(c.RejectedError, match="neither affine nor nonlinear"):
+        bounds.prepare(c.PlainNetwork(nodes, ((2,),) * 4, "", b""))
 
 
 @pytest.mark.parametrize("op", c.NODE_TYPES)
