@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Monotone
 from verifiers.linear_forms.forms import LinearForms, Summand
 
@@ -28,3 +30,9 @@ class Add(Monotone[c.Add]):
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         return sum(before)
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        if at[0] == at[1]:  # x + x
+            two = torch.full((1,) * len(self.shape), 2.0, dtype=torch.float64)
+            return builder.affine(low.diagonal(at[:1], self.shape, two, 0 * two), False, self.shape)
+        return builder.push(low.Sum(at), self.shape)

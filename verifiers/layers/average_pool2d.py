@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Monotone
 from verifiers.layers.windows import pad
 from verifiers.linear_forms.convolution import adjoint_of
@@ -51,3 +52,15 @@ class AveragePool2d(Monotone[c.AveragePool2d]):
     @property
     def terms(self) -> int:
         return math.prod(self.node.kernel)
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        node, shape, (rows, columns) = self.node, self.shape, self.node.kernel
+        taps = torch.eye(shape[0], dtype=torch.float64)[:, :, None, None].expand(-1, -1, rows, columns)
+        k = builder.push(low.padded(at, taps / (rows * columns), node.stride, node.padding), shape)
+        if self.even:
+            return k
+        ones = torch.ones(1, 1, *self.shapes[0][1:], dtype=torch.float64)
+        one = torch.full((1, 1, rows, columns), 1 / (rows * columns), dtype=torch.float64)
+        step = low.padded(at, one, node.stride, node.padding)
+        share = low.convolve(ones, step.weight, None, step)[0].expand(shape)
+        return builder.affine(low.Pointwise((k,), 1 / share, torch.zeros_like(share)), False, shape)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Monotone
 from verifiers.linear_forms.forms import DenseForms, LinearForms, PatchForms, Summand
 from verifiers.perturbation import ORDER
@@ -31,3 +32,14 @@ class Concat(Monotone[c.Concat]):
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         return float(np.linalg.norm(before, ord=ORDER[norm]))
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        """Each part is embedded among zeros; the parts are summed."""
+        total, offset = -1, 0
+        for a, before in zip(at, self.shapes, strict=True):
+            start = (-offset, *(0 for _ in before[1:]))
+            selected = low.selection((a,), before, self.shape, start, (1,) * len(self.shape))
+            part = builder.push(selected, self.shape)
+            total = part if total < 0 else builder.push(low.Sum((total, part)), self.shape)
+            offset += before[0]
+        return total

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Affine, interval_by_centre, spectral_norm, with_weights
 from verifiers.layers.layer import Interval
 from verifiers.layers.windows import overlap, pad
@@ -125,3 +126,14 @@ class Conv2d(Affine[c.Conv2d]):
         kernels = node.weight.reshape(node.groups, node.weight.shape[0] // node.groups, -1)
         held = overlap((node.weight.shape[2], node.weight.shape[3]), node.stride, node.dilation)
         return min(between, max(map(spectral_norm, kernels)) * math.sqrt(held))
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        """Groups become zero blocks of a dense kernel."""
+        node, weight = self.node, self.weights["weight"]
+        out, per_group = weight.shape[:2]
+        dense = weight.new_zeros(out, per_group * node.groups, *weight.shape[2:])
+        for g in range(node.groups):
+            rows = slice(g * out // node.groups, (g + 1) * out // node.groups)
+            dense[rows, g * per_group : (g + 1) * per_group] = weight[rows]
+        step = low.padded(at, dense, node.stride, node.padding, self.weights["bias"], node.dilation)
+        return builder.affine(step, only, self.shape)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Monotone
 from verifiers.linear_forms.forms import DenseForms, LinearForms, Summand
 
@@ -40,6 +42,17 @@ class Pad(Monotone[c.Pad]):
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         return before[0]
 
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        before, after, fill = self.shapes[0], self.shape, self.node.value
+        start = tuple(-n for n in self.node.before)
+        k = builder.push(low.selection(at, before, after, start, (1,) * len(before)), after)
+        if fill == 0:
+            return k
+        shift = torch.full(after, fill, dtype=torch.float64)
+        self._inside(shift[None]).zero_()
+        kind = low.Diagonal if len(after) == 1 else low.Pointwise
+        return builder.push(kind((k,), torch.ones_like(shift), shift), after)
+
     def _inside(self, padded: Tensor) -> Tensor:
         inner = (slice(b, b + n) for b, n in zip(self.node.before, self.shapes[0], strict=True))
         return padded[(slice(None), *inner)]
@@ -60,6 +73,10 @@ class Slice(Monotone[c.Slice]):
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         return before[0]
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        step = low.selection(at, self.shapes[0], self.shape, self.node.start, self.node.step)
+        return builder.push(step, self.shape)
 
     @property
     def _ranges(self) -> tuple[slice, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.layer import Interval, NodeT
 from verifiers.layers.nonlinear import Elementwise
 from verifiers.linear_forms.relaxation import LinearRelaxation
@@ -34,6 +35,9 @@ class Tanh(Curve[c.Tanh]):
     def value(self, *inputs: Tensor) -> Tensor:
         return torch.tanh(inputs[0])
 
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        return builder.push(low.Activation(at, "tanh"), self.shape)
+
     def relaxation(self, lower: Tensor, upper: Tensor, slopes: Tensor | None) -> LinearRelaxation:
         return tanh_relaxation(lower, upper)
 
@@ -51,6 +55,9 @@ class Sigmoid(Curve[c.Sigmoid]):
 
     def value(self, *inputs: Tensor) -> Tensor:
         return torch.sigmoid(inputs[0])
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        return builder.push(low.Activation(at, "sigmoid"), self.shape)
 
     def relaxation(self, lower: Tensor, upper: Tensor, slopes: Tensor | None) -> LinearRelaxation:
         return sigmoid_relaxation(lower, upper)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Affine, with_weights
 from verifiers.layers.layer import Interval, NodeT
 from verifiers.linear_forms.forms import FormToInput, LinearForms, Summand, dot
@@ -52,6 +53,9 @@ class Diagonal(Affine[NodeT]):
     def offset(self, forms: LinearForms) -> Tensor | None:
         shift = self._gathered(forms, self.gain_and_shift[1])
         return dot(forms.grouped(shift), shift)
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        return builder.affine(low.diagonal(at, self.shape, *self.gain_and_shift), only, self.shape)
 
     def _gathered(self, forms: LinearForms, parameter: Tensor) -> Tensor:
         """A parameter of every element, laid out as the forms are."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Monotone
 from verifiers.linear_forms.forms import DenseForms, LinearForms, Summand
 
@@ -26,3 +27,6 @@ class Flatten(Monotone[c.Flatten]):
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         return before[0]
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        return at[0] if len(self.shapes[0]) == 1 else builder.push(low.Flat(at), self.shape)

@@ -9,6 +9,7 @@ from typing import Self
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Affine
 from verifiers.layers.layer import Interval
 from verifiers.linear_forms.forms import LinearForms, Summand
@@ -37,3 +38,6 @@ class Input(Affine[c.Input]):
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         return 1.0
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        return builder.push(low.Source(), self.shape)

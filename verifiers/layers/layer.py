@@ -19,6 +19,7 @@ from torch import Tensor
 
 from proofs_check import certificate as c
 from verifiers.engine import EngineError
+from verifiers.layers import lowering as low
 from verifiers.linear_forms.forms import LinearForms, Shape, Summand
 from verifiers.linear_forms.relaxation import Relaxation
 
@@ -72,6 +73,11 @@ class Layer(abc.ABC, Generic[NodeT]):
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         """A Lipschitz constant of the value as a function of the network's input, from those of the node's inputs; up
         to 2^-48 of rounding."""
+
+    @abc.abstractmethod
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        """Push this layer's steps on the values of the steps `at`; the number of the step that holds the value. only:
+        nobody else reads the first of them. Requires: weights in float64. Raises EngineError where there are none."""
 
     # ------------------------------------------------------------ affine layers
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.affine import Affine, interval_by_centre, spectral_norm, with_weights
 from verifiers.layers.layer import Interval
 from verifiers.linear_forms.forms import DenseForms, LinearForms, Summand
@@ -52,3 +53,7 @@ class Linear(Affine[c.Linear]):
         """L2: also by singular values."""
         between = super().operator_norm(norm)
         return min(between, spectral_norm(self.node.weight)) if norm == "L2" else between
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        dense = low.Dense(at, self.weights["weight"], self.weights["bias"])
+        return builder.affine(dense, only, self.shape)

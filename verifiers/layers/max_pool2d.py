@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.layers.layer import Interval
+from verifiers.layers import lowering as low
+from verifiers.layers.layer import Interval, LayerError
 from verifiers.layers.nonlinear import Nonlinear
 from verifiers.layers.windows import overlap, pad, scatter_windows, windows
 from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, dot
@@ -64,6 +65,12 @@ class MaxPool2d(Nonlinear[c.MaxPool2d]):
 
     def sum_of_taps(self, x: Tensor) -> Tensor:
         return x.sum(dim=2).reshape(len(x), *self.shape)
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        top, left, bottom, right = self.node.padding
+        if (top, left) != (bottom, right):
+            raise LayerError(f"no bounds for a max-pool with uneven padding {self.node.padding}")
+        return builder.push(low.MaxPool(at, self.node.kernel, self.node.stride, (top, left)), self.shape)
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         """|max(a) - max(b)|^p, summed over windows, is at most sum |a - b|^p with each cell once per window."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import lowering as low
 from verifiers.layers.layer import Interval, NodeT
 from verifiers.layers.nonlinear import Elementwise
 from verifiers.linear_forms.relaxation import LinearRelaxation
@@ -59,6 +60,9 @@ class Relu(ReluLike[c.Relu]):
     def value(self, *inputs: Tensor) -> Tensor:
         return F.relu(inputs[0])
 
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        return builder.push(low.Activation(at, "relu"), self.shape)
+
     def rounding(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
 
@@ -73,6 +77,9 @@ class LeakyRelu(ReluLike[c.LeakyRelu]):
 
     def value(self, *inputs: Tensor) -> Tensor:
         return F.leaky_relu(inputs[0], self.node.slope)
+
+    def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
+        return builder.push(low.Activation(at, "leaky_relu", self.node.slope), self.shape)
 
     def rounding(self, x: Tensor) -> Tensor:
         """The product with the slope is rounded."""

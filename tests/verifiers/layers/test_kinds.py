@@ -34,6 +34,7 @@ from verifiers.linear_forms.forms import (
     dot,
 )
 from verifiers.linear_forms.patches import Patches
+from verifiers.network import lowering
 from verifiers.network.module import PlainModule
 
 FORMS = 6
@@ -131,6 +132,7 @@ def questions(made: Instance) -> dict[str, Callable[[], Any]]:
         "value": lambda: layer.value(*points),
         "interval": lambda: layer.interval(*made.boxes),
         "lipschitz": lambda: layer.lipschitz([1.0 for _ in made.boxes], "L2"),
+        "lower": lambda: lowering.lower(made.network),
         "adjoint": lambda: layer.adjoint(forms),
         "offset": lambda: layer.offset(forms),
         "gain": layer.gain,
