@@ -24,6 +24,11 @@ DIFFERS = 4  # the exit code
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     judge.add_arguments(parser)
+    add_own_files(parser)
+
+
+def add_own_files(parser: argparse.ArgumentParser) -> None:
+    """--standard, --robust, --data, --limit: files to compare a run with."""
     group = parser.add_argument_group("your own files, compared with those that the run speaks of")
     group.add_argument("--standard", type=Path, metavar="S.onnx", help="the model that should be g")
     group.add_argument("--robust", type=Path, metavar="R.onnx", help="the model that should be h")

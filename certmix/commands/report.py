@@ -4,7 +4,8 @@ The judge is asked anew, accuracies are worked out again from the networks and i
 judge accepted a certificate; "certified and correct": of the label's class.
 
 With --fail-under P: exit 1 or 2 where the judge rejects a certificate or cannot read the folder, 3 where fewer than P
-percent of the inputs are certified and correct. Exit 1 also where an attack refutes a certificate.
+percent of the inputs are certified and correct. Exit 1 also where an attack refutes a certificate. With --standard,
+--robust or --data the page also says whether the run is about these files; exit 4 where it is not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from certmix.commands import arguments
+from certmix.commands import arguments, check
 from certmix.errors import UsageError
 from certmix.runs.store import FINAL, Store
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps = f"of attacks on g and h alone, 0 for none (default {ATTACK_STEPS}, above {ATTACKED} inputs 0)"
     parser.add_argument("--attack-steps", type=int, metavar="N", help=steps)
     arguments.add_gate(parser)
+    check.add_own_files(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,8 +53,11 @@ def run(options: argparse.Namespace) -> int:
     from certmix.reports import page, summary
     from certmix.reports.judged import judged
     from certmix.reports.reading import read
+    from certmix.runs import own_files
 
     console = Console()
+    given = options.standard, options.robust, options.data, options.limit
+    own = () if given == (None,) * len(given) else own_files.compare(store.path, *given)
     verdict = None if options.no_check else judged(store.path, options.jobs)
     steps = options.attack_steps
     if steps is None:
@@ -65,13 +70,18 @@ def run(options: argparse.Namespace) -> int:
         console.print("nobody judged these certificates (--no-check)", style="bold red")
     else:
         console.print("\n".join(verdict.lines), style="green" if verdict.exit_code == 0 else "bold red", markup=False)
+    if own:
+        style = "green" if own_files.all_same(own) else "bold red"
+        console.print("\n".join(own_files.verdict(own)), style=style, markup=False)
     for index in found.refuted:
         console.print(f"REFUTED: an attack leaves the class certified for input {index}", style="bold red")
-    print(f"summary in {store.path / 'summary.json'}, page in {page.write(found)}")
+    print(f"summary in {store.path / 'summary.json'}, page in {page.write(found, own)}")
     if options.all_bounds:
         _show_all_bounds(Path(options.folder))
     if found.refuted:
         return 1
+    if not own_files.all_same(own):
+        return check.DIFFERS
     if options.fail_under is None or verdict is None:
         return 0
     return verdict.exit_code or arguments.gate(options.fail_under, figures["certified_correct_count"], found.n)

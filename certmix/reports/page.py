@@ -22,6 +22,8 @@ from certmix.formatting import lower, nearest, percent_down, upper
 from certmix.reports import claims, curves, pictures, provenance
 from certmix.reports.inputs import Input
 from certmix.reports.reading import MIX, G, H, Report
+from certmix.runs import own_files
+from certmix.runs.own_files import Compared
 from certmix.runs.store import digests
 
 GALLERY = 6  # inputs of each kind
@@ -30,12 +32,14 @@ COLUMNS = ("input", "label", "class", "verdict", "certified radius", "attack rad
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # at the start of a cell, to a spreadsheet
 
 
-def write(report: Report) -> Path:
-    """DIR/report.html."""
+def write(report: Report, own: tuple[Compared, ...] = ()) -> Path:
+    """DIR/report.html. own: files of the reviewer's, as compared with the run."""
     template = resources.files("certmix.reports").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = environment.from_string(template).render(
         report=report,
+        own=own_files.verdict(own) if own else [],
+        own_same=own_files.all_same(own),
         ball=claims.BALL[report.said["norm"]],
         title=claims.title(report.n, report.settings, report.said),
         headline=headline(report),

@@ -114,6 +114,20 @@ def test_the_card_names_the_files_as_given(run: Path, digits: Path):
     assert all(part.sha256 in text and part.digest in text for part in (standard, robust, data))
 
 
+def test_a_reviewers_own_files_are_compared_and_the_page_says_how_that_ended(fresh: Path, digits: Path):
+    own = ["--standard", str(digits / "standard.onnx"), "--data", str(digits / "audit.npz"), "--limit", str(COUNT)]
+    quick = ["report", str(fresh), "--no-check", "--attack-steps", "0"]
+    page_of = fresh / "report.html"
+    assert main([*quick, *own, "--robust", str(digits / "robust.onnx")]) == 0
+    assert "✓ These are your models and your data." in page_of.read_text(encoding="utf-8")
+    assert main([*quick, *own, "--robust", str(digits / "smoothed.onnx")]) == 4
+    text = page_of.read_text(encoding="utf-8")
+    assert "✗ The run is not about these files." in text
+    assert "DIFFERS" in text
+    assert main(quick) == 0
+    assert "about these files" not in page_of.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("content", ["[]", "[{}]", '[{"files": 3}]', "[7]"])
 def test_what_is_not_recorded_is_said_not_to_be(fresh: Path, content: str):
     (fresh / "provenance.json").write_text(content)
