@@ -16,6 +16,7 @@ from torch import Tensor
 
 from certmix.attacks import Schedule, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
+from certmix.formatting import lower, nearest
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha, checked
 from certmix.mixing.mixed import transformed
 from certmix.models.model import Model
@@ -144,10 +145,10 @@ class AdaptiveProver:
         problem, s = oracle.problem, oracle.problem.settings
         alpha, radius, y = float(bound.alpha[k]), float(radii[k]), int(oracle.predicted[batch_index])
         if alpha <= 0.5:
-            text = f"alpha is only known to be >= {alpha:.4g} on the ball, Lemma 3.2 needs more than 1/2"
+            text = f"alpha is only known to be >= {lower(alpha, 4)} on the ball, Lemma 3.2 needs more than 1/2"
             return _abstained(problem, oracle, batch_index, Reason.NO_THEOREM, text)
         if (s.radius is None and radius == 0) or float(bound.slack()[k]) < -LARGEST_JUDGED_LACK:
-            text = f"the bounds certify no radius of {radius:.6g}: raise alpha or the temperature"
+            text = f"the bounds certify no radius of {nearest(radius)}: raise alpha or the temperature"
             return _abstained(problem, oracle, batch_index, Reason.RADIUS_NOT_REACHED, text)
         evidence = AdaptiveMargin(_encoded(bound.witness[k]), _encoded(bound.alpha_witness[k]))
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from certmix.formatting import exact, lower, nearest, upper
 from certmix.provers.judging import JudgeSession
 from certmix.provers.problem import Problem
 from certmix.provers.proposal import Proposal, judged
@@ -152,8 +153,8 @@ class LipschitzProver:
         if margin > needed:
             return None
         advice = (
-            f"the robust model's margin {margin:.4g} is not above the required {needed:.4g}: "
-            f"raise alpha above {critical_alpha(margin):.4g} or the temperature above {s.temperature:g}"
+            f"the robust model's margin {lower(margin, 4)} is not above the required {upper(needed, 4)}: "
+            f"raise alpha above {upper(critical_alpha(margin), 4)} or the temperature above {exact(s.temperature)}"
         )
         return self._abstained(point, batch_index, Reason.MARGIN_TOO_SMALL, advice)
 
@@ -283,7 +284,7 @@ class LipschitzProver:
             return self._abstained(point, batch_index, Reason.JUDGE_REJECTED, f"{rejected.step}: {rejected.reason}")
         if not candidates:
             return self._abstained(point, batch_index, Reason.ENGINE_FAILED, "; ".join(failures))
-        wanted = "any radius" if s.radius is None else f"radius {s.radius:.6g}"
+        wanted = "any radius" if s.radius is None else f"radius {nearest(s.radius)}"
         advice = f"no Lipschitz constant certifies {wanted}: raise alpha or the temperature, or use --method margin"
         return self._abstained(point, batch_index, Reason.RADIUS_NOT_REACHED, "; ".join([advice, *failures]))
 

@@ -9,6 +9,7 @@ import torch
 
 from certmix.attacks.confirm import Confirmed, confirm
 from certmix.attacks.quick import quick_attack
+from certmix.formatting import lower
 from certmix.provers.problem import Problem
 from certmix.records.outcomes import Certified, Falsified, Outcome
 
@@ -62,8 +63,8 @@ def _judged(problem: Problem, outcome: Certified, candidate: np.ndarray) -> Outc
     if not isinstance(answer, Confirmed):
         return dataclasses.replace(outcome, float32_only=candidate)
     advice = (
-        f"class {answer.rival} beats the certified class {outcome.predicted} by at least {answer.margin_down:.3g} "
-        f"within radius {outcome.radius!r}"
+        f"class {answer.rival} beats the certified class {outcome.predicted} by at least "
+        f"{lower(answer.margin_down, 3)} within radius {outcome.radius!r}"
     )
     return Falsified(
         outcome.predicted, outcome.radius, s.norm, s.alpha, s.method, outcome.class_of, candidate, True, advice

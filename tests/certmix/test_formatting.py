@@ -65,8 +65,7 @@ def test_counts_are_read_back_from_a_share_in_floats(part: int, whole: int):
         assert Fraction(*ratio(share)) == Fraction(part, whole)
 
 
-# what prints floats by itself: durations and chances of the suite, and advice of provers, which is part of the lines
-BY_ITSELF = ("certmix/formatting.py", "certmix/testing", "certmix/provers")
+BY_ITSELF = ("certmix/formatting.py", "certmix/testing")  # the suite prints durations and chances
 ROOT = Path(__file__).parents[2]
 FLOAT_FORMAT = re.compile(r"(\.\d+)?[eEfFgG%]$|\.\d+$")  # the end of a format specification
 IN_TEXT = re.compile(r"%[-+ 0]*\d*\.\d+[efg]|\|\s*round\b")  # printf style, also inside a template

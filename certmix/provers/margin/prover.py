@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certmix.formatting import exact, lower, nearest, upper
 from certmix.provers.judging import JudgeSession
 from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
@@ -104,8 +105,8 @@ class MarginProver:
         needed = required_margin(s.alpha)
         if margin <= needed:
             advice = (
-                f"the robust model's margin {margin:.4g} is not above the required {needed:.4g}: "
-                f"raise alpha above {critical_alpha(margin):.4g} or the temperature above {s.temperature:g}"
+                f"the robust model's margin {lower(margin, 4)} is not above the required {upper(needed, 4)}: "
+                f"raise alpha above {upper(critical_alpha(margin), 4)} or the temperature above {exact(s.temperature)}"
             )
             return self._abstained(points, batch_index, Reason.MARGIN_TOO_SMALL, advice)
         return None
@@ -211,7 +212,7 @@ class MarginProver:
 
 def _too_small(radius: float, engine: str) -> str:
     return (
-        f"the bounds of {engine} do not reach radius {radius:.6g}: "
+        f"the bounds of {engine} do not reach radius {nearest(radius)}: "
         f"ask for a smaller one, optimise the slopes, or raise alpha or the temperature"
     )
 

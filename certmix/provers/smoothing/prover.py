@@ -14,6 +14,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from certmix.formatting import exact, lower, nearest, upper
 from certmix.provers.judging import JudgeSession
 from certmix.provers.problem import Problem
 from certmix.provers.proposal import Proposal, judged
@@ -213,20 +214,19 @@ class SmoothingProver:
     def _abstain(self, tally: Tally, radius: float) -> Outcome:
         s, predicted = self.problem.settings, tally.plans[0].predicted
         margin = float(tally.mean[predicted] - np.delete(tally.mean, predicted).max())
+        about, required = f"the smoothed margin is about {nearest(margin, 3)}", upper(self.required, 3)
         if margin <= self.required:
-            advice = f"the smoothed margin is about {margin:.3g}, the required one is {self.required:.3g}: "
-            advice += (
-                "the class is too close to call" if s.use_standard else f"raise alpha above {1 / (1 + margin):.3g}"
-            )
+            raised = f"raise alpha above {upper(1 / (1 + margin), 3)}"
+            advice = f"{about}, the required one is {required}: "
+            advice += "the class is too close to call" if s.use_standard else raised
             return self.problem.abstained(predicted, Reason.MARGIN_TOO_SMALL, advice, self._class_of)
         if s.radius is not None and radius > 0:
-            advice = (
-                f"the counts reach radius {radius:.4g} of the {s.radius:g} asked for: more samples, or larger noise"
-            )
+            reached = f"the counts reach radius {lower(radius, 4)} of the {exact(s.radius)} asked for"
+            advice = f"{reached}: more samples, or larger noise"
             return self.problem.abstained(predicted, Reason.RADIUS_NOT_REACHED, advice, self._class_of)
         advice = (
-            f"the smoothed margin is about {margin:.3g} against the required {self.required:.3g}, but its confidence "
-            f"bound stays below: take more than {s.smoothing.samples} samples, or raise alpha"
+            f"{about} against the required {required}, but its confidence bound stays below: take more than "
+            f"{s.smoothing.samples} samples, or raise alpha"
         )
         return self.problem.abstained(predicted, Reason.NOT_ENOUGH_SAMPLES, advice, self._class_of)
 
