@@ -1,6 +1,6 @@
 """Lipschitz constants: certified local against the estimate, LipSDP's time, radii against attacks, CPU against GPU.
 
-python benchmarks/lipschitz.py [--count N] [--only digits|mnist|cifar|resnet4b|lipsdp|device|upstream]
+python benchmarks/lipschitz.py [--count N] [--only digits|mnist|cifar|resnet4b|bounds|judged|lipsdp|device|upstream]
 Results are merged part by part into benchmarks/results/lipschitz.json. Models of DATA are skipped with a message where
 they are absent; eclipse-nn (PyPI) and upstream auto_LiRPA are compared with where Python finds them.
 """
@@ -22,10 +22,16 @@ from common import DATA, RESULTS, ROOT, save
 
 from certmix.data.dataset import load_data
 from certmix.models.model import load_model
+from certmix.provers.judging import judge_session
+from certmix.provers.lipschitz import LipschitzProver, Proposals, global_table
 from certmix.provers.lipschitz_constants import GlobalPairs, Request, global_pairs, measure
+from certmix.provers.problem import Problem
+from certmix.records.outcomes import Certified
+from certmix.settings import Settings
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
 from proofs_check.rules.lipschitz.lipsdp import need_constants
+from verifiers import ENGINES
 from verifiers.auto_lirpa.jacobian import load as upstream_jacobian
 from verifiers.auto_lirpa.jacobian import upstream_gradient_bounds
 from verifiers.engine import EngineError
@@ -147,6 +153,74 @@ def unlinked(maps: LinearMaps, x: torch.Tensor, norm: c.Norm, radius: float) -> 
     return torch.cat(found)
 
 
+def value_bounds_of_balls(count: int) -> dict[str, Any]:
+    """What every local constant starts from: mean upper bound of d_j on l2 balls, and seconds, of engine and judge."""
+    images = torch.rand((count, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    networks = {"random convolutions with tanh, 0.3": (random_tanh(), images, 0.3)}
+    model, data, _ = CASES["mnist"]
+    if model.exists():
+        inputs = torch.from_numpy(load_data(data, count).inputs)
+        networks["mnist, 0.5"] = (load_model(model).require_network(), inputs, 0.5)
+    figures: dict[str, Any] = {}
+    for name, (network, x, radius) in networks.items():
+        maps, prepared, seconds = LinearMaps(network), bounds.prepare(network), {}
+        y = maps.exact(x.double()).argmax(dim=1)
+        start = time.process_time()
+        ball_bounds = local_bounds(maps, x, torch.full((count,), radius, dtype=torch.float64), "L2", (0.0, 1.0))
+        engine = ball_bounds.differences(y)[1].sum() / (count * (network.classes - 1))  # column y is zero
+        seconds["engine"] = (time.process_time() - start) / count
+        start = time.process_time()
+        balls = [bounds.Ball(image.numpy(), radius, "L2", (0.0, 1.0)) for image in x]
+        upper = [bounds.difference_bounds(prepared, b, int(c), None)[1] for b, c in zip(balls, y, strict=True)]
+        seconds["judge"] = (time.process_time() - start) / count
+        mean = float(np.sum(upper)) / (count * (network.classes - 1))
+        figures[name] = {"engine": float(engine), "judge": mean, "processor seconds per input": seconds}
+        print("bounds", name, figures[name], flush=True)
+    return figures
+
+
+def random_tanh() -> c.PlainNetwork:
+    g = np.random.default_rng(0)
+
+    def weights(*shape: int) -> c.Float32Array:
+        return (g.normal(size=shape) / np.sqrt(max(np.prod(shape[1:]), 1))).astype(np.float32)
+
+    nodes: list[c.Node] = [c.Input((1, 8, 8))]
+    for channels in (1, 4):
+        weight, bias = weights(4, channels, 3, 3), weights(4)
+        nodes += [c.Conv2d((len(nodes) - 1,), weight, bias, (1, 1), (1, 1, 1, 1), (1, 1), 1), c.Tanh((len(nodes),))]
+    return build([*nodes, c.Flatten((4,)), c.Linear((5,), 3 * weights(5, 256), weights(5))])
+
+
+def judged(count: int) -> dict[str, Any]:
+    """Mean radius that the judge accepts on the digits, by each kind of evidence alone and by the best of them."""
+    standard, robust = (load_model(DIGITS / name) for name in ("standard.onnx", "robust.onnx"))
+    x = torch.from_numpy(load_data(DIGITS / "audit.npz", count).inputs)
+    figures: dict[str, Any] = {}
+    for norm, kind in itertools.product(("Linf", "L2", "L1"), ("relaxed", "local", "layers", "all")):
+        settings = Settings(ALPHA, norm=norm, method="lipschitz", attack_steps=0)
+        problem = Problem(standard, robust, x, tuple(range(count)), (0,) * count, settings)
+        others = {"_relaxed", "_local", "_layers", "_global"} - {f"_{kind}"} if kind != "all" else set[str]()
+        session = judge_session(problem.network, standard.require_network())
+        table = global_table(problem.network, "cpu", 128)
+        prover = type("OfOneKind", (LipschitzProver,), dict.fromkeys(others, _nothing))
+        start = time.process_time()
+        outcomes = prover(problem, session, ENGINES["crown"](), table.maps, table).prove()
+        certified = [o for o in outcomes if isinstance(o, Certified)]
+        figures[f"{norm}, {kind}"] = {
+            "inputs": count,
+            "mean radius": sum(o.radius for o in certified) / count,
+            "proposals that the judge cut": sum(o.radius < o.proposed_radius for o in certified),
+            "processor seconds per input": (time.process_time() - start) / count,
+        }
+        print("judged", norm, kind, figures[f"{norm}, {kind}"], flush=True)
+    return figures
+
+
+def _nothing(_: LipschitzProver, __: Any, inputs: torch.Tensor) -> Proposals:
+    return Proposals(torch.zeros(len(inputs), dtype=torch.float64))
+
+
 def random_mlp(widths: tuple[int, ...]) -> c.PlainNetwork:
     g = np.random.default_rng(0)
     nodes: list[c.Node] = [c.Input((widths[0],))]
@@ -167,7 +241,7 @@ def lipsdp() -> dict[str, Any]:
         maps, line = LinearMaps(network), {}
         solvers = {
             "descent": LipSDP(),
-            "SCS, jointly for all pairs": LipSDP(solver="scs", descent_steps=0),
+            "best candidate, SCS for all pairs among them": LipSDP(max_cone_neurons=128, max_rounds=0),
             "per layer": LipSDP(multipliers="layer"),
         }
         for name, solver in solvers.items():
@@ -296,13 +370,17 @@ def example(lirpa: Any, model: torch.nn.Module, x: torch.Tensor, radius: float) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, help=f"inputs per model (default {COUNTS})")
-    parser.add_argument("--only", choices=(*CASES, "lipsdp", "device", "upstream"))
+    parser.add_argument("--only", choices=(*CASES, "bounds", "judged", "lipsdp", "device", "upstream"))
     options = parser.parse_args()
     path = RESULTS / "lipschitz.json"
     figures: dict[str, Any] = json.loads(path.read_text())["figures"] if path.exists() else {}
     for name in CASES:
         if options.only in (None, name):
             figures[name] = constants(name, options.count or COUNTS[name])
+    if options.only in (None, "bounds"):
+        figures["bounds"] = value_bounds_of_balls(options.count or 8)
+    if options.only in (None, "judged"):
+        figures["judged"] = judged(options.count or 20)
     if options.only in (None, "lipsdp"):
         figures["lipsdp"] = lipsdp()
     if options.only in (None, "device"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 
+import cvxpy
 import numpy as np
 import pytest
 import torch
@@ -59,7 +62,7 @@ def test_semidefinite_bounds_hold_are_better_than_products_and_pass_the_judge(
 ) -> None:
     network = mlp(3, (5, 8, 7, 3), activation)
     maps = LinearMaps(network)
-    solver = LipSDP(multipliers=multipliers, descent_steps=80)  # type: ignore[arg-type]
+    solver = LipSDP(multipliers=multipliers, max_rounds=2)  # type: ignore[arg-type]
     found = solver.bounds(maps, ROWS, unrestricted_slopes(maps))
     products = product_constants(maps, torch.from_numpy(ROWS), "L2")
     for row, bound, product in zip(ROWS, found, products.tolist(), strict=True):
@@ -79,18 +82,92 @@ def test_one_multiplier_per_neuron_is_at_least_as_good_as_one_per_layer() -> Non
     assert by_neuron < by_layer
 
 
-def test_the_cone_program_and_descent_agree() -> None:
-    network = mlp(6, (4, 9, 3))
-    maps = LinearMaps(network)
-    by_descent = LipSDP().bounds(maps, ROWS[:1], unrestricted_slopes(maps))[0].constant
-    by_cone = LipSDP(solver="scs").bounds(maps, ROWS[:1], unrestricted_slopes(maps))[0].constant
-    assert by_cone == pytest.approx(by_descent, rel=0.02)
+@pytest.mark.parametrize("widths", [(4, 9, 3), (5, 8, 7, 6, 3)])
+def test_descent_alone_ends_where_the_cone_program_ends(widths: tuple[int, ...]) -> None:
+    """In the first form; the cone program minimises for all centred logits together, so it alone is no better."""
+    maps = LinearMaps(mlp(6, widths))
+    slopes = unrestricted_slopes(maps)
+    descent, both, cone = (
+        LipSDP(max_cone_neurons=neurons, max_rounds=rounds).bounds(maps, ROWS[:1], slopes)[0].constant
+        for neurons, rounds in ((0, 20), (64, 20), (64, 0))
+    )
+    assert descent == pytest.approx(both, rel=2e-3)
+    assert both <= cone
+
+
+def orthogonal(kind: str, widths: tuple[int, ...], seed: int) -> c.PlainNetwork:
+    """Linear layers with orthonormal rows or columns, and between them ReLU, |x| or MaxMin of pairs, spelled out in
+    ReLUs: |x| = relu(x) + relu(-x), max(a, b) = b + relu(a - b), min(a, b) = a - relu(a - b)."""
+    g = np.random.default_rng(seed)
+    nodes: list[c.Node] = [c.Input((widths[0],))]
+
+    def push(matrix: np.ndarray, source: int) -> int:
+        bias = (0.1 * g.normal(size=len(matrix))).astype(np.float32)
+        nodes.append(c.Linear((source,), matrix.astype(np.float32), bias))
+        return len(nodes) - 1
+
+    def relu(source: int) -> int:
+        nodes.append(c.Relu((source,)))
+        return len(nodes) - 1
+
+    last, eye = 0, np.eye
+    for a, b in itertools.pairwise(widths):
+        basis = np.linalg.qr(g.normal(size=(max(a, b), min(a, b))))[0]
+        weight = basis if b >= a else basis.T
+        if b == widths[-1]:
+            push(weight, last)
+        elif kind == "relu":
+            last = relu(push(weight, last))
+        elif kind == "abs":
+            last = push(np.hstack([eye(b), eye(b)]), relu(push(np.vstack([weight, -weight]), last)))
+        else:
+            last = push(weight, last)
+            gap = np.kron(eye(b // 2), np.array([[1.0, -1.0]]))
+            larger = push(gap.T, relu(push(gap, last)))
+            swapped = push(np.kron(eye(b // 2), np.array([[0.0, 1.0], [1.0, 0.0]])), last)
+            nodes.append(c.Add((larger, swapped)))
+            last = len(nodes) - 1
+    return build(nodes)
+
+
+@pytest.mark.parametrize("widths", [(8, 10, 10, 4), (6, 8, 8, 8, 8, 4)])
+@pytest.mark.parametrize("kind", ["relu", "abs", "maxmin"])
+def test_orthogonal_layers_are_proven_to_be_1_lipschitz_whatever_stands_between(
+    kind: str, widths: tuple[int, ...]
+) -> None:
+    """The product of the true norms is that of the form on the logits, sqrt 2; the judge proves what is stated."""
+    for seed in range(2):
+        network = orthogonal(kind, widths, seed)
+        maps = LinearMaps(network)
+        forms = np.delete(np.eye(4) - np.eye(4)[1], 1, 0)
+        proven = LipSDP(max_cone_neurons=0).bounds(maps, forms, unrestricted_slopes(maps))
+        for form, bound in zip(forms, proven, strict=True):
+            assert sampled(network, form, 2) <= bound.constant <= math.sqrt(2) * (1 + 1e-3)  # a law of tightness
+        stated = np.insert([b.constant for b in proven], 1, 0.0)
+        multipliers = np.insert(np.stack([b.multipliers.astype(np.float64) for b in proven]), 1, 0.0, axis=0)
+        need_constants(bounds.prepare(network), 1, stated, multipliers)
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 30.0])
+def test_constants_scale_with_the_layers_and_never_exceed_the_product_of_norms(scale: float) -> None:
+    plain, network = mlp(2, (5, 8, 7, 3)), mlp(2, (5, 8, 7, 3))
+    layers = [scale if k == 3 else 1.0 for k in range(len(network.nodes))]
+    network = build(
+        [dataclasses.replace(n, weight=n.weight * np.float32(f)) if isinstance(n, c.Linear) else n
+         for n, f in zip(network.nodes, layers, strict=True)]
+    )  # fmt: skip
+    one, scaled = (
+        LipSDP().bounds(maps, ROWS[:1], unrestricted_slopes(maps))[0].constant
+        for maps in (LinearMaps(plain), LinearMaps(network))
+    )
+    assert scaled == pytest.approx(one * scale, rel=2e-3)
+    assert scaled < float(product_constants(LinearMaps(network), torch.from_numpy(ROWS[:1]), "L2")[0])
 
 
 def test_convolutions_batch_norm_and_residuals_are_unrolled_and_pass_the_judge() -> None:
     network = residual_conv(0)
     maps = LinearMaps(network)
-    found = LipSDP(descent_steps=80).bounds(maps, ROWS, unrestricted_slopes(maps))
+    found = LipSDP(max_rounds=2).bounds(maps, ROWS, unrestricted_slopes(maps))
     for row, bound in zip(ROWS, found, strict=True):
         assert sampled(network, row, 2) <= bound.constant
     stated = np.array([found[0].constant, 0.0, found[1].constant])
@@ -157,20 +234,19 @@ def test_multipliers_that_prove_nothing_give_none_and_limits_are_named() -> None
         LipSDP().bounds(maps, ROWS[:, :2], unrestricted_slopes(maps))
 
 
-def test_a_solver_that_fails_is_an_error_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cvxpy
-
+@pytest.mark.parametrize("answer", [cvxpy.error.SolverError("out of memory"), None])
+def test_a_cone_solver_that_fails_leaves_the_other_candidates(
+    answer: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     maps = LinearMaps(mlp(0, (3, 4, 3)))
+    alone = LipSDP(max_cone_neurons=0).bounds(maps, ROWS[:1], unrestricted_slopes(maps))[0]
 
     def fail(*_: object, **__: object) -> None:
-        raise cvxpy.error.SolverError("out of memory")
+        if answer is not None:
+            raise answer
 
     monkeypatch.setattr(cvxpy.Problem, "solve", fail)
-    with pytest.raises(EngineError, match="the SDP solver failed: out of memory"):
-        LipSDP(solver="scs").bounds(maps, ROWS, unrestricted_slopes(maps))
-    monkeypatch.setattr(cvxpy.Problem, "solve", lambda *_, **__: None)
-    with pytest.raises(EngineError, match="returned no multipliers"):
-        LipSDP(solver="scs").bounds(maps, ROWS, unrestricted_slopes(maps))
+    assert LipSDP().bounds(maps, ROWS[:1], unrestricted_slopes(maps))[0].constant == alone.constant
 
 
 # ---------------------------------------------------------------- layer norms
