@@ -22,16 +22,15 @@ from common import DATA, RESULTS, ROOT, save
 
 from certmix.data.dataset import load_data
 from certmix.models.model import load_model
-from certmix.provers.judging import judge_session
 from certmix.provers.lipschitz import LipschitzProver, Proposals, global_table
 from certmix.provers.lipschitz_constants import GlobalPairs, Request, global_pairs, measure
 from certmix.provers.problem import Problem
+from certmix.provers.session import open_session
 from certmix.records.outcomes import Certified
 from certmix.settings import Settings
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
 from proofs_check.rules.lipschitz.lipsdp import need_constants
-from verifiers import ENGINES
 from verifiers.auto_lirpa.jacobian import load as upstream_jacobian
 from verifiers.auto_lirpa.jacobian import upstream_gradient_bounds
 from verifiers.engine import EngineError
@@ -201,11 +200,11 @@ def judged(count: int) -> dict[str, Any]:
         settings = Settings(ALPHA, norm=norm, method="lipschitz", attack_steps=0)
         problem = Problem(standard, robust, x, tuple(range(count)), (0,) * count, settings)
         others = {"_relaxed", "_local", "_layers", "_global"} - {f"_{kind}"} if kind != "all" else set[str]()
-        session = judge_session(problem.network, standard.require_network())
+        session = open_session(problem)
         table = global_table(problem.network, "cpu", 128)
         prover = type("OfOneKind", (LipschitzProver,), dict.fromkeys(others, _nothing))
         start = time.process_time()
-        outcomes = prover(problem, session, ENGINES["crown"](), table.maps, table).prove()
+        outcomes = prover(problem, session.judge, session.engine, table.maps, table).prove()
         certified = [o for o in outcomes if isinstance(o, Certified)]
         figures[f"{norm}, {kind}"] = {
             "inputs": count,
