@@ -90,6 +90,23 @@ def test_only_commands_know_argparse() -> None:
     assert not stray
 
 
+def test_only_commands_print() -> None:
+    """What runs and provers have to say are values; the suite, a tool of its own, says how it goes."""
+    users = {module_of(path) for path in files() if _prints(path)}
+    stray = {m for m in users if not m.startswith((*ABOVE_COMMANDS, "certmix.testing", "certmix.reports"))}
+    assert not stray - RENDERERS
+
+
+RENDERERS = {"certmix.experiments.output"}  # tables on the terminal
+
+
+def _prints(path: Path) -> bool:
+    calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+    return any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls) or any(
+        isinstance(call.func, ast.Attribute) and call.func.attr == "print" for call in calls
+    )
+
+
 def _standard_modules(path: Path) -> set[str]:
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     return {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.commands.terminal import Terminal
     from certmix.models.model import load_model, require_pair
     from certmix.runs.audit import Audit
 
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         len(data),
         data.available,
     )
-    code = Audit(standard, robust, data, settings, Store(out), provenance=origin).run()
+    code = Audit(standard, robust, data, settings, Store(out), provenance=origin, listener=Terminal()).run()
     return code or arguments.gate(options.fail_under, _certified_correct(Store(out)), len(data))
 
 

@@ -50,6 +50,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.commands.terminal import Terminal
     from certmix.reports.sweep_tables import plot, show
     from certmix.runs.finished import open_run
     from certmix.runs.from_curves import certify_point
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if options.certify is not None:
         alpha, temperature = pair(options.certify)
         given = None if options.radius is None else radii
-        return certify_point(found, alpha, temperature, given, Path(arguments.required(options, "out")))
+        return certify_point(found, alpha, temperature, given, Path(arguments.required(options, "out")), Terminal())
     if options.attack_steps < 0:
         raise UsageError(f"--attack-steps must be >= 0, got {options.attack_steps}")
     alphas = grid(options.alpha, "--alpha", check_alpha)

@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from certmix.commands.terminal import Terminal
     from certmix.models.model import load_model, require_pair
     from certmix.runs.audit import Audit
     from certmix.runs.finished import open_run
@@ -66,12 +67,12 @@ def run(options: argparse.Namespace) -> int:
     require_pair(*models)
     for data in (tune_data, audit_data):
         data.require(models[1].input_shape, models[1].classes, settings.domain)
-    finish(Audit(models[0], models[1], tune_data, settings, Store(out / "tune")))
+    finish(Audit(models[0], models[1], tune_data, settings, Store(out / "tune"), listener=Terminal()))
     tuned = open_run(out / "tune")
     point = choose_point(sweep(tuned, alphas, temperatures, (_radius(settings),), 0).points, clean)
     print(f"chosen on {len(tune_data)} inputs: alpha {exact(point.alpha)}, temperature {exact(point.temperature)}")
     own = dataclasses.replace(settings, alpha=point.alpha, temperature=point.temperature)
-    code = finish(Audit(models[0], models[1], audit_data, own, Store(out / "audit")))
+    code = finish(Audit(models[0], models[1], audit_data, own, Store(out / "audit"), listener=Terminal()))
     audited = open_run(out / "audit")
     record = {**as_record(tuned, audited, point, confidence), "required_clean_accuracy": clean}
     Store(out).write_json("tune.json", record)

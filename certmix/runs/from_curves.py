@@ -21,6 +21,7 @@ from certmix.records.bound_archive import BoundArchive
 from certmix.records.outcomes import Outcome
 from certmix.runs.audit import Audit
 from certmix.runs.finished import FinishedRun
+from certmix.runs.listener import Listener
 from certmix.runs.store import Store
 from certmix.settings import Settings
 from certmix.theorems.margin import certifies, required_margin
@@ -101,9 +102,15 @@ class StoredProver:
 
 
 def certify_point(
-    found: FinishedRun, alpha: float, temperature: float, radii: tuple[float, ...] | None, out: Path
+    found: FinishedRun,
+    alpha: float,
+    temperature: float,
+    radii: tuple[float, ...] | None,
+    out: Path,
+    listener: Listener | None = None,
 ) -> int:
     """Write the run at (alpha, T) to `out`; the exit code of the audit. radii: one fixed radius, or None: the run's.
+    listener: is told how it goes.
 
     Raises UsageError: alpha <= 1/2 (curves know h alone), several radii, a folder that is not new.
     """
@@ -114,7 +121,10 @@ def certify_point(
     radius = found.settings.radius if radii is None else radii[0]
     settings = point_settings(found.settings, alpha, temperature, radius)
     stored = StoredMargins(found.archive, found.archive.margins(temperature))
-    audit = Audit(found.standard, found.robust, found.data, settings, Store(out), StoredProver(stored))
+    audit = Audit(
+        found.standard, found.robust, found.data, settings, Store(out), StoredProver(stored),
+        listener=listener or Listener(),
+    )  # fmt: skip
     return audit.run()
 
 

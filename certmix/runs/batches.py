@@ -1,0 +1,134 @@
+"""A run as tasks: ranges of inputs in, lines and what is kept beside them out, wherever that is executed.
+
+`Worker` is a pure function of a `Task` that can be pickled, so an executor may call it here, in other processes or on
+other machines; what it prepares once it prepares again wherever it wakes up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from certmix.models.model import Model
+from certmix.provers.certify import Prover
+from certmix.provers.problem import Archiver, Problem
+from certmix.provers.session import Session, open_session
+from certmix.records.bound_archive import ArchivedBound
+from certmix.records.lines import record_line
+from certmix.records.outcomes import Attack, Certified, Falsified, Outcome
+from certmix.settings import Settings
+
+
+@dataclass(frozen=True)
+class Task:
+    """Inputs start, …, stop - 1 of the run."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Refuted:
+    """An attack that left a certified class: what is needed to see it again."""
+
+    index: int
+    advice: str
+    input: NDArray[np.float32]
+    counterexample: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What became of a task. lines: one per input, in order. bounds: by input index, for other alphas and temperatures.
+    attacks: by input index. radii: (proposed, judged) of each certificate."""
+
+    task: Task
+    lines: tuple[bytes, ...]
+    bounds: tuple[tuple[int, ArchivedBound], ...]
+    attacks: dict[int, Attack]
+    refuted: tuple[Refuted, ...]
+    radii: tuple[tuple[float, float], ...]
+
+
+Executor = Callable[[Callable[[Task], Batch], Iterable[Task]], Iterable[Batch]]
+
+
+def here(work: Callable[[Task], Batch], tasks: Iterable[Task]) -> Iterator[Batch]:
+    """Execute one after another in this process. Every executor yields batches in the order of the tasks."""
+    return map(work, tasks)
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """Proves tasks of one run. inputs (N, *shape) float32, labels (N,): all of the run's.
+
+    Requires models whose modules can be pickled where it is; the models' references stay behind.
+    """
+
+    standard: Model
+    robust: Model
+    inputs: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    settings: Settings
+    prover: Prover
+    prepared: list[Session] = field(default_factory=list)
+
+    def __call__(self, task: Task) -> Batch:
+        torch.set_num_threads(self.settings.threads)
+        bounds: list[tuple[int, ArchivedBound]] = []
+
+        def keep(index: int, bound: ArchivedBound) -> None:
+            bounds.append((index, bound))
+
+        problem = self.problem(task, keep if self.settings.curves else None)
+        if not self.prepared:
+            self.prepared.append(open_session(problem))
+        outcomes = self.prover(problem, self.prepared[0])
+        found = list(enumerate(outcomes))
+        return Batch(
+            task=task,
+            lines=tuple(_line(problem, k, outcome) for k, outcome in found),
+            bounds=tuple(bounds),
+            attacks=_attacks(problem, outcomes),
+            refuted=tuple(
+                Refuted(problem.indices[k], o.advice, problem.input(k), o.counterexample)
+                for k, o in found
+                if isinstance(o, Falsified)
+            ),
+            radii=tuple((o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)),
+        )
+
+    def problem(self, task: Task, archive: Archiver | None = None) -> Problem:
+        """The task as provers take it."""
+        stop = min(task.stop, len(self.inputs))
+        inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[task.start : stop], dtype=np.float32))
+        labels = tuple(int(label) for label in self.labels[task.start : stop])
+        indices = tuple(range(task.start, stop))
+        return Problem(self.standard, self.robust, inputs, indices, labels, self.settings, archive)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is prepared, and without the models' references: neither is needed to prove, nor travels."""
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        models = {name: dataclasses.replace(kept[name], reference=None) for name in ("standard", "robust")}
+        return {**kept, **models, "prepared": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+
+def _line(problem: Problem, k: int, outcome: Outcome) -> bytes:
+    if isinstance(outcome, Certified):
+        return outcome.line
+    return record_line(problem.indices[k], problem.labels[k], outcome)
+
+
+def _attacks(problem: Problem, outcomes: list[Outcome]) -> dict[int, Attack]:
+    found = zip(problem.indices, outcomes, strict=True)
+    return {i: o.attack for i, o in found if not isinstance(o, Falsified) and o.attack is not None}

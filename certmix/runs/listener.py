@@ -1,0 +1,53 @@
+"""What a run tells while it is made: values, for whoever renders them. Nothing in this room prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Before:
+    """Before anything is proven. accuracies: of each model on the inputs, in percent; smoothed: h will be, and is not
+    yet. doubts: what looks like a mistake, a sentence each."""
+
+    inputs: int
+    accuracies: dict[str, float]
+    smoothed: bool
+    doubts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class After:
+    """A finished run. proven: of the `session` inputs that this session took up. attackable, open: of those without a
+    certificate; None where nothing was attacked. cost: the largest relative part of a proposed largest radius that the
+    judge did not accept; None where there is none."""
+
+    path: Path
+    inputs: int
+    certified: int
+    resumed: bool
+    session: int
+    proven: int
+    attackable: int | None
+    open: int | None
+    cost: float | None
+
+
+class Listener:
+    """Hears of a run, and says nothing: what renders overrides what it renders."""
+
+    def before(self, found: Before) -> None:
+        """Once, at the start."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Inputs decided; called at the start and after each batch."""
+
+    def refuted(self, index: int, advice: str, saved: Path) -> None:
+        """An attack refuted a certificate; saved: input and counterexample."""
+
+    def after(self, found: After) -> None:
+        """Once, when all is written."""
+
+    def stopped(self) -> None:
+        """No more is told, however the run ended."""
