@@ -24,7 +24,7 @@ from certmix.data.dataset import load_data
 from certmix.models.model import load_model
 from certmix.provers.lipschitz import LipschitzProver, Proposals, global_table
 from certmix.provers.lipschitz_constants import GlobalPairs, Request, global_pairs, measure
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
 from certmix.records.outcomes import Certified
 from certmix.settings import Settings
@@ -198,7 +198,7 @@ def judged(count: int) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for norm, kind in itertools.product(("Linf", "L2", "L1"), ("relaxed", "local", "layers", "all")):
         settings = Settings(ALPHA, norm=norm, method="lipschitz", attack_steps=0)
-        problem = Problem(standard, robust, x, tuple(range(count)), (0,) * count, settings)
+        problem = ProverProblem(standard, robust, x, tuple(range(count)), (0,) * count, settings)
         others = {"_relaxed", "_local", "_layers", "_global"} - {f"_{kind}"} if kind != "all" else set[str]()
         session = open_session(problem)
         table = global_table(problem.network, "cpu", 128)

@@ -26,7 +26,7 @@ from certmix.provers.judging import judge_session
 from certmix.provers.margin.engine_oracle import AskedBalls, EngineOracle
 from certmix.provers.margin.oracle import MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.session import EngineSession
 from certmix.settings import Settings
 from verifiers.crown.engine import Crown
@@ -104,10 +104,10 @@ def measure(case: str, way: str, folder: Path, limit: int) -> Row:
     standard, robust = certmix.load_model(folder / standard_file), certmix.load_model(folder / robust_file)
     inputs = torch.from_numpy(certmix.load_data(folder / images, limit).inputs)
     count = len(inputs)
-    problem = Problem(standard, robust, inputs, tuple(range(count)), (-1,) * count, settings)
+    problem = ProverProblem(standard, robust, inputs, tuple(range(count)), (-1,) * count, settings)
     engine = Counting(steps=settings.optimise)
 
-    def oracle(own: Problem, predicted: Tensor) -> MarginOracle:
+    def oracle(own: ProverProblem, predicted: Tensor) -> MarginOracle:
         return WAYS[way](own, predicted, EngineSession(engine))
 
     start = time.process_time()

@@ -14,7 +14,7 @@ from common import ROOT, save
 from certmix.data.dataset import load_data
 from certmix.models.model import load_model
 from certmix.provers.judging import judge_session
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.smoothing.evaluation import compare, mix_predictions
 from certmix.provers.smoothing.plan import BOUNDS, MIX_BOUNDS
 from certmix.settings import Settings, SmoothingSettings
@@ -31,7 +31,7 @@ def radii(options: argparse.Namespace, alpha: float, base: str, both: bool) -> d
         alpha, norm="L2", method="smoothing", domain=(0.0, 1.0), use_standard=both, smoothing=smoothing, seed=1
     )
     labels = tuple(int(v) for v in data.labels)
-    problem = Problem(standard, robust, torch.from_numpy(data.inputs), tuple(range(len(data))), labels, settings)
+    problem = ProverProblem(standard, robust, torch.from_numpy(data.inputs), tuple(range(len(data))), labels, settings)
     found = compare(problem, judge_session(problem.network, standard.network))
     clean = float(np.mean(mix_predictions(problem, 100) == data.labels))
     title = "both networks smoothed" if both else "h smoothed, any g"

@@ -22,7 +22,7 @@ import torch
 from certmix.testing.adapters import auto_lirpa, certmix_methods, certmix_smoothing
 from certmix.testing.laws import laws_of
 from certmix.testing.protocol import Certifier, certifier
-from certmix.testing.runner import Report, run, run_law
+from certmix.testing.runner import SuiteReport, run, run_law
 from certmix.testing.words import line, seconds
 
 ROOT = Path(__file__).parent
@@ -49,7 +49,7 @@ AUTO_LIRPA: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 }
 
 
-def summary(report: Report) -> dict[str, Any]:
+def summary(report: SuiteReport) -> dict[str, Any]:
     """The report as JSON-able figures."""
     return {
         "exit_code": report.exit_code,

@@ -35,7 +35,7 @@ class Logits:
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class AttackPool:
     """points: (N, …) each, exactly in the ball and the domain, with the logits of both models there."""
 
     points: tuple[Tensor, ...]
@@ -67,7 +67,7 @@ def make_pool(
     domain: tuple[float, float] | None,
     steps: int,
     seed: int,
-) -> Pool:
+) -> AttackPool:
     """Adaptive PGD of `steps` steps per point, away from `labels` (N,). mixes: pairs (alpha, T) attacked themselves.
 
     The transfer attacks on g and h spend all their steps: the strongest point transfers, not the first.
@@ -87,4 +87,4 @@ def make_pool(
             for x, y in zip(inputs.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
         ]
         points.append(torch.cat([p.points for p in parts]))
-    return Pool(tuple(points), tuple(logits_of(standard, robust, p) for p in points))
+    return AttackPool(tuple(points), tuple(logits_of(standard, robust, p) for p in points))

@@ -22,7 +22,7 @@ from certmix.formatting import exact, lower, percent_down, ratio
 from certmix.mixing.parameters import check_alpha
 
 if TYPE_CHECKING:
-    from certmix.records.smoothing_log import Curve, Log
+    from certmix.records.smoothing_log import Log, LogCurve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(log: Log, alpha: float, radii: tuple[float, ...], found: dict[str, Curve]) -> None:
+def _show(log: Log, alpha: float, radii: tuple[float, ...], found: dict[str, LogCurve]) -> None:
     from rich.console import Console
     from rich.table import Table
 

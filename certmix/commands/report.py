@@ -105,7 +105,7 @@ def _show_all_bounds(path: Path) -> None:
     import torch
 
     from certmix.commands.smoothing_bounds import show_bounds
-    from certmix.provers.problem import Problem
+    from certmix.provers.problem import ProverProblem
     from certmix.runs.finished import open_inputs
 
     settings, standard, robust, data = open_inputs(path)
@@ -113,5 +113,5 @@ def _show_all_bounds(path: Path) -> None:
         raise UsageError(f"{path} is no smoothing run but {settings.method}: leave out --all-bounds")
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
     labels = tuple(int(v) for v in data.labels)
-    problem = Problem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)
+    problem = ProverProblem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)
     show_bounds(problem, EVALUATION_DRAWS)

@@ -23,7 +23,7 @@ from certmix.formatting import lower, percent_down, percent_nearest
 from certmix.records import assumptions
 
 if TYPE_CHECKING:
-    from certmix.provers.problem import Problem
+    from certmix.provers.problem import ProverProblem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from certmix.models.model import about_probabilities, load_model, require_pair
-    from certmix.provers.problem import Problem
+    from certmix.provers.problem import ProverProblem
 
     settings = arguments.settings(options)
     if settings.method != "smoothing":
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
     models = {m.named(role): m.module for role, m in (("standard", standard), ("robust", robust))}
     arguments.warn(about_probabilities(models, inputs))
-    problem = Problem(standard, robust, inputs, tuple(range(len(data))), labels, settings)
+    problem = ProverProblem(standard, robust, inputs, tuple(range(len(data))), labels, settings)
     radii, correct = show_bounds(problem, options.prediction_samples)
     if options.json:
         record = {bound: values.tolist() for bound, values in radii.items()}
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def show_bounds(problem: Problem, draws: int) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
+def show_bounds(problem: ProverProblem, draws: int) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
     """Print the table of all bounds on the problem's own draws; the radii (N,) per bound, and where the mix, with h
     estimated by `draws` draws, is right."""
     from certmix.provers.judging import judge_session

@@ -13,7 +13,7 @@ from certmix.formatting import nearest
 from certmix.testing.protocol import PROTOCOLS, load
 
 if TYPE_CHECKING:
-    from certmix.testing.runner import Report
+    from certmix.testing.runner import SuiteReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def finish(report: Report, elapsed: float, folder: str | None) -> None:
+def finish(report: SuiteReport, elapsed: float, folder: str | None) -> None:
     """The summary, and the scripts of broken laws: into `folder`, or the smallest one printed."""
     from certmix.testing.reproduce import script
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from certmix.errors import UsageError
 from certmix.provers.judging import judge_session
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.smoothing.evaluation import compare
 from certmix.provers.smoothing.plan import Bound
 from certmix.runs.finished import open_inputs
@@ -74,6 +74,6 @@ def of_every_bound(run: SmoothingRun) -> dict[Bound, tuple[Array, Flags]]:
     settings, standard, robust, data = open_inputs(run.path)
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
     labels = tuple(int(v) for v in data.labels)
-    problem = Problem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)
+    problem = ProverProblem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)
     found = compare(problem, judge_session(problem.network, problem.standard.network))
     return {bound: (np.array([row[bound] for row in found]), run.correct) for bound in found[0]}

@@ -21,7 +21,7 @@ from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha, checked
 from certmix.mixing.mixed import transformed
 from certmix.models.model import Model
 from certmix.provers.judging import JudgeSession, prepared
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal, judged
 from certmix.provers.session import EngineSession, Session, open_session
 from certmix.records.outcomes import Abstained, Certified, Falsified, Outcome, Reason
@@ -73,7 +73,7 @@ def transformed_upper(lower: Tensor, upper: Tensor, differences: Tensor, predict
 class AdaptiveOracle:
     """An engine on h and on the network of alpha."""
 
-    problem: Problem
+    problem: ProverProblem
     mix: AdaptiveMix
     predicted: Tensor
     session: EngineSession
@@ -112,7 +112,7 @@ class AdaptiveProver:
 
     mix: AdaptiveMix
 
-    def __call__(self, problem: Problem, session: Session) -> list[Outcome]:
+    def __call__(self, problem: ProverProblem, session: Session) -> list[Outcome]:
         network = self.mix.network
         judge = session.judge
         judge = judge if network is None else dataclasses.replace(judge, alpha=prepared(network))
@@ -161,7 +161,7 @@ class AdaptiveProver:
             return _abstained(problem, oracle, batch_index, Reason.JUDGE_REJECTED, f"{found.step}: {found.reason}")
         return found
 
-    def _attacked(self, problem: Problem, outcome: Outcome) -> Outcome:
+    def _attacked(self, problem: ProverProblem, outcome: Outcome) -> Outcome:
         """Adaptive PGD on the adaptive mix inside the certified ball; Falsified where float64 agrees."""
         s = problem.settings
         if s.attack_steps == 0 or not isinstance(outcome, Certified):
@@ -187,7 +187,9 @@ def _encoded(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode()
 
 
-def _abstained(problem: Problem, oracle: AdaptiveOracle, batch_index: int, reason: Reason, advice: str) -> Abstained:
+def _abstained(
+    problem: ProverProblem, oracle: AdaptiveOracle, batch_index: int, reason: Reason, advice: str
+) -> Abstained:
     return problem.abstained(int(oracle.predicted[batch_index]), reason, advice)
 
 
@@ -203,5 +205,5 @@ def certify_adaptive(standard: Model, robust: Model, x: Tensor, mix: AdaptiveMix
     checked(robust.input_shape, mix)
     count = len(x)
     of_least_alpha = dataclasses.replace(settings, alpha=mix.least())
-    problem = Problem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, of_least_alpha)
+    problem = ProverProblem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, of_least_alpha)
     return AdaptiveProver(mix)(problem, open_session(problem))

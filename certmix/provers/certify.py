@@ -18,7 +18,7 @@ from certmix.models.model import Model, about_probabilities, from_module
 from certmix.provers.limits import with_attacks
 from certmix.provers.lipschitz import certify_lipschitz
 from certmix.provers.margin.prover import prove_margin
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.refute import refute
 from certmix.provers.session import Session, open_session
 from certmix.provers.smoothing.prover import prove_smoothing
@@ -27,7 +27,7 @@ from certmix.settings import Settings
 from proofs_check.certificate import Norm
 
 FLOATING = "pixels as integers have no unit here; for the domain [0, 1] divide them by 255"
-Prover = Callable[[Problem, Session], list[Outcome]]
+Prover = Callable[[ProverProblem, Session], list[Outcome]]
 
 PROVERS: dict[Method, Prover] = {
     "margin": prove_margin,
@@ -36,7 +36,7 @@ PROVERS: dict[Method, Prover] = {
 }
 
 
-def prove(problem: Problem, session: Session) -> list[Outcome]:
+def prove(problem: ProverProblem, session: Session) -> list[Outcome]:
     """Outcomes of all inputs of `problem`: proven, judged, attacked inside every certified ball and beyond."""
     outcomes = PROVERS[problem.settings.method](problem, session)
     return with_attacks(problem, refute(problem, outcomes))
@@ -79,7 +79,7 @@ def certify(
     shape = tuple(inputs.shape[1:])
     g, h = (m if isinstance(m, Model) else from_module(m, shape) for m in (standard, robust))
     count = len(inputs)
-    problem = Problem(g, h, inputs, tuple(range(count)), (-1,) * count, own)
+    problem = ProverProblem(g, h, inputs, tuple(range(count)), (-1,) * count, own)
     for text in about_probabilities({g.named("standard"): g.module, h.named("robust"): h.module}, inputs):
         warnings.warn(text, stacklevel=2)
     return Outcomes(prove(problem, open_session(problem)))

@@ -16,14 +16,14 @@ from certmix.attacks.confirm import Confirmed, confirm
 from certmix.attacks.quick import quick_attack
 from certmix.attacks.radius import attack_radius
 from certmix.mixing.mixed import MixedClassifier
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.records.outcomes import Abstained, Attack, Certified, Outcome
 from certmix.settings import diameter
 
 ATTACK_RADIUS_TOLERANCE = 0.02  # relative
 
 
-def with_attacks(problem: Problem, outcomes: list[Outcome]) -> list[Outcome]:
+def with_attacks(problem: ProverProblem, outcomes: list[Outcome]) -> list[Outcome]:
     """`outcomes`, each with a confirmed point that changes the mix's class at the input, where one was found.
 
     A radius was asked for: inputs without a certificate are attacked within it. None was: every input is, for the
@@ -55,7 +55,7 @@ def with_attacks(problem: Problem, outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def _attacked(
-    problem: Problem, mix: MixedClassifier, inputs: Tensor, predicted: Tensor, outcomes: list[Outcome]
+    problem: ProverProblem, mix: MixedClassifier, inputs: Tensor, predicted: Tensor, outcomes: list[Outcome]
 ) -> tuple[Tensor, Tensor]:
     """(M,) whether the float32 mix leaves `predicted` at (M, *shape) points of the ball asked for, or a smaller one."""
     s = problem.settings
@@ -76,7 +76,7 @@ def _attacked(
     return nearest.found, nearest.points
 
 
-def _confirmed(problem: Problem, batch_index: int, predicted: int, size: float, point: Tensor) -> Attack | None:
+def _confirmed(problem: ProverProblem, batch_index: int, predicted: int, size: float, point: Tensor) -> Attack | None:
     """The attack, if rigorous evaluation agrees. size: at least the offset's; never more than the radius asked for."""
     s = problem.settings
     radius = size if s.radius is None else min(size, s.radius)

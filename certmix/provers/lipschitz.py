@@ -22,7 +22,7 @@ from torch import Tensor
 
 from certmix.formatting import exact, lower, nearest, upper
 from certmix.provers.judging import JudgeSession
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal, judged
 from certmix.provers.session import EngineSession, Session
 from certmix.records.outcomes import Certified, Outcome, Reason
@@ -112,7 +112,7 @@ class Proposals:
 class LipschitzProver:
     """Ensures: every Certified line was accepted by the judge."""
 
-    problem: Problem
+    problem: ProverProblem
     judge: JudgeSession
     session: EngineSession
     maps: LinearMaps
@@ -328,7 +328,7 @@ def global_table(network: PlainNetwork, device: str, max_neurons: int) -> Global
     return GlobalTable(LinearMaps(network, device), LipSDP(max_neurons=max_neurons))
 
 
-def certify_lipschitz(problem: Problem, session: Session) -> list[Outcome]:
+def certify_lipschitz(problem: ProverProblem, session: Session) -> list[Outcome]:
     """Lipschitz certificates for every input of `problem`; a network without a Lipschitz bound is an outcome."""
     try:
         table = global_table(problem.network, problem.settings.device, MAX_NEURONS)

@@ -24,7 +24,7 @@ Archiver = Callable[[int, ArchivedBound], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class ProverProblem:
     """inputs: (N, *shape) float32 in raw units. indices, labels: (N,) places in the dataset and true classes.
 
     archive: told of every bound of h's logit differences that is found, if they are archived.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from certmix.provers.judging import JudgeSession, largest_accepted
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.records.lines import certificate_line
 from certmix.records.outcomes import Certified, Method
 from proofs_check.certificate import Claim, PlainNetwork, Rejected
@@ -30,7 +30,7 @@ class Proposal:
     alpha_network: PlainNetwork | None = None
 
 
-def judged(problem: Problem, judge: JudgeSession, proposal: Proposal) -> Certified | Rejected:
+def judged(problem: ProverProblem, judge: JudgeSession, proposal: Proposal) -> Certified | Rejected:
     """The certificate of the largest radius, not above the proposed one, that the judge accepts; of just that radius
     where the settings fix one. Otherwise the last rejection."""
     claim, batch_index = proposal.claim, proposal.batch_index

@@ -10,11 +10,11 @@ import torch
 from certmix.attacks.confirm import Confirmed, confirm
 from certmix.attacks.quick import quick_attack
 from certmix.formatting import lower
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.records.outcomes import Certified, Falsified, Outcome
 
 
-def refute(problem: Problem, outcomes: list[Outcome]) -> list[Outcome]:
+def refute(problem: ProverProblem, outcomes: list[Outcome]) -> list[Outcome]:
     """`outcomes`, where every Certified one has been attacked inside its own ball.
 
     A candidate confirmed by rigorous evaluation of the stored weights turns its outcome into Falsified: either
@@ -46,7 +46,7 @@ def refute(problem: Problem, outcomes: list[Outcome]) -> list[Outcome]:
     return result
 
 
-def _judged(problem: Problem, outcome: Certified, candidate: np.ndarray) -> Outcome:
+def _judged(problem: ProverProblem, outcome: Certified, candidate: np.ndarray) -> Outcome:
     s = problem.settings
     answer = confirm(
         candidate,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from certmix.provers.judging import JudgeSession, judge_session
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.settings import Settings
 from proofs_check.certificate import PlainNetwork
 from verifiers import ENGINES
@@ -53,7 +53,7 @@ class Session:
     engine: EngineSession
 
 
-def open_session(problem: Problem) -> Session:
+def open_session(problem: ProverProblem) -> Session:
     """A session for any problem with these models and settings. Raises UsageError where the judge takes a network not
     at all."""
     judge = judge_session(problem.network, problem.standard.network)

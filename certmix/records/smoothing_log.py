@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Curve:
+class LogCurve:
     """accuracy: certified accuracies in percent, one per radius; largest: the largest certified radius of a correct
     input, None if there is none."""
 
@@ -158,11 +158,11 @@ def accuracy(radii: Array, correct: NDArray[np.bool_], at: float) -> float:
     return 100.0 * float(np.mean((radii > at) & correct))
 
 
-def curves(log: Log, alpha: float, at: tuple[float, ...] = RADII) -> dict[str, Curve]:
+def curves(log: Log, alpha: float, at: tuple[float, ...] = RADII) -> dict[str, LogCurve]:
     """The curve of every theorem at the radii `at`."""
-    found: dict[str, Curve] = {}
+    found: dict[str, LogCurve] = {}
     for name, radii in mix_radii(log, alpha).items():
         kept = radii[log.correct & (radii > 0)]
         shares = tuple(accuracy(radii, log.correct, r) for r in at)
-        found[name] = Curve(shares, float(kept.max()) if len(kept) else None)
+        found[name] = LogCurve(shares, float(kept.max()) if len(kept) else None)
     return found

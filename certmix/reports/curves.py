@@ -17,29 +17,29 @@ WIDTH, HEIGHT = 10_000, 5_000  # units of the drawing: whole numbers, rounded to
 
 
 @dataclass(frozen=True)
-class Curve:
+class AccuracyCurve:
     """counts[k] inputs from radii[k] on, up to the next one. radii[0] = 0. Ends: the makers say."""
 
     radii: tuple[float, ...]
     counts: tuple[int, ...]
 
 
-def certified_curve(inputs: Sequence[Input]) -> Curve:
+def certified_curve(inputs: Sequence[Input]) -> AccuracyCurve:
     """How many inputs are certified as their label beyond each radius: a radius itself still counts."""
     own = sorted(i.radius for i in inputs if i.counts and i.radius is not None and i.radius > 0)
     radii = (0.0, *np.unique(own).tolist())
     counts = [len(own) - int(np.searchsorted(own, r, side="right")) for r in radii]
-    return Curve(radii, tuple(counts))
+    return AccuracyCurve(radii, tuple(counts))
 
 
-def attacked_curve(inputs: Sequence[Input], right: Sequence[bool]) -> Curve:
+def attacked_curve(inputs: Sequence[Input], right: Sequence[bool]) -> AccuracyCurve:
     """How many inputs no known attack changes, of those that the mix gets right: at a radius the attack counts.
 
     right: (N,) whether the mix gives the label at the input.
     """
     lost = sorted(i.attack.radius for i, ok in zip(inputs, right, strict=True) if ok and i.attack is not None)
     radii = (0.0, *(r for r in np.unique(lost).tolist() if r > 0))
-    return Curve(radii, tuple(sum(right) - int(np.searchsorted(lost, r, side="right")) for r in radii))
+    return AccuracyCurve(radii, tuple(sum(right) - int(np.searchsorted(lost, r, side="right")) for r in radii))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Drawing:
     ticks: tuple[tuple[str, str], ...]
 
 
-def draw(certified: Curve, attacked: Curve, n: int) -> Drawing | None:
+def draw(certified: AccuracyCurve, attacked: AccuracyCurve, n: int) -> Drawing | None:
     """None where no radius is known. Certified steps are rounded down and attacked ones up, so that the drawing never
     shows more certified, or fewer surviving, inputs than there are."""
     reach = Fraction(max(certified.radii[-1], attacked.radii[-1]))
@@ -72,7 +72,7 @@ def _nice(least: Fraction) -> Fraction:
     return next(m * power for m in (1, 2, 5, 10, 20) if m * power >= least)
 
 
-def _corners(curve: Curve, ends: Fraction, n: int, whole: Callable[[Fraction], int]) -> list[tuple[int, int]]:
+def _corners(curve: AccuracyCurve, ends: Fraction, n: int, whole: Callable[[Fraction], int]) -> list[tuple[int, int]]:
     """Of the steps, whole numbers of units, from radius 0 to `ends`."""
     x = [whole(Fraction(r) / ends * WIDTH) for r in curve.radii]
     y = [HEIGHT - whole(Fraction(k * HEIGHT, n)) for k in curve.counts]

@@ -12,7 +12,7 @@ from certmix.records.outcomes import Certified, Method, Outcome
 from certmix.reports import claims
 from certmix.reports.inputs import Input
 from certmix.reports.judged import Verdict, printable
-from certmix.reports.reading import Report
+from certmix.reports.reading import AuditReport
 from certmix.runs.one_input import JudgedLine
 from proofs_check.certificate import Accepted, Rejected
 from proofs_check.reading import parse
@@ -75,7 +75,7 @@ def said_of(judged: JudgedLine) -> Verdict:
     return Verdict(judged.line.outcome if isinstance(judged.line, parse.NotCertified) else "rejected", None)
 
 
-def lines(report: Report, of: Input, judged: JudgedLine, others: Mapping[Method, Outcome | str]) -> list[str]:
+def lines(report: AuditReport, of: Input, judged: JudgedLine, others: Mapping[Method, Outcome | str]) -> list[str]:
     """The text, line by line."""
     ball = claims.BALL[report.said["norm"]]
     found = [f"input {of.index} of {report.path}: label {of.label}, class {of.predicted}, {_verdict(of)}"]
@@ -95,7 +95,7 @@ def _verdict(of: Input) -> str:
     return "certified as another class than the label" if of.verdict == "certified" and not of.right else of.verdict
 
 
-def _radii(report: Report, of: Input, judged: JudgedLine, others: Mapping[Method, Outcome | str]) -> list[str]:
+def _radii(report: AuditReport, of: Input, judged: JudgedLine, others: Mapping[Method, Outcome | str]) -> list[str]:
     own = report.settings["method"]
     rule = f", rule {judged.line.rule}" if isinstance(judged.line, parse.Certificate) else ""
     found = [f"{own} (this run): {_radius(of.radius, rule) if of.radius is not None else printable(of.why)}"]

@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from certmix.formatting import lower, nearest, percent_down, upper
 from certmix.reports import claims, curves, pictures, provenance
 from certmix.reports.inputs import Input
-from certmix.reports.reading import MIX, G, H, Report
+from certmix.reports.reading import MIX, AuditReport, G, H
 from certmix.runs import own_files
 from certmix.runs.own_files import Compared
 from certmix.runs.store import digests
@@ -32,7 +32,7 @@ COLUMNS = ("input", "label", "class", "verdict", "certified radius", "attack rad
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # at the start of a cell, to a spreadsheet
 
 
-def write(report: Report, own: tuple[Compared, ...] = ()) -> Path:
+def write(report: AuditReport, own: tuple[Compared, ...] = ()) -> Path:
     """DIR/report.html. own: files of the reviewer's, as compared with the run."""
     template = resources.files("certmix.reports").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -65,7 +65,7 @@ def write(report: Report, own: tuple[Compared, ...] = ()) -> Path:
     return path
 
 
-def headline(report: Report) -> str:
+def headline(report: AuditReport) -> str:
     """The result in one sentence."""
     n, ball = report.n, claims.BALL[report.said["norm"]]
     hits = sum(i.counts for i in report.inputs)
@@ -80,7 +80,7 @@ def headline(report: Report) -> str:
     )
 
 
-def faithfulness(report: Report) -> list[str]:
+def faithfulness(report: AuditReport) -> list[str]:
     """How far each plain network was found from the model it was made of."""
     found: list[str] = []
     for key, name in (("standard", "g"), ("robust", "h")):
@@ -100,7 +100,7 @@ def faithfulness(report: Report) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Accuracies:
+class AccuracyRow:
     """One model's shares as (percent with its sign, interval), None where there is nothing to say. source: whose word
     the clean one is."""
 
@@ -111,21 +111,21 @@ class Accuracies:
     certified: tuple[str, str] | None
 
 
-def accuracies(report: Report) -> list[Accuracies]:
+def accuracies(report: AuditReport) -> list[AccuracyRow]:
     names = [name for name in (MIX, H, G) if name in report.clean]
     names += [name for name in report.clean if name not in names]
-    found: list[Accuracies] = []
+    found: list[AccuracyRow] = []
     for name in names:
         given = report.clean_share(name), report.attacked_share(name), report.certified_share(name)
         if name not in (MIX, H, G):
             given = given[0], None, None
         texts = [None if s is None else (s.text, f"{s.interval[0]} – {s.interval[1]}") for s in given]
-        found.append(Accuracies(name, report.clean[name].source, *texts))
+        found.append(AccuracyRow(name, report.clean[name].source, *texts))
     return found
 
 
 @dataclass(frozen=True)
-class Shares:
+class VerdictShares:
     """How many of some inputs ended in what; text: the same in words."""
 
     certified: int
@@ -141,12 +141,12 @@ class Shares:
         )
 
 
-def shares(inputs: Sequence[Input]) -> Shares:
+def shares(inputs: Sequence[Input]) -> VerdictShares:
     found = Counter("wrong" if i.verdict == "certified" and not i.right else i.verdict for i in inputs)
-    return Shares(found["certified"], found["wrong"], found["attackable"], found["open"])
+    return VerdictShares(found["certified"], found["wrong"], found["attackable"], found["open"])
 
 
-def drawing(report: Report) -> curves.Drawing | None:
+def drawing(report: AuditReport) -> curves.Drawing | None:
     """Of a run that looked for the largest radii."""
     if report.settings["radius"] is not None:
         return None
@@ -161,12 +161,12 @@ class OfClass:
 
     label: int
     n: int
-    shares: Shares
+    shares: VerdictShares
     certified: str
     median: str
 
 
-def by_class(report: Report) -> list[OfClass]:
+def by_class(report: AuditReport) -> list[OfClass]:
     found: list[OfClass] = []
     for label in sorted({i.label for i in report.inputs}):
         own = [i for i in report.inputs if i.label == label]
@@ -197,7 +197,7 @@ class Group:
         return any(len(e.pictures) > 1 for e in self.exhibits)
 
 
-def gallery(report: Report) -> list[Group]:
+def gallery(report: AuditReport) -> list[Group]:
     """The most telling inputs of each kind; groups without any are left out."""
     inputs = report.inputs
     strong = sorted((i for i in inputs if i.counts), key=lambda i: -(i.radius or 0.0))
@@ -228,7 +228,7 @@ def gallery(report: Report) -> list[Group]:
     ]
 
 
-def _scale(report: Report) -> tuple[float, float]:
+def _scale(report: AuditReport) -> tuple[float, float]:
     """The values shown black and white: the domain, or what the inputs reach."""
     if report.said["domain"] is not None:
         return report.said["domain"][0], report.said["domain"][1]
@@ -237,7 +237,7 @@ def _scale(report: Report) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def _exhibit(report: Report, of: Input, scale: tuple[float, float]) -> Exhibit:
+def _exhibit(report: AuditReport, of: Input, scale: tuple[float, float]) -> Exhibit:
     caption = [f"label {of.label}, class {of.predicted}"]
     if of.radius is not None:
         caption.append(f"certified to {lower(of.radius, 4)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from certmix.reports.reading import Report
+from certmix.reports.reading import AuditReport
 
 NOT_RECORDED = "not recorded"
 PARTS = (("standard", "standard model g"), ("robust", "robust model h"), ("data", "data"))
@@ -29,7 +29,7 @@ class Part:
     meaning: str
 
 
-def parts(report: Report) -> list[Part]:
+def parts(report: AuditReport) -> list[Part]:
     header = report.header
     digests = {"standard": header["standard"], "robust": header["robust"], "data": header["dataset"]}
     sessions = whole(report)
@@ -45,13 +45,13 @@ def parts(report: Report) -> list[Part]:
     return found
 
 
-def _used(report: Report, available: int | None) -> str:
+def _used(report: AuditReport, available: int | None) -> str:
     if available is None:
         return f"{report.n} inputs, of how many is {NOT_RECORDED}"
     return f"all {available} inputs" if available == report.n else f"the first {report.n} of {available} inputs"
 
 
-def circumstances(report: Report) -> list[tuple[str, str]]:
+def circumstances(report: AuditReport) -> list[tuple[str, str]]:
     """(what, value): dates, versions, machine, the command that repeats the run; of several sessions the first, and
     what the others had otherwise."""
     sessions = whole(report)
@@ -64,7 +64,7 @@ def circumstances(report: Report) -> list[tuple[str, str]]:
     return [(what, value or NOT_RECORDED) for what, value in rows]
 
 
-def whole(report: Report) -> list[dict[str, Any]]:
+def whole(report: AuditReport) -> list[dict[str, Any]]:
     """The sessions that hold all that is shown here; others are left out, as if they were not recorded."""
     found: list[dict[str, Any]] = []
     for session in report.provenance:

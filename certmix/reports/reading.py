@@ -44,7 +44,7 @@ class Classes:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class AuditReport:
     """said: what every certificate says. inputs: one per line. values: (N, …) the inputs, None where the folder's
     cannot be read. clean: classes by model. reference: the radius at which accuracies under attack are compared: the
     one asked for, or the middle one of the radii certified as the label; None if there is none. attacked: whether the
@@ -112,7 +112,7 @@ class Report:
         return None if model == G or (model == H and not own) else Share(len(own), self.n, "least")
 
 
-def read(path: Path, verdict: Judged | None, attack_steps: int) -> Report:
+def read(path: Path, verdict: Judged | None, attack_steps: int) -> AuditReport:
     """The report of the finished run in `path`. attack_steps: of the attacks on g and h alone, 0 for none. Raises
     UsageError unless the folder holds a finished audit."""
     store = Store(path)
@@ -137,7 +137,7 @@ def read(path: Path, verdict: Judged | None, attack_steps: int) -> Report:
             survivors = _survivors(run, reference, attack_steps)
     except UsageError as error:  # the judge says what is wrong with such a folder; the page is still one
         trouble = str(error)
-    return Report(
+    return AuditReport(
         path=path,
         header=header,
         audit=audit,

@@ -13,14 +13,14 @@ from certmix.formatting import exact, lower, nearest, percent_down, percent_near
 from certmix.records import assumptions
 from certmix.reports import claims
 from certmix.reports.curves import certified_curve
-from certmix.reports.reading import MIX, Report
+from certmix.reports.reading import MIX, AuditReport
 from certmix.reports.tables import print_table
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 CURVE_ROWS = 11  # of the table; the page and summary.json hold every step
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: AuditReport) -> dict[str, Any]:
     """What summary.json holds. Certificates count where the judge accepted them, or nobody judged. curve: from each
     radius to the next, that one included, so many percent are certified beyond it as their label."""
     n, settings = report.n, report.settings
@@ -53,7 +53,7 @@ def _quantiles(radii: list[float]) -> dict[str, float]:
     return {exact(q): float(np.quantile(radii, q, method="lower")) for q in QUANTILES}
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: AuditReport, console: Console) -> None:
     """Print the tables."""
     console.print(claims.title(report.n, report.settings, report.said), markup=False, highlight=False)
     console.print(f"certificates rest on {assumptions.words(report.assumptions)}", markup=False, highlight=False)
@@ -74,7 +74,7 @@ def show(report: Report, console: Console) -> None:
     console.print(f"audited in {nearest(report.audit['seconds'], 3)} s")
 
 
-def _show_radii(report: Report, console: Console) -> None:
+def _show_radii(report: AuditReport, console: Console) -> None:
     radii = _quantiles([i.radius for i in report.inputs if i.radius is not None])
     if not radii:
         return

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from certmix.models.model import Model
 from certmix.provers.certify import Prover
-from certmix.provers.problem import Archiver, Problem
+from certmix.provers.problem import Archiver, ProverProblem
 from certmix.provers.session import Session, open_session
 from certmix.records.bound_archive import ArchivedBound
 from certmix.records.lines import record_line
@@ -104,13 +104,13 @@ class Worker:
             radii=tuple((o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)),
         )
 
-    def problem(self, task: Task, archive: Archiver | None = None) -> Problem:
+    def problem(self, task: Task, archive: Archiver | None = None) -> ProverProblem:
         """The task as provers take it."""
         stop = min(task.stop, len(self.inputs))
         inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[task.start : stop], dtype=np.float32))
         labels = tuple(int(label) for label in self.labels[task.start : stop])
         indices = tuple(range(task.start, stop))
-        return Problem(self.standard, self.robust, inputs, indices, labels, self.settings, archive)
+        return ProverProblem(self.standard, self.robust, inputs, indices, labels, self.settings, archive)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is prepared, and without the models' references: neither is needed to prove, nor travels."""
@@ -123,12 +123,12 @@ class Worker:
             object.__setattr__(self, name, value)
 
 
-def _line(problem: Problem, k: int, outcome: Outcome) -> bytes:
+def _line(problem: ProverProblem, k: int, outcome: Outcome) -> bytes:
     if isinstance(outcome, Certified):
         return outcome.line
     return record_line(problem.indices[k], problem.labels[k], outcome)
 
 
-def _attacks(problem: Problem, outcomes: list[Outcome]) -> dict[int, Attack]:
+def _attacks(problem: ProverProblem, outcomes: list[Outcome]) -> dict[int, Attack]:
     found = zip(problem.indices, outcomes, strict=True)
     return {i: o.attack for i, o in found if not isinstance(o, Falsified) and o.attack is not None}

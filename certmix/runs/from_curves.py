@@ -14,7 +14,7 @@ from certmix.errors import UsageError
 from certmix.provers.limits import with_attacks
 from certmix.provers.margin.oracle import FLOAT32_LACK, MarginBound, MarginOracle
 from certmix.provers.margin.prover import MarginProver
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.refute import refute
 from certmix.provers.session import Session
 from certmix.records.bound_archive import BoundArchive
@@ -55,7 +55,7 @@ class StoredMargins:
 class StoredOracle(MarginOracle):
     """Answers from an archive of bounds alone."""
 
-    def __init__(self, problem: Problem, predicted: Tensor, stored: StoredMargins) -> None:
+    def __init__(self, problem: ProverProblem, predicted: Tensor, stored: StoredMargins) -> None:
         super().__init__(problem, predicted)
         self.stored = stored
 
@@ -94,8 +94,8 @@ class StoredProver:
 
     stored: StoredMargins
 
-    def __call__(self, problem: Problem, session: Session) -> list[Outcome]:
-        def make_oracle(problem: Problem, predicted: Tensor) -> MarginOracle:
+    def __call__(self, problem: ProverProblem, session: Session) -> list[Outcome]:
+        def make_oracle(problem: ProverProblem, predicted: Tensor) -> MarginOracle:
             return StoredOracle(problem, predicted, self.stored)
 
         return with_attacks(problem, refute(problem, MarginProver(problem, session.judge, make_oracle).prove()))

@@ -10,7 +10,7 @@ import torch
 
 from certmix.errors import UsageError
 from certmix.provers.certify import prove
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
 from certmix.records.outcomes import Method, Outcome
 from certmix.runs.finished import OpenedRun
@@ -70,7 +70,7 @@ def by_other_methods(run: OpenedRun, index: int) -> dict[Method, Outcome | str]:
             continue
         try:
             own = dataclasses.replace(s, method=method, curves=False, attack_steps=0)
-            problem = Problem(standard, run.robust, inputs, (index,), (int(run.data.labels[index]),), own)
+            problem = ProverProblem(standard, run.robust, inputs, (index,), (int(run.data.labels[index]),), own)
             found[method] = prove(problem, open_session(problem))[0]
         except UsageError as error:
             found[method] = str(error)

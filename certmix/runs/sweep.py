@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from certmix.attacks import Confirmed, confirm
-from certmix.attacks.pool import Logits, Pool, logits_of, make_pool
+from certmix.attacks.pool import AttackPool, Logits, logits_of, make_pool
 from certmix.runs.finished import FinishedRun
 from certmix.theorems.margin import certifies, required_margin
 
@@ -120,7 +120,7 @@ def _pool(
     temperatures: tuple[float, ...],
     radius: float,
     steps: int,
-) -> Pool | None:
+) -> AttackPool | None:
     if not steps:
         return None
     s, n = found.settings, len(alphas)
@@ -135,7 +135,7 @@ def _point(
     clean: Logits,
     labels: torch.Tensor,
     margins: Margins,
-    pool: Pool | None,
+    pool: AttackPool | None,
     alpha: float,
     temperature: float,
     radius: float,
@@ -152,7 +152,7 @@ def _percent(hits: Bools) -> float:
 
 
 def _refuted(
-    found: FinishedRun, margins: Margins, pool: Pool | None, alpha: float, temperature: float, radius: float
+    found: FinishedRun, margins: Margins, pool: AttackPool | None, alpha: float, temperature: float, radius: float
 ) -> list[str]:
     """Points of the pool at which a mix, rigorously evaluated, leaves the class its bounds certify."""
     if pool is None or found.robust.network is None:

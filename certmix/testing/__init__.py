@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from certmix.testing.protocol import Certifier, ProtocolError, certifier, load
     from certmix.testing.reproduce import replay, script
-    from certmix.testing.runner import LawResult, Report, run, run_law
+    from certmix.testing.runner import LawResult, SuiteReport, run, run_law
 
 __all__ = [
-    "Certifier", "LawResult", "ProtocolError", "Report", "certifier", "load", "replay", "run", "run_law", "script",
+    "Certifier", "LawResult", "ProtocolError", "SuiteReport", "certifier", "load", "replay", "run", "run_law", "script",
 ]  # fmt: skip
 
 _HOME = {
     **dict.fromkeys(("Certifier", "ProtocolError", "certifier", "load"), "protocol"),
     **dict.fromkeys(("replay", "script"), "reproduce"),
-    **dict.fromkeys(("LawResult", "Report", "run", "run_law"), "runner"),
+    **dict.fromkeys(("LawResult", "SuiteReport", "run", "run_law"), "runner"),
 }
 
 

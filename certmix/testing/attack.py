@@ -20,7 +20,7 @@ MOST_CORNERS = 9
 
 
 @dataclass(frozen=True, eq=False)
-class Proposal:
+class AttackProposal:
     """Points worth an exact look, (input, point), the most suspicious first; `tried`: how many were evaluated."""
 
     points: list[tuple[int, NDArray[Any]]]
@@ -32,13 +32,13 @@ def claimed_rows(claims: Claims) -> NDArray[np.int64]:
     return np.flatnonzero(claims.radius > 0)
 
 
-def by_sampling(claims: Claims, seed: int, count: int = 96) -> Proposal:
+def by_sampling(claims: Claims, seed: int, count: int = 96) -> AttackProposal:
     """Random points of each ball: its inside, its surface, its corners, its axes, at scattered scales."""
     inputs = claimed_rows(claims)
     return _ranked(claims, inputs, _random_points(claims, inputs, seed, count))
 
 
-def at_corners(claims: Claims, seed: int) -> Proposal:
+def at_corners(claims: Claims, seed: int) -> AttackProposal:
     """Every corner of the ball (sign vectors and axes scaled onto the surface) for small inputs."""
     inputs = claimed_rows(claims)
     size = claims.problem.inputs[0].size
@@ -50,7 +50,7 @@ def at_corners(claims: Claims, seed: int) -> Proposal:
     return _ranked(claims, inputs, _place(claims, inputs, unit.expand(len(inputs), -1, -1), 1 - 2.0**-40))
 
 
-def by_gradient(claims: Claims, seed: int, count: int = 12, steps: int = 7) -> Proposal:
+def by_gradient(claims: Claims, seed: int, count: int = 12, steps: int = 7) -> AttackProposal:
     """Projected gradient descent on the slack from the centre and random starts, with shrinking steps."""
     inputs = claimed_rows(claims)
     points = _random_points(claims, inputs, seed, count)
@@ -66,14 +66,14 @@ def by_gradient(claims: Claims, seed: int, count: int = 12, steps: int = 7) -> P
     return _ranked(claims, inputs, torch.cat(everything, 1))
 
 
-def at_suspects(claims: Claims, seed: int) -> Proposal:
+def at_suspects(claims: Claims, seed: int) -> AttackProposal:
     """The points the problem was built around, whatever floating point thinks of them, and the input itself."""
     suspects = [s.astype(np.float64) for s in claims.problem.suspects]
     points: list[tuple[int, NDArray[Any]]] = []
     for batch_index in claimed_rows(claims):
         center = claims.problem.inputs[batch_index].astype(np.float64)
         points += [(int(batch_index), point) for point in (*suspects, center)]
-    return Proposal(points, len(points))
+    return AttackProposal(points, len(points))
 
 
 def _descend(claims: Claims, inputs: NDArray[np.int64], points: Tensor, gradient: Tensor, share: float) -> Tensor:
@@ -133,13 +133,13 @@ def _clip(claims: Claims, points: Tensor) -> Tensor:
     return points if domain is None else points.clamp(*domain)
 
 
-def _ranked(claims: Claims, inputs: NDArray[np.int64], points: Tensor, most: int = 3) -> Proposal:
+def _ranked(claims: Claims, inputs: NDArray[np.int64], points: Tensor, most: int = 3) -> AttackProposal:
     """The points of least slack, at most `most` per input, those that look refuted or nearly so."""
     if len(inputs) == 0:
-        return Proposal([], 0)
+        return AttackProposal([], 0)
     with torch.no_grad():
         slack = torch.nan_to_num(claims.slack(inputs, points), nan=math.inf)
     worst, index = slack.topk(min(most, slack.shape[1]), -1, largest=False)
     order = sorted((float(worst[n, k]), n, int(index[n, k])) for n in range(len(inputs)) for k in range(worst.shape[1]))
     chosen = [(int(inputs[n]), points[n, m].numpy()) for value, n, m in order if value < claims.closeness]
-    return Proposal(chosen, slack.numel())
+    return AttackProposal(chosen, slack.numel())

@@ -35,7 +35,7 @@ class LawResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class SuiteReport:
     """All laws of one certifier."""
 
     certifier: Certifier
@@ -174,7 +174,7 @@ def run(
     quality: bool = True,
     stop_at_first: bool = False,
     progress: Callable[[LawResult], None] | None = None,
-) -> Report:
+) -> SuiteReport:
     """Try every law of the certifier's protocol within `budget` seconds in all.
 
     A tenth of the budget goes to quality laws; what a law leaves over goes to those after it. only: names of the
@@ -197,4 +197,4 @@ def run(
             progress(result)
         if stop_at_first and result.status == "broken":
             break
-    return Report(certifier, tuple(results))
+    return SuiteReport(certifier, tuple(results))

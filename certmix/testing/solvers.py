@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from certmix.testing import exact
-from certmix.testing.attack import Proposal, claimed_rows
+from certmix.testing.attack import AttackProposal, claimed_rows
 from certmix.testing.claims import Claims
 from certmix.testing.problem import dual_exponent, exponent
 from proofs_check import certificate as c
@@ -60,14 +60,14 @@ def without_offset(network: c.PlainNetwork, k: int) -> c.PlainNetwork:
     return dataclasses.replace(network, nodes=nodes)
 
 
-def by_closed_form(claims: Claims, seed: int) -> Proposal:
+def by_closed_form(claims: Claims, seed: int) -> AttackProposal:
     """On affine networks: for each pair of classes the exactly worst point of the open ball, as fractions.
 
     Requires nothing; proposes nothing where the robust network is not affine.
     """
     problem = claims.problem
     if any(not isinstance(n, (*AFFINE, c.Input)) for n in problem.robust.nodes):
-        return Proposal([], 0)
+        return AttackProposal([], 0)
     columns = _exact_gradient(problem.robust)
     points: list[tuple[int, NDArray[Any]]] = []
     for row in claimed_rows(claims):
@@ -76,7 +76,7 @@ def by_closed_form(claims: Claims, seed: int) -> Proposal:
             step = _worst_step(columns[i] - columns[y], radius, problem.norm)
             point = exact.rational(problem.inputs[row]) + step.reshape(problem.inputs[row].shape)
             points.append((int(row), _clip_exact(point, problem.domain)))
-    return Proposal(points, len(points))
+    return AttackProposal(points, len(points))
 
 
 def _exact_gradient(network: c.PlainNetwork) -> NDArray[Any]:
@@ -127,7 +127,7 @@ def _clip_exact(point: NDArray[Any], domain: tuple[float, float] | None) -> NDAr
 # ---------------------------------------------------------------- mixed-integer programs
 
 
-def by_program(claims: Claims, seed: int) -> Proposal:
+def by_program(claims: Claims, seed: int) -> AttackProposal:
     """On small ReLU networks under Linf or L1: the minimiser of each logit difference over the claimed ball.
 
     Tjeng et al. 2019's encoding, big-M from interval bounds, solved by HiGHS; at most MOST_PROGRAMS programs.
@@ -135,7 +135,7 @@ def by_program(claims: Claims, seed: int) -> Proposal:
     problem = claims.problem
     allowed = (*AFFINE, c.Input, c.Relu, c.Add)
     if problem.norm not in ("Linf", "L1") or any(not isinstance(n, allowed) for n in problem.robust.nodes):
-        return Proposal([], 0)
+        return AttackProposal([], 0)
     rows = claimed_rows(claims)
     pairs = [(int(r), y, i) for r in rows for y, i in itertools.permutations(range(problem.robust.classes), 2)]
     order = np.random.default_rng(seed).permutation(len(pairs))[:MOST_PROGRAMS]
@@ -144,7 +144,7 @@ def by_program(claims: Claims, seed: int) -> Proposal:
         found = _solve(claims, row, y, i)
         if found is not None:
             points.append((row, found))
-    return Proposal(points, len(points))
+    return AttackProposal(points, len(points))
 
 
 def _solve(claims: Claims, row: int, y: int, i: int) -> NDArray[Any] | None:

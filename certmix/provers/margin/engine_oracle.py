@@ -16,7 +16,7 @@ from torch import Tensor
 from certmix.provers.margin.exponential_head import Head, head
 from certmix.provers.margin.memory import InputSlopes, RadiusMemory
 from certmix.provers.margin.oracle import FLOAT32_LACK, MarginBound, MarginOracle, latest_of_each, standard_network
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.session import EngineSession
 from verifiers.engine import NOTHING_KNOWN, Answer, Constraints, Layers, LogitBounds, WarmStart
 
@@ -46,7 +46,7 @@ class EngineOracle(MarginOracle):
     bounded from nothing, as the judge will do it, with tuning that starts from the slopes that certified the radius.
     """
 
-    def __init__(self, problem: Problem, predicted: Tensor, session: EngineSession) -> None:
+    def __init__(self, problem: ProverProblem, predicted: Tensor, session: EngineSession) -> None:
         super().__init__(problem, predicted)
         self.session = session
         self.memory = RadiusMemory()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.records.bound_archive import ArchivedBound, ExponentialPasses
 from certmix.settings import Settings
 from certmix.theorems.margin import pair_slack
@@ -76,7 +76,7 @@ def _encoded(bounds: LogitBounds, k: int) -> str | None:
     return None if data is None else base64.b64encode(data).decode()
 
 
-def standard_network(problem: Problem) -> PlainNetwork:
+def standard_network(problem: ProverProblem) -> PlainNetwork:
     """g's plain network. Raises EngineError where it has none."""
     network = problem.standard.network
     if network is None:
@@ -91,7 +91,7 @@ class MarginOracle(abc.ABC):
     settings.
     """
 
-    def __init__(self, problem: Problem, predicted: Tensor) -> None:
+    def __init__(self, problem: ProverProblem, predicted: Tensor) -> None:
         self.problem = problem
         self.predicted = predicted
 

@@ -12,7 +12,7 @@ from certmix.formatting import exact, lower, nearest, upper
 from certmix.provers.judging import JudgeSession
 from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal, judged
 from certmix.provers.session import Session
 from certmix.records.outcomes import Certified, Outcome, Reason
@@ -25,7 +25,7 @@ from verifiers.engine import EngineError
 from verifiers.network.module import PlainModule
 
 # what makes the oracle of one batch, given the classes to certify (N,)
-OracleFactory = Callable[[Problem, Tensor], MarginOracle]
+OracleFactory = Callable[[ProverProblem, Tensor], MarginOracle]
 
 ARCHIVE_TOLERANCE = 0.05  # relative, of a radius that only the archive needs
 TUNING_ROUNDS = 4  # at a fixed radius
@@ -46,7 +46,7 @@ class Points:
 class MarginProver:
     """Proves Lemma 3.2 claims about h's class, or with `settings.use_standard` docs/maths.md 6 about the mix's."""
 
-    problem: Problem
+    problem: ProverProblem
     judge: JudgeSession
     make_oracle: OracleFactory
 
@@ -217,10 +217,10 @@ def _too_small(radius: float, engine: str) -> str:
     )
 
 
-def prove_margin(problem: Problem, session: Session) -> list[Outcome]:
+def prove_margin(problem: ProverProblem, session: Session) -> list[Outcome]:
     """Margin certificates for every input of `problem`."""
 
-    def oracle(batch: Problem, predicted: Tensor) -> MarginOracle:
+    def oracle(batch: ProverProblem, predicted: Tensor) -> MarginOracle:
         return EngineOracle(batch, predicted, session.engine)
 
     return MarginProver(problem, session.judge, oracle).prove()

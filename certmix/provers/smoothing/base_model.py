@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, TypeVar, cast
 
 from certmix.errors import UsageError
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.smoothing import plan as planning
 from certmix.settings import choose
 from verifiers.smoothing import confidence, sampling
@@ -15,7 +15,7 @@ from verifiers.smoothing.sampling import Base, GridNoise
 T = TypeVar("T")
 
 
-def check(problem: Problem) -> None:
+def check(problem: ProverProblem) -> None:
     """Raise UsageError where these settings can never certify, or the models do not fit them."""
     s = problem.settings
     choose("bound", s.smoothing.bound, planning.BOUNDS)
@@ -41,13 +41,13 @@ def check(problem: Problem) -> None:
             )
 
 
-def noise_of(problem: Problem) -> GridNoise:
+def noise_of(problem: ProverProblem) -> GridNoise:
     """The settings' noise, on the settings' grid."""
     s = problem.settings.smoothing
     return usable(lambda: GridNoise(s.noise_std, s.grid))
 
 
-def base_of(problem: Problem) -> Base:
+def base_of(problem: ProverProblem) -> Base:
     """The base output to smooth: the plain networks as torch modules, on the settings' device."""
     s = problem.settings
     standard = problem.standard.module.to(s.device) if s.use_standard else None

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from certmix.errors import UsageError
 from certmix.provers.judging import JudgeSession
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.smoothing import plan as planning
 from certmix.provers.smoothing.base_model import base_of, noise_of
 from certmix.provers.smoothing.plan import Bound
@@ -19,7 +19,7 @@ from verifiers.smoothing.sampling import Job
 ESTIMATION_STAGE = 2  # of the draws behind mix_predictions
 
 
-def compare(problem: Problem, judge: JudgeSession, progress: Progress | None = None) -> list[dict[Bound, float]]:
+def compare(problem: ProverProblem, judge: JudgeSession, progress: Progress | None = None) -> list[dict[Bound, float]]:
     """The radius of every bound, per input, all from the same draws; 0 where a bound certifies nothing.
 
     Each number holds with the whole failure probability on its own; the best of a row does not, except "best",
@@ -36,7 +36,7 @@ def compare(problem: Problem, judge: JudgeSession, progress: Progress | None = N
     ]
 
 
-def mix_predictions(problem: Problem, draws: int) -> NDArray[np.int64]:
+def mix_predictions(problem: ProverProblem, draws: int) -> NDArray[np.int64]:
     """Classes (N,) of the deployable mix: g(x) itself with h(x) estimated by the mean of `draws` draws.
 
     An evaluation: the estimate may differ from the exact h of the certificates where their classes are close. The

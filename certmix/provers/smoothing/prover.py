@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from certmix.formatting import exact, lower, nearest, upper
 from certmix.provers.judging import JudgeSession
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal, judged
 from certmix.provers.session import Session
 from certmix.provers.smoothing import plan as planning
@@ -41,7 +41,7 @@ RADIUS_SLACK = 1e-9  # relative: the proposed radius stays clear of float error
 class SmoothingProver:
     """One batch of inputs under the problem's settings. Ensures: every Certified line was accepted by the judge."""
 
-    problem: Problem
+    problem: ProverProblem
     judge: JudgeSession
     base: Base
     noise: GridNoise
@@ -49,7 +49,7 @@ class SmoothingProver:
     progress: Progress | None = None
 
     @staticmethod
-    def of(problem: Problem, judge: JudgeSession, progress: Progress | None = None) -> SmoothingProver:
+    def of(problem: ProverProblem, judge: JudgeSession, progress: Progress | None = None) -> SmoothingProver:
         """Raises UsageError where these settings can never certify, or the models do not fit them."""
         check(problem)
         noise = noise_of(problem)
@@ -231,7 +231,7 @@ class SmoothingProver:
         return self.problem.abstained(predicted, Reason.NOT_ENOUGH_SAMPLES, advice, self._class_of)
 
 
-def prove_smoothing(problem: Problem, session: Session) -> list[Outcome]:
+def prove_smoothing(problem: ProverProblem, session: Session) -> list[Outcome]:
     """Outcomes of all inputs: Certified (each line accepted by the judge) or Abstained. Raises UsageError."""
     s = problem.settings
     if s.alpha <= 0.5 and not s.use_standard:

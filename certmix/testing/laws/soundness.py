@@ -17,7 +17,7 @@ from certmix.testing.problem import Problem
 from certmix.testing.protocol import Certifier
 from certmix.testing.strategies import EXTREMES, ORDINARY, Wishes, problems
 
-Finder = Callable[[Claims, int], attack.Proposal]
+Finder = Callable[[Claims, int], attack.AttackProposal]
 
 
 POINTWISE = frozenset({"mix", "robust", "logits", "probabilities", "lipschitz"})

@@ -19,7 +19,7 @@ from certmix.models.model import Model, from_module
 from certmix.provers.judging import check
 from certmix.provers.lipschitz import LipschitzProver, Proposals, certify_lipschitz, global_table
 from certmix.provers.lipschitz_constants import MAX_NEURONS, Request, global_pairs, measure
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
 from certmix.records.outcomes import Abstained, Certified, Reason
 from certmix.settings import Settings
@@ -118,18 +118,18 @@ def sampled_quotients(
     return best
 
 
-def problem(robust: Model, x: torch.Tensor, **kw: object) -> Problem:
+def problem(robust: Model, x: torch.Tensor, **kw: object) -> ProverProblem:
     given: dict = {"alpha": 0.9, "norm": "L2", "method": "lipschitz", "attack_steps": 0} | kw
     count = len(x)
-    return Problem(model_of(mlp(99)), robust, x, tuple(range(count)), (0,) * count, Settings(**given))
+    return ProverProblem(model_of(mlp(99)), robust, x, tuple(range(count)), (0,) * count, Settings(**given))
 
 
-def prove(given: Problem) -> list:
+def prove(given: ProverProblem) -> list:
     assert given.standard.network is not None
     return certify_lipschitz(given, open_session(given))
 
 
-def only(kind: str, given: Problem) -> LipschitzProver:
+def only(kind: str, given: ProverProblem) -> LipschitzProver:
     """A prover with one kind of evidence."""
 
     def nothing(self, point, inputs):

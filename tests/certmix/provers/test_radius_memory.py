@@ -11,7 +11,7 @@ from certmix.provers.judging import judge_session
 from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import MarginBound
 from certmix.provers.margin.prover import MarginProver
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.session import EngineSession
 from certmix.records.outcomes import Outcome
 from certmix.settings import Settings
@@ -22,16 +22,16 @@ DIGITS = Path(__file__).resolve().parents[3] / "examples" / "digits"
 COUNT = 6
 
 
-def problem(norm: Norm) -> Problem:
+def problem(norm: Norm) -> ProverProblem:
     standard, robust = (certmix.load_model(DIGITS / f"{name}.onnx") for name in ("standard", "robust"))
     inputs = torch.from_numpy(certmix.load_data(DIGITS / "audit.npz", COUNT).inputs)
-    return Problem(standard, robust, inputs, tuple(range(COUNT)), (-1,) * COUNT, Settings(0.75, norm=norm))
+    return ProverProblem(standard, robust, inputs, tuple(range(COUNT)), (-1,) * COUNT, Settings(0.75, norm=norm))
 
 
 class Watched(EngineOracle):
     """Keeps every answer, by whether it was for the judge: (inputs, radii, slack)."""
 
-    def __init__(self, own: Problem, predicted: Tensor, session: EngineSession) -> None:
+    def __init__(self, own: ProverProblem, predicted: Tensor, session: EngineSession) -> None:
         super().__init__(own, predicted, session)
         self.answers: dict[bool, list[tuple[Tensor, Tensor, Tensor]]] = {False: [], True: []}
 
@@ -46,7 +46,7 @@ def searched(request: pytest.FixtureRequest) -> tuple[Watched, list[Outcome]]:
     """A oracle after a whole search, and its outcomes."""
     own, made = problem(request.param), list[Watched]()
 
-    def oracle(own: Problem, predicted: Tensor) -> Watched:
+    def oracle(own: ProverProblem, predicted: Tensor) -> Watched:
         made.append(Watched(own, predicted, EngineSession(Crown(steps=4))))
         return made[-1]
 
@@ -112,7 +112,9 @@ def test_a_radius_hardly_depends_on_the_rest_of_the_batch(searched: tuple[Watche
     own = oracle.problem
     for part in (slice(0, 1), slice(2, 5)):
         count = len(own.inputs[part])
-        few = Problem(own.standard, own.robust, own.inputs[part], tuple(range(count)), (-1,) * count, own.settings)
+        few = ProverProblem(
+            own.standard, own.robust, own.inputs[part], tuple(range(count)), (-1,) * count, own.settings
+        )
         found = MarginProver(
             few,
             judge_session(few.network, few.standard.network),

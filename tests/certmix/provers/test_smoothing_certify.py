@@ -16,7 +16,7 @@ from certmix.commands.arguments import Parser
 from certmix.errors import UsageError
 from certmix.models.model import Model
 from certmix.provers.judging import JudgeSession, judge_session
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
 from certmix.provers.smoothing import plan as smoothing_plan
 from certmix.provers.smoothing.evaluation import compare, mix_predictions
@@ -49,7 +49,7 @@ FLAT = model([[0.0, 1.0], [0.0, -1.0], [0.5, 0.5]], [0.0, 0.0, 0.0])
 EDGE = (np.floor(0.3 * 255) + 0.5) / 255  # where the rounded coordinate crosses 0.3
 
 
-def problem(inputs: np.ndarray, robust: Model = HALF_SPACE, standard: Model = FLAT, **changes: object) -> Problem:
+def problem(inputs: np.ndarray, robust: Model = HALF_SPACE, standard: Model = FLAT, **changes: object) -> ProverProblem:
     """changes: fields of Settings or of SmoothingSettings."""
     own = {k: v for k, v in changes.items() if k in SmoothingSettings.__dataclass_fields__}
     rest = {k: v for k, v in changes.items() if k not in own}
@@ -66,14 +66,14 @@ def problem(inputs: np.ndarray, robust: Model = HALF_SPACE, standard: Model = FL
     )
     settings = Settings(**{"alpha": 0.76, "norm": "L2", "method": "smoothing", "smoothing": drawn, **rest})  # type: ignore[arg-type]
     count = len(inputs)
-    return Problem(standard, robust, torch.from_numpy(inputs), tuple(range(count)), (0,) * count, settings)
+    return ProverProblem(standard, robust, torch.from_numpy(inputs), tuple(range(count)), (0,) * count, settings)
 
 
-def judge_of(p: Problem) -> JudgeSession:
+def judge_of(p: ProverProblem) -> JudgeSession:
     return judge_session(p.network, p.standard.network)
 
 
-def prove(p: Problem) -> list[Outcome]:
+def prove(p: ProverProblem) -> list[Outcome]:
     return prove_smoothing(p, open_session(p))
 
 

@@ -23,7 +23,7 @@ from certmix.reports import page, summary
 from certmix.reports.accuracy import Share
 from certmix.reports.curves import HEIGHT, WIDTH, attacked_curve, certified_curve, draw
 from certmix.reports.inputs import Input
-from certmix.reports.reading import MIX, RECOMPUTED, Classes, Report, read
+from certmix.reports.reading import MIX, RECOMPUTED, AuditReport, Classes, read
 
 POINT = np.zeros((1, 8, 8), dtype=np.float32)
 RADII = st.floats(min_value=2.0**-60, max_value=1e6) | st.sampled_from([0.0, 0.1, 0.25, 2 / 255, 0.1])
@@ -47,14 +47,14 @@ def many_inputs(draw_from: st.DrawFn) -> tuple[Input, ...]:
 
 
 @pytest.fixture(scope="module")
-def template(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+def template(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> AuditReport:
     """A report of a small run, whose inputs tests replace."""
     out = tmp_path_factory.mktemp("numbers") / "run"
     assert main(["audit", "--config", str(digits / "audit.toml"), "--limit", "2", "--out", str(out)]) == 0
     return read(out, None, 0)
 
 
-def with_inputs(template: Report, inputs: tuple[Input, ...]) -> Report:
+def with_inputs(template: AuditReport, inputs: tuple[Input, ...]) -> AuditReport:
     radii = sorted(i.radius for i in inputs if i.counts and i.radius is not None)
     reference = radii[(len(radii) - 1) // 2] if radii else None
     clean = {MIX: Classes(tuple(i.predicted for i in inputs), RECOMPUTED)}
@@ -110,7 +110,7 @@ def test_the_drawn_curve_is_exact_and_never_above_what_is_certified(inputs: tupl
 
 
 @given(many_inputs())
-def test_counts_shares_and_the_headline_follow_from_the_inputs(template: Report, inputs: tuple[Input, ...]):
+def test_counts_shares_and_the_headline_follow_from_the_inputs(template: AuditReport, inputs: tuple[Input, ...]):
     report = with_inputs(template, inputs)
     n, correct = len(inputs), sum(i.radius is not None and i.label == i.predicted for i in inputs)
     figures = summary.as_json(report)
