@@ -46,7 +46,7 @@ class Result:
         return self.line.claim if isinstance(self.line, parse.Certificate) else None
 
 
-class Bench:
+class ProcessJudge:
     """One process's judge: the run's networks, prepared once."""
 
     def __init__(self, path: Path, robust: Prepared, standard: Prepared | None) -> None:
@@ -91,20 +91,22 @@ class Bench:
         return Result(index, "accepted", said, tuple(sorted(a.name for a in verdict.assumptions)))
 
 
-_bench: list[Bench] = []  # one per worker process, set by _start
+_judges: list[ProcessJudge] = []  # one per worker process, set by _start
 
 
 def _start(path: Path, header: parse.RunHeader) -> None:
-    _bench[:] = [bench(path, header)]
+    _judges[:] = [open_judge(path, header)]
 
 
 def _work(index: int, data: bytes, row: folder.Row | None) -> Result:
-    return _bench[0].judge(index, data, row)
+    return _judges[0].judge(index, data, row)
 
 
-def bench(path: Path, header: parse.RunHeader) -> Bench:
+def open_judge(path: Path, header: parse.RunHeader) -> ProcessJudge:
     robust = prepare(folder.network(path, header.robust))
-    return Bench(path, robust, None if header.standard is None else prepare(folder.network(path, header.standard)))
+    return ProcessJudge(
+        path, robust, None if header.standard is None else prepare(folder.network(path, header.standard))
+    )
 
 
 def said(line: parse.Certificate | parse.NotCertified) -> dict[str, object]:
@@ -152,7 +154,7 @@ class Run:
         return map(self._agreeing, self._judged(jobs))
 
     def _judged(self, jobs: int) -> Iterator[Result]:
-        here = bench(self.path, self.header)  # also where others work: what is wrong with a network is said here
+        here = open_judge(self.path, self.header)  # also where others work: what is wrong with a network is said here
         if jobs == 1:
             yield from (here.judge(*task) for task in self.tasks())
             return

@@ -13,8 +13,8 @@ HERE = Path(__file__).resolve().parent
 ACCEPTED = HERE / "accepted" / "margin_linf"
 
 
-def first_line(path: Path) -> tuple[run.Bench, bytes, folder.Row]:
+def first_line(path: Path) -> tuple[run.ProcessJudge, bytes, folder.Row]:
     opened = run.Run(path)
     _, line, row = next(opened.tasks())
     assert row is not None
-    return run.bench(path, opened.header), line, row
+    return run.open_judge(path, opened.header), line, row

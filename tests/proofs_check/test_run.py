@@ -25,15 +25,15 @@ def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
     (tmp_path / "networks").mkdir()
     networks = [build([c.Input((2,)), c.Linear((0,), k * np.eye(2, dtype=F32), np.zeros(2, F32))]) for k in range(1, 4)]
     case = Case(bounds.prepare(networks[0]), None, np.zeros(2, F32))
-    bench = run.Bench(tmp_path, case.robust, None)
+    session = run.ProcessJudge(tmp_path, case.robust, None)
     for network in networks:
         (tmp_path / "networks" / f"{network.sha256}.safetensors").write_bytes(network.data)
         named = c.Adaptive(c.InputAlpha(network.sha256, 0.5, 1.0), None)
-        found = bench.alpha(ho.claim_of(case, adaptive=named))
+        found = session.alpha(ho.claim_of(case, adaptive=named))
         assert found is not None
         assert found.network.sha256 == network.sha256
-        assert found is bench.alpha(ho.claim_of(case, adaptive=named)), "read once"
-        assert len(bench.alphas) == 1
+        assert found is session.alpha(ho.claim_of(case, adaptive=named)), "read once"
+        assert len(session.alphas) == 1
 
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +42,7 @@ HERE = Path(__file__).resolve().parent
 def test_a_worker_process_judges_as_the_main_one_does():
     opened = run.Run(ACCEPTED)
     run._start(ACCEPTED, opened.header)
-    here = run.bench(ACCEPTED, opened.header)
+    here = run.open_judge(ACCEPTED, opened.header)
     tasks = list(opened.tasks())
     assert [run._work(*task) for task in tasks] == [here.judge(*task) for task in tasks]
     assert {run._work(*task).state for task in tasks} >= {"accepted"}
@@ -60,27 +60,27 @@ def test_verdicts_come_in_the_order_of_many_lines(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_line_without_an_input_or_of_another_label_is_malformed():
-    bench, line, row = first_line(ACCEPTED)
-    assert bench.judge(0, line, row).state == "accepted"
-    assert bench.judge(0, line, None).reason == "index 0 is out of order, or there is no such input"
-    assert bench.judge(1, line, row).reason == "index 0 is out of order, or there is no such input"
-    other = bench.judge(0, line, folder.Row(row.value, row.label + 1))
+    session, line, row = first_line(ACCEPTED)
+    assert session.judge(0, line, row).state == "accepted"
+    assert session.judge(0, line, None).reason == "index 0 is out of order, or there is no such input"
+    assert session.judge(1, line, row).reason == "index 0 is out of order, or there is no such input"
+    other = session.judge(0, line, folder.Row(row.value, row.label + 1))
     assert (other.state, other.step) == ("malformed", "input 0")
 
 
 def test_a_network_of_alpha_out_of_range_is_rejected(monkeypatch: pytest.MonkeyPatch):
-    bench, line, row = first_line(HERE / "accepted" / "adaptive_network")
+    session, line, row = first_line(HERE / "accepted" / "adaptive_network")
 
     def out_of_range(_: c.Claim) -> NoReturn:
         raise c.RejectedError("network", "exceeds 2^200")
 
-    monkeypatch.setattr(bench, "alpha", out_of_range)
-    found = bench.judge(0, line, row)
+    monkeypatch.setattr(session, "alpha", out_of_range)
+    found = session.judge(0, line, row)
     assert (found.state, found.step) == ("rejected", "network")
 
 
 def test_a_proof_that_does_not_fit_in_memory_is_rejected(monkeypatch: pytest.MonkeyPatch):
-    bench, line, row = first_line(ACCEPTED)
+    session, line, row = first_line(ACCEPTED)
     found = parse.line(line, EVIDENCE)
     assert isinstance(found, parse.Certificate)
 
@@ -88,23 +88,23 @@ def test_a_proof_that_does_not_fit_in_memory_is_rejected(monkeypatch: pytest.Mon
         raise MemoryError("1 TiB")
 
     monkeypatch.setitem(RULES, found.rule, Rule(type(found.evidence), too_large))
-    assert judge.check(found, Case(bench.robust, bench.standard, row.value)) == c.Rejected(
+    assert judge.check(found, Case(session.robust, session.standard, row.value)) == c.Rejected(
         "memory", "the proof does not fit: 1 TiB"
     )
 
 
 def test_a_network_of_alpha_that_does_not_fit_in_memory_ends_no_run(monkeypatch: pytest.MonkeyPatch):
-    bench, line, row = first_line(ACCEPTED)
+    session, line, row = first_line(ACCEPTED)
 
     def too_large(*_: object) -> NoReturn:
         raise MemoryError("1 TiB")
 
-    monkeypatch.setattr(bench, "alpha", too_large)
-    found = bench.judge(0, line, row)
+    monkeypatch.setattr(session, "alpha", too_large)
+    found = session.judge(0, line, row)
     assert (found.state, found.step, found.reason) == ("rejected", "memory", "a network does not fit: 1 TiB")
 
 
 @pytest.mark.parametrize("name", ["adaptive_clamp", "adaptive_cube", "adaptive_declared", "adaptive_network"])
 def test_an_adaptive_mix_needs_a_network_of_alpha_only_if_it_names_one(name: str):
-    bench, line, row = first_line(HERE / "accepted" / name)
-    assert bench.judge(0, line, row).state == "accepted"
+    session, line, row = first_line(HERE / "accepted" / name)
+    assert session.judge(0, line, row).state == "accepted"

@@ -26,10 +26,10 @@ F32 = np.float32
 
 
 def test_the_network_of_alpha_must_be_at_hand():
-    bench, line, row = first_line(HERE / "accepted" / "adaptive_network")
+    session, line, row = first_line(HERE / "accepted" / "adaptive_network")
     found = parse.line(line, EVIDENCE)
     assert isinstance(found, parse.Certificate)
-    case = Case(bench.robust, bench.standard, row.value, None)
+    case = Case(session.robust, session.standard, row.value, None)
     verdict = judge.check(found, case)
     assert isinstance(verdict, c.Rejected)
     assert verdict.step == "alpha"
@@ -55,18 +55,18 @@ def test_a_network_out_of_range_is_rejected_before_its_line():
     assert found.step == "network"
 
 
-def adaptive() -> tuple[run.Bench, parse.Certificate, folder.Row, bounds.Prepared]:
-    bench, line, row = first_line(HERE / "accepted" / "adaptive_network")
+def adaptive() -> tuple[run.ProcessJudge, parse.Certificate, folder.Row, bounds.Prepared]:
+    session, line, row = first_line(HERE / "accepted" / "adaptive_network")
     found = parse.line(line, EVIDENCE)
     assert isinstance(found, parse.Certificate)
-    alpha = bench.alpha(found.claim)
+    alpha = session.alpha(found.claim)
     assert alpha is not None
-    return bench, found, row, alpha
+    return session, found, row, alpha
 
 
 def test_only_a_rule_that_knows_adaptive_mixes_judges_one():
-    bench, found, row, alpha = adaptive()
-    case = Case(bench.robust, bench.standard, row.value, alpha)
+    session, found, row, alpha = adaptive()
+    case = Case(session.robust, session.standard, row.value, alpha)
     assert isinstance(judge.check(found, case), c.Accepted)
     for rule, evidence in (("network_margin", NetworkMargin(None)), ("pair_margin", PairMargin(None, None))):
         verdict = judge.check(dataclasses.replace(found, rule=rule, evidence=evidence), case)
@@ -75,7 +75,7 @@ def test_only_a_rule_that_knows_adaptive_mixes_judges_one():
 
 
 def test_the_network_of_alpha_is_the_one_named_and_fits():
-    bench, found, row, alpha = adaptive()
+    session, found, row, alpha = adaptive()
     shape = alpha.network.input_shape
     size = int(np.prod(shape))
     flat: list[c.Node] = [c.Input(shape)] if len(shape) == 1 else [c.Input(shape), c.Flatten((0,))]
@@ -84,7 +84,7 @@ def test_the_network_of_alpha_is_the_one_named_and_fits():
     assert found.claim.adaptive is not None
     assert found.claim.adaptive.alpha is not None
     cases = (
-        (bench.robust.network, None, "another network"),
+        (session.robust.network, None, "another network"),
         (three, three, "must have 2 logits, has 3"),
         (wide, wide, "other inputs"),
     )
@@ -93,7 +93,7 @@ def test_the_network_of_alpha_is_the_one_named_and_fits():
         if named is not None:
             declared = dataclasses.replace(found.claim.adaptive.alpha, network=named.sha256)
             claim = dataclasses.replace(claim, adaptive=dataclasses.replace(found.claim.adaptive, alpha=declared))
-        case = Case(bench.robust, bench.standard, row.value, bounds.prepare(network))
+        case = Case(session.robust, session.standard, row.value, bounds.prepare(network))
         verdict = judge.check(dataclasses.replace(found, claim=claim), case)
         assert isinstance(verdict, c.Rejected)
         assert verdict.step == "alpha"

@@ -123,9 +123,9 @@ def test_a_mean_bet_on_lies_strictly_inside_zero_to_one(lower: float):
 
 
 def test_a_group_without_classes_covers_nobody():
-    bench, _, row = first_line(ACCEPTED)
-    case = Case(bench.robust, bench.standard, row.value)
-    rivals = tuple(i for i in range(bench.robust.network.classes) if i != 0)
+    session, _, row = first_line(ACCEPTED)
+    case = Case(session.robust, session.standard, row.value)
+    rivals = tuple(i for i in range(session.robust.network.classes) if i != 0)
     claim = dataclasses.replace(parse_claim(), predicted=0)
     smoothing._need_cover(claim, case, [rivals])
     for groups in ([], [rivals, ()], [()], [rivals[:-1]], [(0, *rivals)]):
@@ -170,6 +170,6 @@ def test_a_probability_of_zero_sinks_to_zero():
 
 
 def test_a_smoothing_rule_is_about_smoothed_classifiers():
-    bench, _, row = first_line(ACCEPTED)
+    session, _, row = first_line(ACCEPTED)
     with pytest.raises(c.RejectedError, match="no smoothed classifier"):
-        smoothing._scope(parse_claim(), Case(bench.robust, bench.standard, row.value))
+        smoothing._scope(parse_claim(), Case(session.robust, session.standard, row.value))
