@@ -152,7 +152,7 @@ def fractions(text: str) -> tuple[float, ...]:
 
 def settings(options: argparse.Namespace) -> Settings:
     """The run's settings. Raises UsageError, also where the engine's package is not installed."""
-    found = Settings(
+    run_settings = Settings(
         alpha=required(options, "alpha"),
         norm=options.norm,
         radius=options.radius,
@@ -183,8 +183,8 @@ def settings(options: argparse.Namespace) -> Settings:
             precision=options.precision,
         ),
     )
-    found.require_installed()
-    return found
+    run_settings.require_installed()
+    return run_settings
 
 
 def required(options: argparse.Namespace, name: str) -> Any:
@@ -285,13 +285,13 @@ def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in actions:
             raise UsageError(f"{path}: {key!r} is not known; known are {', '.join(sorted(actions))}")
-        found[name] = _convert(actions[name], value, path, key)
-    return found
+        options[name] = _convert(actions[name], value, path, key)
+    return options
 
 
 def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:

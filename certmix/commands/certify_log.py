@@ -45,10 +45,10 @@ def run(options: argparse.Namespace) -> int:
     if any(not (math.isfinite(r) and r >= 0) for r in radii):
         raise UsageError(f"radii must be >= 0 and finite, got {list(radii)}")
     log = read_log(options.log, options.noise_std)
-    found = curves(log, alpha, radii)
-    _show(log, alpha, radii, found)
+    log_curves = curves(log, alpha, radii)
+    _show(log, alpha, radii, log_curves)
     if options.json:
-        bounds = {name: dataclasses.asdict(curve) for name, curve in found.items()}
+        bounds = {name: dataclasses.asdict(curve) for name, curve in log_curves.items()}
         record = {"log": log.source, "noise_std": log.noise_std, "alpha": alpha, "radii": radii, "bounds": bounds}
         Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
     return 0

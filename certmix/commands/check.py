@@ -49,10 +49,15 @@ def run(options: argparse.Namespace) -> int:
 
     from certmix.runs import own_files  # loads torch and onnx where a model is given, never in the judge's process
 
-    found = own_files.compare(options.folder, *given)  # first: a path that is wrong shows before anything is judged
+    # First: a path that is wrong shows before anything is judged.
+    comparisons = own_files.compare(options.folder, *given)
     code = subprocess.run(command, check=False).returncode
     if options.json:
-        print(json.dumps({"files": [dataclasses.asdict(f) for f in found], "yours": own_files.all_same(found)}))
+        print(
+            json.dumps(
+                {"files": [dataclasses.asdict(f) for f in comparisons], "yours": own_files.all_same(comparisons)}
+            )
+        )
     else:
-        print("\n".join(own_files.verdict(found)))
-    return code or (0 if own_files.all_same(found) else DIFFERS)
+        print("\n".join(own_files.verdict(comparisons)))
+    return code or (0 if own_files.all_same(comparisons) else DIFFERS)

@@ -77,7 +77,7 @@ def _pair(options: argparse.Namespace) -> Pair:
     from certmix.models.model import about_probabilities
 
     sources = {name: str(arguments.required(options, name)) for name in ("standard", "robust", "data")}
-    found = load_pair(
+    pair = load_pair(
         sources,
         options.limit,
         (options.domain[0], options.domain[1]),
@@ -88,9 +88,9 @@ def _pair(options: argparse.Namespace) -> Pair:
         arguments.device(options.device),
         options.allow_pt2,
     )
-    models = {f"{name} ({sources[name]})": getattr(found, name) for name in ("standard", "robust")}
-    arguments.warn(about_probabilities(models, found.inputs))
-    return found
+    models = {f"{name} ({sources[name]})": getattr(pair, name) for name in ("standard", "robust")}
+    arguments.warn(about_probabilities(models, pair.inputs))
+    return pair
 
 
 def _logs(options: argparse.Namespace, folder: Path | None) -> list[tuple[Path, float, float]]:

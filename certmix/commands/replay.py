@@ -44,12 +44,12 @@ def run(options: argparse.Namespace) -> int:
     device = arguments.device(options.device)
     choice = np.random.default_rng(options.seed)
     try:
-        found = replay(Path(options.folder), options.certificates, choice, device, options.batch_size)
+        replays = replay(Path(options.folder), options.certificates, choice, device, options.batch_size)
     except MalformedError as error:
         raise UsageError(f"{options.folder}: {error}") from None
-    draws, differing = sum(r.draws for r in found), sum(r.differing for r in found)
+    draws, differing = sum(r.draws for r in replays), sum(r.differing for r in replays)
     console = Console()
-    for r in (r for r in found if r.differing):
+    for r in (r for r in replays if r.differing):
         console.print(f"input {r.index}: of {r.draws} draws replayed at least {r.differing} differ")
-    console.print(f"replayed {draws} draws of {len(found)} certificates; at least {differing} differ")
+    console.print(f"replayed {draws} draws of {len(replays)} certificates; at least {differing} differ")
     return 1 if differing > options.share * draws else 0

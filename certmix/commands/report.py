@@ -57,34 +57,34 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console()
     given = options.standard, options.robust, options.data, options.limit
-    own = () if given == (None,) * len(given) else own_files.compare(store.path, *given)
+    comparisons = () if given == (None,) * len(given) else own_files.compare(store.path, *given)
     verdict = None if options.no_check else judged(store.path, options.jobs)
     steps = options.attack_steps
     if steps is None:
         steps = ATTACK_STEPS if len(store.lines()) <= ATTACKED else 0
-    found = read(store.path, verdict, steps)
-    figures = summary.as_json(found)
+    report = read(store.path, verdict, steps)
+    figures = summary.as_json(report)
     store.write_json("summary.json", figures)
-    summary.show(found, console)
+    summary.show(report, console)
     if verdict is None:
         console.print("nobody judged these certificates (--no-check)", style="bold red")
     else:
         console.print("\n".join(verdict.lines), style="green" if verdict.exit_code == 0 else "bold red", markup=False)
-    if own:
-        style = "green" if own_files.all_same(own) else "bold red"
-        console.print("\n".join(own_files.verdict(own)), style=style, markup=False)
-    for index in found.refuted:
+    if comparisons:
+        style = "green" if own_files.all_same(comparisons) else "bold red"
+        console.print("\n".join(own_files.verdict(comparisons)), style=style, markup=False)
+    for index in report.refuted:
         console.print(f"REFUTED: an attack leaves the class certified for input {index}", style="bold red")
-    print(f"summary in {store.path / 'summary.json'}, page in {page.write(found, own)}")
+    print(f"summary in {store.path / 'summary.json'}, page in {page.write(report, comparisons)}")
     if options.all_bounds:
         _show_all_bounds(Path(options.folder))
-    if found.refuted:
+    if report.refuted:
         return 1
-    if not own_files.all_same(own):
+    if not own_files.all_same(comparisons):
         return check.DIFFERS
     if options.fail_under is None or verdict is None:
         return 0
-    return verdict.exit_code or arguments.gate(options.fail_under, figures["certified_correct_count"], found.n)
+    return verdict.exit_code or arguments.gate(options.fail_under, figures["certified_correct_count"], report.n)
 
 
 def _show_constants(path: Path) -> None:

@@ -67,8 +67,10 @@ def show_bounds(problem: ProverProblem, draws: int) -> tuple[dict[str, NDArray[n
     from certmix.provers.judging import judge_session
     from certmix.provers.smoothing.evaluation import compare, mix_predictions
 
-    found = compare(problem, judge_session(problem.network, problem.standard.network))
-    radii: dict[str, NDArray[np.float64]] = {bound: np.array([row[bound] for row in found]) for bound in found[0]}
+    input_radii = compare(problem, judge_session(problem.network, problem.standard.network))
+    radii: dict[str, NDArray[np.float64]] = {
+        bound: np.array([row[bound] for row in input_radii]) for bound in input_radii[0]
+    }
     correct = mix_predictions(problem, draws) == np.array(problem.labels)
     _show(radii, correct, draws)
     return radii, correct

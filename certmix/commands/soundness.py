@@ -72,11 +72,12 @@ def finish(report: SuiteReport, elapsed: float, folder: str | None) -> None:
     """The summary, and the scripts of broken laws: into `folder`, or the smallest one printed."""
     from certmix.testing.reproduce import script
 
-    found = [r.broken for r in report.results if r.broken is not None]
+    counterexamples = [r.broken for r in report.results if r.broken is not None]
     silent = [r for r in report.results if r.law.kind == "soundness" and r.status == "no claims"]
-    held = sum(1 for r in report.results if r.status == "held")
+    laws_held = sum(1 for r in report.results if r.status == "held")
     print(
-        f"{held} laws held, {len(report.broken)} soundness laws broken, {report.points} points, {nearest(elapsed, 3)} s"
+        f"{laws_held} laws held, {len(report.broken)} soundness laws broken, {report.points} points, "
+        f"{nearest(elapsed, 3)} s"
     )
     if silent:
         print(f"nothing was claimed, so nothing was tested, by {', '.join(r.law.name for r in silent)}")
@@ -85,7 +86,7 @@ def finish(report: SuiteReport, elapsed: float, folder: str | None) -> None:
         raise UsageError(f"the certifier answered no question of {dead.law.name}: {dead.crash}")
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for broken in found:
+        for broken in counterexamples:
             path = Path(folder) / f"{broken.law}.py"
             path.write_text(script(report.certifier, broken))
             print(f"wrote {path}")

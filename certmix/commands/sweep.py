@@ -56,24 +56,24 @@ def run(options: argparse.Namespace) -> int:
     from certmix.runs.from_curves import certify_point
     from certmix.runs.sweep import sweep
 
-    found = open_run(Path(options.folder))
-    radii = radii_of(options.radius, found)
+    run = open_run(Path(options.folder))
+    radii = radii_of(options.radius, run)
     if options.certify is not None:
         alpha, temperature = pair(options.certify)
         given = None if options.radius is None else radii
-        return certify_point(found, alpha, temperature, given, Path(arguments.required(options, "out")), Terminal())
+        return certify_point(run, alpha, temperature, given, Path(arguments.required(options, "out")), Terminal())
     if options.attack_steps < 0:
         raise UsageError(f"--attack-steps must be >= 0, got {options.attack_steps}")
     alphas = grid(options.alpha, "--alpha", check_alpha)
     temperatures = grid(options.temperature, "--temperature", check_temperature)
-    swept = sweep(found, alphas, temperatures, radii, options.attack_steps)
-    record = {"of": str(found.path), "norm": found.settings.norm, "n": len(found.data), "refuted": swept.refuted}
-    Store(found.path).write_json("sweep.json", {**record, "points": [asdict(p) for p in swept.points]})
-    plot(found.path / "sweep.png", swept.points, found.settings.norm)
-    show(swept.points, len(found.data), found.settings.norm)
+    swept = sweep(run, alphas, temperatures, radii, options.attack_steps)
+    record = {"of": str(run.path), "norm": run.settings.norm, "n": len(run.data), "refuted": swept.refuted}
+    Store(run.path).write_json("sweep.json", {**record, "points": [asdict(p) for p in swept.points]})
+    plot(run.path / "sweep.png", swept.points, run.settings.norm)
+    show(swept.points, len(run.data), run.settings.norm)
     for text in swept.refuted:
         print(f"REFUTED: {text}")
-    print(f"written to {found.path}: sweep.json, sweep.png")
+    print(f"written to {run.path}: sweep.json, sweep.png")
     return 1 if swept.refuted else 0
 
 

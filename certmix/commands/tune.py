@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
     tuned = open_run(out / "tune")
     point = choose_point(sweep(tuned, alphas, temperatures, (_radius(settings),), 0).points, clean)
     print(f"chosen on {len(tune_data)} inputs: alpha {exact(point.alpha)}, temperature {exact(point.temperature)}")
-    own = dataclasses.replace(settings, alpha=point.alpha, temperature=point.temperature)
-    code = finish(Audit(models[0], models[1], audit_data, own, Store(out / "audit"), listener=Terminal()))
+    audit_settings = dataclasses.replace(settings, alpha=point.alpha, temperature=point.temperature)
+    code = finish(Audit(models[0], models[1], audit_data, audit_settings, Store(out / "audit"), listener=Terminal()))
     audited = open_run(out / "audit")
     record = {**as_record(tuned, audited, point, confidence), "required_clean_accuracy": clean}
     Store(out).write_json("tune.json", record)

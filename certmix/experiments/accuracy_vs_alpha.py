@@ -56,16 +56,16 @@ def _at(pair: Pair, mix: MixedClassifier, of_g: Tensor, of_h: Tensor) -> Accurac
 def run(pair: Pair, given: Sequence[float], temperature: float, out: Path) -> None:
     """Measure, print and draw; writes `out`/accuracy-vs-alpha.json and .png. Raises UsageError."""
     alphas = [check_alpha(a) for a in given]
-    found = measure(pair, alphas, temperature)
+    accuracies = measure(pair, alphas, temperature)
     attacked = ("std", "rob", "mix", "worst")  # upper limits of robust accuracy
     columns = (
         Column("alpha", exact),
         shares("clean", percent_nearest),
         *(shares(name, percent_up) for name in attacked),
     )
-    rows = [[getattr(row, c.name) for c in columns] for row in found]
+    rows = [[getattr(row, c.name) for c in columns] for row in accuracies]
     settings = {**pair.settings(), "temperature": temperature}
-    lines = [Line(c.name, tuple(alphas), tuple(getattr(r, c.name) for r in found)) for c in columns[1:]]
+    lines = [Line(c.name, tuple(alphas), tuple(getattr(r, c.name) for r in accuracies)) for c in columns[1:]]
     title = f"accuracy of the mix, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
     plot(out / f"{NAME}.png", lines, "alpha", "accuracy (%)", title)
     write(out, NAME, settings, title, columns, rows)

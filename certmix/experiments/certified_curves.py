@@ -56,8 +56,8 @@ def of_log(path: str | Path, noise_std: float, alpha: float) -> list[Radii]:
     log = read_log(path, noise_std)
     who = f"baseline, σ {exact(noise_std)}" if alpha == 1 else f"mix, alpha {exact(alpha)}, σ {exact(noise_std)}"
     return [
-        Radii(f"{who}: {TITLES[theorem]}", found, log.correct, alpha == 1)
-        for theorem, found in mix_radii(log, alpha).items()
+        Radii(f"{who}: {TITLES[theorem]}", radius, log.correct, alpha == 1)
+        for theorem, radius in mix_radii(log, alpha).items()
     ]
 
 
@@ -69,10 +69,10 @@ def of_run(run: SmoothingRun, all_bounds: bool) -> list[Radii]:
         if baseline
         else f"mix, alpha {exact(run.alpha)}, σ {exact(run.noise_std)}"
     )
-    found = [Radii(f"{who}: certificates of {run.path.name}", run.radius, run.correct, baseline)]
+    curves = [Radii(f"{who}: certificates of {run.path.name}", run.radius, run.correct, baseline)]
     if all_bounds:
-        found += [Radii(f"{who}: {TITLES[b]}", *each, baseline) for b, each in of_every_bound(run).items()]
-    return found
+        curves += [Radii(f"{who}: {TITLES[b]}", *each, baseline) for b, each in of_every_bound(run).items()]
+    return curves
 
 
 def run(runs: Sequence[Path], all_bounds: bool, logs: Sequence[tuple[Path, float, float]], out: Path) -> None:

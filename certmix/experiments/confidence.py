@@ -39,15 +39,15 @@ def gaps(model: nn.Module, points: Tensor, temperature: float) -> tuple[Tensor, 
 
 def measure(pair: Pair, temperature: float = 1.0) -> list[Gap]:
     """Table 1. Attacked: the paper's PGD (cross-entropy, fixed steps, whole budget) on the model itself."""
-    found: list[Gap] = []
+    table: list[Gap] = []
     for name, model, t in (("standard", pair.standard, 1.0), ("robust", pair.robust, temperature)):
         attacked = pair.gather(functools.partial(_attacked, model, pair))
         for kind, points in (("clean", pair.inputs), ("attacked", attacked)):
             parts = [gaps(model, p, t) for p in points.split(pair.batch_size)]
             gap, predicted = (torch.cat(column) for column in zip(*parts, strict=True))
             right = predicted == pair.labels
-            found += [_gap(name, kind, "correct", gap[right]), _gap(name, kind, "wrong", gap[~right])]
-    return found
+            table += [_gap(name, kind, "correct", gap[right]), _gap(name, kind, "wrong", gap[~right])]
+    return table
 
 
 def _attacked(model: nn.Module, pair: Pair, ball: Ball, labels: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def _gap(model: str, kind: str, prediction: str, values: Tensor) -> Gap:
 
 def run(pair: Pair, temperature: float, out: Path) -> None:
     """Measure, print and draw; writes `out`/confidence.json and .png."""
-    found = measure(pair, temperature)
+    table = measure(pair, temperature)
     columns = ("model", "inputs", "prediction", "count", "mean", "median")
     title = f"gap between the two largest probabilities, {pair.norm} {lower(pair.radius)}"
     places = tuple(float(k) for k in range(4))
@@ -71,7 +71,7 @@ def run(pair: Pair, temperature: float, out: Path) -> None:
         Line(
             f"{model}: {inputs}, {statistic}",
             (places[0], places[1]) if inputs == "clean" else (places[2], places[3]),
-            tuple(getattr(g, statistic) or 0.0 for g in found if (g.model, g.inputs) == (model, inputs)),
+            tuple(getattr(g, statistic) or 0.0 for g in table if (g.model, g.inputs) == (model, inputs)),
             "o-" if statistic == "mean" else "x--",
         )
         for model in ("standard", "robust")
@@ -81,5 +81,5 @@ def run(pair: Pair, temperature: float, out: Path) -> None:
     axis = "clean correct (0), clean wrong (1), attacked correct (2), attacked wrong (3)"
     plot(out / f"{NAME}.png", lines, axis, "gap", title)
     settings = {**pair.settings(), "temperature": temperature}
-    rows = [[getattr(g, c) for c in columns] for g in found]
+    rows = [[getattr(g, c) for c in columns] for g in table]
     write(out, NAME, settings, title, [Column(c, lambda gap: nearest(gap, 3)) for c in columns], rows)

@@ -42,8 +42,8 @@ class Pair:
     def batches(self) -> Iterator[tuple[Ball, Tensor]]:
         """The perturbation sets and labels, `batch_size` inputs at a time."""
         for start in range(0, len(self.inputs), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            yield make_ball(self.inputs[rows], self.radius, self.norm, self.domain), self.labels[rows]
+            batch = slice(start, start + self.batch_size)
+            yield make_ball(self.inputs[batch], self.radius, self.norm, self.domain), self.labels[batch]
 
     def gather(self, measure: Callable[[Ball, Tensor], Tensor]) -> Tensor:
         """`measure` of every batch, joined along the first axis."""

@@ -75,5 +75,5 @@ def of_every_bound(run: SmoothingRun) -> dict[Bound, tuple[Array, Flags]]:
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
     labels = tuple(int(v) for v in data.labels)
     problem = ProverProblem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)
-    found = compare(problem, judge_session(problem.network, problem.standard.network))
-    return {bound: (np.array([row[bound] for row in found]), run.correct) for bound in found[0]}
+    input_radii = compare(problem, judge_session(problem.network, problem.standard.network))
+    return {bound: (np.array([row[bound] for row in input_radii]), run.correct) for bound in input_radii[0]}

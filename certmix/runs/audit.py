@@ -77,8 +77,8 @@ class Audit:
             done -= done % self._batch_size()
             self.store.keep_first(done)
         if self.provenance is not None:
-            known = provenance.sessions(self.store.path)
-            self.store.write_json(provenance.NAME, [*known, provenance.session(self.provenance)])
+            sessions = provenance.sessions(self.store.path)
+            self.store.write_json(provenance.NAME, [*sessions, provenance.session(self.provenance)])
         faithfulness = {
             name: m.compared_at(inputs) for name, m in (("standard", self.standard), ("robust", self.robust))
         }
@@ -176,16 +176,16 @@ class Audit:
         clean: dict[str, list[int]],
         faithfulness: dict[str, Faithfulness],
     ) -> dict[str, Any]:
-        found = dict(clean)
+        classes = dict(clean)
         if self.settings.method == "smoothing":  # h is the smoothed one: the deployable mix estimates it by draws
-            found["robust, not smoothed"], found["mix, not smoothed"] = found.pop("robust"), found.pop("mix")
-            whole = self._worker().problem(Task(0, len(self.data.inputs)))
-            found["mix"] = mix_predictions(whole, EVALUATION_DRAWS).tolist()
+            classes["robust, not smoothed"], classes["mix, not smoothed"] = classes.pop("robust"), classes.pop("mix")
+            problem = self._worker().problem(Task(0, len(self.data.inputs)))
+            classes["mix"] = mix_predictions(problem, EVALUATION_DRAWS).tolist()
         return {
             "seconds": seconds,
             "resumed_at": done,
             "largest_relative_cost_of_judging": _cost(radii),
-            "predictions": found,
+            "predictions": classes,
             "faithfulness": {name: dataclasses.asdict(f) for name, f in faithfulness.items()},
         }
 

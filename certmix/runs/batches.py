@@ -90,15 +90,15 @@ class Worker:
         if not self.prepared:
             self.prepared.append(open_session(problem))
         outcomes = self.prover(problem, self.prepared[0])
-        found = list(enumerate(outcomes))
+        numbered_outcomes = list(enumerate(outcomes))
         return Batch(
             task=task,
-            lines=tuple(_line(problem, k, outcome) for k, outcome in found),
+            lines=tuple(_line(problem, k, outcome) for k, outcome in numbered_outcomes),
             bounds=tuple(bounds),
             attacks=_attacks(problem, outcomes),
             refuted=tuple(
                 Refuted(problem.indices[k], o.advice, problem.input(k), o.counterexample)
-                for k, o in found
+                for k, o in numbered_outcomes
                 if isinstance(o, Falsified)
             ),
             radii=tuple((o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)),
@@ -130,5 +130,5 @@ def _line(problem: ProverProblem, k: int, outcome: Outcome) -> bytes:
 
 
 def _attacks(problem: ProverProblem, outcomes: list[Outcome]) -> dict[int, Attack]:
-    found = zip(problem.indices, outcomes, strict=True)
-    return {i: o.attack for i, o in found if not isinstance(o, Falsified) and o.attack is not None}
+    indexed_outcomes = zip(problem.indices, outcomes, strict=True)
+    return {i: o.attack for i, o in indexed_outcomes if not isinstance(o, Falsified) and o.attack is not None}

@@ -40,17 +40,17 @@ def judged_line(path: Path, run: OpenedRun, index: int) -> JudgedLine:
     try:
         if index >= len(lines):
             raise MalformedError(FINAL, f"holds {len(lines)} lines")
-        found = parse.line(lines[index], EVIDENCE, f"input {index}")
-        if found.index != index:
-            raise MalformedError(f"input {index}", f"its line is about input {found.index}")
-        if not isinstance(found, parse.Certificate):
-            return JudgedLine(found, None)
-        alpha = _alpha(path, found.claim)
+        line = parse.line(lines[index], EVIDENCE, f"input {index}")
+        if line.index != index:
+            raise MalformedError(f"input {index}", f"its line is about input {line.index}")
+        if not isinstance(line, parse.Certificate):
+            return JudgedLine(line, None)
+        alpha = _alpha(path, line.claim)
     except MalformedError as error:
         return JudgedLine(None, None, str(error))
     standard = None if run.standard is None else run.standard.require_network()
     value = run.data.inputs[index]
-    return JudgedLine(found, judge.check_bytes(lines[index], run.robust.require_network(), standard, value, alpha))
+    return JudgedLine(line, judge.check_bytes(lines[index], run.robust.require_network(), standard, value, alpha))
 
 
 def _alpha(path: Path, claim: Claim) -> PlainNetwork | None:
@@ -64,14 +64,16 @@ def by_other_methods(run: OpenedRun, index: int) -> dict[Method, Outcome | str]:
     if s.method == "smoothing" or standard is None:
         return {}
     inputs = torch.from_numpy(run.data.inputs[index : index + 1])
-    found: dict[Method, Outcome | str] = {}
+    outcomes: dict[Method, Outcome | str] = {}
     for method in OTHERS:
         if method == s.method:
             continue
         try:
-            own = dataclasses.replace(s, method=method, curves=False, attack_steps=0)
-            problem = ProverProblem(standard, run.robust, inputs, (index,), (int(run.data.labels[index]),), own)
-            found[method] = prove(problem, open_session(problem))[0]
+            method_settings = dataclasses.replace(s, method=method, curves=False, attack_steps=0)
+            problem = ProverProblem(
+                standard, run.robust, inputs, (index,), (int(run.data.labels[index]),), method_settings
+            )
+            outcomes[method] = prove(problem, open_session(problem))[0]
         except UsageError as error:
-            found[method] = str(error)
-    return found
+            outcomes[method] = str(error)
+    return outcomes

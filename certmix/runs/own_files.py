@@ -53,23 +53,25 @@ def compare(
         raise UsageError("--limit is about --data: give both, or neither")
     try:
         header = parse.run_header(folder.header_bytes(path))
-        own = None if data is None else load_data(data, limit, _domain(header))
-        found: list[Compared] = []
+        dataset = None if data is None else load_data(data, limit, _domain(header))
+        comparisons: list[Compared] = []
         for what, file, digest in (("standard", standard, header.standard), ("robust", robust, header.robust)):
             if file is not None:
-                found.append(_compared(what, file, *_network(path, file, digest, own)))
-        if own is not None and data is not None:
-            differences = list(_data_differences(list(folder.rows(path)), own))
-            whole = f"{'the first' if limit else 'all'} {len(own)} inputs and labels of {data} are those of the run"
-            found.append(_compared("data", data, not differences, differences or [whole]))
+                comparisons.append(_compared(what, file, *_network(path, file, digest, dataset)))
+        if dataset is not None and data is not None:
+            differences = list(_data_differences(list(folder.rows(path)), dataset))
+            text = f"{'the first' if limit else 'all'} {len(dataset)} inputs and labels of {data} are those of the run"
+            comparisons.append(_compared("data", data, not differences, differences or [text]))
         for digest in _alpha_networks(path):
-            held = path / "networks" / f"{digest}.safetensors"
-            found.append(_compared("alpha", held, None, [f"the network of a(x), {held}, is not compared"]))
+            alpha_path = path / "networks" / f"{digest}.safetensors"
+            comparisons.append(
+                _compared("alpha", alpha_path, None, [f"the network of a(x), {alpha_path}, is not compared"])
+            )
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
     except MalformedError as error:
         raise UsageError(f"{path}: {error}") from error
-    return tuple(found)
+    return tuple(comparisons)
 
 
 def all_same(found: tuple[Compared, ...]) -> bool:
@@ -82,10 +84,12 @@ def verdict(found: tuple[Compared, ...]) -> list[str]:
     if not all_same(found):
         return [*shown, "The run is not about these files."]
     same = [each.what for each in found if each.same]
-    left = [what for what in (*WHAT, *(each.what for each in found if each.what not in WHAT)) if what not in same]
-    if not left:
+    not_compared = [
+        what for what in (*WHAT, *(each.what for each in found if each.what not in WHAT)) if what not in same
+    ]
+    if not not_compared:
         return [*shown, "These are your models and your data."]
-    return [*shown, f"The same as yours: {', '.join(same) or 'nothing'}; not compared: {', '.join(left)}."]
+    return [*shown, f"The same as yours: {', '.join(same) or 'nothing'}; not compared: {', '.join(not_compared)}."]
 
 
 def _compared(what: str, file: Path, same: bool | None, words: list[str]) -> Compared:
@@ -106,13 +110,13 @@ def _network(path: Path, file: Path, digest: str | None, data: Dataset | None) -
     from certmix.models.model import load_model  # with torch and onnx, which the comparison of data does without
 
     model = load_model(file, None if data is None else data.inputs[:PROBED])
-    own = model.require_network()
-    if own.sha256 == digest:
+    network = model.require_network()
+    if network.sha256 == digest:
         differs = upper(model.faithfulness, 2)
         return True, [
             f"{file} is the network {digest} of the run (largest difference from onnxruntime seen: {differs})"
         ]
-    return False, [f"{file} is not the network of the run: {_first_difference(folder.network(path, digest), own)}"]
+    return False, [f"{file} is not the network of the run: {_first_difference(folder.network(path, digest), network)}"]
 
 
 def _alpha_networks(path: Path) -> list[str]:
@@ -148,17 +152,17 @@ def _data_differences(rows: list[folder.Row], own: Dataset) -> Iterator[str]:
     if shape != own.inputs.shape[1:]:
         yield f"{own.source}: inputs have shape {own.inputs.shape[1:]}, in the run {shape}"
         return
-    held, yours = ([parse.array_sha256(v) for v in values] for values in ([r.value for r in rows], own.inputs))
-    if len(held) != len(yours):
-        text = f"{own.source}: {len(yours)} inputs, in the run {len(held)}"
-        if held == yours[: len(held)]:
-            yield f"{text}, its first: say --limit {len(held)} if no more were to be audited"
-            yours = yours[: len(held)]
+    run_digests, yours = ([parse.array_sha256(v) for v in values] for values in ([r.value for r in rows], own.inputs))
+    if len(run_digests) != len(yours):
+        text = f"{own.source}: {len(yours)} inputs, in the run {len(run_digests)}"
+        if run_digests == yours[: len(run_digests)]:
+            yield f"{text}, its first: say --limit {len(run_digests)} if no more were to be audited"
+            yours = yours[: len(run_digests)]
         else:
             yield text
     first_place = {digest: k for k, digest in reversed(list(enumerate(yours)))}
-    places = [k if yours[k : k + 1] == [digest] else first_place.get(digest) for k, digest in enumerate(held)]
-    there = set(held)
+    places = [k if yours[k : k + 1] == [digest] else first_place.get(digest) for k, digest in enumerate(run_digests)]
+    there = set(run_digests)
     missing = [f"{own.source}: input {k} is not in the run" for k, digest in enumerate(yours) if digest not in there]
     others = [
         f"input {k} of the run is {'not in' if place is None else f'input {place} of'} {own.source}"
@@ -170,7 +174,7 @@ def _data_differences(rows: list[folder.Row], own: Dataset) -> Iterator[str]:
         for place, row in zip(places, rows, strict=True)
         if place is not None and row.label != own.labels[place]
     ]
-    for found in (missing, others, labels):
-        yield from found[:NAMED]
-        if len(found) > NAMED:
-            yield f"and {len(found) - NAMED} more such inputs"
+    for sentences in (missing, others, labels):
+        yield from sentences[:NAMED]
+        if len(sentences) > NAMED:
+            yield f"and {len(sentences) - NAMED} more such inputs"

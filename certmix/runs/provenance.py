@@ -72,13 +72,13 @@ def session(provenance: Provenance) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of the packages that matter here, as far as they are installed."""
-    found: dict[str, str] = {}
+    package_versions: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            package_versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return package_versions
 
 
 def processor() -> str:
@@ -95,11 +95,11 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
     """The entries in a run's folder, the earliest first; empty if none were recorded. Raises UsageError."""
     path = folder / NAME
     try:
-        found = json.loads(path.read_bytes())
+        entries = json.loads(path.read_bytes())
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read ({error}): remove it, no claim rests on it") from None
-    if not isinstance(found, list):
+    if not isinstance(entries, list):
         raise UsageError(f"{path} holds no list of sessions: remove it, no claim rests on it")
-    return found
+    return entries

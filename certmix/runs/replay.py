@@ -62,9 +62,9 @@ def replay(path: Path, limit: int, choice: np.random.Generator, device: str, bat
 
 def _smoothed(path: Path) -> Iterator[tuple[parse.Certificate, NDArray[np.float32]]]:
     for index, (data, row) in enumerate(zip(folder.lines(path), folder.rows(path), strict=False)):
-        found = parse.line(data, EVIDENCE, f"input {index}")
-        if isinstance(found, parse.Certificate) and found.claim.smoothing is not None:
-            yield found, row.value
+        line = parse.line(data, EVIDENCE, f"input {index}")
+        if isinstance(line, parse.Certificate) and line.claim.smoothing is not None:
+            yield line, row.value
 
 
 def stated(certificate: parse.Certificate) -> tuple[Sample, list[Stated]]:

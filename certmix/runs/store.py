@@ -72,8 +72,8 @@ class Store:
             if (self.path / FINAL).exists():
                 raise UsageError(f"{self.path} already holds this run, finished: see certmix report {self.path}")
             return self._finished_lines()
-        held = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set[str]()
-        if held and not (_STARTING in held and held <= _BEFORE_THE_RUN):
+        names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set[str]()
+        if names and not (_STARTING in names and names <= _BEFORE_THE_RUN):
             raise UsageError(f"{self.path} is not empty and holds no run: choose another --out")
         (self.path / "networks").mkdir(parents=True, exist_ok=True)
         _write_part(self.path / _STARTING, run_line(header))
@@ -109,10 +109,10 @@ class Store:
         """What of the run in the folder differs from `header`, NEUTRAL settings aside, each with both values; empty if
         it is the same run. Requires run.json. Raises UsageError if that is no header."""
         try:
-            held = parse.unseal((self.path / "run.json").read_bytes(), RUN_FORMAT, "run.json")
+            stored_header = parse.unseal((self.path / "run.json").read_bytes(), RUN_FORMAT, "run.json")
         except MalformedError as error:
             raise UsageError(f"{self.path} is damaged ({error}): choose another --out") from error
-        return _differences(held, parse.unseal(run_line(header), RUN_FORMAT, "run.json"), "")
+        return _differences(stored_header, parse.unseal(run_line(header), RUN_FORMAT, "run.json"), "")
 
     def finished(self, header: parse.RunHeader) -> bool:
         """Whether the folder holds this run, finished."""
@@ -122,9 +122,9 @@ class Store:
         """Drop every line of the unfinished run after the first `count`."""
         path = self.path / PARTIAL
         if path.exists():
-            whole = b"".join(path.read_bytes().splitlines(keepends=True)[:count])
+            kept_lines = b"".join(path.read_bytes().splitlines(keepends=True)[:count])
             with path.open("r+b") as stream:
-                stream.truncate(len(whole))
+                stream.truncate(len(kept_lines))
 
     def _finished_lines(self) -> int:
         """Count whole, sealed lines of the partial file; cut off a torn last one."""
@@ -172,11 +172,11 @@ class Store:
 
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of the files a verdict speaks of; run.json names the networks and the inputs by theirs. Raises OSError."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for name in ("run.json", FINAL):
         with (folder / name).open("rb") as stream:
-            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
+            hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -203,14 +203,14 @@ def _sync_folder(path: Path) -> None:
 
 
 def _differences(held: dict[str, Any], asked: dict[str, Any], prefix: str) -> list[str]:
-    found: list[str] = []
+    differences: list[str] = []
     for name in dict.fromkeys([*held, *asked]):
         if prefix and name in NEUTRAL:
             continue
         there, here = held.get(name), asked.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
-            found += _differences(there, here, f"{prefix}{name}.")  # type: ignore[arg-type]
+            differences += _differences(there, here, f"{prefix}{name}.")  # type: ignore[arg-type]
         elif there != here:
             setting = f"{prefix}{name}".removeprefix("settings.")
-            found.append(f"{setting} is {there} there, {here} here")
-    return found
+            differences.append(f"{setting} is {there} there, {here} here")
+    return differences

@@ -54,16 +54,16 @@ def margins_at(found: FinishedRun, temperature: float, radii: tuple[float, ...])
     exceeds (1 - alpha)/alpha (docs/maths.md 7). Ensures: falls with the radius; no audited certificate is lost."""
     archive, n = found.archive, len(found.data)
     margins = archive.margins(temperature)
-    own = [r for r in found.certified if r["evidence"]["rule"] in LEMMA and r["temperature"] == temperature]
+    certificates = [r for r in found.certified if r["evidence"]["rule"] in LEMMA and r["temperature"] == temperature]
     result: list[Margins] = []
     for radius in radii:
-        known = Margins(np.full(n, -1.0), np.zeros(n, dtype=np.int64))
+        margins_there = Margins(np.full(n, -1.0), np.zeros(n, dtype=np.int64))
         for k in np.flatnonzero(archive.radius >= radius):
-            _raise(known, int(archive.index[k]), float(margins[k]), int(archive.predicted[k]))
-        for r in own:
+            _raise(margins_there, int(archive.index[k]), float(margins[k]), int(archive.predicted[k]))
+        for r in certificates:
             if r["radius"] >= radius:
-                _raise(known, r["index"], just_enough(r["alpha"]), r["predicted"])
-        result.append(known)
+                _raise(margins_there, r["index"], just_enough(r["alpha"]), r["predicted"])
+        result.append(margins_there)
     return result
 
 
@@ -160,8 +160,8 @@ def _refuted(
     certified, y, s = margins.certified(alpha), torch.from_numpy(margins.predicted), found.settings
     result: list[str] = []
     for points, logits in zip(pool.points, pool.logits, strict=True):
-        left = ~logits.correct(y, alpha, temperature).numpy()
-        for k in np.flatnonzero(certified & left).tolist():
+        leaves_class = ~logits.correct(y, alpha, temperature).numpy()
+        for k in np.flatnonzero(certified & leaves_class).tolist():
             answer = confirm(
                 points[k].numpy(), found.data.inputs[k], radius, s.norm, s.domain,
                 found.standard.network, found.robust.network, alpha, temperature, int(y[k]),

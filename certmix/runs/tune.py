@@ -22,8 +22,8 @@ from verifiers.smoothing.confidence import clopper_pearson_lower
 
 def need_disjoint(tune: Dataset, audit: Dataset) -> None:
     """Raises UsageError if any input of one split, bit for bit, is in the other too."""
-    known = Counter(array_sha256(x) for x in tune.inputs)
-    shared = [array_sha256(x) in known for x in audit.inputs]
+    tune_digests = Counter(array_sha256(x) for x in tune.inputs)
+    shared = [array_sha256(x) in tune_digests for x in audit.inputs]
     if any(shared):
         raise UsageError(
             f"{sum(shared)} of the {len(audit)} inputs of {audit.source} are also among the {len(tune)} of "
@@ -80,7 +80,7 @@ def proportion(hits: int, n: int, confidence: float) -> Proportion:
 def as_record(tuned: FinishedRun, audited: FinishedRun, point: Point, confidence: float) -> dict[str, Any]:
     """What tune.json holds."""
     n = len(audited.data)
-    own = sweep(audited, (point.alpha,), (point.temperature,), (point.radius,), 0).points[0]
+    audited_point = sweep(audited, (point.alpha,), (point.temperature,), (point.radius,), 0).points[0]
     correct = sum(r["predicted"] == r["label"] for r in audited.certified)
     return {
         "alpha": point.alpha,
@@ -90,7 +90,7 @@ def as_record(tuned: FinishedRun, audited: FinishedRun, point: Point, confidence
         "confidence": confidence,
         "tune": {"n": len(tuned.data), "clean": point.clean / 100, "certified_correct": point.certified_correct / 100},
         "audit": {
-            "clean": dataclasses.asdict(proportion(round(own.clean * n / 100), n, confidence)),
+            "clean": dataclasses.asdict(proportion(round(audited_point.clean * n / 100), n, confidence)),
             "certified_correct": dataclasses.asdict(proportion(correct, n, confidence)),
         },
     }
