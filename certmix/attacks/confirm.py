@@ -45,11 +45,11 @@ def contained(
         return False
     points = [Fraction(float(v)) for v in candidate.ravel()]
     offsets = [abs(p - Fraction(float(v))) for p, v in zip(points, x.ravel(), strict=True)]
-    reach = Fraction(radius)
+    exact_radius = Fraction(radius)
     inside = {
-        "Linf": lambda: max(offsets, default=Fraction(0)) <= reach,
-        "L2": lambda: sum(o * o for o in offsets) <= reach * reach,
-        "L1": lambda: sum(offsets) <= reach,
+        "Linf": lambda: max(offsets, default=Fraction(0)) <= exact_radius,
+        "L2": lambda: sum(o * o for o in offsets) <= exact_radius * exact_radius,
+        "L1": lambda: sum(offsets) <= exact_radius,
     }[norm]()
     if domain is None or not inside:
         return inside

@@ -19,9 +19,9 @@ Loss = Literal["cross_entropy", "margin", "dlr"]
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """(N,) max_{j≠y} z_j − z_y: positive exactly where another class is strictly larger than y's."""
-    own = logits.gather(1, labels[:, None]).squeeze(1)
+    label_logits = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -torch.inf)
-    return others.amax(1) - own
+    return others.amax(1) - label_logits
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

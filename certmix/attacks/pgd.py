@@ -73,10 +73,10 @@ def pgd(
         points = ball.project(start)
     else:
         points = ball.random(generator) if schedule.random_start else ball.center.clone()
-    found = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
+    success = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
     any_class = torch.full_like(labels, -1)
     for restart in range(rounds):
-        remaining = (torch.ones_like(found) if schedule.keep_going else ~found).nonzero().squeeze(1)
+        remaining = (torch.ones_like(success) if schedule.keep_going else ~success).nonzero().squeeze(1)
         if len(remaining) == 0:
             break
         aims = any_class if targets is None else targets[:, restart]
@@ -85,10 +85,10 @@ def pgd(
         result = climb(
             objective, ball.subset(remaining), labels[remaining], aims[remaining], begin[remaining], schedule
         )
-        better = result.found | ~found[remaining]
+        better = result.found | ~success[remaining]
         points[remaining[better]] = result.points[better]
-        found[remaining] |= result.found
-    return Candidates(points, found)
+        success[remaining] |= result.found
+    return Candidates(points, success)
 
 
 def _fixed(
@@ -96,23 +96,23 @@ def _fixed(
 ) -> Candidates:
     points, result = begin.clone(), begin.clone()
     inputs = torch.arange(len(ball), device=points.device)
-    found = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
+    success = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
     decay = schedule.step == "decay"
     size = ball.radius * (2.0 if decay else schedule.relative_step or 2.5 / schedule.steps)
     for _ in range(schedule.steps):
         ascent = objective.ascent(points, labels, targets)
         broken = None if schedule.keep_going else ascent.broken
         if broken is not None and bool(broken.any()):
-            result[inputs[broken]], found[inputs[broken]] = points[broken], True
+            result[inputs[broken]], success[inputs[broken]] = points[broken], True
             stay = ~broken
             inputs, points, ball, size = inputs[stay], points[stay], ball.subset(stay), size[stay]
             labels, targets, ascent = labels[stay], targets[stay], replace(ascent, gradient=ascent.gradient[stay])
             if len(inputs) == 0:
-                return Candidates(result, found)
+                return Candidates(result, success)
         points = ball.step(points, ascent.gradient, size)
         size = size * DECAY ** (1 / schedule.steps) if decay else size
-    result[inputs], found[inputs] = points, objective.broken(points, labels)
-    return Candidates(result, found)
+    result[inputs], success[inputs] = points, objective.broken(points, labels)
+    return Candidates(result, success)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ def _adaptive(
     objective: Objective, ball: Ball, labels: Tensor, targets: Tensor, begin: Tensor, schedule: Schedule
 ) -> Candidates:
     result = begin.clone()
-    found = torch.zeros(len(ball), dtype=torch.bool, device=begin.device)
+    success = torch.zeros(len(ball), dtype=torch.bool, device=begin.device)
     ascent = objective.ascent(begin, labels, targets)
     state = _State(
         torch.arange(len(ball), device=begin.device), labels, targets, begin, begin,
@@ -158,10 +158,10 @@ def _adaptive(
     for step in range(1, schedule.steps + 1):
         if not schedule.keep_going and bool(broken.any()):
             # the broken iterate itself: a best iterate need not be broken, where score and class disagree
-            result[state.inputs[broken]], found[state.inputs[broken]] = points[broken], True
+            result[state.inputs[broken]], success[state.inputs[broken]] = points[broken], True
             state, ball = state.subset(~broken), ball.subset(~broken)
             if len(state.inputs) == 0:
-                return Candidates(result, found)
+                return Candidates(result, success)
         if step - 1 in checkpoints:
             state, last = _checked(ball, state, step - 1 - last), step - 1
         points = _moved(ball, state, first=step == 1)
@@ -174,8 +174,8 @@ def _adaptive(
         state = _advanced(ball, state, points, ascent.score, ascent.gradient)
     ends = torch.where(ball.column(broken), points, state.best)
     result[state.inputs] = ends
-    found[state.inputs] = broken if not schedule.keep_going else objective.broken(ends, state.labels)
-    return Candidates(result, found)
+    success[state.inputs] = broken if not schedule.keep_going else objective.broken(ends, state.labels)
+    return Candidates(result, success)
 
 
 def _checkpoints(steps: int) -> frozenset[int]:

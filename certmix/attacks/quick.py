@@ -36,12 +36,12 @@ def quick_attack(
     mix = MixedClassifier(standard, robust, alpha, temperature)
     ball = make_ball(inputs, radius, norm, domain)
     schedule = Schedule(steps, restarts, random_start=False, seed=seed)
-    first = pgd(ClassifierObjective(mix, "cross_entropy"), ball, predicted, schedule)
-    remaining = (~first.found).nonzero().squeeze(1)
+    entropy_candidates = pgd(ClassifierObjective(mix, "cross_entropy"), ball, predicted, schedule)
+    remaining = (~entropy_candidates.found).nonzero().squeeze(1)
     if len(remaining) == 0:
-        return first
-    second = pgd(FloorObjective(mix), ball.subset(remaining), predicted[remaining], schedule)
-    points, found = first.points.clone(), first.found.clone()
-    points[remaining[second.found]] = second.points[second.found]
-    found[remaining] = second.found
-    return Candidates(points, found)
+        return entropy_candidates
+    floor_candidates = pgd(FloorObjective(mix), ball.subset(remaining), predicted[remaining], schedule)
+    points, success = entropy_candidates.points.clone(), entropy_candidates.found.clone()
+    points[remaining[floor_candidates.found]] = floor_candidates.points[floor_candidates.found]
+    success[remaining] = floor_candidates.found
+    return Candidates(points, success)

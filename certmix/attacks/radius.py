@@ -64,15 +64,15 @@ def attack_radius(
     if known is not None:
         low = known.to(low).clamp(max=limit)
     high[at_center] = 0.0
-    found = at_center.clone()
+    success = at_center.clone()
     trial = torch.where(low > 0, (2 * low).minimum(high), high)
     while True:
         searched = ((high > low * (1 + tolerance)) & ~at_center).nonzero().squeeze(1)
         if len(searched) == 0:
-            return AttackRadius(high, points, found)
+            return AttackRadius(high, points, success)
         hit, where, size = state.try_radius(searched, trial[searched], points[searched], seed, steps)
         reached = searched[hit]
-        points[reached], high[reached], found[reached] = where[hit], size[hit], True
+        points[reached], high[reached], success[reached] = where[hit], size[hit], True
         missed = searched[~hit]
         low[missed] = trial[missed]
         # a success below a failure: attacks are not monotone in the radius

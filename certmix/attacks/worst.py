@@ -109,15 +109,15 @@ def worst(
     if unknown:
         raise UsageError(f"unknown attack {unknown[0]!r}, choose from {', '.join(ATTACKS)}")
     points = ball.center.clone()
-    found = _judged(mix, points, labels).found
+    success = _judged(mix, points, labels).found
     for name in members:
-        remaining = (~found).nonzero().squeeze(1)
+        remaining = (~success).nonzero().squeeze(1)
         if len(remaining) == 0:
             break
         result = ATTACKS[name](mix, ball.subset(remaining), labels[remaining], budget)
         points[remaining[result.found]] = result.points[result.found]
-        found[remaining] = result.found
-    return Candidates(points, found)
+        success[remaining] = result.found
+    return Candidates(points, success)
 
 
 def strongest_rivals(model: nn.Module, inputs: Tensor, labels: Tensor, count: int) -> Tensor:

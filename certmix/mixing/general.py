@@ -46,9 +46,9 @@ class GeneralMixedClassifier(nn.Module):
         super().__init__()
         if not gamma >= 0:
             raise UsageError(f"gamma must be in [0, inf], got {gamma}")
-        for name, value, known in (("scaling", scaling, SCALINGS), ("output", output, OUTPUTS)):
-            if value not in known:
-                raise UsageError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        for name, value, choices in (("scaling", scaling, SCALINGS), ("output", output, OUTPUTS)):
+            if value not in choices:
+                raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         self.standard, self.robust = standard, robust
         self.gamma = float(gamma)
         self.scaling: Scaling = scaling

@@ -156,10 +156,12 @@ class AdaptiveProver:
             problem.claim(batch_index, radius, y, "robust", None), alpha=alpha, adaptive=self.mix.claimed()
         )
         proposal = Proposal(batch_index, claim, "margin", "adaptive_margin", lambda _: evidence, self.mix.network)
-        found = judged(problem, judge, proposal)
-        if isinstance(found, Rejected):
-            return _abstained(problem, oracle, batch_index, Reason.JUDGE_REJECTED, f"{found.step}: {found.reason}")
-        return found
+        judgement = judged(problem, judge, proposal)
+        if isinstance(judgement, Rejected):
+            return _abstained(
+                problem, oracle, batch_index, Reason.JUDGE_REJECTED, f"{judgement.step}: {judgement.reason}"
+            )
+        return judgement
 
     def _attacked(self, problem: ProverProblem, outcome: Outcome) -> Outcome:
         """Adaptive PGD on the adaptive mix inside the certified ball; Falsified where float64 agrees."""

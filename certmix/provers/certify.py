@@ -74,12 +74,12 @@ def certify(
     that give probabilities. Raises UsageError for misuse. Source: Lemma 3.2 of the paper, docs/maths.md 2 and 3.
     """
     given = {"alpha": alpha, "norm": norm, "radius": radius, "temperature": temperature, "domain": domain}
-    own = merge({name: value for name, value in given.items() if value is not UNSET}, settings)
+    call_settings = merge({name: value for name, value in given.items() if value is not UNSET}, settings)
     inputs = as_inputs(x, robust.input_shape if isinstance(robust, Model) else None)
     shape = tuple(inputs.shape[1:])
     g, h = (m if isinstance(m, Model) else from_module(m, shape) for m in (standard, robust))
     count = len(inputs)
-    problem = ProverProblem(g, h, inputs, tuple(range(count)), (-1,) * count, own)
+    problem = ProverProblem(g, h, inputs, tuple(range(count)), (-1,) * count, call_settings)
     for text in about_probabilities({g.named("standard"): g.module, h.named("robust"): h.module}, inputs):
         warnings.warn(text, stacklevel=2)
     return Outcomes(prove(problem, open_session(problem)))
@@ -93,9 +93,9 @@ def merge(given: dict[str, Any], settings: Settings | None) -> Settings:
         return Settings(**given)
     asked = dataclasses.replace(settings, **given)
     for name in given:
-        own, also = getattr(asked, name), getattr(settings, name)
-        if own != also:
-            raise UsageError(f"{name} is given twice, {own} and settings.{name} = {also}: leave one out")
+        argument, setting = getattr(asked, name), getattr(settings, name)
+        if argument != setting:
+            raise UsageError(f"{name} is given twice, {argument} and settings.{name} = {setting}: leave one out")
     return settings
 
 

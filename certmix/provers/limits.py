@@ -44,11 +44,11 @@ def with_attacks(problem: ProverProblem, outcomes: list[Outcome]) -> list[Outcom
     mix = MixedClassifier(problem.standard.module, problem.robust.module, s.alpha, s.temperature)
     with torch.no_grad():
         predicted = mix(inputs).argmax(dim=1)
-    found, points = _attacked(problem, mix, inputs, predicted, [outcomes[k] for k in tried])
+    success, points = _attacked(problem, mix, inputs, predicted, [outcomes[k] for k in tried])
     sizes = size_up(points, inputs, s.norm)
     result = list(outcomes)
     for n, k in enumerate(tried):
-        if bool(found[n]):
+        if bool(success[n]):
             attack = _confirmed(problem, k, int(predicted[n]), float(sizes[n]), points[n])
             result[k] = _with_attack(outcomes[k], attack)
     return result
@@ -68,10 +68,10 @@ def _attacked(
         return attack.found, attack.points
     if s.domain is None:
         raise TypeError("excluded by with_attacks")
-    known = [o.radius if isinstance(o, Certified) else 0.0 for o in outcomes]
+    certified_radii = [o.radius if isinstance(o, Certified) else 0.0 for o in outcomes]
     nearest = attack_radius(
         mix, inputs, predicted, s.norm, s.domain, diameter(s.norm, s.domain, inputs[0].numel()),
-        ATTACK_RADIUS_TOLERANCE, s.attack_steps, s.seed, torch.tensor(known, dtype=torch.float64),
+        ATTACK_RADIUS_TOLERANCE, s.attack_steps, s.seed, torch.tensor(certified_radii, dtype=torch.float64),
     )  # fmt: skip
     return nearest.found, nearest.points
 

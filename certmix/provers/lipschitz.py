@@ -273,11 +273,11 @@ class LipschitzProver:
         for candidate in sorted(usable, key=lambda p: -p.radius):
             if best is not None and best.radius >= candidate.radius:
                 break
-            found = self._judged(point, batch_index, candidate)
-            if isinstance(found, Rejected):
-                rejected = found
-            elif best is None or found.radius > best.radius:
-                best = found
+            judgement = self._judged(point, batch_index, candidate)
+            if isinstance(judgement, Rejected):
+                rejected = judgement
+            elif best is None or judgement.radius > best.radius:
+                best = judgement
         if best is not None:
             return dataclasses.replace(best, proposed_radius=max(p.radius for p in usable))
         if rejected is not None and not fixed:

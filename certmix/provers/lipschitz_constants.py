@@ -202,13 +202,13 @@ def measure_all(
 
 def as_record(parts: list[Measurement], request: Request) -> dict[str, Any]:
     """JSON-able: the settings and one row per input; an unbounded radius is null."""
-    rows: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for part in parts:
         for n in range(len(part.predicted)):
             radii = {name: float(value[n]) for name, value in part.radii.items()}
-            rows.append(
+            records.append(
                 {
-                    "index": len(rows),
+                    "index": len(records),
                     "predicted": int(part.predicted[n]),
                     "logits": {k: float(getattr(part, k)[n]) for k in ("estimate", "local", "overall")},
                     "probability": {
@@ -221,4 +221,4 @@ def as_record(parts: list[Measurement], request: Request) -> dict[str, Any]:
     settings = {k: getattr(request, k) for k in ("norm", "radius", "domain", "alpha", "temperature")}
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
     rested = assumptions.words(assumptions.ENGINE)
-    return {"settings": settings, "global": parts[0].source, "notes": notes, "rests_on": rested, "rows": rows}
+    return {"settings": settings, "global": parts[0].source, "notes": notes, "rests_on": rested, "rows": records}

@@ -46,10 +46,12 @@ class ProverProblem:
         if self.settings.use_standard and standard.network is None:
             raise UsageError("use_standard needs a standard model with a plain network: leave it out")
         if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
-            found = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
+            shape_and_dtype = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
             advice = shape_advice(tuple(self.inputs.shape[1:]), expected)
             more = f": {advice}" if tuple(self.inputs.shape[1:]) != expected else ""
-            raise UsageError(f"inputs must be float32 of shape (N, {', '.join(map(str, expected))}), got {found}{more}")
+            raise UsageError(
+                f"inputs must be float32 of shape (N, {', '.join(map(str, expected))}), got {shape_and_dtype}{more}"
+            )
         if not bool(torch.isfinite(self.inputs).all()):
             raise UsageError("inputs hold NaN or infinite values")
         if self.settings.domain is not None:

@@ -43,10 +43,10 @@ def judged(problem: ProverProblem, judge: JudgeSession, proposal: Proposal) -> C
         )  # fmt: skip
 
     fixed = problem.settings.radius is not None
-    found = largest_accepted(claim.radius, fixed, write, lambda line: judge.verdict(line, value))
-    if isinstance(found, Rejected):
-        return found
-    radius, line = found
+    judgement = largest_accepted(claim.radius, fixed, write, lambda line: judge.verdict(line, value))
+    if isinstance(judgement, Rejected):
+        return judgement
+    radius, line = judgement
     return Certified(
         predicted=claim.predicted,
         radius=radius,

@@ -223,8 +223,10 @@ def ask(certifier: Certifier, problem: Problem) -> Claims:
 
 
 def _constant_class(problem: Problem, slack: float, answer: object) -> ConstantClass:
-    found = radii(answer, len(problem.inputs))
-    return ConstantClass(problem, np.array([r * (1 - slack) if r is not None and claimed(r) else 0.0 for r in found]))
+    answered_radii = radii(answer, len(problem.inputs))
+    return ConstantClass(
+        problem, np.array([r * (1 - slack) if r is not None and claimed(r) else 0.0 for r in answered_radii])
+    )
 
 
 def _keywords(certifier: Certifier, problem: Problem) -> dict[str, Any]:

@@ -27,18 +27,18 @@ def spike_network(
     relu(width - sum_j |x_j - c_j|) in two ReLU layers; outside the little ball every gradient is zero.
     """
     size, classes = len(center), len(base)
-    first = np.concatenate([np.eye(size), -np.eye(size)]).astype(np.float32)
-    second = -np.ones((1, 2 * size), np.float32)
-    last = np.zeros((classes, 1), np.float32)
-    last[rival] = height / width
+    difference_weight = np.concatenate([np.eye(size), -np.eye(size)]).astype(np.float32)
+    sum_weight = -np.ones((1, 2 * size), np.float32)
+    height_weight = np.zeros((classes, 1), np.float32)
+    height_weight[rival] = height / width
     return build(
         [
             c.Input((size,)),
-            c.Linear((0,), first, np.concatenate([-center, center]).astype(np.float32)),
+            c.Linear((0,), difference_weight, np.concatenate([-center, center]).astype(np.float32)),
             c.Relu((1,)),
-            c.Linear((2,), second, np.array([width], np.float32)),
+            c.Linear((2,), sum_weight, np.array([width], np.float32)),
             c.Relu((3,)),
-            c.Linear((4,), last, base),
+            c.Linear((4,), height_weight, base),
         ]
     )
 
@@ -95,10 +95,10 @@ def spikes(draw: st.DrawFn, certifier: Certifier) -> Problem:
     rival = source.whole(1, classes - 1)
     x = source.numbers((1, size)) * np.float32(0.125)
     signs = np.where(source.numbers((size,)) < 0, -1, 1).astype(np.float32)
-    reach = np.float32(draw(st.sampled_from([0.25, 0.125, 0.5])))
-    hidden = x[0] + signs * reach
+    offset = np.float32(draw(st.sampled_from([0.25, 0.125, 0.5])))
+    hidden = x[0] + signs * offset
     robust = spike_network(hidden, 2.0**-6, 32.0, base, rival)
-    return _problem(source, certifier, robust, x, rival, 2.0 * float(reach) * size, hidden[None])
+    return _problem(source, certifier, robust, x, rival, 2.0 * float(offset) * size, hidden[None])
 
 
 @st.composite

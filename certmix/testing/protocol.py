@@ -91,14 +91,14 @@ def load(
     if not module_name or not path:
         raise UsageError(f"--certifier must be module:function, got {spec!r}")
     try:
-        found: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
     except Exception as error:
         raise UsageError(f"cannot import {module_name!r}: {type(error).__name__}: {error}") from error
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise UsageError(f"module {module_name!r} has no {path!r}")
-        found = getattr(found, part)
-    return certifier(found, spec, protocol, norms, tolerance)
+        target = getattr(target, part)
+    return certifier(target, spec, protocol, norms, tolerance)
 
 
 def radii(answer: object, count: int) -> list[float | None]:

@@ -78,8 +78,8 @@ def replay(
         print(f"claimed radius: {claims.radius[row]!r} ({example.norm})")
         broken = refuted(claims, row, point, law)
     else:
-        (found,) = [entry for entry in LAWS if entry.name == law]
-        broken = found.check(certifier, example, seed).broken
+        (law_entry,) = [entry for entry in LAWS if entry.name == law]
+        broken = law_entry.check(certifier, example, seed).broken
     print(f"{law}: {'holds here' if broken is None else broken.evidence}")
     return 0 if broken is None else 1
 
@@ -92,11 +92,11 @@ def _fields(value: Any) -> str:
 
 
 def _network(network: PlainNetwork) -> str:
-    rows = []
+    lines = []
     for node in network.nodes:
         parts = [f"{f.name}={_literal(getattr(node, f.name))}" for f in dataclasses.fields(node)]
-        rows.append(f"    c.{type(node).__name__}({', '.join(parts)}),\n")
-    return "build([\n" + "".join(rows) + "])"
+        lines.append(f"    c.{type(node).__name__}({', '.join(parts)}),\n")
+    return "build([\n" + "".join(lines) + "])"
 
 
 def _literal(value: Any) -> str:

@@ -137,11 +137,11 @@ def _one_round(progress: _Progress, strategy: Any, seed: int, shrink_seconds: fl
     )  # fmt: skip
     @hypothesis.given(strategy)
     def trial(example: Any) -> None:
-        found = progress.broken is not None
+        was_broken = progress.broken is not None
         try:
             progress.try_example(example)
         except _BrokenError:
-            if not found:
+            if not was_broken:
                 progress.stop_at = time.monotonic() + shrink_seconds
             raise
 
@@ -188,8 +188,8 @@ def run(
     reserve = 0.1 * budget if soft and sound else 0.0
     results: list[LawResult] = []
     for k, law in enumerate([*sound, *soft]):
-        left = end - time.monotonic() - (reserve if k < len(sound) else 0.0)
-        share = max(left, 0.0) / (len(sound) - k if k < len(sound) else len(sound) + len(soft) - k)
+        seconds_left = end - time.monotonic() - (reserve if k < len(sound) else 0.0)
+        share = max(seconds_left, 0.0) / (len(sound) - k if k < len(sound) else len(sound) + len(soft) - k)
         shrink = 0.0 if stop_at_first else min(15.0, 0.05 * budget)
         result = run_law(law, certifier, share, seed + 101 * k, shrink)
         results.append(result)

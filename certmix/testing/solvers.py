@@ -136,14 +136,14 @@ def by_program(claims: Claims, seed: int) -> AttackProposal:
     allowed = (*AFFINE, c.Input, c.Relu, c.Add)
     if problem.norm not in ("Linf", "L1") or any(not isinstance(n, allowed) for n in problem.robust.nodes):
         return AttackProposal([], 0)
-    rows = claimed_rows(claims)
-    pairs = [(int(r), y, i) for r in rows for y, i in itertools.permutations(range(problem.robust.classes), 2)]
+    inputs = claimed_rows(claims)
+    pairs = [(int(r), y, i) for r in inputs for y, i in itertools.permutations(range(problem.robust.classes), 2)]
     order = np.random.default_rng(seed).permutation(len(pairs))[:MOST_PROGRAMS]
     points: list[tuple[int, NDArray[Any]]] = []
     for row, y, i in (pairs[k] for k in order):
-        found = _solve(claims, row, y, i)
-        if found is not None:
-            points.append((row, found))
+        point = _solve(claims, row, y, i)
+        if point is not None:
+            points.append((row, point))
     return AttackProposal(points, len(points))
 
 
@@ -245,7 +245,7 @@ class _Program:
         ends = np.array([row[1:] for row in self.rows]).T
         limits = scipy.optimize.LinearConstraint(matrix, ends[0], ends[1])  # type: ignore[arg-type]
         bounds = scipy.optimize.Bounds(np.array(self.low), np.array(self.high))  # type: ignore[arg-type]
-        found = scipy.optimize.milp(
+        solution = scipy.optimize.milp(
             cost, integrality=np.array(self.integral), bounds=bounds, constraints=limits, options={"time_limit": 1.0}
         )
-        return None if found.x is None else found.x[self.slices[0]]
+        return None if solution.x is None else solution.x[self.slices[0]]

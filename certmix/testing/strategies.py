@@ -175,13 +175,13 @@ def switching_network(source: Source, shape: tuple[int, ...], classes: int) -> c
     size = math.prod(shape)
     direction = source.numbers((size,))
     weight = np.zeros((classes, size), np.float32)
-    first, second = source.whole(0, classes - 1), source.whole(0, classes - 1)
-    weight[first] += 4096 * direction
-    weight[second] -= 4096 * direction
+    class_above, class_below = source.whole(0, classes - 1), source.whole(0, classes - 1)
+    weight[class_above] += 4096 * direction
+    weight[class_below] -= 4096 * direction
     offset = np.float32(2048 * float(source.numbers((1,))[0]))
     bias = np.full(classes, -4096, np.float32)
-    bias[first] = -offset
-    bias[second] = offset
+    bias[class_above] = -offset
+    bias[class_below] = offset
     return build([c.Input(shape), *flatten_nodes(shape), c.Linear((int(len(shape) > 1),), weight, bias)])
 
 

@@ -229,8 +229,8 @@ def estimated_radius(point: LogitsAtInputs, constants: EstimatedConstants, limit
 def probability_bounds(lower: Tensor, upper: Tensor, predicted: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """(N, K) lower and upper bounds of every h_i over the box lower <= d <= upper (columns y zero)."""
     count, classes = upper.shape
-    own = own_class(predicted, classes)
-    low, up = (temperature * b.masked_fill(own, 0.0) for b in (lower, upper))
+    predicted_mask = own_class(predicted, classes)
+    low, up = (temperature * b.masked_fill(predicted_mask, 0.0) for b in (lower, upper))
     eye = torch.eye(classes, dtype=torch.bool)
     # h_i is largest where d_i is and all others are least; d_y = 0 always
     others_low = low[:, None].expand(count, classes, classes).masked_fill(eye, -torch.inf).logsumexp(dim=2)

@@ -31,16 +31,16 @@ def box_margin(lower: Tensor, upper: Tensor, predicted: Tensor, temperature: flo
     Source: docs/maths.md 3a, both branches: with t_i <= 0 the margin falls in
     every t_j; with t_i > 0 it rises in the others.
     """
-    own = own_class(predicted, upper.shape[1])
-    t = (temperature * upper).masked_fill(own, -torch.inf)
-    low = (temperature * lower).masked_fill(own, -torch.inf)
+    predicted_mask = own_class(predicted, upper.shape[1])
+    t = (temperature * upper).masked_fill(predicted_mask, -torch.inf)
+    low = (temperature * lower).masked_fill(predicted_mask, -torch.inf)
     zero = torch.zeros_like(t[:, :1])
     log_sum = torch.logsumexp(torch.cat([zero, t], 1), 1, keepdim=True)
     rival_below = -torch.expm1(t) * torch.exp(-log_sum)
     others = torch.logsumexp(_without_each(torch.cat([zero, low], 1)), 2)[:, 1:]
     log_least_sum = torch.logaddexp(others, t)
     rival_above = torch.exp(-log_least_sum) - torch.exp(t - log_least_sum)
-    return torch.where(t <= 0, rival_below, rival_above).masked_fill(own, 0.0)
+    return torch.where(t <= 0, rival_below, rival_above).masked_fill(predicted_mask, 0.0)
 
 
 def _without_each(values: Tensor) -> Tensor:

@@ -91,15 +91,15 @@ class EngineOracle(MarginOracle):
 
         balls, layers = asked.pick(uncertified), None
         repeated = bool(self.memory.failed_at(balls.inputs, balls.radii).all())
-        known = self._remembered(balls, repeated)
+        constraints = self._remembered(balls, repeated)
         if not repeated:
-            untuned, layers = self.attempt(balls, 0, False, known)
+            untuned, layers = self.attempt(balls, 0, False, constraints)
             attempts.append((uncertified, untuned))
             worth_tuning = self._worth_tuning(balls, layers, untuned.slack)
-            uncertified, balls, known = uncertified[worth_tuning], balls.pick(worth_tuning), NOTHING_KNOWN
+            uncertified, balls, constraints = uncertified[worth_tuning], balls.pick(worth_tuning), NOTHING_KNOWN
             layers = None if layers is None else layers.pick(worth_tuning)
         if len(uncertified):
-            attempts.append((uncertified, self.attempt(balls, self._steps, False, known, layers)[0]))
+            attempts.append((uncertified, self.attempt(balls, self._steps, False, constraints, layers)[0]))
         return latest_of_each(attempts)
 
     def _worth_tuning(self, balls: AskedBalls, layers: Layers | None, slack: Tensor) -> Tensor:

@@ -96,12 +96,12 @@ def _upper_bound(
     first = (None,) * len(inputs) if start is None else start[inputs, rival].unbind()
     forms = majorant.on_logits(predicted[inputs])
     upper_bound, slopes = answer.upper_bounds(inputs, forms, majorant.goal(), steps, first)
-    known = [one for one in slopes if one is not None]
-    return torch.minimum(upper_bound, majorant.box_upper_bound()), torch.stack(known) if known else None
+    pass_slopes = [one for one in slopes if one is not None]
+    return torch.minimum(upper_bound, majorant.box_upper_bound()), torch.stack(pass_slopes) if pass_slopes else None
 
 
 def _spread(slopes: Tensor, inputs: Tensor, rival: Tensor, shape: torch.Size) -> Tensor:
     """(N, K, n) slopes from those of the passes (R, n)."""
-    whole = slopes.new_zeros(*shape, slopes.shape[1])
-    whole[inputs, rival] = slopes
-    return whole
+    rival_slopes = slopes.new_zeros(*shape, slopes.shape[1])
+    rival_slopes[inputs, rival] = slopes
+    return rival_slopes

@@ -69,9 +69,9 @@ class RadiusMemory:
         for node in remembered[0].values:
             ends: list[Tensor] = []
             for end, nothing in ((0, -torch.inf), (1, torch.inf)):
-                known = torch.stack([one.values[node][end] for one in remembered])
-                ends.append(known.new_full((len(inputs), *known.shape[1:]), nothing))
-                ends[-1][usable.to(known.device)] = known
+                bounds = torch.stack([one.values[node][end] for one in remembered])
+                ends.append(bounds.new_full((len(inputs), *bounds.shape[1:]), nothing))
+                ends[-1][usable.to(bounds.device)] = bounds
             values[node] = ends[0], ends[1]
         return Constraints(values, final)
 

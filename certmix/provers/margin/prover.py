@@ -88,8 +88,8 @@ class MarginProver:
             probabilities = (1 - s.alpha) * standard + s.alpha * probabilities
             scores = probabilities
         predicted = scores.argmax(dim=1)
-        own = torch.nn.functional.one_hot(predicted, scores.shape[1]).bool()
-        best_rival = probabilities.masked_fill(own, -1.0).max(dim=1).values
+        predicted_mask = torch.nn.functional.one_hot(predicted, scores.shape[1]).bool()
+        best_rival = probabilities.masked_fill(predicted_mask, -1.0).max(dim=1).values
         return Points(predicted, probabilities.gather(1, predicted[:, None])[:, 0] - best_rival)
 
     def _refusal(self, points: Points, batch_index: int) -> Outcome | None:
@@ -143,9 +143,9 @@ class MarginProver:
             def constant(
                 positions: Tensor, radii: Tensor, inputs: Tensor = inputs, oracle: MarginOracle = oracle
             ) -> Tensor:
-                own = own_class(points.predicted[inputs[positions]], self.problem.network.classes)
+                predicted_mask = own_class(points.predicted[inputs[positions]], self.problem.network.classes)
                 upper = oracle.bound_robust(inputs[positions], radii, False).upper
-                return (upper.lt(0) | own.to(radii.device)).all(dim=1)
+                return (upper.lt(0) | predicted_mask.to(radii.device)).all(dim=1)
 
             try:
                 radii = self._fixed(len(inputs))
@@ -171,9 +171,9 @@ class MarginProver:
         if fixed is not None:
             self._tune(oracle, inputs, fixed)
             return fixed
-        known = oracle.known_radii(inputs)
-        if known is not None:
-            return known
+        certified_radii = oracle.known_radii(inputs)
+        if certified_radii is not None:
+            return certified_radii
 
         def slack(positions: Tensor, radii: Tensor) -> Tensor:
             return oracle.bound(inputs[positions], radii, False).slack
@@ -202,11 +202,11 @@ class MarginProver:
 
         claim = self.problem.claim(batch_index, radius, predicted, self.class_of, None)
         proposal = Proposal(batch_index, claim, "margin", RULES[type(evidence)], lambda _: evidence)
-        found = judged(self.problem, self.judge, proposal)
-        if isinstance(found, Certified):
-            return found
+        judgement = judged(self.problem, self.judge, proposal)
+        if isinstance(judgement, Certified):
+            return judgement
         reason = Reason.RADIUS_NOT_REACHED if fixed else Reason.JUDGE_REJECTED
-        advice = f"{_too_small(radius, s.engine)} ({found.step}: {found.reason})"
+        advice = f"{_too_small(radius, s.engine)} ({judgement.step}: {judgement.reason})"
         return self._abstained(points, batch_index, reason, advice)
 
 

@@ -184,10 +184,10 @@ class SmoothingProver:
 
         claim = self.problem.claim(batch_index, proposed, plan.predicted, self._class_of, self._smoothing())
         proposal = Proposal(batch_index, claim, "smoothing", plan.rule, lambda _: evidence)
-        found = judged(self.problem, self.judge, proposal)
-        if isinstance(found, Rejected):
-            return self.problem.abstained(plan.predicted, Reason.JUDGE_REJECTED, found.reason, self._class_of)
-        return found
+        judgement = judged(self.problem, self.judge, proposal)
+        if isinstance(judgement, Rejected):
+            return self.problem.abstained(plan.predicted, Reason.JUDGE_REJECTED, judgement.reason, self._class_of)
+        return judgement
 
     @property
     def _class_of(self) -> Literal["robust", "mix"]:

@@ -85,15 +85,15 @@ def _ask(
     Attacks are off: the suite attacks, and a falsified input must show as the broken claim it would have been.
     """
     low, high = float(x.min()), float(x.max())
-    reach = DOMAIN_HALF_WIDTH * (1 + high - low + min(max(abs(low), abs(high)), LARGEST_COUNTED_DISTANCE))
-    box = (low - reach, high + reach) if domain is None else domain
+    widening = DOMAIN_HALF_WIDTH * (1 + high - low + min(max(abs(low), abs(high)), LARGEST_COUNTED_DISTANCE))
+    box = (low - widening, high + widening) if domain is None else domain
     settings = Settings(
         alpha, norm=norm, temperature=temperature, domain=box, method=method, use_standard=use_standard, attack_steps=0  # type: ignore[arg-type]
     )  # fmt: skip
-    found = _radii(certify(standard, robust, x, alpha=alpha, settings=settings))
+    radii = _radii(certify(standard, robust, x, alpha=alpha, settings=settings))
     # a claim speaks of the box only: beyond it the radius says nothing
     inside = min(low - box[0], box[1] - high) * (1 - 2.0**-40)
-    return found if domain is not None else [None if r is None else min(r, inside) for r in found]
+    return radii if domain is not None else [None if r is None else min(r, inside) for r in radii]
 
 
 def _radii(outcomes: list[Outcome]) -> list[float | None]:

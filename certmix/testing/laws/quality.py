@@ -137,10 +137,10 @@ def check_abstention(certifier: Certifier, problem: Problem, seed: int) -> str |
         answer = certifier.function(PlainModule(tied), x, **keywords)
     else:
         answer = certifier.function(PlainModule(tied), PlainModule(tied), x, 0.5 + problem.alpha / 4, **keywords)
-    found = radii(answer, 1)[0]
-    if found is None:
+    radius = radii(answer, 1)[0]
+    if radius is None:
         return None
-    return f"a tie at the input must be answered by None, got {found!r}" + (" (not a number)" * math.isnan(found))
+    return f"a tie at the input must be answered by None, got {radius!r}" + (" (not a number)" * math.isnan(radius))
 
 
 def check_easy(certifier: Certifier, problem: Problem, seed: int) -> str | None:

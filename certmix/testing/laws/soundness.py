@@ -50,9 +50,9 @@ def pointwise_check(law: str, finders: tuple[Finder, ...], certifier: Certifier,
     start = time.monotonic()
     claims = ask(certifier, problem)
     asked = time.monotonic()
-    rows = attack.claimed_rows(claims)
+    inputs = attack.claimed_rows(claims)
     tried = 0
-    if len(rows) == 0:
+    if len(inputs) == 0:
         return Trial(0, 0, None)
     for repeat, finder in itertools.product(range(MOST_REPEATS), finders):
         if repeat and (finder not in RANDOM or time.monotonic() - asked > asked - start):
@@ -62,8 +62,8 @@ def pointwise_check(law: str, finders: tuple[Finder, ...], certifier: Certifier,
         for row, point in proposal.points[:MOST_CONFIRMATIONS]:
             broken = refuted(claims, row, point, law)
             if broken is not None:
-                return Trial(len(rows), tried, broken)
-    return Trial(len(rows), tried, None)
+                return Trial(len(inputs), tried, broken)
+    return Trial(len(inputs), tried, None)
 
 
 def _law(
