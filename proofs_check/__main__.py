@@ -120,8 +120,8 @@ class Summary:
         return [certified, *of_claims(self.claim, *self.radii), *assumed]
 
     def text(self) -> str:
-        found = self.problem
-        ended = [] if found is None else [f"{found['state']} {printable(found['place'] + ': ' + found['reason'])}"]
+        fault = self.problem
+        ended = [] if fault is None else [f"{fault['state']} {printable(fault['place'] + ': ' + fault['reason'])}"]
         counts = [f"{self.states[n]} {n}" for n in STATES if self.states[n] or n in ("accepted", "rejected")]
         uses = ", ".join(f"{name} ({n})" for name, n in sorted(self.rests.items())) or "none beyond exact export"
         return "\n".join([*ended, *self.words(), ", ".join(counts), f"assumptions: {uses}"])

@@ -63,10 +63,10 @@ def _tie_other(step: str, named: str | None, at_hand: Prepared | None, classes: 
         return
     if at_hand is None:
         raise RejectedError(step, "the claim speaks of a network that is not at hand")
-    found = at_hand.network
-    need(found.sha256 == named, step, "the claim speaks of another network")
-    need(found.classes == classes, step, f"its network must have {classes} logits, has {found.classes}")
-    need(found.input_shape == shape, step, "its network takes other inputs")
+    network = at_hand.network
+    need(network.sha256 == named, step, "the claim speaks of another network")
+    need(network.classes == classes, step, f"its network must have {classes} logits, has {network.classes}")
+    need(network.input_shape == shape, step, "its network takes other inputs")
 
 
 def check_bytes(

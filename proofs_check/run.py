@@ -66,26 +66,26 @@ class ProcessJudge:
         """The line `data` in the place of input `index`, whose value and label are `row`."""
         place = f"input {index}"
         try:
-            found = parse.line(data, EVIDENCE, place)
-            if row is None or found.index != index:
-                raise MalformedError(place, f"index {found.index} is out of order, or there is no such input")
-            wellformed(found.label == row.label, place, f"label {found.label} is not the dataset's, {row.label}")
-            if not isinstance(found, parse.Certificate):
-                return Result(index, found.outcome, found, reason=found.reason)
-            smoothed = found.claim.smoothing is not None
-            wellformed(smoothed == (found.method == "smoothing"), place, f"is not of the method {found.method}")
+            line = parse.line(data, EVIDENCE, place)
+            if row is None or line.index != index:
+                raise MalformedError(place, f"index {line.index} is out of order, or there is no such input")
+            wellformed(line.label == row.label, place, f"label {line.label} is not the dataset's, {row.label}")
+            if not isinstance(line, parse.Certificate):
+                return Result(index, line.outcome, line, reason=line.reason)
+            smoothed = line.claim.smoothing is not None
+            wellformed(smoothed == (line.method == "smoothing"), place, f"is not of the method {line.method}")
         except MalformedError as error:
             return Result(index, "malformed", step=error.place, reason=error.reason)
-        said = dataclasses.replace(found, evidence=None)
+        said = dataclasses.replace(line, evidence=None)
         try:
-            case = Case(self.robust, self.standard, row.value, self.alpha(found.claim))
+            case = Case(self.robust, self.standard, row.value, self.alpha(line.claim))
         except MalformedError as error:
             return Result(index, "malformed", step=error.place, reason=error.reason)
         except RejectedError as error:  # a network of alpha beyond the judge's range
             return Result(index, "rejected", said, step=error.step, reason=error.reason)
         except MemoryError as error:
             return Result(index, "rejected", said, step="memory", reason=f"a network does not fit: {error}")
-        verdict = judge.check(found, case)
+        verdict = judge.check(line, case)
         if isinstance(verdict, Rejected):
             return Result(index, "rejected", said, (), verdict.step, verdict.reason)
         return Result(index, "accepted", said, tuple(sorted(a.name for a in verdict.assumptions)))
@@ -115,14 +115,14 @@ def said(line: parse.Certificate | parse.NotCertified) -> dict[str, object]:
         return {n: getattr(line, n) for n in ("norm", "method", "class_of", "alpha", "radius")}
     claim, noise = line.claim, line.claim.smoothing
     named = ("norm", "class_of", "alpha", "radius", "temperature", "semantics", "standard")
-    own: dict[str, object] = {"method": line.method, **{n: getattr(claim, n) for n in named}}
-    own["domain"] = None if claim.domain is None else list(claim.domain)
-    own["adaptive"] = None if claim.adaptive is None else dataclasses.asdict(claim.adaptive)
+    settings: dict[str, object] = {"method": line.method, **{n: getattr(claim, n) for n in named}}
+    settings["domain"] = None if claim.domain is None else list(claim.domain)
+    settings["adaptive"] = None if claim.adaptive is None else dataclasses.asdict(claim.adaptive)
     if claim.adaptive is not None and claim.adaptive.alpha is not None:
-        del own["alpha"]  # a lower bound on the ball: of the input, not of the run
+        del settings["alpha"]  # a lower bound on the ball: of the input, not of the run
     if noise is not None:
-        own |= {n: getattr(noise, n) for n in OF_RUN[1]} | {"use_standard": noise.networks == "both"}
-    return own
+        settings |= {n: getattr(noise, n) for n in OF_RUN[1]} | {"use_standard": noise.networks == "both"}
+    return settings
 
 
 class Run:
@@ -140,10 +140,10 @@ class Run:
 
     def tasks(self) -> Iterator[tuple[int, bytes, folder.Row | None]]:
         """Per line its place, its bytes and the input it must speak of."""
-        found, total, count = folder.rows(self.path), hashlib.sha256(), 0
+        inputs, total, count = folder.rows(self.path), hashlib.sha256(), 0
         for count, data in enumerate(folder.lines(self.path), start=1):
             total.update(data + b"\n")
-            yield count - 1, data, next(found, None)
+            yield count - 1, data, next(inputs, None)
         short = f"has {count} lines, run.json says {self.header.count}"
         wellformed(count >= self.header.count, "certificates.jsonl", short)
         self.digests["certificates.jsonl"] = total.hexdigest()
@@ -174,14 +174,14 @@ class Run:
 
     def _agreeing(self, result: Result) -> Result:
         """The result, malformed where its line says of the run other than the header or a line before it."""
-        own = {} if result.line is None else said(result.line)
+        settings = {} if result.line is None else said(result.line)
         if not self._one_radius:
-            own.pop("radius", None)
-        for name, value in own.items():
+            settings.pop("radius", None)
+        for name, value in settings.items():
             of_run = self._said.get(name, value)
             if type(value) is not type(of_run) or value != of_run:
                 reason = f"speaks of {name} = {value}, the run of {of_run}"
                 return Result(result.index, "malformed", step=f"input {result.index}", reason=reason)
         if result.state != "rejected":  # what is not proven speaks for no other line
-            self._said |= own
+            self._said |= settings
         return result

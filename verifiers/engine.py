@@ -73,8 +73,8 @@ class Query:
     def pick(self, index: Tensor | slice) -> Query:
         """The question about the inputs `index` alone."""
         goal = None if self.goal is None else self.goal[index]
-        known = self.constraints.pick(index)
-        return replace(self, balls=self.balls.pick(index), rows=self.rows[index], constraints=known, goal=goal)
+        constraints = self.constraints.pick(index)
+        return replace(self, balls=self.balls.pick(index), rows=self.rows[index], constraints=constraints, goal=goal)
 
 
 def differences(predicted: Tensor, classes: int) -> Tensor:
@@ -149,8 +149,8 @@ class Answer:
         layers = None if self.left is None or self.left.layers is None else self.left.layers.pick(inputs)
         query = Query(self.query.balls.pick(inputs), rows[:, None], steps=steps, goal=goal[:, None], upper_only=True)
         first = tuple(None if one is None else one[None] for one in start)
-        bounds, left = self.engine.bound(self.state, query, WarmStart(layers, first))
-        slopes = (None,) * len(inputs) if left is None else left.slopes
+        bounds, warm_start = self.engine.bound(self.state, query, WarmStart(layers, first))
+        slopes = (None,) * len(inputs) if warm_start is None else warm_start.slopes
         return bounds.upper[:, 0], tuple(None if one is None else one[0] for one in slopes)
 
     def further(self, rows: Tensor) -> Bounds:
@@ -273,21 +273,21 @@ class Engine(abc.ABC):
     def bounds(self, query: MarginQuery, state: Any = None) -> LogitBounds:
         """Bounds of d_j from nothing, in batches. state: of `prepare`, None: it is prepared for this question alone."""
         state = self.prepare(query.network) if state is None else state
-        asked, found = query.query(), list[LogitBounds]()
+        asked, logit_bounds = query.query(), list[LogitBounds]()
         for part in _batches(len(query.inputs), self.batch):
             answer = self.answer(state, asked.pick(part))
-            found.append(LogitBounds(answer.bounds.lower, answer.bounds.upper, answer.witness()))
-        if not found:
+            logit_bounds.append(LogitBounds(answer.bounds.lower, answer.bounds.upper, answer.witness()))
+        if not logit_bounds:
             none = torch.zeros(0, query.network.classes, dtype=torch.float64)
             return LogitBounds(none, none, ())
-        lower, upper = (torch.cat([getattr(p, name) for p in found]) for name in ("lower", "upper"))
-        return LogitBounds(lower, upper, tuple(w for p in found for w in p.witness))
+        lower, upper = (torch.cat([getattr(p, name) for p in logit_bounds]) for name in ("lower", "upper"))
+        return LogitBounds(lower, upper, tuple(w for p in logit_bounds for w in p.witness))
 
 
 def stacked(slopes: tuple[Tensor | None, ...]) -> Tensor | None:
     """(N, R, n) slopes of all balls, None where none are known of some."""
-    known = [one for one in slopes if one is not None]
-    return torch.stack(known) if known and len(known) == len(slopes) else None
+    tensors = [one for one in slopes if one is not None]
+    return torch.stack(tensors) if tensors and len(tensors) == len(slopes) else None
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

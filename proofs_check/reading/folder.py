@@ -46,9 +46,9 @@ class Row:
 def _opened(path: Path, largest: float) -> Generator[IO[bytes], None, None]:
     """A regular file: a pipe or a device may never end. Raises MalformedError, also for what fails in reading it."""
     try:
-        found = path.stat()
-        wellformed(stat.S_ISREG(found.st_mode), path.name, "is not a regular file")
-        wellformed(found.st_size <= largest, path.name, f"is larger than {largest} bytes")
+        status = path.stat()
+        wellformed(stat.S_ISREG(status.st_mode), path.name, "is not a regular file")
+        wellformed(status.st_size <= largest, path.name, f"is larger than {largest} bytes")
         with path.open("rb") as stream:
             yield stream
     except MalformedError:
@@ -73,9 +73,9 @@ def header(folder: Path) -> parse.RunHeader:
 def network(folder: Path, sha256: str) -> PlainNetwork:
     """networks/<sha256>.safetensors, whose bytes must have that digest."""
     name = f"networks/{sha256}.safetensors"
-    found = parse.network(_bytes(folder / name, MAX_FILE), name)
-    wellformed(found.sha256 == sha256, name, "content does not have the digest of its name")
-    return found
+    plain_network = parse.network(_bytes(folder / name, MAX_FILE), name)
+    wellformed(plain_network.sha256 == sha256, name, "content does not have the digest of its name")
+    return plain_network
 
 
 def rows(folder: Path) -> Iterator[Row]:
@@ -100,10 +100,10 @@ def _npy_shape(stream: IO[bytes], dtype: bytes, place: str) -> tuple[int, ...]:
     """From a header of version 1.0, which must be spelled as numpy does."""
     head = stream.read(10)
     head += stream.read(int.from_bytes(head[8:], "little"))
-    found = NPY.fullmatch(head)
-    if found is None or found[1] != dtype:
+    fields = NPY.fullmatch(head)
+    if fields is None or fields[1] != dtype:
         raise MalformedError(place, f"must be a C-ordered npy file 1.0 of {dtype}, begins with {head[:80]!r}")
-    return (int(found[2]), *(int(n) for n in found[3].replace(b",", b" ").split()))
+    return (int(fields[2]), *(int(n) for n in fields[3].replace(b",", b" ").split()))
 
 
 def _zip_rows(values: IO[bytes], labels: IO[bytes]) -> Iterator[Row]:

@@ -76,8 +76,8 @@ def strict_json(data: bytes, place: str) -> Any:
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    found: dict[str, Any] | list[Any] = value if type(value) in (dict, list) else []
-    return found.values() if isinstance(found, dict) else found
+    container: dict[str, Any] | list[Any] = value if type(value) in (dict, list) else []
+    return container.values() if isinstance(container, dict) else container
 
 
 def read(kind: Any, value: Any, place: str) -> Any:
@@ -128,12 +128,12 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 
 def _read_object(kind: Any, value: Any, place: str) -> Any:
-    found, hints = read(dict, value, place), _hints(kind)
-    missing = [n for n in hints if n not in found]
-    extra = [n for n in found if n not in hints]
+    members, hints = read(dict, value, place), _hints(kind)
+    missing = [n for n in hints if n not in members]
+    extra = [n for n in members if n not in hints]
     wellformed(not missing, place, f"field {missing[:1]} is missing")
     wellformed(not extra, place, f"field {extra[:1]} is not known")
-    fields = {n: read(hints[n], found[n], f"{place}.{n}") for n in hints}
+    fields = {n: read(hints[n], members[n], f"{place}.{n}") for n in hints}
     try:
         return kind(**fields)
     except MalformedError as error:  # of a condition of the type, which does not know its place
@@ -191,10 +191,10 @@ SEAL_LENGTH = len(seal(b""))
 def unseal(data: bytes, form: str, place: str) -> dict[str, Any]:
     """The object of format `form` whose bytes are `seal` of all but the last of them; without format and seal."""
     wellformed(data == seal(data[:-SEAL_LENGTH]), place, "does not end with the sha256 of what is before it")
-    found = read(dict, strict_json(data, place), place)
-    found.pop("sha256", None)
-    wellformed(found.pop("format", None) == form, f"{place}.format", f"must be {form!r}")
-    return found
+    members = read(dict, strict_json(data, place), place)
+    members.pop("sha256", None)
+    wellformed(members.pop("format", None) == form, f"{place}.format", f"must be {form!r}")
+    return members
 
 
 def line(data: bytes, evidence: Mapping[str, type[Any]], place: str = "certificate") -> Certificate | NotCertified:
@@ -202,15 +202,15 @@ def line(data: bytes, evidence: Mapping[str, type[Any]], place: str = "certifica
 
     `evidence` maps each rule's name to the type of its evidence. Raises MalformedError.
     """
-    found = unseal(data, FORMAT, place)
-    if found.get("outcome") != "certified":
-        return read(NotCertified, found, place)
-    del found["outcome"]
-    claim = read(Claim, {n: found.pop(n) for n in _hints(Claim) if n in found}, place)
-    body = read(dict, found.pop("evidence", None), f"{place}.evidence")
+    members = unseal(data, FORMAT, place)
+    if members.get("outcome") != "certified":
+        return read(NotCertified, members, place)
+    del members["outcome"]
+    claim = read(Claim, {n: members.pop(n) for n in _hints(Claim) if n in members}, place)
+    body = read(dict, members.pop("evidence", None), f"{place}.evidence")
     rule = read(str, body.pop("rule", None), f"{place}.evidence.rule")
     wellformed(rule in evidence, f"{place}.evidence.rule", f"is not known: {rule!r}")
-    record = read(Record, found, place)  # nothing else is left
+    record = read(Record, members, place)  # nothing else is left
     proof = read(evidence[rule], body, f"{place}.evidence")
     return Certificate(record.index, record.label, record.method, claim, rule, proof)
 
@@ -254,8 +254,8 @@ def _tensors(header: dict[str, Any], blob: bytes) -> dict[str, Float32Array]:
     end = 0
     for name, entry in header.items():
         place = f"network.{name}"
-        found = read(_Tensor, entry, place)
-        shape, (start, stop) = found.shape, found.data_offsets
+        layout = read(_Tensor, entry, place)
+        shape, (start, stop) = layout.shape, layout.data_offsets
         wellformed(len(shape) <= MAX_AXES, place, f"has {len(shape)} axes")
         wellformed(all(n > 0 for n in shape), place, f"shape must be positive, got {shape}")
         wellformed(start == end and stop - start == 4 * math.prod(shape), place, "offsets do not fit the shape")
@@ -308,13 +308,13 @@ def network(data: bytes, place: str = "network") -> PlainNetwork:
 
 def _node(entry: Any, tensors: dict[str, Float32Array], place: str) -> Any:
     """The node, each name of a tensor replaced by the tensor, which is taken out of `tensors`."""
-    found = read(dict, entry, place)
-    op = read(str, found.pop("op", None), f"{place}.op")
+    members = read(dict, entry, place)
+    op = read(str, members.pop("op", None), f"{place}.op")
     wellformed(op in NODE_TYPES, place, f"op {op!r} is not known")
     kind = NODE_TYPES[op]
     for name, hint in _hints(kind).items():
         if hint == Float32Array:
-            key = read(str, found.get(name), f"{place}.{name}")
+            key = read(str, members.get(name), f"{place}.{name}")
             wellformed(key in tensors, f"{place}.{name}", f"names no unused tensor: {key!r}")
-            found[name] = tensors.pop(key)
-    return read(kind, found, place)
+            members[name] = tensors.pop(key)
+    return read(kind, members, place)

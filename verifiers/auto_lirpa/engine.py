@@ -125,11 +125,11 @@ def _picked(warm_start: WarmStart | None, index: Tensor) -> WarmStart | None:
 
 def _joined(parts: list[tuple[Bounds, WarmStart]]) -> tuple[Bounds, WarmStart]:
     lower, upper = (torch.cat([getattr(bounds, name) for bounds, _ in parts]) for name in ("lower", "upper"))
-    layers = [left.layers.constraints() for _, left in parts if left.layers is not None]
+    layers = [warm_start.layers.constraints() for _, warm_start in parts if warm_start.layers is not None]
     values = {
         k: (torch.cat([one[k][0] for one in layers]), torch.cat([one[k][1] for one in layers])) for k in layers[0]
     }
-    slopes = tuple(one for _, left in parts for one in left.slopes)
+    slopes = tuple(one for _, warm_start in parts for one in warm_start.slopes)
     return Bounds(lower, upper), WarmStart(LirpaLayers(len(lower), values), slopes)
 
 
@@ -178,12 +178,12 @@ class Converted:
             asked = Asked(inputs, rows.gather(1, each.expand(-1, -1, rows.shape[2])), values, final)
             start = None if warm_start is None else stacked(warm_start.slopes)
             start = None if start is None else start.gather(1, each.expand(-1, -1, start.shape[2]))
-            (low_r, high_r), found = self._linear(asked, engine.steps if query.steps is None else query.steps, start)
+            (low_r, high_r), slopes_r = self._linear(asked, engine.steps if query.steps is None else query.steps, start)
             bounds[0].scatter_(1, index, torch.maximum(bounds[0].gather(1, index), low_r))
             bounds[1].scatter_(1, index, torch.minimum(bounds[1].gather(1, index), high_r))
-            if found is not None:
-                whole = found.new_zeros(*rows.shape[:2], found.shape[2])
-                slopes = whole.scatter(1, each.expand(-1, -1, found.shape[2]), found).unbind()
+            if slopes_r is not None:
+                zero_slopes = slopes_r.new_zeros(*rows.shape[:2], slopes_r.shape[2])
+                slopes = zero_slopes.scatter(1, each.expand(-1, -1, slopes_r.shape[2]), slopes_r).unbind()
         lower, upper = bounds
         if not bool(torch.isfinite(lower).all() and torch.isfinite(upper).all()):
             raise EngineError("bounds overflowed: reduce the radius or set precision='float64'")
@@ -286,10 +286,10 @@ class Converted:
             except Exception as error:
                 raise EngineError(_limit("conversion", lirpa, error)) from error
         fed = [step.inputs[0] for step in self.lowered.steps if isinstance(step, low.Activation | low.MaxPool)]
-        found = [node for node in bounded._modules.values() if type(node).__name__ in BOUND_NAMES]
-        if len(found) != len(fed):
-            raise EngineError(f"auto_LiRPA {lirpa.__version__} found {len(found)} of {len(fed)} activations")
-        self.nodes = list(zip(fed, found, strict=True))
+        activations = [node for node in bounded._modules.values() if type(node).__name__ in BOUND_NAMES]
+        if len(activations) != len(fed):
+            raise EngineError(f"auto_LiRPA {lirpa.__version__} found {len(activations)} of {len(fed)} activations")
+        self.nodes = list(zip(fed, activations, strict=True))
         self.bounded = bounded
 
     def _arguments(self, asked: Asked, final: bool) -> dict[str, Any]:

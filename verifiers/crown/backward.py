@@ -60,11 +60,11 @@ class IntermediateBounds:
 
     def _relaxation(self, k: int, slopes: Tensor) -> Relaxation:
         lower, upper = self.values[self.net.parents(k)[0]]
-        own = None
+        layer_slopes = None
         if k in self.net.slope_ranges:
             start, stop = self.net.slope_ranges[k]
-            own = slopes[:, start:stop].reshape(lower.shape)
-        return self.net.layers[k].relaxation(lower, upper, own)
+            layer_slopes = slopes[:, start:stop].reshape(lower.shape)
+        return self.net.layers[k].relaxation(lower, upper, layer_slopes)
 
 
 # ---------------------------------------------------------------- one backward pass

@@ -117,12 +117,12 @@ def _kept(warm_start: WarmStart | None) -> IntermediateBounds | None:
 def _start(slopes: tuple[Tensor | None, ...], layers: IntermediateBounds, index: Tensor) -> Tensor | None:
     """(N, R', n) slopes to start from, the shared ones where none are known; None if none are at all. What an input
     starts from never depends on the others."""
-    known = next((one for one in slopes if one is not None), None)
-    if known is None:
+    template = next((one for one in slopes if one is not None), None)
+    if template is None:
         return None
     shared = layers.slopes
-    rows = torch.stack([shared[k].expand(len(known), -1) if one is None else one for k, one in enumerate(slopes)])
-    return rows.gather(1, index[:, :, None].expand(-1, -1, rows.shape[2]))
+    starts = torch.stack([shared[k].expand(len(template), -1) if one is None else one for k, one in enumerate(slopes)])
+    return starts.gather(1, index[:, :, None].expand(-1, -1, starts.shape[2]))
 
 
 def _answer(
@@ -134,8 +134,8 @@ def _answer(
     kept: tuple[Tensor | None, ...] = (None,) * len(rows)
     if slopes is not None:
         size = slopes.shape[2]
-        whole = slopes.new_zeros(*rows.shape[:2], size)
-        kept = whole.scatter(1, index[:, :, None].expand(-1, -1, size), slopes).unbind()
+        zero_slopes = slopes.new_zeros(*rows.shape[:2], size)
+        kept = zero_slopes.scatter(1, index[:, :, None].expand(-1, -1, size), slopes).unbind()
     return Bounds(lower, zeros.scatter(1, where, high.double().cpu())), WarmStart(CrownLayers(layers), kept)
 
 

@@ -62,9 +62,9 @@ def unit_forms(net: CrownNetwork, k: int, index: Tensor) -> dict[int, tuple[Line
                     (forms, constant) if before is None else (add(before[0], forms).complete(), before[1] + constant)
                 )
         return total
-    own = layer.unit_forms(index)
-    if own is not None:
-        return {parents[0]: own}
+    summand = layer.unit_forms(index)
+    if summand is not None:
+        return {parents[0]: summand}
     return {k: (_one_hot(layer.shape, index, net), torch.zeros(len(index), dtype=net.dtype, device=net.device))}
 
 

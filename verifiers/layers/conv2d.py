@@ -124,8 +124,8 @@ class Conv2d(Affine[c.Conv2d]):
         if norm != "L2":
             return between
         kernels = node.weight.reshape(node.groups, node.weight.shape[0] // node.groups, -1)
-        held = overlap((node.weight.shape[2], node.weight.shape[3]), node.stride, node.dilation)
-        return min(between, max(map(spectral_norm, kernels)) * math.sqrt(held))
+        patches_per_cell = overlap((node.weight.shape[2], node.weight.shape[3]), node.stride, node.dilation)
+        return min(between, max(map(spectral_norm, kernels)) * math.sqrt(patches_per_cell))
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
         """Groups become zero blocks of a dense kernel."""

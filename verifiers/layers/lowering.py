@@ -159,11 +159,11 @@ def selection(at: tuple[int, ...], before: Shape, after: Shape, start: Shape, st
         return Dense(at, channels, channels.new_zeros(after[0]))
     kernel, tap, padding = [], [], []
     for axis in (1, 2):
-        reach = (after[axis] - 1) * step[axis]
-        padding += [(max(-start[axis], 0), max(start[axis] + reach + 1 - before[axis], 0))]
+        span = (after[axis] - 1) * step[axis]
+        padding += [(max(-start[axis], 0), max(start[axis] + span + 1 - before[axis], 0))]
         tap += [max(start[axis], 0)]
-        # the window slides exactly `reach` cells
-        kernel += [before[axis] + sum(padding[-1]) - reach]
+        # the window slides exactly `span` cells
+        kernel += [before[axis] + sum(padding[-1]) - span]
     weight = channels.new_zeros(*channels.shape, *kernel)
     weight[:, :, tap[0], tap[1]] = channels
     (top, bottom), (left, right) = padding

@@ -40,8 +40,8 @@ class MaxPool2d(Nonlinear[c.MaxPool2d]):
         low, high = windows(lower, self.node, -math.inf), windows(upper, self.node, -math.inf)
         # a cell is out if another's lower bound exceeds its upper bound, alone in if its lower exceeds all uppers
         best = low.argmax(dim=2, keepdim=True)
-        rest = high.scatter(2, best, -math.inf).amax(dim=2, keepdim=True)
-        alone = low.amax(dim=2, keepdim=True) > rest
+        rival_upper = high.scatter(2, best, -math.inf).amax(dim=2, keepdim=True)
+        alone = low.amax(dim=2, keepdim=True) > rival_upper
         least = torch.zeros_like(low).scatter(2, best, alone.to(low.dtype))
         most = (high >= low.amax(dim=2, keepdim=True)) & (high > -math.inf)
         return least, most.to(low.dtype)
@@ -74,8 +74,8 @@ class MaxPool2d(Nonlinear[c.MaxPool2d]):
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         """|max(a) - max(b)|^p, summed over windows, is at most sum |a - b|^p with each cell once per window."""
-        held = overlap(self.node.kernel, self.node.stride)
-        return before[0] * {"Linf": 1.0, "L2": math.sqrt(held), "L1": float(held)}[norm]
+        windows_per_cell = overlap(self.node.kernel, self.node.stride)
+        return before[0] * {"Linf": 1.0, "L2": math.sqrt(windows_per_cell), "L1": float(windows_per_cell)}[norm]
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,8 +76,8 @@ def _pairs(
     classes = maps.network.classes
     result = torch.zeros((count, classes, classes), dtype=torch.float64, device=maps.device)
     eye = torch.eye(classes, dtype=torch.float64, device=maps.device)
-    first, second = torch.triu_indices(classes, classes, 1, device=maps.device)
-    for i, j in zip(first.split(FORMS_AT_ONCE), second.split(FORMS_AT_ONCE), strict=True):
+    row_index, column_index = torch.triu_indices(classes, classes, 1, device=maps.device)
+    for i, j in zip(row_index.split(FORMS_AT_ONCE), column_index.split(FORMS_AT_ONCE), strict=True):
         forms = (eye[i] - eye[j]).expand(count, -1, -1)
         bound = bounder(maps, slopes, forms, norm)
         result[:, i, j], result[:, j, i] = bound, bound

@@ -195,13 +195,13 @@ class _Rho:
         factor, info = torch.linalg.cholesky_ex(2 * torch.diag(t) - weighted - weighted.T)
         if int(info):
             return None
-        left = torch.linalg.solve_triangular(factor, -t[:, None] * self.a, upper=False)
-        right = torch.linalg.solve_triangular(factor, self.ellw[:, None], upper=False)
-        rest = 1 - (right**2).sum()
-        if float(rest.detach()) <= 1e-9:
+        solved_a = torch.linalg.solve_triangular(factor, -t[:, None] * self.a, upper=False)
+        solved_ellw = torch.linalg.solve_triangular(factor, self.ellw[:, None], upper=False)
+        schur_complement = 1 - (solved_ellw**2).sum()
+        if float(schur_complement.detach()) <= 1e-9:
             return None
-        last = (self.ell0 - (right.T @ left)[0]) / rest.sqrt()
-        stacked = torch.cat([left, last[None]])
+        last = (self.ell0 - (solved_ellw.T @ solved_a)[0]) / schur_complement.sqrt()
+        stacked = torch.cat([solved_a, last[None]])
         return stacked @ stacked.T if len(stacked) < stacked.shape[1] else stacked.T @ stacked
 
     def value(self, t: torch.Tensor) -> float:
@@ -267,11 +267,11 @@ def _by_norms(system: Increments, form: Matrix) -> Matrix:
     for k in layers:
         gain = _norm(system.a[member == k]) + sum(n * g for n, g in zip(inner[k], gains, strict=True))
         gains.append(max(gain, 1e-300))
-    whole = _norm((form @ system.c)[None]) + sum(n * g for n, g in zip(outer, gains, strict=True))
+    form_gain = _norm((form @ system.c)[None]) + sum(n * g for n, g in zip(outer, gains, strict=True))
     weights = [0.0] * len(names)
     for j in reversed(layers):
         above = sum(weights[k] * gains[k] * inner[k][j] for k in layers if k > j)
-        weights[j] = max((whole * outer[j] + above) / gains[j], 1e-300)
+        weights[j] = max((form_gain * outer[j] + above) / gains[j], 1e-300)
     return np.array(weights)[member]
 
 

@@ -36,10 +36,10 @@ class SamplingError(EngineError):
 @functools.lru_cache(maxsize=8)
 def noise_thresholds(noise_std: float, grid: int) -> NDArray[np.uint64]:
     """⌊2^64 Φ((j + ½)/(σ grid))⌋ for j = −J … J−1, increasing; J = ⌊9 σ grid⌋."""
-    reach = math.floor(TAIL * noise_std * grid)
+    cutoff = math.floor(TAIL * noise_std * grid)
     with ctx.workprec(160):
         scale = -1 / (arb(noise_std) * grid * arb(2).sqrt())
-        masses = [(scale * (arb(j) + arb(0.5))).erfc() / 2 for j in range(-reach, reach)]
+        masses = [(scale * (arb(j) + arb(0.5))).erfc() / 2 for j in range(-cutoff, cutoff)]
         return np.array([int((m * arb(2) ** 64).mid().floor().fmpz()) for m in masses], dtype=np.uint64)
 
 
@@ -188,8 +188,8 @@ def sample(
 
     centres: (N, *shape) grid points. Batches hold draws of several jobs where jobs are short. Memory: one batch.
     """
-    reach = len(noise_thresholds(noise.noise_std, noise.grid)) // 2
-    if centres.size and int(np.abs(centres).max()) + reach >= 2**24:
+    cutoff = len(noise_thresholds(noise.noise_std, noise.grid)) // 2
+    if centres.size and int(np.abs(centres).max()) + cutoff >= 2**24:
         raise SamplingError(
             f"inputs are too large for the grid: |x| * {noise.grid} must stay below 2^24: choose a smaller grid"
         )
