@@ -42,17 +42,17 @@ def compare(module: nn.Module, reference: Reference, inputs: Float32Array) -> Fa
     parts = [inputs[i : i + BATCH] for i in range(0, len(inputs), BATCH)]
     expected = np.concatenate([reference(part) for part in parts])
     with torch.no_grad():
-        found = np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
-    if found.shape != expected.shape:
-        raise UsageError(f"the plain network gives logits of shape {found.shape}, the source {expected.shape}")
-    differences = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+        logits = np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
+    if logits.shape != expected.shape:
+        raise UsageError(f"the plain network gives logits of shape {logits.shape}, the source {expected.shape}")
+    differences = np.abs(logits.astype(np.float64) - expected.astype(np.float64))
     allowed = TOLERANCE * (1 + np.abs(expected).max(axis=0))
     wrong = ~(differences <= allowed)
     if wrong.any():
         n, k = (int(i) for i in np.argwhere(wrong)[0])
         raise UsageError(
             f"the plain network differs from the source by {upper(float(differences[n, k]), 3)} in logit {k} of input "
-            f"{n} (there {found[n, k]}, here {expected[n, k]})"
+            f"{n} (there {logits[n, k]}, here {expected[n, k]})"
         )
-    disagree = np.flatnonzero(found.argmax(axis=1) != expected.argmax(axis=1))
+    disagree = np.flatnonzero(logits.argmax(axis=1) != expected.argmax(axis=1))
     return Faithfulness(tuple(float(d) for d in differences.max(axis=0)), tuple(int(n) for n in disagree))

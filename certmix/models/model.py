@@ -102,12 +102,12 @@ def gives_probabilities(outputs: Tensor) -> bool:
 def about_probabilities(models: Mapping[str, nn.Module], inputs: Tensor) -> list[str]:
     """One sentence for each model, by the name it goes under, whose outputs at inputs (N, *shape) look like
     probabilities; the first INPUTS_LOOKED_AT are enough."""
-    found: list[str] = []
+    sentences: list[str] = []
     for name, module in models.items():
         with torch.no_grad():
             if gives_probabilities(module(inputs[:INPUTS_LOOKED_AT])):
-                found.append(f"{name}: {PROBABILITIES}")
-    return found
+                sentences.append(f"{name}: {PROBABILITIES}")
+    return sentences
 
 
 def load_model(path: str | Path, samples: Float32Array | None = None) -> Model:
@@ -138,21 +138,21 @@ def from_module(module: nn.Module, input_shape: tuple[int, ...], samples: Float3
     """
     source = f"torch module {type(module).__name__}"
     try:
-        own = copy.deepcopy(module).eval().to("cpu", torch.float32).requires_grad_(False)
+        module_copy = copy.deepcopy(module).eval().to("cpu", torch.float32).requires_grad_(False)
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"{source} cannot be copied: {one_line(error)}") from error
     inputs = _samples(tuple(input_shape), samples)
-    classes = _logits(own, inputs, source).shape[1]
+    classes = _logits(module_copy, inputs, source).shape[1]
 
     def reference(x: Float32Array) -> NDArray[np.float32]:
-        return _logits(own, x, source)
+        return _logits(module_copy, x, source)
 
     try:
-        network = plain_network(_export(own, torch.zeros(1, *input_shape)))
+        network = plain_network(_export(module_copy, torch.zeros(1, *input_shape)))
         plain = PlainModule(network).eval()
         faithfulness = compare(plain, reference, inputs).largest
     except UsageError as error:
-        return Model(own, None, classes, tuple(input_shape), source, 0.0, str(error))
+        return Model(module_copy, None, classes, tuple(input_shape), source, 0.0, str(error))
     return Model(plain, network, network.classes, network.input_shape, source, faithfulness, None, reference)
 
 

@@ -43,13 +43,13 @@ def write(folder: Path, start: int, attacks: Mapping[int, Attack]) -> None:
 
 def read(folder: Path) -> dict[int, Attack]:
     """All attacks of the run in `folder`, by input index; empty where none were looked for. Raises UsageError."""
-    found: dict[int, Attack] = {}
+    attacks: dict[int, Attack] = {}
     for path in sorted((folder / FOLDER).glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as stored:
                 columns = (stored["index"], stored["radius"], stored["predicted"], stored["rival"], stored["point"])
                 for index, radius, predicted, rival, point in zip(*columns, strict=True):
-                    found[int(index)] = Attack(float(radius), int(predicted), int(rival), point.astype(np.float32))
+                    attacks[int(index)] = Attack(float(radius), int(predicted), int(rival), point.astype(np.float32))
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"{path} holds no attacks ({error}): remove it, or audit again") from None
-    return found
+    return attacks

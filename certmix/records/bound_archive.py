@@ -85,8 +85,8 @@ class BoundArchive:
 
     def nearest_witness(self, index: int, radius: float) -> bytes | None:
         """The one for the radius nearest to this one."""
-        known = self.witness.get(index, {})
-        return known[min(known, key=lambda r: abs(r - radius))] if known else None
+        by_radius = self.witness.get(index, {})
+        return by_radius[min(by_radius, key=lambda r: abs(r - radius))] if by_radius else None
 
     def margins(self, temperature: float) -> Floats:
         """(M,) lower bounds of min_i h_y - h_i on each ball; -1, true of any margin, where some rival may win.
@@ -94,8 +94,8 @@ class BoundArchive:
         Source: (3a), and (3b) with the stored passes (docs/maths.md 7, knapsack).
         """
         result = np.full(len(self.index), -1.0)
-        own = np.arange(self.upper.shape[1]) == self.predicted[:, None]
-        no_rival_wins = np.flatnonzero(((self.upper < 0) | own).all(axis=1))
+        is_predicted = np.arange(self.upper.shape[1]) == self.predicted[:, None]
+        no_rival_wins = np.flatnonzero(((self.upper < 0) | is_predicted).all(axis=1))
         pass_of_rival, passes = self._pass_of_rival()
         k = self.upper.shape[1]
         for chunk in _chunks(no_rival_wins, max(1, MAX_CHUNK_ENTRIES // (k * k))):
@@ -199,7 +199,9 @@ def _both(a: ArchivedBound, b: ArchivedBound) -> ArchivedBound:
 
 
 def _arrays(archive: BoundArchive) -> dict[str, NDArray[np.generic]]:
-    witnesses = [(n, r, data) for n, known in sorted(archive.witness.items()) for r, data in sorted(known.items())]
+    witnesses = [
+        (n, r, data) for n, by_radius in sorted(archive.witness.items()) for r, data in sorted(by_radius.items())
+    ]
     return {
         "index": archive.index,
         "radius": archive.radius,

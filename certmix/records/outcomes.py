@@ -166,10 +166,10 @@ class Outcomes(list[Outcome]):
         return f"Outcomes({len(self)} inputs: {', '.join(f'{n} {name}' for name, n in self.counts().items())})"
 
     def _repr_html_(self) -> str:
-        rows = records(self[:SHOWN])
+        dicts = records(self[:SHOWN])
         names = ("index", "outcome", "predicted", "radius", "why")
         head = "".join(f"<th>{name}</th>" for name in names)
-        body = "".join("<tr>" + "".join(f"<td>{_cell(row, name)}</td>" for name in names) + "</tr>" for row in rows)
+        body = "".join("<tr>" + "".join(f"<td>{_cell(row, name)}</td>" for name in names) + "</tr>" for row in dicts)
         more = f"<p>the first {SHOWN}; to_dataframe() has all</p>" if len(self) > SHOWN else ""
         return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>{more}"
 
@@ -186,14 +186,14 @@ def records(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
 
     radius: certified, falsified, or the one asked for (None for the largest). why: of outcomes without a certificate.
     """
-    found: list[dict[str, Any]] = []
+    dicts: list[dict[str, Any]] = []
     for index, outcome in enumerate(outcomes):
         row: dict[str, Any] = {"index": index, "outcome": type(outcome).__name__.lower()}
         for name in ("predicted", "radius", "norm", "alpha", "method", "class_of"):
             row[name] = getattr(outcome, name)
         row["why"] = None if isinstance(outcome, Certified) else outcome.advice
-        found.append(row)
-    return found
+        dicts.append(row)
+    return dicts
 
 
 def to_dataframe(outcomes: Iterable[Outcome]) -> Any:

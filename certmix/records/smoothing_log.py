@@ -97,14 +97,14 @@ def read_log(path: str | Path, noise_std: float, as_printed: bool = False) -> Lo
     missing = [name for name in NEEDED if name not in header]
     if missing:
         raise UsageError(f"{path}: column {missing[0]!r} is missing; a log has the columns {' '.join(COLUMNS)}")
-    rows = [
+    inputs = [
         _row(path, number, line, header, noise_std) for number, line in enumerate(lines[1:], start=2) if line.strip()
     ]
-    if not rows:
+    if not inputs:
         raise UsageError(f"{path}: holds no inputs")
-    precision = Precision.of([radius for radius, _ in rows if radius is not None])
-    radii = [-math.inf if r is None else float(r) if as_printed else precision.least(r) for r, _ in rows]
-    return Log(np.array(radii), np.array([right for _, right in rows]), noise_std, str(path), precision)
+    precision = Precision.of([radius for radius, _ in inputs if radius is not None])
+    radii = [-math.inf if r is None else float(r) if as_printed else precision.least(r) for r, _ in inputs]
+    return Log(np.array(radii), np.array([right for _, right in inputs]), noise_std, str(path), precision)
 
 
 def _row(path: Path, number: int, line: str, header: list[str], noise_std: float) -> tuple[Decimal | None, bool]:
@@ -160,9 +160,9 @@ def accuracy(radii: Array, correct: NDArray[np.bool_], at: float) -> float:
 
 def curves(log: Log, alpha: float, at: tuple[float, ...] = RADII) -> dict[str, LogCurve]:
     """The curve of every theorem at the radii `at`."""
-    found: dict[str, LogCurve] = {}
+    curve_by_theorem: dict[str, LogCurve] = {}
     for name, radii in mix_radii(log, alpha).items():
         kept = radii[log.correct & (radii > 0)]
         shares = tuple(accuracy(radii, log.correct, r) for r in at)
-        found[name] = LogCurve(shares, float(kept.max()) if len(kept) else None)
-    return found
+        curve_by_theorem[name] = LogCurve(shares, float(kept.max()) if len(kept) else None)
+    return curve_by_theorem

@@ -42,5 +42,5 @@ class Share:
 
 @cache
 def _interval(hits: int, n: int) -> tuple[float, float]:
-    found = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="exact")
-    return float(found.low), float(found.high)
+    interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="exact")
+    return float(interval.low), float(interval.high)

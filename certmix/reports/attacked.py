@@ -28,22 +28,22 @@ MIX, H, G = "mix", "h alone", "g alone"
 def standing(run: OpenedRun, attacks: Mapping[int, Attack]) -> dict[int, Attack]:
     """Those of a run's recorded attacks that stand: their point lies in ball and domain, exactly, and there the
     networks in the folder, in float32, leave the class that they give to the input."""
-    known = {k: a for k, a in attacks.items() if 0 <= k < len(run.data) and _is_point(run, a)}
-    if run.standard is None or not known:
+    candidates = {k: a for k, a in attacks.items() if 0 <= k < len(run.data) and _is_point(run, a)}
+    if run.standard is None or not candidates:
         return {}
-    s, at = run.settings, run.data.inputs[list(known)]
-    points = np.stack([a.point for a in known.values()])
+    s, at = run.settings, run.data.inputs[list(candidates)]
+    points = np.stack([a.point for a in candidates.values()])
     sizes = size_up(torch.from_numpy(points), torch.from_numpy(at), s.norm).tolist()
     there, here = (mix_classes(run, s.alpha, s.temperature, values)[MIX] for values in (points, at))
-    found: dict[int, Attack] = {}
-    for n, (k, attack) in enumerate(known.items()):
+    attacks_that_stand: dict[int, Attack] = {}
+    for n, (k, attack) in enumerate(candidates.items()):
         within = attack.radius if s.radius is None else min(attack.radius, s.radius)
         near = sizes[n] <= within and _inside(attack.point, s.domain)  # else in rational arithmetic, which is slow
         if there[n] != here[n] == attack.predicted and (
             near or contained(attack.point, at[n], within, s.norm, s.domain)
         ):
-            found[k] = attack
-    return found
+            attacks_that_stand[k] = attack
+    return attacks_that_stand
 
 
 def _is_point(run: OpenedRun, attack: Attack) -> bool:
@@ -58,28 +58,28 @@ def _inside(point: NDArray[np.float32], domain: tuple[float, float] | None) -> b
 
 def refuted(run: OpenedRun, inputs: Sequence[Input]) -> list[int]:
     """Inputs whose certificate an attack contradicts in exact arithmetic: one of the two is wrong."""
-    s, found = run.settings, list[int]()
+    s, indices = run.settings, list[int]()
     for i in inputs:
         if i.radius is None or i.attack is None or i.attack.radius > i.radius:
             continue
         standard = None if run.standard is None else run.standard.network
         robust = run.robust.require_network()
         answer = evaluate(i.attack.point, standard, robust, s.alpha, s.temperature, i.predicted)
-        found += [i.index] if isinstance(answer, Confirmed) else []
-    return found
+        indices += [i.index] if isinstance(answer, Confirmed) else []
+    return indices
 
 
 def survivors(run: OpenedRun, model: nn.Module, radius: float, steps: int) -> list[bool]:
     """(N,) whether `model` alone, in float32, gives the label at the input and at every point that an attack tried."""
-    s, found = run.settings, list[bool]()
+    s, survives = run.settings, list[bool]()
     for start in range(0, len(run.data), BATCH):
         x = torch.from_numpy(run.data.inputs[start : start + BATCH])
         labels = torch.from_numpy(run.data.labels[start : start + BATCH])
         objective = ClassifierObjective(model, "margin")
         schedule = Schedule(steps, random_start=False, seed=s.seed)
         attack = pgd(objective, make_ball(x, radius, s.norm, s.domain), labels, schedule)
-        found += (~(objective.broken(x, labels) | attack.found)).tolist()
-    return found
+        survives += (~(objective.broken(x, labels) | attack.found)).tolist()
+    return survives
 
 
 def mix_classes(run: OpenedRun, alpha: float, temperature: float, inputs: NDArray[np.float32]) -> dict[str, list[int]]:
@@ -87,13 +87,13 @@ def mix_classes(run: OpenedRun, alpha: float, temperature: float, inputs: NDArra
     if run.standard is None:
         raise TypeError("the caller has g")
     mix = MixedClassifier(run.standard.module, run.robust.module, alpha, temperature)
-    found: dict[str, list[int]] = {G: [], H: [], MIX: []}
+    classes_by_model: dict[str, list[int]] = {G: [], H: [], MIX: []}
     with torch.no_grad():
         for part in torch.from_numpy(inputs).split(BATCH):
             g, h = run.standard.module(part), run.robust.module(part)
             for name, logits in ((G, g), (H, h), (MIX, mix.mix(g, h))):
-                found[name] += logits.argmax(dim=1).tolist()
-    return found
+                classes_by_model[name] += logits.argmax(dim=1).tolist()
+    return classes_by_model
 
 
 def classes(model: nn.Module, inputs: NDArray[np.float32]) -> list[int]:

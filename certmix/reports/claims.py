@@ -62,28 +62,28 @@ def claim(of: dict[str, Any]) -> list[str]:
     values = [f"α = {exact(of['alpha'])}"] if "alpha" in of else []
     values.append(f"T = {exact(of['temperature'])}")
     computed = ", and with their logits as computed in IEEE float32" if of["semantics"] == "float32" else ""
-    found = [
+    sentences = [
         f"For every input marked certified: at every point whose {BALL[of['norm']]} distance from the input is at most "
         f"the radius shown{box}, the mix {mix_words(of)} with {' and '.join(values)} gives one and the same class, the "
         "class shown."
     ]
     if adaptive["alpha"]:
-        found.append(_alpha_words(adaptive["alpha"]))
+        sentences.append(_alpha_words(adaptive["alpha"]))
     if adaptive["transform"]:
-        found.append(_transform_words(adaptive["transform"]))
+        sentences.append(_transform_words(adaptive["transform"]))
     if noise is not None:
-        found.append(_smoothing_words(noise))
-    found.append(
+        sentences.append(_smoothing_words(noise))
+    sentences.append(
         "g and h are the functions that the plain networks named below define in real arithmetic with their stored "
         f"weights{computed}."
     )
     if of["standard"] is None:
-        found.append("g may be any network with as many classes.")
-    found.append(
+        sentences.append("g may be any network with as many classes.")
+    sentences.append(
         "Nothing is claimed about inputs that are not listed, and not that the class is the right one: certificates of "
         "another class than the label are marked."
     )
-    return found
+    return sentences
 
 
 def _smoothing_words(noise: dict[str, Any]) -> str:
@@ -126,5 +126,5 @@ MEANINGS = {
 
 def assumption_words(assumptions: Sequence[Assumption]) -> list[tuple[str, str]]:
     """(name, sentence) of each, the exact export of the models first: it is behind every certificate."""
-    own = sorted(assumptions, key=lambda a: a.name)
-    return [("EXACT_EXPORT", EXPORT), *((a.name, MEANINGS[a]) for a in own)]
+    by_name = sorted(assumptions, key=lambda a: a.name)
+    return [("EXACT_EXPORT", EXPORT), *((a.name, MEANINGS[a]) for a in by_name)]

@@ -26,9 +26,9 @@ class AccuracyCurve:
 
 def certified_curve(inputs: Sequence[Input]) -> AccuracyCurve:
     """How many inputs are certified as their label beyond each radius: a radius itself still counts."""
-    own = sorted(i.radius for i in inputs if i.counts and i.radius is not None and i.radius > 0)
-    radii = (0.0, *np.unique(own).tolist())
-    counts = [len(own) - int(np.searchsorted(own, r, side="right")) for r in radii]
+    certified_radii = sorted(i.radius for i in inputs if i.counts and i.radius is not None and i.radius > 0)
+    radii = (0.0, *np.unique(certified_radii).tolist())
+    counts = [len(certified_radii) - int(np.searchsorted(certified_radii, r, side="right")) for r in radii]
     return AccuracyCurve(radii, tuple(counts))
 
 
@@ -55,11 +55,11 @@ class Drawing:
 def draw(certified: AccuracyCurve, attacked: AccuracyCurve, n: int) -> Drawing | None:
     """None where no radius is known. Certified steps are rounded down and attacked ones up, so that the drawing never
     shows more certified, or fewer surviving, inputs than there are."""
-    reach = Fraction(max(certified.radii[-1], attacked.radii[-1]))
-    if reach <= 0:
+    largest_radius = Fraction(max(certified.radii[-1], attacked.radii[-1]))
+    if largest_radius <= 0:
         return None
-    step = _nice(reach / TICKS)
-    count = math.ceil(reach / step)
+    step = _nice(largest_radius / TICKS)
+    count = math.ceil(largest_radius / step)
     low = _corners(certified, count * step, n, math.floor)
     high = _corners(attacked, count * step, n, math.ceil)
     ticks = tuple((lower(Fraction(100 * k, count), 4), lower(k * step, 4)) for k in range(count + 1))
@@ -76,10 +76,10 @@ def _corners(curve: AccuracyCurve, ends: Fraction, n: int, whole: Callable[[Frac
     """Of the steps, whole numbers of units, from radius 0 to `ends`."""
     x = [whole(Fraction(r) / ends * WIDTH) for r in curve.radii]
     y = [HEIGHT - whole(Fraction(k * HEIGHT, n)) for k in curve.counts]
-    found: list[tuple[int, int]] = []
+    corners: list[tuple[int, int]] = []
     for start, stop, level in zip(x, [*x[1:], WIDTH], y, strict=True):
-        found += [(start, level), (stop, level)]
-    return list(dict.fromkeys(found))
+        corners += [(start, level), (stop, level)]
+    return list(dict.fromkeys(corners))
 
 
 def _path(corners: Sequence[tuple[int, int]]) -> str:

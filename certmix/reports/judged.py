@@ -48,21 +48,21 @@ def judged(folder: Path, jobs: int = 1) -> Judged:
         return Judged(2, {}, ("the folder changed while it was judged",), (), before)
     try:
         objects: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
-        found, summary = _verdicts(objects[:-1]), objects[-1]
+        verdicts, summary = _verdicts(objects[:-1]), objects[-1]
         problem, words = summary["problem"], tuple(printable(w) for w in summary["words"])
     except (ValueError, KeyError, IndexError, TypeError):
         return Judged(2, {}, ("the judge did not finish",), (), before)
-    return Judged(done.returncode, found, _closing(found, problem), words, before)
+    return Judged(done.returncode, verdicts, _closing(verdicts, problem), words, before)
 
 
 def _verdicts(objects: list[dict[str, Any]]) -> dict[int, Verdict]:
     """One per line, lines in the order of the inputs."""
-    found: dict[int, Verdict] = {}
+    verdicts: dict[int, Verdict] = {}
     for index, line in enumerate(objects):
         why = line["state"] in ("rejected", "malformed")
         reason = printable(f"{line['step']}: {line['reason']}") if why else None
-        found[index] = Verdict(line["state"], reason, tuple(line["assumptions"]))
-    return found
+        verdicts[index] = Verdict(line["state"], reason, tuple(line["assumptions"]))
+    return verdicts
 
 
 def _closing(found: dict[int, Verdict], problem: dict[str, Any] | None) -> tuple[str, ...]:

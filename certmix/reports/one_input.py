@@ -78,17 +78,17 @@ def said_of(judged: JudgedLine) -> Verdict:
 def lines(report: AuditReport, of: Input, judged: JudgedLine, others: Mapping[Method, Outcome | str]) -> list[str]:
     """The text, line by line."""
     ball = claims.BALL[report.said["norm"]]
-    found = [f"input {of.index} of {report.path}: label {of.label}, class {of.predicted}, {_verdict(of)}"]
+    text_lines = [f"input {of.index} of {report.path}: label {of.label}, class {of.predicted}, {_verdict(of)}"]
     for name, model in report.clean.items():
         given = model.classes[of.index]
-        found.append(f"  {name} gives class {given} ({model.source})")
+        text_lines.append(f"  {name} gives class {given} ({model.source})")
     if report.values is not None:
-        found += [f"  {row}" for row in drawn(report.values[of.index])]
-    found.append(f"{ball} radii")
-    found += [f"  {text}" for text in _radii(report, of, judged, others)]
-    found.append("the judge")
-    found += [f"  {text}" for text in _steps(judged)]
-    return found
+        text_lines += [f"  {row}" for row in drawn(report.values[of.index])]
+    text_lines.append(f"{ball} radii")
+    text_lines += [f"  {text}" for text in _radii(report, of, judged, others)]
+    text_lines.append("the judge")
+    text_lines += [f"  {text}" for text in _steps(judged)]
+    return text_lines
 
 
 def _verdict(of: Input) -> str:
@@ -96,9 +96,9 @@ def _verdict(of: Input) -> str:
 
 
 def _radii(report: AuditReport, of: Input, judged: JudgedLine, others: Mapping[Method, Outcome | str]) -> list[str]:
-    own = report.settings["method"]
+    run_method = report.settings["method"]
     rule = f", rule {judged.line.rule}" if isinstance(judged.line, parse.Certificate) else ""
-    found = [f"{own} (this run): {_radius(of.radius, rule) if of.radius is not None else printable(of.why)}"]
+    texts = [f"{run_method} (this run): {_radius(of.radius, rule) if of.radius is not None else printable(of.why)}"]
     for method, outcome in others.items():
         if isinstance(outcome, str):
             text = printable(outcome)
@@ -107,12 +107,12 @@ def _radii(report: AuditReport, of: Input, judged: JudgedLine, others: Mapping[M
         else:
             text = f"none: {printable(outcome.advice)}"
         how = " (proven now, and accepted by the judge)" if isinstance(outcome, Certified) else ""
-        found.append(f"{method}{how}: {text}")
+        texts.append(f"{method}{how}: {text}")
     if of.attack is not None:
-        found.append(f"attack: class {of.attack.rival} at {upper(of.attack.radius)} or less")
+        texts.append(f"attack: class {of.attack.rival} at {upper(of.attack.radius)} or less")
     else:
-        found.append("attack: none on record" if report.attacked else "attack: not looked for")
-    return found
+        texts.append("attack: none on record" if report.attacked else "attack: not looked for")
+    return texts
 
 
 def _radius(radius: float, rule: str) -> str:

@@ -82,11 +82,11 @@ def headline(report: AuditReport) -> str:
 
 def faithfulness(report: AuditReport) -> list[str]:
     """How far each plain network was found from the model it was made of."""
-    found: list[str] = []
+    sentences: list[str] = []
     for key, name in (("standard", "g"), ("robust", "h")):
         of = report.audit.get("faithfulness", {}).get(key)
         if of is None:
-            found.append(f"{name}: not recorded.")
+            sentences.append(f"{name}: not recorded.")
             continue
         differs = of["class_differs"]
         words = (
@@ -95,8 +95,8 @@ def faithfulness(report: AuditReport) -> list[str]:
             else "and they give the same classes"
         )
         where = f"at all {report.n} inputs"
-        found.append(f"{name}: no logit differs by more than {upper(max(of['differences']), 3)} {where}, {words}.")
-    return found
+        sentences.append(f"{name}: no logit differs by more than {upper(max(of['differences']), 3)} {where}, {words}.")
+    return sentences
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ class AccuracyRow:
 def accuracies(report: AuditReport) -> list[AccuracyRow]:
     names = [name for name in (MIX, H, G) if name in report.clean]
     names += [name for name in report.clean if name not in names]
-    found: list[AccuracyRow] = []
+    rows: list[AccuracyRow] = []
     for name in names:
         given = report.clean_share(name), report.attacked_share(name), report.certified_share(name)
         if name not in (MIX, H, G):
             given = given[0], None, None
         texts = [None if s is None else (s.text, f"{s.interval[0]} – {s.interval[1]}") for s in given]
-        found.append(AccuracyRow(name, report.clean[name].source, *texts))
-    return found
+        rows.append(AccuracyRow(name, report.clean[name].source, *texts))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class VerdictShares:
 
 
 def shares(inputs: Sequence[Input]) -> VerdictShares:
-    found = Counter("wrong" if i.verdict == "certified" and not i.right else i.verdict for i in inputs)
-    return VerdictShares(found["certified"], found["wrong"], found["attackable"], found["open"])
+    counts = Counter("wrong" if i.verdict == "certified" and not i.right else i.verdict for i in inputs)
+    return VerdictShares(counts["certified"], counts["wrong"], counts["attackable"], counts["open"])
 
 
 def drawing(report: AuditReport) -> curves.Drawing | None:
@@ -167,14 +167,14 @@ class OfClass:
 
 
 def by_class(report: AuditReport) -> list[OfClass]:
-    found: list[OfClass] = []
+    classes: list[OfClass] = []
     for label in sorted({i.label for i in report.inputs}):
-        own = [i for i in report.inputs if i.label == label]
-        radii = sorted(i.radius for i in own if i.counts and i.radius is not None)
+        inputs_of_class = [i for i in report.inputs if i.label == label]
+        radii = sorted(i.radius for i in inputs_of_class if i.counts and i.radius is not None)
         median = lower(radii[(len(radii) - 1) // 2]) if radii else ""
-        certified = percent_down(len(radii), len(own))
-        found.append(OfClass(label, len(own), shares(own), certified, median))
-    return found
+        certified = percent_down(len(radii), len(inputs_of_class))
+        classes.append(OfClass(label, len(inputs_of_class), shares(inputs_of_class), certified, median))
+    return classes
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,9 @@ def gallery(report: AuditReport) -> list[Group]:
     ]
     scale = _scale(report)
     return [
-        Group(name, meaning, tuple(_exhibit(report, i, scale) for i in own[:GALLERY]))
-        for name, meaning, own in groups
-        if own
+        Group(name, meaning, tuple(_exhibit(report, i, scale) for i in candidates[:GALLERY]))
+        for name, meaning, candidates in groups
+        if candidates
     ]
 
 
@@ -276,10 +276,10 @@ def _cell(text: str) -> str:
 
 def flat(settings: dict[str, object], prefix: str = "") -> dict[str, str]:
     """Nested settings under dotted names, as text."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            found.update(flat(value, f"{prefix}{name}."))
+            texts.update(flat(value, f"{prefix}{name}."))
         else:
-            found[f"{prefix}{name}"] = json.dumps(value, ensure_ascii=False)
-    return found
+            texts[f"{prefix}{name}"] = json.dumps(value, ensure_ascii=False)
+    return texts

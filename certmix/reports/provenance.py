@@ -34,15 +34,15 @@ def parts(report: AuditReport) -> list[Part]:
     digests = {"standard": header["standard"], "robust": header["robust"], "data": header["dataset"]}
     sessions = whole(report)
     session = sessions[0] if sessions else {}
-    found: list[Part] = []
+    parts_of_run: list[Part] = []
     for key, name in PARTS:
         of: dict[str, Any] = session.get("files", {}).get(key, {})
         words = [PurePath(of["path"]).name, f"{of['bytes']:,} bytes"] if of else [NOT_RECORDED]
         if key == "data":
             words.append(_used(report, session.get("available")))
         digest = digests[key] or "none: any model with as many classes may stand in its place"
-        found.append(Part(name, ", ".join(words), of.get("sha256", NOT_RECORDED), digest, MEANING[key]))
-    return found
+        parts_of_run.append(Part(name, ", ".join(words), of.get("sha256", NOT_RECORDED), digest, MEANING[key]))
+    return parts_of_run
 
 
 def _used(report: AuditReport, available: int | None) -> str:
@@ -66,7 +66,7 @@ def circumstances(report: AuditReport) -> list[tuple[str, str]]:
 
 def whole(report: AuditReport) -> list[dict[str, Any]]:
     """The sessions that hold all that is shown here; others are left out, as if they were not recorded."""
-    found: list[dict[str, Any]] = []
+    sessions: list[dict[str, Any]] = []
     for session in report.provenance:
         try:
             files = [(f["path"] + f["sha256"], f["bytes"] + 0) for f in session["files"].values()]
@@ -74,8 +74,8 @@ def whole(report: AuditReport) -> list[dict[str, Any]]:
         except (KeyError, TypeError, AttributeError):
             continue
         if files and texts:
-            found.append(session)
-    return found
+            sessions.append(session)
+    return sessions
 
 
 def _date(session: dict[str, Any]) -> str:

@@ -106,10 +106,10 @@ class AuditReport:
         """At least so many inputs keep their label at the reference radius. Of h alone: a rule that holds for every g
         holds for one that prefers no class, and then the mix's class is h's."""
         least = 0.0 if self.reference is None else self.reference
-        own = [i for i in self.inputs if i.counts and i.radius is not None and i.radius >= least]
+        inputs = [i for i in self.inputs if i.counts and i.radius is not None and i.radius >= least]
         if model == H:
-            own = [i for i in own if i.certificate and i.certificate["evidence"]["rule"].startswith(BOUND_H)]
-        return None if model == G or (model == H and not own) else Share(len(own), self.n, "least")
+            inputs = [i for i in inputs if i.certificate and i.certificate["evidence"]["rule"].startswith(BOUND_H)]
+        return None if model == G or (model == H and not inputs) else Share(len(inputs), self.n, "least")
 
 
 def read(path: Path, verdict: Judged | None, attack_steps: int) -> AuditReport:
@@ -180,21 +180,21 @@ def _reference(settings: dict[str, Any], inputs: Sequence[Input]) -> float | Non
 
 def _as_the_writer_says(audit: dict[str, Any], n: int) -> dict[str, Classes]:
     names = {"standard": G, "robust": H, "mix": MIX, "robust, not smoothed": "h alone, not smoothed"}
-    found = {names[name]: tuple(p) for name, p in audit["predictions"].items() if name in names and len(p) == n}
-    return {name: Classes(classes, WRITERS) for name, classes in found.items()}
+    predictions = {names[name]: tuple(p) for name, p in audit["predictions"].items() if name in names and len(p) == n}
+    return {name: Classes(classes, WRITERS) for name, classes in predictions.items()}
 
 
 def _recomputed(run: OpenedRun, said: dict[str, Any]) -> dict[str, Classes]:
     """Classes of the plain networks; not of smoothed or input-dependent mixes, whose draws or code are elsewhere."""
     x = run.data.inputs
     if run.standard is not None and said["smoothing"] is None and said["adaptive"] is None:
-        found = attacked.mix_classes(run, said["alpha"], said["temperature"], x)
+        predictions = attacked.mix_classes(run, said["alpha"], said["temperature"], x)
     else:
         name = H if said["smoothing"] is None else f"{H}, not smoothed"
-        found = {name: attacked.classes(run.robust.module, x)}
+        predictions = {name: attacked.classes(run.robust.module, x)}
         if run.standard is not None:
-            found[G] = attacked.classes(run.standard.module, x)
-    return {name: Classes(tuple(classes), RECOMPUTED) for name, classes in found.items()}
+            predictions[G] = attacked.classes(run.standard.module, x)
+    return {name: Classes(tuple(classes), RECOMPUTED) for name, classes in predictions.items()}
 
 
 def _survivors(run: OpenedRun, radius: float | None, steps: int) -> dict[str, list[bool]]:

@@ -41,17 +41,17 @@ def show(points: Sequence[SweptShares], n: int, norm: str) -> None:
     """A table per radius, its rows thinned, and the pairs that no other pair beats in both respects."""
     console = Console()
     for radius in sorted({p.radius for p in points}):
-        own = [p for p in points if p.radius == radius]
-        temperatures = sorted({p.temperature for p in own})
+        points_at_radius = [p for p in points if p.radius == radius]
+        temperatures = sorted({p.temperature for p in points_at_radius})
         table = Table("alpha", title=f"clean/certified/attacked %, {n} inputs, {norm} {lower(radius)}")
         for t in temperatures:
             table.add_column(f"T = {exact(t)}", justify="right")
-        alphas = sorted({p.alpha for p in own})
-        by_pair = {(p.alpha, p.temperature): p for p in own}
+        alphas = sorted({p.alpha for p in points_at_radius})
+        by_pair = {(p.alpha, p.temperature): p for p in points_at_radius}
         for alpha in _thinned(alphas):
             table.add_row(exact(alpha), *[_cell(by_pair[alpha, t]) for t in temperatures])
         print_table(console, table)
-        _show_front(console, own)
+        _show_front(console, points_at_radius)
     console.print("certified: by Lemma 3.2 and correct. attacked: an upper limit, by one pool of points for all mixes")
     console.print(f"certified shares rest on {rests.words(rests.ENGINE)}: --certify has the judge prove a pair")
 
@@ -94,14 +94,14 @@ def plot(path: Path, points: Sequence[SweptShares], norm: str) -> None:
     axes = figure.subplots(len(radii), len(temperatures), squeeze=False, sharex=True, sharey=True)
     for i, radius in enumerate(radii):
         for j, temperature in enumerate(temperatures):
-            own = [p for p in points if p.radius == radius and p.temperature == temperature]
-            alphas = [p.alpha for p in own]
+            panel_points = [p for p in points if p.radius == radius and p.temperature == temperature]
+            alphas = [p.alpha for p in panel_points]
             panel = axes[i][j]
-            panel.plot(alphas, [p.clean for p in own], label="clean")
-            attacked = [p.attacked for p in own if p.attacked is not None]
+            panel.plot(alphas, [p.clean for p in panel_points], label="clean")
+            attacked = [p.attacked for p in panel_points if p.attacked is not None]
             if attacked:
                 panel.plot(alphas, attacked, "--", label="attacked (upper limit)")
-            panel.plot(alphas, [p.certified_correct for p in own], label="certified")
+            panel.plot(alphas, [p.certified_correct for p in panel_points], label="certified")
             panel.set_title(f"{norm} {lower(radius, 4)}, T = {exact(temperature)}", fontsize=9)
             panel.grid(alpha=0.3)
             panel.set_xlabel("alpha" if i == len(radii) - 1 else "")

@@ -144,12 +144,12 @@ def _unusable(error: MalformedError) -> str:
 
 def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
     """The nodes that `output` depends on, in the graph's (topological) order."""
-    wanted, found = {output}, []
+    wanted, nodes = {output}, []
     for node in reversed(graph.node):
         if wanted & set(node.output):
             wanted |= set(node.input)
-            found.append(node)
-    return found[::-1]
+            nodes.append(node)
+    return nodes[::-1]
 
 
 def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder, opset: int) -> None:
@@ -158,11 +158,11 @@ def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder,
     if missing:
         raise UsageError(f"{label}: input {missing[0]!r} is an output that is not supported")
     inputs = tuple(values[name] for name in node.input)
-    own = node.domain in ("", "ai.onnx")
-    if own and node.op_type in CAN_FOLD and not any(isinstance(value, int) for value in inputs):
+    in_onnx_domain = node.domain in ("", "ai.onnx")
+    if in_onnx_domain and node.op_type in CAN_FOLD and not any(isinstance(value, int) for value in inputs):
         values.update(zip(node.output, _fold(node, inputs, opset, label), strict=True))
         return
-    operator = OPERATORS.get(node.op_type) if own else None
+    operator = OPERATORS.get(node.op_type) if in_onnx_domain else None
     if operator is None:
         hint = ": remove it, so that the output is logits" if node.op_type in ("Softmax", "LogSoftmax") else ""
         raise UsageError(

@@ -34,8 +34,8 @@ def reshape(call: Call) -> int:
     if not call.attribute("allowzero", 0):
         target = [full[k] if n == 0 and k < len(full) else n for k, n in enumerate(target)]
     if -1 in target:
-        rest = math.prod(n for n in target if n != -1)
-        target[target.index(-1)] = math.prod(full) // max(rest, 1)
+        given_size = math.prod(n for n in target if n != -1)
+        target[target.index(-1)] = math.prod(full) // max(given_size, 1)
     return _reshaped(call, tuple(target))
 
 

@@ -54,8 +54,8 @@ def _window(call: Call) -> tuple[tuple[int, int], tuple[int, int], Quad]:
         call.fail("dilated pooling is not supported")
     padding = _padding(call, size, kernel, stride, (1, 1))
     if call.attribute("ceil_mode", 0):
-        rest = [(size[a] + padding[a] + padding[a + 2] - kernel[a]) % stride[a] for a in (0, 1)]
-        if any(rest):
+        remainders = [(size[a] + padding[a] + padding[a + 2] - kernel[a]) % stride[a] for a in (0, 1)]
+        if any(remainders):
             call.fail("ceil_mode adds partial windows, which are not supported: pool with ceil_mode=False")
     return kernel, stride, padding
 
