@@ -110,6 +110,7 @@ class Settings:
     optimise: int = 8
     tolerance: float = 1e-3
     attack_steps: int = 10
+    branch: float = 0.0
     curves: bool = True
     batch_size: int = 32
     device: str = "cpu"
@@ -139,6 +140,7 @@ class Settings:
             raise UsageError("the largest radius needs a bounded domain: give domain, or a radius")
         if self.semantics == "float32" and self.evidence == "engine":
             raise UsageError("semantics float32 needs evidence network: an engine covers real arithmetic only")
+        self._check_branch()
         if not 0 < self.tolerance < 1:
             raise UsageError(f"tolerance must lie in (0, 1), got {self.tolerance}")
         if self.threads < 1:
@@ -147,6 +149,19 @@ class Settings:
             raise UsageError(
                 f"batch_size must be >= 1, attack_steps and optimise >= 0, "
                 f"got {self.batch_size}, {self.attack_steps}, {self.optimise}"
+            )
+
+    def _check_branch(self) -> None:
+        if not (math.isfinite(self.branch) and self.branch >= 0):
+            raise UsageError(f"branch must be >= 0 seconds and finite, got {self.branch}; 0 for no branching")
+        if not self.branch:
+            return
+        if self.radius is None:
+            raise UsageError("branch decides one radius: give radius, or leave branch out")
+        if (self.method, self.evidence, self.semantics, self.use_standard) != ("margin", "network", "real", False):
+            raise UsageError(
+                "branch needs method margin, evidence network and semantics real, and does not use g: "
+                "leave branch out, or what it does not go with"
             )
 
     def require_installed(self) -> None:

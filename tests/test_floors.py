@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("certmix.errors", "certmix.formatting"),
     ("verifiers",),  # the table of engines
     ("verifiers.auto_lirpa",),
-    ("verifiers.lipschitz",),
+    ("verifiers.lipschitz", "verifiers.branching"),
     ("verifiers.crown", "verifiers.smoothing"),
     ("verifiers.network",),
     ("verifiers.layers",),

@@ -124,6 +124,10 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--optimise", type=int, default=8, metavar="STEPS", help="gradient steps on slopes (default 8)")
     group.add_argument("--tolerance", type=number, default=1e-3, help="relative, of a largest radius (default 0.001)")
     group.add_argument("--attack-steps", type=int, default=10, metavar="N", help="attack in every ball (default 10)")
+    group.add_argument(
+        "--branch", type=number, default=0.0, metavar="SECONDS",
+        help="branch and bound, for so long, where bounds leave a --radius open; slower to judge (default 0: none)",
+    )  # fmt: skip
     group.add_argument("--no-curves", action="store_true", help="keep no bounds for certmix sweep (saves some time)")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs bounded at once (default 32)")
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
@@ -166,6 +170,7 @@ def settings(options: argparse.Namespace) -> Settings:
         optimise=options.optimise,
         tolerance=options.tolerance,
         attack_steps=options.attack_steps,
+        branch=options.branch,
         curves=not options.no_curves,
         batch_size=options.batch_size,
         device=device(options.device),

@@ -31,8 +31,12 @@ from proofs_check.certificate import Assumption
 
 RECOMPUTED = "worked out for this report"
 WRITERS = "as the writer says"
-NEEDED = {field.name for field in dataclasses.fields(Settings)} - {"threads"}  # of a header, for its claim in words
-BOUND_H = ("network_margin", "engine_margin", "lipschitz_", "engine_lipschitz_")  # rules that hold for every g
+NEEDED = {field.name for field in dataclasses.fields(Settings)} - {
+    "threads",
+    "branch",
+}  # of a header: its claim in words
+# rules that hold for every g
+BOUND_H = ("network_margin", "branched_margin", "engine_margin", "lipschitz_", "engine_lipschitz_")
 
 
 @dataclass(frozen=True)

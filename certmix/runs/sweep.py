@@ -15,7 +15,7 @@ from certmix.attacks.pool import AttackPool, Logits, logits_of, make_pool
 from certmix.runs.finished import FinishedRun
 from certmix.theorems.margin import certifies, required_margin
 
-LEMMA = ("network_margin", "engine_margin")  # rules that prove the margin of Lemma 3.2
+LEMMA = ("network_margin", "branched_margin", "engine_margin")  # rules that prove the margin of Lemma 3.2
 Bools = NDArray[np.bool_]
 
 

@@ -28,7 +28,7 @@ from proofs_check.certificate import Float32Array, Norm, PlainNetwork, need
 from proofs_check.kernel.layers import KINDS
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Layer, Nonlinear
-from proofs_check.kernel.linear_forms import LinearForms, Shape, add, dot, image, take, unit_forms
+from proofs_check.kernel.linear_forms import LinearForms, Shape, add, dot, image, take, to_dense, unit_forms
 from proofs_check.kernel.relaxations import LinearRelaxation
 from proofs_check.kernel.rounding import (
     UNDERFLOW,
@@ -100,9 +100,10 @@ def inputs_of(node: c.Node) -> tuple[int, ...]:
 @dataclass(frozen=True, eq=False)
 class Values:
     """Proven bounds of every node's value on the ball, images: lower[k] and upper[k]. They may shrink after later nodes
-    were appended; what was derived from the wider ones stays proven.
+    were appended; what was derived from the wider ones stays proven. Or on a part of it (`kernel.parts`).
 
     charges: per affine node, what one unit of |coefficient| may lose to rounding. relaxations: per nonlinear node.
+    multipliers: per affine node, images m, m v_k(x) >= 0 cell by cell: added to forms on it, they only raise them.
     """
 
     prepared: Prepared
@@ -112,6 +113,7 @@ class Values:
     upper: list[Array] = field(default_factory=lambda: [])
     charges: list[Array | None] = field(default_factory=lambda: [])
     relaxations: list[LinearRelaxation | None] = field(default_factory=lambda: [])
+    multipliers: dict[int, Array] = field(default_factory=lambda: {})
 
     def magnitude(self, k: int) -> Array:
         return np.maximum(np.abs(self.lower[k]), np.abs(self.upper[k]))
@@ -152,11 +154,16 @@ def _append_nonlinear(values: Values, k: int, layer: Nonlinear, i: int, affine_i
     """The relaxation of a nonlinear node, over the bounds of its input i after those were refined."""
     if isinstance(values.prepared.layers[i], Affine):
         _refine(values, i, layer, affine_input or layer.both_ends)
+    values.append(*layer.interval(values.lower[i], values.upper[i]), None, relaxation_over(values, k, layer, i))
+
+
+def relaxation_over(values: Values, k: int, layer: Nonlinear, i: int) -> LinearRelaxation:
+    """The relaxation of a nonlinear node k over the bounds of its input i as they stand, for any lower slopes."""
     lower, upper = values.lower[i], values.upper[i]
     relaxation = layer.relaxation(lower, upper, _slopes_of(values, k, SHARED_ROW))
     magnitude = values.magnitude(i).max(axis=(1, 2), keepdims=True)
     terms = max(lower.size, math.prod(values.prepared.shapes[k]))  # pooling may have more cells than its input
-    values.append(*layer.interval(lower, upper), None, relaxation.charged(magnitude, terms))
+    return relaxation.charged(magnitude, terms)
 
 
 def _slopes_of(values: Values, k: int, rows: int | Sequence[int]) -> Array | None:
@@ -214,6 +221,9 @@ def _descend(values: Values, start: int, forms: LinearForms, slope_rows: SlopeRo
     least, constant = np.full(len(forms.values), np.inf), np.zeros(len(forms.values))
     for k in range(start, 0, -1):
         if k in frontier:
+            if k in values.multipliers:  # rounding is monotone: what is really added has the multiplier's sign
+                dense = to_dense(frontier[k], values.prepared.shapes[k])
+                frontier[k] = LinearForms(dense.values + take(values.multipliers[k], dense), None)
             if concretize_early and (k == start or values.relaxations[k] is not None):
                 least = np.minimum(least, _concretize_frontier(values, frontier, constant))
             constant = _replace(values, k, frontier, constant, slope_rows)

@@ -16,6 +16,7 @@ from proofs_check.rules import adaptive, smoothing
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz import layer_norms, lipsdp
 from proofs_check.rules.lipschitz import rule as lipschitz
+from proofs_check.rules.margin import branching
 from proofs_check.rules.margin import rule as margin
 
 
@@ -37,6 +38,7 @@ BOTH: tuple[Semantics, ...] = ("real", "float32")
 ANY: tuple[ClassOf, ...] = ("robust", "mix")
 RULES: dict[str, Rule] = {
     "adaptive_margin": Rule(adaptive.AdaptiveMargin, adaptive.adaptive_margin, adaptive=True),
+    "branched_margin": Rule(branching.BranchedMargin, branching.branched_margin),
     "engine_lipschitz_relaxed": Rule(lipschitz.EngineRelaxedLipschitz, lipschitz.engine_relaxed_lipschitz),
     "engine_margin": Rule(margin.EngineMargin, margin.engine_margin),
     "lipschitz_global": Rule(lipsdp.GlobalLipschitz, lipsdp.global_lipschitz),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
+from proofs_check.rules.margin.branching import BranchedMargin
 from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin
 from proofs_check.rules.smoothing import (
     Look,
@@ -96,6 +98,18 @@ SMOOTHED = dataclasses.replace(PLAIN, norm="L2", radius=0.1, smoothing=Smoothing
 SLOPES = base64.b64encode(zlib.compress(bytes(range(0, 252, 9))[: 4 * 7])).decode()
 
 
+# a split of neuron 1, whose second side is split at d of the class after Y; leaves of four slopes each
+TREE = base64.b64encode(
+    zlib.compress(
+        struct.pack("<BI", 2, 1)
+        + struct.pack("<B4Bf", 1, 9, 99, 0, 255, 0.5)
+        + struct.pack("<BId", 3, (Y + 1) % 3, -0.25)
+        + struct.pack("<B4Bff", 0, 0, 1, 0, 3, 0.0, 0.125)
+        + struct.pack("<B4Bff", 0, 0, 1, 0, 3, 0.0, 0.0)
+    )
+).decode()
+
+
 def certificates() -> dict[str, tuple[Claim, Any]]:
     """Per rule, a claim and evidence that is accepted."""
     rivals = tuple(i for i in range(3) if i != Y)
@@ -112,6 +126,7 @@ def certificates() -> dict[str, tuple[Claim, Any]]:
     adaptive = c.Adaptive(c.InputAlpha(None, PLAIN.alpha, 1.0), c.Transform(4.0, 2.0, True))
     return {
         "adaptive_margin": (dataclasses.replace(PLAIN, adaptive=adaptive), AdaptiveMargin(SLOPES, None)),
+        "branched_margin": (PLAIN, BranchedMargin(SLOPES, tuple(TREE if j == rivals[0] else None for j in range(3)))),
         "engine_lipschitz_relaxed": (PLAIN, EngineRelaxedLipschitz("an engine", lower, upper)),
         "engine_margin": (PLAIN, EngineMargin("an engine", lower, upper)),
         "lipschitz_global": (tiny, GlobalLipschitz("4a", wide, multipliers)),

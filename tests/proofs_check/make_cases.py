@@ -5,10 +5,13 @@ Run by hand when the format changes: python tests/proofs_check/make_cases.py
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,7 @@ ACCEPTED = {
     "margin_float32": Settings(0.75, semantics="float32", radius=0.003),
     "engine_trusted": Settings(0.75, evidence="engine", engine="auto_lirpa", radius=0.003),
     "pair": Settings(0.4, use_standard=True),
+    "branched": Settings(0.75, radius=0.07, branch=5.0),
     "lipschitz_l2": Settings(0.75, norm="L2", method="lipschitz"),
     "lipschitz_linf": Settings(0.75, method="lipschitz", radius=0.002),
     "smoothing_soft": Settings(0.75, norm="L2", method="smoothing", smoothing=FEW_DRAWS),
@@ -216,6 +220,23 @@ REJECTED |= {
         {"evidence": {"rule": "adaptive_margin", "witness": None, "alpha_witness": None}},
     ),
 }
+REJECTED |= {
+    "branched_larger_radius": ("branched", {"radius": 0.08}),
+    "branched_half_alpha": ("branched", {"alpha": 0.5}),
+    "branched_float32": ("branched", {"semantics": "float32"}),
+}
+# the tree of line 0 of `branched`, unpacked; 144 neurons
+FORGED_TREES: dict[str, Callable[[bytes], bytes]] = {
+    "branched_missing_leaf": lambda tree: tree[: tree.rindex(tree[-145:])],
+    "branched_first_side_only": lambda tree: tree[: _first_leaf(tree) + 145],
+    "branched_other_split": lambda tree: tree[:1] + struct.pack("<I", 0) + tree[5:],
+    "branched_no_such_neuron": lambda tree: tree[:1] + struct.pack("<I", 144) + tree[5:],
+    "branched_negative_multiplier": lambda tree: tree[:-4] + struct.pack("<f", -1e-30),
+    "branched_infinite_multiplier": lambda tree: tree[:-4] + struct.pack("<f", float("inf")),
+    "branched_multiplier_not_a_number": lambda tree: tree[:-4] + struct.pack("<f", float("nan")),
+    "branched_trailing_byte": lambda tree: tree + b"\0",
+    "branched_without_splits": lambda tree: bytes(145),
+}
 MALFORMED_LINE: dict[str, dict[str, Any]] = {
     "unknown_field": {"note": "trust me"},
     "negative_radius": {"radius": -0.1},
@@ -224,10 +245,29 @@ MALFORMED_LINE: dict[str, dict[str, Any]] = {
     "other_label": {"label": 7},
     "other_index": {"index": 3},
     "unknown_theorem": {"evidence": {"rule": "lipschitz_layers", "theorem": "3.6", "constants": [1e6, 0.0, 1e6]}},
+    "trees_not_an_array": {"evidence": {"rule": "branched_margin", "witness": None, "trees": "AAAA"}},
     "adaptive_without_content": {"adaptive": {"alpha": None, "transform": None}},
     "lines_of_two_alphas": {"alpha": 0.8},  # true, like all others, but of another mix
     "lines_of_two_standards": {"standard": None},
 }
+
+
+def _first_leaf(tree: bytes) -> int:
+    """Where it begins: after the splits on its way."""
+    at = 0
+    while tree[at] > 1:
+        at += {2: 5, 3: 13}[tree[at]]
+    return at
+
+
+def forged_tree(change: Callable[[bytes], bytes]) -> dict[str, Any]:
+    """The evidence of line 0 of `branched` with its first tree changed."""
+    line = (HERE / "accepted" / "branched" / "certificates.jsonl").read_bytes().splitlines()[0]
+    evidence = json.loads(line)["evidence"]
+    place = next(j for j, tree in enumerate(evidence["trees"]) if tree is not None)
+    changed = change(zlib.decompress(base64.b64decode(evidence["trees"][place])))
+    evidence["trees"][place] = base64.b64encode(zlib.compress(changed)).decode()
+    return evidence
 
 
 def damage(name: str, change: Any) -> None:
@@ -266,6 +306,8 @@ def main() -> None:
         run(HERE / "accepted" / name, Settings(0.75, attack_steps=0), mix)
     for name, (source, fields) in REJECTED.items():
         edit(source, HERE / "rejected" / name, 0, **fields)
+    for name, change in FORGED_TREES.items():
+        edit("branched", HERE / "rejected" / name, 0, evidence=forged_tree(change))
     for name, fields in MALFORMED_LINE.items():
         edit("margin_linf", HERE / "malformed" / name, 0, **fields)
     damage("claims_of_another_run", lambda folder: rewrite_settings(folder, alpha=0.6))

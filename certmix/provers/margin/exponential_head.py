@@ -47,11 +47,13 @@ class Head:
     """What one answer certifies at (alpha, T).
 
     slack: (N,) > 0 where the margin is proven to exceed the required one for every rival; in units of probability.
-    box_slack: the same from the box form alone. exponential: None if no pass was run for any input.
+    box_slack: the same from the box form alone. by_rival: (N, K) slack of each rival, +inf for the class itself.
+    exponential: None if no pass was run for any input.
     """
 
     slack: Tensor
     box_slack: Tensor
+    by_rival: Tensor
     exponential: ExponentialResult | None
 
     @property
@@ -77,15 +79,16 @@ def head(
     ran = (by_rival <= 0) & no_rival_wins[:, None]
     inputs, rival = ran.nonzero(as_tuple=True)
     if not len(inputs):
-        return Head(box_slack, box_slack, None)
+        return Head(box_slack, box_slack, by_rival, None)
     mu = torch.full((len(inputs),), required, dtype=torch.float64)
     majorant = chords(lower[inputs], upper[inputs], predicted[inputs], rival, mu, temperature)
     upper_bound, slopes = _upper_bound(answer, predicted, inputs, rival, majorant, steps, start)
     slack = torch.maximum(by_rival[inputs, rival], majorant.goal() - upper_bound)
-    best = by_rival.index_put((inputs, rival), slack).min(1).values
+    by_rival = by_rival.index_put((inputs, rival), slack)
     passes = ExponentialPasses(inputs, rival, majorant.coefficients, upper_bound)
     tuned = None if slopes is None else ExponentialSlopes(_spread(slopes, inputs, rival, upper.shape), ran)
-    return Head(torch.maximum(best, box_slack), box_slack, ExponentialResult(passes, tuned))
+    best = torch.maximum(by_rival.min(1).values, box_slack)
+    return Head(best, box_slack, by_rival, ExponentialResult(passes, tuned))
 
 
 def _upper_bound(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from certmix.formatting import exact, lower, nearest, upper
 from certmix.provers.judging import JudgeSession
+from certmix.provers.margin.branching import branch_open
 from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
 from certmix.provers.problem import ProverProblem
@@ -223,4 +224,4 @@ def prove_margin(problem: ProverProblem, session: Session) -> list[Outcome]:
     def oracle(batch: ProverProblem, predicted: Tensor) -> MarginOracle:
         return EngineOracle(batch, predicted, session.engine)
 
-    return MarginProver(problem, session.judge, oracle).prove()
+    return branch_open(problem, session.judge, MarginProver(problem, session.judge, oracle).prove())

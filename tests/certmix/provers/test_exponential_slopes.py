@@ -43,7 +43,7 @@ def test_a_search_starts_from_the_slopes_that_passes_ended_with_and_elsewhere_fr
     result = ExponentialResult(passes, ExponentialSlopes(torch.zeros_like(slopes), ran))
     memory = RadiusMemory()
     yes = torch.ones(1, dtype=torch.bool)
-    memory.keep_slopes(torch.tensor([7]), found, Head(empty, empty, result), yes, yes)
+    memory.keep_slopes(torch.tensor([7]), found, Head(empty, empty, empty[:, None], result), yes, yes)
     (kept,) = memory.slopes(torch.tensor([7]), True)
     assert kept is not None
     assert slopes[0, 3].any()

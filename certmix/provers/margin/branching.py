@@ -1,0 +1,163 @@
+"""Branch and bound for inputs that one pass leaves open (docs/maths.md 10), and the trees that the judge is sent."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certmix.attacks.quick import quick_attack
+from certmix.provers.judging import JudgeSession
+from certmix.provers.margin.exponential_head import head
+from certmix.provers.problem import Problem
+from certmix.records.lines import certificate_line
+from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
+from certmix.settings import Settings
+from certmix.theorems.margin import required_margin
+from certmix.theorems.softmax_margin import chords
+from proofs_check.certificate import Rejected
+from proofs_check.rules.margin import branching as rule
+from verifiers.branching.parts import Majorant, MajorantOf, Root
+from verifiers.branching.search import Branching, Found, Leaf
+from verifiers.crown.engine import Crown, CrownLayers
+from verifiers.crown.network import CrownNetwork
+from verifiers.engine import MarginQuery
+
+STEPS = 20  # of tuning, of the bounds that all parts start from
+
+
+@dataclass(frozen=True, eq=False)
+class Branched:
+    """What a search came to. evidence: None where parts are still open."""
+
+    evidence: rule.BranchedMargin | None
+    found: Found
+
+
+def branch_open(problem: Problem, judge: JudgeSession, outcomes: list[Outcome]) -> list[Outcome]:
+    """`outcomes`, where inputs that bounds left open at the radius asked for are decided by branching, if they can be
+    in `settings.branch` seconds each. Inputs that a quick attack refutes are left to it."""
+    s, radius = problem.settings, problem.settings.radius
+    missed = [k for k, o in enumerate(outcomes) if isinstance(o, Abstained) and o.reason is Reason.RADIUS_NOT_REACHED]
+    if not missed or not s.branch or radius is None:
+        return outcomes
+    engine = Crown(steps=STEPS, precision="float64")
+    state, result = engine.prepare(problem.network), list(outcomes)
+    for k in missed:
+        query = MarginQuery(
+            problem.network, problem.inputs[k : k + 1], s.norm, torch.tensor([radius], dtype=torch.float64), s.domain,
+            torch.tensor([outcomes[k].predicted]),
+        )  # fmt: skip
+        if not _attackable(problem, query):
+            result[k] = _outcome(problem, judge, outcomes[k], k, branch(engine, state, query, s))
+    return result
+
+
+def branch(engine: Crown, state: CrownNetwork, query: MarginQuery, settings: Settings) -> Branched:
+    """Lemma 3.2 for the one input of `query`, by splitting what one pass does not prove.
+
+    engine: in float64. Requires: alpha > 1/2, real semantics, h's own class. Raises EngineError.
+    """
+    answer = engine.answer(state, query.query())
+    if answer.left is None or not isinstance(answer.left.layers, CrownLayers):
+        raise TypeError("the native engine keeps its layers")
+    whole = head(answer, query.predicted, settings.alpha, settings.temperature, STEPS)
+    layers, y, classes = answer.left.layers.bounds, int(query.predicted[0]), query.network.classes
+    slopes = answer.slopes()
+    slopes = layers.slopes[:, None].expand(-1, classes, -1) if slopes is None else slopes
+    questions = [j for j, slack in enumerate(whole.by_rival[0].tolist()) if j != y and not slack > 0]
+    root = Root(layers, y, answer.bounds.lower[0], answer.bounds.upper[0], slopes[0])
+    found = Branching(settings.branch).search(root, majorant_of(settings, y), questions)
+    if found.open:
+        return Branched(None, found)
+    (witness,) = answer.witness(None if whole.slopes is None else whole.slopes.filled(slopes))
+    trees = tuple(_encoded(tree_bytes(found.leaves[j])) if j in found.leaves else None for j in range(classes))
+    return Branched(rule.BranchedMargin(None if witness is None else _encoded(witness), trees), found)
+
+
+def _attackable(problem: Problem, query: MarginQuery) -> bool:
+    """Whether an attack on the mix succeeds: then there is nothing to prove."""
+    s = problem.settings
+    if not s.attack_steps:
+        return False
+    attack = quick_attack(
+        problem.standard.module, problem.robust.module, s.alpha, s.temperature, query.inputs, query.predicted, s.norm,
+        query.radius, s.domain, steps=s.attack_steps, seed=s.seed,
+    )  # fmt: skip
+    return bool(attack.found[0])
+
+
+def _outcome(problem: Problem, judge: JudgeSession, before: Outcome, k: int, branched: Branched) -> Outcome:
+    s, value, radius = problem.settings, problem.input(k), problem.settings.radius
+    if radius is None:
+        raise TypeError("branching decides a radius")
+    if branched.evidence is None:
+        advice = (
+            f"branching for {s.branch:g} s left {branched.found.open} of {branched.found.parts} parts of the ball of "
+            f"radius {radius:.6g} open: give it more time, or ask for a smaller radius"
+        )
+        return problem.abstained(before.predicted, Reason.RADIUS_NOT_REACHED, advice)
+    claim = problem.claim(k, radius, before.predicted, "robust", None)
+    line = certificate_line(
+        problem.indices[k], problem.labels[k], "margin", claim, "branched_margin", branched.evidence
+    )
+    verdict = judge.verdict(line, value)
+    if isinstance(verdict, Rejected):
+        advice = f"branching found a proof that the judge does not accept ({verdict.step}: {verdict.reason})"
+        return problem.abstained(before.predicted, Reason.JUDGE_REJECTED, advice)
+    return Certified(
+        before.predicted, radius, s.norm, s.alpha, "margin", "robust", line,
+        problem.network, problem.standard.network, value, radius,
+    )  # fmt: skip
+
+
+def majorant_of(settings: Settings, predicted: int) -> MajorantOf:
+    """Of the exponential form (3b); a question is the rival's number."""
+    required, temperature = required_margin(settings.alpha), settings.temperature
+
+    def make(lower: Tensor, upper: Tensor, rival: Tensor) -> Majorant:
+        own, mu = torch.full_like(rival, predicted), torch.full(rival.shape, required, dtype=torch.float64)
+        line = chords(lower, upper, own, rival, mu, temperature)
+        weights = mu[:, None].expand_as(upper).scatter(1, rival[:, None], 1 + required)
+        slope, low = line.coefficients / temperature, temperature * line.lower
+        touching = torch.log((slope / weights).clamp(min=1e-300))
+        touching = torch.minimum(torch.maximum(touching, low), temperature * line.upper)
+        chord = weights * torch.exp(low) + slope * (touching - low)
+        gap = (chord - weights * torch.exp(touching)).index_fill(1, torch.tensor([predicted]), 0.0)
+        alpha = settings.alpha  # the judge's inequality is this one times alpha, and so are its multipliers
+        over_box = alpha * line.box_upper_bound()
+        return Majorant(alpha * line.coefficients, alpha * line.goal(), over_box, alpha * gap, touching / temperature)
+
+    return make
+
+
+# ---------------------------------------------------------------- the bytes (FORMAT.md 6)
+
+
+def tree_bytes(leaves: list[Leaf]) -> bytes:
+    """The tree whose leaves these are, depth first, compressed."""
+    parts: list[bytes] = []
+    before: Leaf | None = None
+    for leaf in sorted(leaves, key=lambda leaf: [-side.sign for side in leaf.path]):
+        shared = 0
+        if before is not None:
+            shared = 1 + next(k for k, (a, b) in enumerate(zip(before.path, leaf.path, strict=False)) if a != b)
+        for side in leaf.path[shared:]:
+            if side.difference:
+                parts.append(struct.pack("<BId", rule.DIFFERENCE_SPLIT, side.index, side.at))
+            else:
+                parts.append(struct.pack("<BI", rule.SIGN_SPLIT, side.index))
+        parts.append(bytes([rule.REBOUNDED_LEAF if leaf.rebounded else rule.LEAF]))
+        parts.append((leaf.slopes - (np.uint8(0) if before is None else before.slopes)).tobytes())
+        parts.append(leaf.multipliers.astype("<f4").tobytes())
+        before = leaf
+    return zlib.compress(b"".join(parts), 9)
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,1 @@
+"""Branch and bound on the native engine's backward pass."""
