@@ -61,7 +61,7 @@ def test_the_judge_does_not_grow_unnoticed():
     sums and products. 170 are branching: 124 the rule of trees, a quarter of which unfold their bytes, and 46 bounds on
     a part of the ball.
     """
-    assert sum(map(code_lines, FILES)) <= 3247
+    assert sum(map(code_lines, FILES)) <= 3249
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
