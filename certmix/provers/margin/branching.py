@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from certmix.attacks.quick import quick_attack
+from certmix.formatting import exact
 from certmix.provers.judging import JudgeSession
 from certmix.provers.margin.exponential_head import head
-from certmix.provers.problem import Problem
+from certmix.provers.problem import ProverProblem
 from certmix.records.lines import certificate_line
 from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
 from certmix.settings import Settings
@@ -39,7 +40,7 @@ class Branched:
     found: Found
 
 
-def branch_open(problem: Problem, judge: JudgeSession, outcomes: list[Outcome]) -> list[Outcome]:
+def branch_open(problem: ProverProblem, judge: JudgeSession, outcomes: list[Outcome]) -> list[Outcome]:
     """`outcomes`, where inputs that bounds left open at the radius asked for are decided by branching, if they can be
     in `settings.branch` seconds each. Inputs that a quick attack refutes are left to it."""
     s, radius = problem.settings, problem.settings.radius
@@ -80,7 +81,7 @@ def branch(engine: Crown, state: CrownNetwork, query: MarginQuery, settings: Set
     return Branched(rule.BranchedMargin(None if witness is None else _encoded(witness), trees), found)
 
 
-def _attackable(problem: Problem, query: MarginQuery) -> bool:
+def _attackable(problem: ProverProblem, query: MarginQuery) -> bool:
     """Whether an attack on the mix succeeds: then there is nothing to prove."""
     s = problem.settings
     if not s.attack_steps:
@@ -92,14 +93,14 @@ def _attackable(problem: Problem, query: MarginQuery) -> bool:
     return bool(attack.found[0])
 
 
-def _outcome(problem: Problem, judge: JudgeSession, before: Outcome, k: int, branched: Branched) -> Outcome:
+def _outcome(problem: ProverProblem, judge: JudgeSession, before: Outcome, k: int, branched: Branched) -> Outcome:
     s, value, radius = problem.settings, problem.input(k), problem.settings.radius
     if radius is None:
         raise TypeError("branching decides a radius")
     if branched.evidence is None:
         advice = (
-            f"branching for {s.branch:g} s left {branched.found.open} of {branched.found.parts} parts of the ball of "
-            f"radius {radius:.6g} open: give it more time, or ask for a smaller radius"
+            f"branching for {exact(s.branch)} s left {branched.found.open} of {branched.found.parts} parts of the ball of "
+            f"radius {exact(radius)} open: give it more time, or ask for a smaller radius"
         )
         return problem.abstained(before.predicted, Reason.RADIUS_NOT_REACHED, advice)
     claim = problem.claim(k, radius, before.predicted, "robust", None)
