@@ -99,8 +99,8 @@ def _outcome(problem: ProverProblem, judge: JudgeSession, before: Outcome, k: in
         raise TypeError("branching decides a radius")
     if branched.evidence is None:
         advice = (
-            f"branching for {exact(s.branch)} s left {branched.found.open} of {branched.found.parts} parts of the ball of "
-            f"radius {exact(radius)} open: give it more time, or ask for a smaller radius"
+            f"branching for {exact(s.branch)} s left {branched.found.open} of {branched.found.parts} parts of the ball "
+            f"of radius {exact(radius)} open: give it more time, or ask for a smaller radius"
         )
         return problem.abstained(before.predicted, Reason.RADIUS_NOT_REACHED, advice)
     claim = problem.claim(k, radius, before.predicted, "robust", None)
