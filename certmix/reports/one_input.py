@@ -33,6 +33,12 @@ STEPS: dict[str, tuple[str, ...]] = {
         "h's logit differences are bounded on the ball, every rounding error counted",
         "the bounds exceed, for every rival, the margin that Lemma 3.2 requires at this α",
     ),
+    "branched_margin": (
+        STRICT,
+        "h's logit differences are bounded on the ball, every rounding error counted",
+        "for every rival these bounds, or a tree of splits whose every leaf is proven, show the margin that Lemma 3.2 "
+        "requires at this α",
+    ),
     "engine_margin": (
         STRICT,
         "the engine's bounds are taken as they are; they admit the differences at the input itself",
