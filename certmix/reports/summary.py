@@ -13,7 +13,7 @@ from certmix.formatting import exact, lower, nearest, percent_down, percent_near
 from certmix.records import assumptions
 from certmix.reports import claims
 from certmix.reports.curves import certified_curve
-from certmix.reports.reading import MIX, AuditReport
+from certmix.reports.reading import MIX, AuditReport, G, H
 from certmix.reports.tables import print_table
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -33,8 +33,8 @@ def as_json(report: AuditReport) -> dict[str, Any]:
         **{name: settings[name] for name in ("alpha", "temperature", "norm", "method", "radius", "evidence")},
         "judged": report.verdict is not None,
         "rests_on": assumptions.words(report.assumptions),
-        "clean_accuracy": {name: 100.0 * sum(report.right(name)) / n for name in report.clean},
-        "clean_accuracy_source": {name: of.source for name, of in report.clean.items()},
+        "clean_accuracy": {_role(name): 100.0 * sum(report.right(name)) / n for name in report.clean},
+        "clean_accuracy_source": {_role(name): of.source for name, of in report.clean.items()},
         "certified": 100.0 * len(certified) / n,
         "certified_correct": 100.0 * correct / n,
         "certified_correct_count": correct,
@@ -45,6 +45,11 @@ def as_json(report: AuditReport) -> dict[str, Any]:
         "seconds": report.audit["seconds"],
         "largest_relative_cost_of_judging": report.audit["largest_relative_cost_of_judging"],
     }
+
+
+def _role(name: str) -> str:
+    """What the command line and run.json call a model that the page names for a reader."""
+    return name.replace(G, "standard").replace(H, "robust")
 
 
 def _quantiles(radii: list[float]) -> dict[str, float]:
@@ -60,7 +65,7 @@ def show(report: AuditReport, console: Console) -> None:
     n, inputs = report.n, report.inputs
     table = Table("share of all inputs", "%", title="accuracy and certificates")
     for name, of in report.clean.items():
-        table.add_row(f"clean accuracy, {name} ({of.source})", percent_nearest(sum(report.right(name)), n))
+        table.add_row(f"clean accuracy, {_role(name)} ({of.source})", percent_nearest(sum(report.right(name)), n))
     table.add_row("certified", percent_down(sum(i.radius is not None for i in inputs), n))
     table.add_row("certified and correct", percent_down(sum(i.counts for i in inputs), n), style="bold")
     attacked = report.attacked_share(MIX)

@@ -16,8 +16,8 @@ from certmix.formatting import exact
 from certmix.provers.judging import JudgeSession
 from certmix.provers.margin.exponential_head import head
 from certmix.provers.problem import ProverProblem
-from certmix.records.lines import certificate_line
-from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
+from certmix.provers.proposal import Proposal, judged
+from certmix.records.outcomes import Abstained, Outcome, Reason
 from certmix.settings import Settings
 from certmix.theorems.margin import required_margin
 from certmix.theorems.softmax_margin import chords
@@ -27,7 +27,7 @@ from verifiers.branching.parts import Majorant, MajorantOf, Root
 from verifiers.branching.search import Branching, Found, Leaf
 from verifiers.crown.engine import Crown, CrownLayers
 from verifiers.crown.network import CrownNetwork
-from verifiers.engine import MarginQuery
+from verifiers.engine import EngineError, MarginQuery
 
 STEPS = 20  # of tuning, of the bounds that all parts start from
 
@@ -54,8 +54,12 @@ def branch_open(problem: ProverProblem, judge: JudgeSession, outcomes: list[Outc
             problem.network, problem.inputs[k : k + 1], s.norm, torch.tensor([radius], dtype=torch.float64), s.domain,
             torch.tensor([outcomes[k].predicted]),
         )  # fmt: skip
-        if not _attackable(problem, query):
+        if _attackable(problem, query):
+            continue
+        try:
             result[k] = _outcome(problem, judge, outcomes[k], k, branch(engine, state, query, s))
+        except EngineError as error:
+            result[k] = problem.abstained(outcomes[k].predicted, Reason.ENGINE_FAILED, str(error))
     return result
 
 
@@ -94,7 +98,7 @@ def _attackable(problem: ProverProblem, query: MarginQuery) -> bool:
 
 
 def _outcome(problem: ProverProblem, judge: JudgeSession, before: Outcome, k: int, branched: Branched) -> Outcome:
-    s, value, radius = problem.settings, problem.input(k), problem.settings.radius
+    s, radius = problem.settings, problem.settings.radius
     if radius is None:
         raise TypeError("branching decides a radius")
     if branched.evidence is None:
@@ -104,17 +108,11 @@ def _outcome(problem: ProverProblem, judge: JudgeSession, before: Outcome, k: in
         )
         return problem.abstained(before.predicted, Reason.RADIUS_NOT_REACHED, advice)
     claim = problem.claim(k, radius, before.predicted, "robust", None)
-    line = certificate_line(
-        problem.indices[k], problem.labels[k], "margin", claim, "branched_margin", branched.evidence
-    )
-    verdict = judge.verdict(line, value)
-    if isinstance(verdict, Rejected):
-        advice = f"branching found a proof that the judge does not accept ({verdict.step}: {verdict.reason})"
+    answer = judged(problem, judge, Proposal(k, claim, "margin", "branched_margin", lambda _: branched.evidence))
+    if isinstance(answer, Rejected):
+        advice = f"branching found a proof that the judge does not accept ({answer.step}: {answer.reason})"
         return problem.abstained(before.predicted, Reason.JUDGE_REJECTED, advice)
-    return Certified(
-        before.predicted, radius, s.norm, s.alpha, "margin", "robust", line,
-        problem.network, problem.standard.network, value, radius,
-    )  # fmt: skip
+    return answer
 
 
 def majorant_of(settings: Settings, predicted: int) -> MajorantOf:

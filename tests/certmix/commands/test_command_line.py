@@ -404,3 +404,13 @@ def test_every_command_says_that_a_model_gives_probabilities(data: Path, digits:
     out = ["--out", str(tmp_path / "out")] if words[0] != "smoothing-bounds" else []
     assert main([*words, *models, "--data", str(data), "--limit", "2", *out]) == 0
     assert "probabilities.onnx): its outputs are probabilities, not logits" in capsys.readouterr().err
+
+
+def test_the_report_calls_models_as_the_command_line_does(finished: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["report", str(finished), "--attack-steps", "0"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "clean accuracy, " in line]
+    summary = json.loads((finished / "summary.json").read_text())
+    assert list(summary["clean_accuracy"]) == list(summary["clean_accuracy_source"]) == ["standard", "robust", "mix"]
+    for row, (name, share) in zip(rows, summary["clean_accuracy"].items(), strict=True):
+        assert f"clean accuracy, {name} " in row
+        assert f"{share:.1f}" in row
