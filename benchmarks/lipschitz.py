@@ -22,7 +22,7 @@ from common import DATA, RESULTS, ROOT, save
 
 from certmix.data.dataset import load_data
 from certmix.models.model import load_model
-from certmix.provers.lipschitz import LipschitzProver, Proposals, global_table
+from certmix.provers.lipschitz import LipschitzProver, Proposals
 from certmix.provers.lipschitz_constants import GlobalPairs, Request, global_pairs, measure
 from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
@@ -201,7 +201,7 @@ def judged(count: int) -> dict[str, Any]:
         problem = ProverProblem(standard, robust, x, tuple(range(count)), (0,) * count, settings)
         others = {"_relaxed", "_local", "_layers", "_global"} - {f"_{kind}"} if kind != "all" else set[str]()
         session = open_session(problem)
-        table = global_table(problem.network, "cpu", 128)
+        table = session.global_table
         prover = type("OfOneKind", (LipschitzProver,), dict.fromkeys(others, _nothing))
         start = time.process_time()
         outcomes = prover(problem, session.judge, session.engine, table.maps, table).prove()

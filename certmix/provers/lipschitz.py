@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from certmix.formatting import exact, lower, nearest, upper
+from certmix.provers.global_table import GlobalTable
 from certmix.provers.judging import JudgeSession
 from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal, judged
@@ -38,54 +37,16 @@ from certmix.theorems.lipschitz import (
 )
 from certmix.theorems.margin import certifies, critical_alpha, required_margin
 from certmix.theorems.radius_search import largest_passing
-from proofs_check.certificate import Norm, PlainNetwork, Rejected
+from proofs_check.certificate import Rejected
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
 from verifiers.engine import EngineError, LogitBounds, MarginQuery
-from verifiers.lipschitz.constants import global_constants, local_bounds, local_constants
-from verifiers.lipschitz.jacobian import unrestricted_slopes
+from verifiers.lipschitz.constants import local_bounds, local_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
-from verifiers.lipschitz.lipsdp import GlobalBound, LipSDP
 from verifiers.network.module import PlainModule
 
-MAX_NEURONS = 128  # a network with more leaves out global constants: minutes of work for the smallest radii
 Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | LayerLipschitz | EngineRelaxedLipschitz
-
-
-@dataclass(frozen=True, eq=False)
-class GlobalTable:
-    """Global constants of logit differences, computed when first asked for: ℓ2 by one semidefinite bound per pair, and
-    by layers for each class."""
-
-    maps: LinearMaps
-    solver: LipSDP
-    by_pair: dict[tuple[int, int], GlobalBound] = field(default_factory=dict)
-    by_layers: dict[tuple[int, Norm], Tensor] = field(default_factory=dict)
-
-    def bounds(self, predicted: int) -> list[GlobalBound | None]:
-        """Per class j the bound of z_j - z_y; None at y. Raises EngineError."""
-        classes = self.maps.network.classes
-        pairs = [(min(j, predicted), max(j, predicted)) for j in range(classes) if j != predicted]
-        missing = [p for p in pairs if p not in self.by_pair]
-        eye = np.eye(classes)
-        bounds = self.solver.bounds(
-            self.maps, np.array([eye[i] - eye[k] for i, k in missing]), unrestricted_slopes(self.maps)
-        ) if missing else []  # fmt: skip
-        self.by_pair.update(zip(missing, bounds, strict=True))
-        return [None if j == predicted else self.by_pair[min(j, predicted), max(j, predicted)] for j in range(classes)]
-
-    def constants(self, predicted: int, norm: str) -> Tensor:
-        """(K,) constants of z_j - z_y in `norm`: ‖·‖_2 <= ‖·‖_1, ‖·‖_2 <= sqrt(n) ‖·‖_inf."""
-        factor = math.sqrt(math.prod(self.maps.network.input_shape)) if norm == "Linf" else 1.0
-        values = [0.0 if b is None else b.constant * factor for b in self.bounds(predicted)]
-        return torch.tensor(values, dtype=torch.float64)
-
-    def layer_constants(self, predicted: int, norm: Norm) -> Tensor:
-        """(K,) constants of z_j - z_y by layer norms and unrestricted Jacobians."""
-        if (predicted, norm) not in self.by_layers:
-            self.by_layers[predicted, norm] = global_constants(self.maps, predicted, norm).cpu()
-        return self.by_layers[predicted, norm]
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,16 +283,10 @@ def _of_inputs(point: LogitsAtInputs, inputs: Tensor) -> LogitsAtInputs:
     return LogitsAtInputs(point.logits[inputs], point.predicted[inputs], point.alpha, point.temperature)
 
 
-@functools.lru_cache(maxsize=4)
-def global_table(network: PlainNetwork, device: str, max_neurons: int) -> GlobalTable:
-    """One table per network: global constants are computed once and serve every input."""
-    return GlobalTable(LinearMaps(network, device), LipSDP(max_neurons=max_neurons))
-
-
 def certify_lipschitz(problem: ProverProblem, session: Session) -> list[Outcome]:
     """Lipschitz certificates for every input of `problem`; a network without a Lipschitz bound is an outcome."""
     try:
-        table = global_table(problem.network, problem.settings.device, MAX_NEURONS)
+        table = session.global_table
     except EngineError as error:
         predicted = PlainModule(problem.network)(problem.inputs).argmax(dim=1).tolist()
         return [problem.abstained(y, Reason.ENGINE_FAILED, str(error)) for y in predicted]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from certmix.errors import UsageError
-from certmix.provers.lipschitz import global_table
+from certmix.provers.global_table import GlobalTable
 from certmix.records import assumptions
 from certmix.settings import diameter
 from certmix.theorems.lipschitz import (
@@ -36,6 +36,7 @@ from verifiers.lipschitz.constants import difference_forms, global_pair_constant
 from verifiers.lipschitz.estimate import Search, estimate, probability_gradients
 from verifiers.lipschitz.layer_norms import product_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.lipschitz.lipsdp import LipSDP
 from verifiers.lipschitz.value_bounds import ValueBounds
 
 MAX_NEURONS = 256  # beyond, the semidefinite bounds take hours
@@ -103,7 +104,7 @@ def global_pairs(maps: LinearMaps, request: Request) -> GlobalPairs:
     notes: list[str] = []
     if request.lipsdp and request.norm == "L2":
         try:
-            table = global_table(maps.network, str(maps.device), MAX_NEURONS)
+            table = GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS))
             by_source["LipSDP"] = torch.stack([table.constants(y, "L2") for y in range(classes)])
         except EngineError as error:
             notes.append(f"LipSDP left out: {error}")

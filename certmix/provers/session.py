@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from certmix.provers.global_table import GlobalTable
 from certmix.provers.judging import JudgeSession, judge_session
 from certmix.provers.problem import ProverProblem
 from certmix.settings import Settings
 from proofs_check.certificate import PlainNetwork
 from verifiers import ENGINES
 from verifiers.engine import Answer, Engine, LogitBounds, MarginQuery, Query, WarmStart
+from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.lipschitz.lipsdp import LipSDP
+
+MAX_NEURONS = 128  # a network with more leaves out LipSDP: minutes of work for the smallest radii
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -47,10 +53,17 @@ class EngineSession:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """What a run prepares once, and hands from batch to batch: the judge's networks, and the engine with its own."""
+    """What a run prepares once, and hands from batch to batch: the judge's networks, the engine with its own, and the
+    constants that hold everywhere."""
 
     judge: JudgeSession
     engine: EngineSession
+
+    @cached_property
+    def global_table(self) -> GlobalTable:
+        """Of h. Raises EngineError."""
+        maps = LinearMaps(self.judge.robust.network, self.engine.engine.device)
+        return GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS))
 
 
 def open_session(problem: ProverProblem) -> Session:

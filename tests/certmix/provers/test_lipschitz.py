@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,8 +18,8 @@ from certmix.commands.arguments import Parser
 from certmix.errors import UsageError
 from certmix.models.model import Model, from_module
 from certmix.provers.judging import check
-from certmix.provers.lipschitz import LipschitzProver, Proposals, certify_lipschitz, global_table
-from certmix.provers.lipschitz_constants import MAX_NEURONS, Request, global_pairs, measure
+from certmix.provers.lipschitz import LipschitzProver, Proposals, certify_lipschitz
+from certmix.provers.lipschitz_constants import Request, global_pairs, measure
 from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
 from certmix.records.outcomes import Abstained, Certified, Reason
@@ -30,6 +31,7 @@ from proofs_check.kernel import bounds, jacobian
 from verifiers.engine import EngineError
 from verifiers.lipschitz.estimate import Search
 from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.lipschitz.lipsdp import LipSDP
 from verifiers.lipschitz.value_bounds import Balls
 from verifiers.network.module import PlainModule
 
@@ -137,8 +139,8 @@ def only(kind: str, given: ProverProblem) -> LipschitzProver:
 
     others = {"_relaxed", "_local", "_global", "_layers"} - {kind}
     prover = type("OnlyOneKind", (LipschitzProver,), dict.fromkeys(others, nothing))
-    table = global_table(given.network, "cpu", MAX_NEURONS)
     session = open_session(given)
+    table = session.global_table
     return prover(given, session.judge, session.engine, table.maps, table)
 
 
@@ -263,10 +265,30 @@ def test_an_engine_that_knows_no_bound_is_an_outcome_with_its_reason(monkeypatch
     def unknown(*_: object) -> None:
         raise EngineError("node 3 (Attention) has no known Lipschitz bound")
 
-    monkeypatch.setattr("certmix.provers.lipschitz.LinearMaps", unknown)
+    monkeypatch.setattr("certmix.provers.session.LinearMaps", unknown)
     for outcome in prove(problem(model_of(mlp(5)), images(2, 1))):
         assert isinstance(outcome, Abstained)
         assert (outcome.reason, "Attention" in outcome.advice) == (Reason.ENGINE_FAILED, True)
+
+
+def test_a_session_computes_what_holds_everywhere_once_for_all_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    solve = LipSDP.bounds
+
+    def counted(self: LipSDP, maps: LinearMaps, forms: Any, slopes: Any) -> Any:
+        calls.append(len(forms))
+        return solve(self, maps, forms, slopes)
+
+    monkeypatch.setattr(LipSDP, "bounds", counted)
+    given = problem(model_of(mlp(3, scale=20.0)), images(2, 1))
+    session = open_session(given)
+    certify_lipschitz(given, session)
+    once = list(calls)
+    certify_lipschitz(given, session)
+    assert once
+    assert calls == once
+    certify_lipschitz(given, open_session(given))
+    assert calls == once * 2
 
 
 def test_solvers_that_fail_leave_the_other_kinds_of_evidence(monkeypatch: pytest.MonkeyPatch) -> None:

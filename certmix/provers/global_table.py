@@ -1,0 +1,51 @@
+"""Global Lipschitz constants of one network's logit differences, each computed when it is first asked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proofs_check.certificate import Norm
+from verifiers.lipschitz.constants import global_constants
+from verifiers.lipschitz.jacobian import unrestricted_slopes
+from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.lipschitz.lipsdp import GlobalBound, LipSDP
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalTable:
+    """Global constants of logit differences, computed when first asked for: ℓ2 by one semidefinite bound per pair, and
+    by layers for each class."""
+
+    maps: LinearMaps
+    solver: LipSDP
+    by_pair: dict[tuple[int, int], GlobalBound] = field(default_factory=dict)
+    by_layers: dict[tuple[int, Norm], Tensor] = field(default_factory=dict)
+
+    def bounds(self, predicted: int) -> list[GlobalBound | None]:
+        """Per class j the bound of z_j - z_y; None at y. Raises EngineError."""
+        classes = self.maps.network.classes
+        pairs = [(min(j, predicted), max(j, predicted)) for j in range(classes) if j != predicted]
+        missing = [p for p in pairs if p not in self.by_pair]
+        eye = np.eye(classes)
+        bounds = self.solver.bounds(
+            self.maps, np.array([eye[i] - eye[k] for i, k in missing]), unrestricted_slopes(self.maps)
+        ) if missing else []  # fmt: skip
+        self.by_pair.update(zip(missing, bounds, strict=True))
+        return [None if j == predicted else self.by_pair[min(j, predicted), max(j, predicted)] for j in range(classes)]
+
+    def constants(self, predicted: int, norm: str) -> Tensor:
+        """(K,) constants of z_j - z_y in `norm`: ‖·‖_2 <= ‖·‖_1, ‖·‖_2 <= sqrt(n) ‖·‖_inf."""
+        factor = math.sqrt(math.prod(self.maps.network.input_shape)) if norm == "Linf" else 1.0
+        values = [0.0 if b is None else b.constant * factor for b in self.bounds(predicted)]
+        return torch.tensor(values, dtype=torch.float64)
+
+    def layer_constants(self, predicted: int, norm: Norm) -> Tensor:
+        """(K,) constants of z_j - z_y by layer norms and unrestricted Jacobians."""
+        if (predicted, norm) not in self.by_layers:
+            self.by_layers[predicted, norm] = global_constants(self.maps, predicted, norm).cpu()
+        return self.by_layers[predicted, norm]
