@@ -111,7 +111,7 @@ def constants(name: str, count: int) -> dict[str, Any]:
     maps, figures = LinearMaps(network), {}
     for norm, radius in radii.items():
         request = Request(norm, radius, alpha=ALPHA, lipsdp=False, search=Search(20, 3))
-        overall = global_pairs(maps, request)
+        overall = global_pairs(maps, request, list(range(maps.network.classes)))
         start = time.process_time()
         parts = [measure(maps, x[i : i + 4], request, overall) for i in range(0, len(x), 4)]
         seconds = (time.process_time() - start) / len(x)
@@ -240,7 +240,7 @@ def lipsdp() -> dict[str, Any]:
         maps, line = LinearMaps(network), {}
         solvers = {
             "descent": LipSDP(),
-            "best candidate, SCS for all pairs among them": LipSDP(max_cone_neurons=128, max_rounds=0),
+            "best candidate, SCS for all pairs among them": LipSDP(max_cone_neurons=128, max_steps=0),
             "per layer": LipSDP(multipliers="layer"),
         }
         for name, solver in solvers.items():

@@ -38,16 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     import torch
 
+    from certmix.commands.terminal import Bar
     from certmix.provers.lipschitz_constants import as_record, measure_all
     from certmix.reports.lipschitz_tables import draw, show
     from verifiers.engine import EngineError
 
     request, network, data = _read(options)
-    device = shared.device(options.device)
+    device, bar = shared.device(options.device), Bar("measuring")
     try:
-        parts = measure_all(network, torch.from_numpy(data.inputs), request, device, options.batch_size)
+        inputs = torch.from_numpy(data.inputs)
+        parts = measure_all(network, inputs, request, device, options.batch_size, bar.progress)
     except EngineError as error:
         raise UsageError(f"{options.robust} has no Lipschitz bound: {error}") from None
+    finally:
+        bar.stop()
     record = as_record(parts, request)
     show(record)
     if options.out is not None:

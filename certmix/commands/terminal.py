@@ -12,14 +12,32 @@ from certmix.formatting import percent_nearest, ratio, upper
 from certmix.runs.listener import After, Before, Listener
 
 
-class Terminal(Listener):
-    """The bar goes to standard error, and only where somebody looks at it."""
+class Bar:
+    """Of what is done, on standard error, and only where somebody looks at it."""
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str) -> None:
         console = Console(stderr=True)
-        columns = (TextColumn("certifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task: TaskID | None = None
+
+    def progress(self, done: int, total: int) -> None:
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, completed=done)
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._bar.stop()
+            self._task = None
+
+
+class Terminal(Listener):
+    """A bar while the run is made."""
+
+    def __init__(self) -> None:
+        self._bar = Bar("certifying")
 
     def before(self, found: Before) -> None:
         plain = ", not smoothed" if found.smoothed else ""
@@ -28,10 +46,7 @@ class Terminal(Listener):
         arguments.warn(found.doubts)
 
     def progress(self, done: int, total: int) -> None:
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task("", total=total)
-        self._bar.update(self._task, completed=done)
+        self._bar.progress(done, total)
 
     def refuted(self, index: int, advice: str, saved: Path) -> None:
         print(f"REFUTED: input {index}: {advice}; reproduce with {saved}")
@@ -47,6 +62,4 @@ class Terminal(Listener):
         print(f"next: certmix check {found.path}; certmix report {found.path}")
 
     def stopped(self) -> None:
-        if self._task is not None:
-            self._bar.stop()
-            self._task = None
+        self._bar.stop()

@@ -21,6 +21,7 @@ from torch import Tensor
 from certmix.formatting import exact, lower, nearest, upper
 from certmix.provers.global_table import GlobalTable
 from certmix.provers.judging import JudgeSession
+from certmix.provers.margin.engine_oracle import LARGEST_TUNABLE_LACK
 from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal, judged
 from certmix.provers.session import EngineSession, Session
@@ -41,10 +42,11 @@ from proofs_check.certificate import Rejected
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
-from verifiers.engine import EngineError, LogitBounds, MarginQuery
+from verifiers.engine import Bounds, EngineError, LogitBounds, MarginQuery, Query, differences
 from verifiers.lipschitz.constants import local_bounds, local_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule
+from verifiers.perturbation import Balls
 
 Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | LayerLipschitz | EngineRelaxedLipschitz
 
@@ -206,15 +208,34 @@ class LipschitzProver:
         return torch.cat(parts)
 
     def _relaxed(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
-        def test(index: Tensor, radii: Tensor) -> Tensor:
-            bounds = self._ask(inputs[index], radii, point.predicted[inputs[index]])
-            part = _of_inputs(point, inputs[index])
+        def margins(part: LogitsAtInputs, bounds: Bounds | LogitBounds) -> Tensor:
+            """Least h_y - h_i with relaxed constants of the ball: above the required one, r > eps at its fixed point
+            (docs/maths.md 4)."""
             least, most = probability_bounds(bounds.lower, bounds.upper, part.predicted, part.temperature)
             rival = most.masked_fill(part.own, -1.0).amax(dim=1)
-            # r > eps with relaxed constants of the eps-ball, at its fixed point (docs/maths.md 4)
-            return certifies(least.gather(1, part.predicted[:, None])[:, 0] - rival, part.alpha)
+            return least.gather(1, part.predicted[:, None])[:, 0] - rival
+
+        def test(index: Tensor, radii: Tensor) -> Tensor:
+            """Slopes are tuned where bounds by untuned ones do not pass and lack little enough."""
+            asked, part = inputs[index], _of_inputs(point, inputs[index])
+            passes = torch.zeros(len(index), dtype=torch.bool)
+            worth_tuning = torch.arange(len(index))
+            if self.session.engine.steps:
+                untuned = margins(part, self._untuned(asked, radii, part.predicted))
+                passes = certifies(untuned, part.alpha)
+                lack = required_margin(part.alpha) - untuned
+                worth_tuning = torch.nonzero(~passes & (lack < LARGEST_TUNABLE_LACK)).flatten()
+            if len(worth_tuning):
+                bounds = self._ask(asked[worth_tuning], radii[worth_tuning], part.predicted[worth_tuning])
+                passes[worth_tuning] = certifies(margins(_of_inputs(part, worth_tuning), bounds), part.alpha)
+            return passes
 
         return Proposals(self._search(inputs, test, self._limit(point, inputs)))
+
+    def _untuned(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> Bounds:
+        s, network = self.problem.settings, self.problem.network
+        balls = Balls(self.problem.inputs[inputs], radii, s.norm, s.domain)
+        return self.session.answer(network, Query(balls, differences(predicted, network.classes), steps=0)).bounds
 
     def _ask(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> LogitBounds:
         s = self.problem.settings

@@ -13,6 +13,14 @@ from certmix.reports.tables import print_table
 
 JUDGED = "certmix audit --method lipschitz has the judge derive the like"
 CONSTANTS = ("estimate", "local", "overall")
+HEADERS = {
+    "estimate": "~\nestimate",
+    "local, paper": "local,\npaper",
+    "local, bisected": "local,\nbisected",
+    "global, paper": "global,\npaper",
+    "global, closed form": "global,\nclosed\nform",
+    "global, bisected": "global,\nbisected",
+}
 RADII = ("estimate", "local, paper", "local, bisected", "global, paper", "global, closed form", "global, bisected")
 
 
@@ -21,7 +29,7 @@ def show(record: dict[str, Any]) -> None:
     s, rows = record["settings"], record["rows"]
     ball = f"{s['norm']} balls of radius {lower(s['radius'])}"
     console = Console()
-    constants = Table(title=f"Lipschitz constants of z_j - z_y, the largest: {ball}")
+    constants = Table(title=f"Lipschitz constants of z_j - z_y, the largest:\n{ball}")
     _columns(constants, ("input", "class", "~ estimate", "certified local", "certified global"))
     for row in rows:
         values = [_constant(k, row["logits"][k]) for k in CONSTANTS]
@@ -30,8 +38,9 @@ def show(record: dict[str, Any]) -> None:
     middle = len(rows) // 2  # of an even number the larger, for constants: theirs is the weaker statement
     constants.add_row("median", "", *[_constant(k, sorted(r["logits"][k] for r in rows)[middle]) for k in CONSTANTS])
     print_table(console, constants)
-    radii = Table(title=f"radii at alpha {exact(s['alpha'])}, temperature {exact(s['temperature'])}: {ball}")
-    _columns(radii, ("input", *(f"~ {n}" if n == "estimate" else n for n in RADII), "relaxed holds"))
+    title = f"radii at alpha {exact(s['alpha'])}, temperature {exact(s['temperature'])}:\n{ball}"
+    radii = Table(title=title, padding=(0, 0), collapse_padding=True)
+    _columns(radii, ("input", *(HEADERS[n] for n in RADII), "relaxed\nholds"))
     for row in rows:
         holds = "yes" if row["relaxed_holds"] else "no"
         radii.add_row(str(row["index"]), *[_radius(n, row["radius"][n]) for n in RADII], holds)

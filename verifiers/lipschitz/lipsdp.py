@@ -12,7 +12,8 @@ coupling is unsound (Pauli et al. 2021). The judge re-derives A, B, C, D and pro
 
 Candidates for T compete, and the best is improved by descent until nothing is gained (rho(T) is convex): T equal for
 all neurons, which proves that orthogonal layers with ReLU, |x| or MaxMin between are 1-Lipschitz; T by the norms of
-layers, which proves their product; and on small networks the cone program in cvxpy.
+layers, which proves their product; and on small networks the cone program in cvxpy. With Q the matrix of (*) before the
+subtraction and M = [-TA; ℓ0], rho is the largest eigenvalue of MᵀQ⁻¹M: small matrices, on the CPU whatever the device.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy.linalg
+import scipy.optimize
 import torch
 from numpy.typing import NDArray
 
@@ -33,22 +36,12 @@ from verifiers.lipschitz.linear_maps import LinearMaps
 Matrix = NDArray[np.float64]
 TILTS = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)  # earlier layers' multipliers are larger by that much per layer
 RETREATS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)  # the same, from multipliers that rounding makes infeasible
-STEPS = 50  # of descent, in a round
-NOTHING = 2e-3  # relative: a round that gains less has gained nothing
+SMOOTHED = (64.0, 512.0, 4096.0)  # powers of Schatten norms in place of the largest eigenvalue, in turn descended
+NOTHING = 1e-6  # relative: a step of descent that gains less has gained nothing
+INFEASIBLE = 1e3  # in place of log rho, where no rho is: more than any
 SCALES = tuple(
     1 + 2.0**power for power in (-14, -10, -7, -5, -3, -2, -1, 0, 1, 2, 4)
 )  # of multipliers, times the least feasible one
-
-
-@dataclass(frozen=True)
-class _Level:
-    """Of descent: Adam's step, and the power of the Schatten norm, smooth, in place of the largest eigenvalue."""
-
-    step: float
-    power: float
-
-
-LEVELS = (_Level(0.05, 64.0), _Level(0.015, 512.0), _Level(4e-3, 4096.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +67,14 @@ class GlobalBound:
 class LipSDP:
     """multipliers "neuron": one per activation, "layer": one per layer. At most `max_neurons` activations.
 
-    max_cone_neurons: with more, the cone program is no candidate. max_rounds: of descent on each level, STEPS
-    steps each, at most; a level ends where nothing is gained. inflation: relative, of constants: the judge's matrices
-    need it.
+    max_cone_neurons: with more, the cone program is no candidate. max_steps: of descent per power of `SMOOTHED`, which
+    ends before where nothing is gained. inflation: relative, of constants: the judge's matrices need it.
     """
 
     multipliers: Literal["neuron", "layer"] = "neuron"
     max_neurons: int = 512
     max_cone_neurons: int = 64
-    max_rounds: int = 4
+    max_steps: int = 300
     inflation: float = 1e-6
 
     def bounds(self, maps: LinearMaps, forms: Matrix, slopes: list[Slopes]) -> list[GlobalBound]:
@@ -104,16 +96,16 @@ class LipSDP:
 
     def _bound(self, system: Increments, form: Matrix, shared: list[Matrix], previous: Matrix | None) -> GlobalBound:
         """The constant of one form: the least rho that the best multipliers prove, inflated."""
-        problem, levels = _Rho.of(system, form), LEVELS[1:]
-        start = None if previous is None else problem.scaled(torch.from_numpy(previous))
+        problem, powers = _Rho.of(system, form), SMOOTHED[1:]
+        start = None if previous is None else problem.scaled(previous)
         if start is None:
-            candidates = [problem.scaled(torch.from_numpy(t)) for t in (*shared, *_layerwise(system, form))]
+            candidates = [problem.scaled(t) for t in (*shared, *_layerwise(system, form))]
             feasible = [c for c in candidates if c is not None]
             if not feasible:
                 raise EngineError("no multipliers at hand make the matrix inequality hold")
-            start, levels = min(feasible, key=problem.value), LEVELS
-        best = self._descend(problem, start, system.layer, levels)
-        rounded = [_tilted(system, best.numpy(), tilt).astype(np.float32) for tilt in RETREATS]
+            start, powers = min(feasible, key=problem.value), SMOOTHED
+        best = self._descend(problem, start, system.layer, powers)
+        rounded = [_tilted(system, best, tilt).astype(np.float32) for tilt in RETREATS]
         proven = [
             (rho, k) for k, t in enumerate(rounded) if (rho := least_rho(system, form, t.astype(float))) is not None
         ]
@@ -122,19 +114,25 @@ class LipSDP:
         rho, k = min(proven)
         return GlobalBound(math.sqrt(rho) * (1 + self.inflation), rounded[k])
 
-    def _descend(
-        self, problem: _Rho, start: torch.Tensor, layer: NDArray[np.int64], levels: tuple[_Level, ...]
-    ) -> torch.Tensor:
-        """Minimise log rho(T) by Adam on log T, round by round: the next level whenever nothing is gained."""
+    def _descend(self, problem: _Rho, best: Matrix, layer: NDArray[np.int64], powers: tuple[float, ...]) -> Matrix:
+        """Minimise log rho(T) over log T by L-BFGS, for one power after the other."""
         member = np.unique(layer, return_inverse=True)[1] if self.multipliers == "layer" else np.arange(len(layer))
-        group, best, least = torch.from_numpy(member), start, problem.value(start)
-        for level in levels:
-            for _ in range(self.max_rounds):
-                candidate, before = _round(problem, best, group, level), least
-                if (value := problem.value(candidate)) < least:
-                    best, least = candidate, value
-                if least > before * (1 - NOTHING):
-                    break
+        for power in powers if self.max_steps else ():
+            start = best
+
+            def smoothed(logarithms: Matrix, power: float = power, start: Matrix = start) -> tuple[float, Matrix]:
+                found = problem.smoothed(start * np.exp(logarithms[member]), power)
+                if found is None:
+                    return INFEASIBLE, np.zeros_like(logarithms)
+                gradient = np.zeros_like(logarithms)
+                np.add.at(gradient, member, found[1])
+                return found[0], gradient
+
+            options = {"maxiter": self.max_steps, "ftol": NOTHING}
+            ended = scipy.optimize.minimize(
+                smoothed, np.zeros(member.max() + 1), jac=True, method="L-BFGS-B", options=options
+            )
+            best = min(start, start * np.exp(ended.x[member]), key=problem.value)
         return best
 
     def _cone(self, system: Increments) -> list[Matrix]:
@@ -179,68 +177,68 @@ class LipSDP:
 class _Rho:
     """The least rho of (*) as a function of T: infinite, or None, where no rho does."""
 
-    a: torch.Tensor
-    b: torch.Tensor
-    ell0: torch.Tensor
-    ellw: torch.Tensor
+    a: Matrix
+    b: Matrix
+    ell0: Matrix
+    ellw: Matrix
 
     @staticmethod
     def of(system: Increments, form: Matrix) -> _Rho:
         a, ell0, ellw = _compressed(system, form[None])
-        return _Rho(*map(torch.from_numpy, (a, system.b, ell0[0], ellw[0])))
+        return _Rho(a, system.b, ell0[0], ellw[0])
 
-    def gram(self, t: torch.Tensor) -> torch.Tensor | None:
-        """A matrix whose largest eigenvalue is rho; differentiable."""
-        weighted = t[:, None] * self.b
-        factor, info = torch.linalg.cholesky_ex(2 * torch.diag(t) - weighted - weighted.T)
-        if int(info):
+    def factors(self, t: Matrix) -> tuple[Matrix, Matrix] | None:
+        """L and L⁻¹M, where Q = LLᵀ."""
+        weighted, n = t[:, None] * self.b, len(t)
+        q = np.ones((n + 1, n + 1))
+        q[:n, :n] = 2 * np.diag(t) - weighted - weighted.T
+        q[n, :n] = q[:n, n] = self.ellw
+        try:
+            factor: Matrix = scipy.linalg.cholesky(q, lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
             return None
-        solved_a = torch.linalg.solve_triangular(factor, -t[:, None] * self.a, upper=False)
-        solved_ellw = torch.linalg.solve_triangular(factor, self.ellw[:, None], upper=False)
-        schur_complement = 1 - (solved_ellw**2).sum()
-        if float(schur_complement.detach()) <= 1e-9:
+        if factor[n, n] ** 2 <= 1e-9:
             return None
-        last = (self.ell0 - (solved_ellw.T @ solved_a)[0]) / schur_complement.sqrt()
-        stacked = torch.cat([solved_a, last[None]])
-        return stacked @ stacked.T if len(stacked) < stacked.shape[1] else stacked.T @ stacked
+        m = np.concatenate([-t[:, None] * self.a, self.ell0[None]])
+        return factor, scipy.linalg.solve_triangular(factor, m, lower=True, check_finite=False)
 
-    def value(self, t: torch.Tensor) -> float:
-        gram = self.gram(t)
-        return math.inf if gram is None else float(torch.linalg.eigvalsh(gram)[-1].clamp(min=1e-300))
+    def value(self, t: Matrix) -> float:
+        found = self.factors(t)
+        return math.inf if found is None else max(float(np.linalg.eigvalsh(found[1].T @ found[1])[-1]), 1e-300)
 
-    def scaled(self, t: torch.Tensor) -> torch.Tensor | None:
+    def smoothed(self, t: Matrix, power: float) -> tuple[float, Matrix] | None:
+        """log (sum of rho's eigenvalues^power) / power and its gradient by log t.
+
+        dMᵀQ⁻¹M = dMᵀY + YᵀdM - YᵀdQ Y, Y = Q⁻¹M, so that along an eigenvector v, with y = Yv, t_i moves its eigenvalue
+        by -2 y_i (Av)_i - 2 y_i² + 2 y_i (By)_i.
+        """
+        found = self.factors(t)
+        if found is None:
+            return None
+        factor, half = found
+        values, vectors = np.linalg.eigh(half.T @ half)
+        values = values.clip(min=1e-300)
+        shares = (values / values[-1]) ** power
+        total = shares.sum()
+        kept = shares > 1e-14 * total
+        vectors = vectors[:, kept]
+        right = half @ vectors
+        y = scipy.linalg.solve_triangular(factor, right, lower=True, trans=1, check_finite=False)[:-1]
+        moved = 2 * y * (self.b @ y - self.a @ vectors - y)
+        gradient = t * (moved @ (shares / values / total)[kept])
+        return math.log(values[-1]) + math.log(total) / power, gradient
+
+    def scaled(self, t: Matrix) -> Matrix | None:
         """t times the scale that gives the least rho; None where none is feasible."""
         weighted = t[:, None] * self.b
-        factor, info = torch.linalg.cholesky_ex(2 * torch.diag(t) - weighted - weighted.T)
-        if int(info):
+        try:
+            factor = scipy.linalg.cholesky(2 * np.diag(t) - weighted - weighted.T, lower=True)
+        except np.linalg.LinAlgError:
             return None
-        right = torch.linalg.solve_triangular(factor, self.ellw[:, None], upper=False)
+        right = scipy.linalg.solve_triangular(factor, self.ellw, lower=True)
         energy = max(float((right**2).sum()), 1e-300)  # the least feasible scale
-        candidates = [t * (energy * scale) for scale in SCALES]
-        best = min(candidates, key=self.value)
+        best = min((t * (energy * scale) for scale in SCALES), key=self.value)
         return best if self.value(best) < math.inf else None
-
-
-def _round(problem: _Rho, start: torch.Tensor, group: torch.Tensor, level: _Level) -> torch.Tensor:
-    """The best multipliers of STEPS steps."""
-    factor = torch.zeros(int(group.max()) + 1, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.Adam([factor], lr=level.step)
-    best, least = start, math.inf
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        current = start * factor[group].exp()
-        gram = problem.gram(current)
-        if gram is None:
-            with torch.no_grad():
-                factor *= 0.5
-            continue
-        eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=1e-300)
-        size = (level.power * eigenvalues.log()).logsumexp(0) / level.power
-        if float(size.detach()) < least:
-            best, least = current.detach(), float(size.detach())
-        size.backward()
-        optimiser.step()
-    return best
 
 
 def _layerwise(system: Increments, form: Matrix) -> list[Matrix]:
@@ -281,8 +279,7 @@ def _norm(matrix: Matrix) -> float:
 
 def least_rho(system: Increments, form: Matrix, multipliers: Matrix) -> float | None:
     """The least rho for which (*) holds with these multipliers, or None."""
-    problem = _Rho(*map(torch.from_numpy, (system.a, system.b, form @ system.c, form @ system.d)))
-    rho = problem.value(torch.from_numpy(multipliers))
+    rho = _Rho(system.a, system.b, form @ system.c, form @ system.d).value(multipliers)
     return rho if rho < math.inf else None
 
 

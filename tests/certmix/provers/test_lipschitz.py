@@ -91,7 +91,7 @@ def test_sampled_estimate_local_and_global_constants_are_in_order_with_zero_tole
         maps, x = LinearMaps(network), images(4, seed)
         for radius in (0.01, 0.4):
             request = Request(norm, radius, search=Search(6, 2, seed))
-            found = measure(maps, x, request, global_pairs(maps, request))
+            found = measure(maps, x, request, global_pairs(maps, request, [0, 1, 2]))
             assert bool((found.estimate <= found.local).all())
             assert bool((found.local <= found.overall).all())
             assert bool((found.probability_estimate <= found.probability_local).all())
@@ -314,6 +314,60 @@ def test_global_constants_alone_certify_and_are_accepted(rule: str, norm: c.Norm
         assert check(outcome) == Accepted(frozenset())
 
 
+def test_semidefinite_bounds_are_for_pairs_with_a_class_asked_for_and_bound_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = model_of(mlp(3, scale=20.0)).network
+    assert network is not None
+    maps, request = LinearMaps(network), Request("L2", 0.1)
+    everything = global_pairs(maps, request, [0, 1, 2])
+    asked: list[np.ndarray] = []
+    bounds_of = LipSDP.bounds
+
+    def counted(self, maps, forms, slopes):
+        asked.extend(forms)
+        return bounds_of(self, maps, forms, slopes)
+
+    monkeypatch.setattr(LipSDP, "bounds", counted)
+    ticks: list[tuple[int, int]] = []
+    found = global_pairs(maps, request, [1], lambda: ticks.append((len(asked), 1)))
+    assert {tuple(form) for form in asked} == {(1.0, -1.0, 0.0), (0.0, 1.0, -1.0)}
+    assert ticks == [(2, 1)]
+    assert found.source == "LipSDP"
+    assert bool((found.values[1] <= everything.values[1] * (1 + 1e-3)).all())
+    assert found.values[0, 2] >= everything.values[0, 2] * (1 - 1e-3)
+    assert found.values[0, 2] <= (found.values[0, 1] + found.values[1, 2]) * (1 + 1e-12)
+    assert bool((found.values == found.values.T).all())
+
+
+def test_slopes_are_tuned_only_where_untuned_ones_do_not_suffice_and_radii_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    robust, x = model_of(mlp(3, scale=20.0)), images(6, 1)
+    tuned = [0]
+    ask = LipschitzProver._ask
+
+    def counted(self, inputs, radii, predicted):
+        tuned[0] += len(inputs)
+        return ask(self, inputs, radii, predicted)
+
+    monkeypatch.setattr(LipschitzProver, "_ask", counted)
+    few = only("_relaxed", problem(robust, x)).prove()
+    here = tuned[0]
+    monkeypatch.setattr(LipschitzProver, "_untuned", ask)  # what is tuned passes wherever the untuned does
+    monkeypatch.setattr("certmix.provers.lipschitz.LARGEST_TUNABLE_LACK", np.inf)
+    many = only("_relaxed", problem(robust, x)).prove()
+    assert any(isinstance(o, Certified) for o in few)
+    for a, b in zip(few, many, strict=True):
+        assert isinstance(a, Certified) == isinstance(b, Certified)
+        if isinstance(a, Certified) and isinstance(b, Certified):
+            assert a.radius == b.radius
+    without = only("_relaxed", problem(robust, x, optimise=0)).prove()
+    radii = [sum(o.radius for o in outcomes if isinstance(o, Certified)) for outcomes in (without, few)]
+    assert radii[0] < radii[1]
+    assert 0 < here < 60
+
+
 # ---------------------------------------------------------------- the subcommand
 
 
@@ -342,6 +396,7 @@ def test_the_command_prints_a_table_and_writes_json_and_a_plot(
     text = capsys.readouterr().out
     assert "certified local" in text
     assert "estimate" in text
+    assert max(map(len, text.splitlines())) <= 80
     record = json.loads((out / "lipschitz.json").read_text())
     assert [row["index"] for row in record["rows"]] == [0, 1, 2]
     for row in record["rows"]:

@@ -429,7 +429,7 @@ def test_the_least_provable_constant_is_that_of_an_independent_computation(activ
     network = mlp(7, (4, 6, 5, 3), activation)
     maps = LinearMaps(network)
     rows = np.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
-    found = LipSDP(max_rounds=2).bounds(maps, rows, unrestricted_slopes(maps))
+    found = LipSDP(max_steps=50).bounds(maps, rows, unrestricted_slopes(maps))
     system = increments(maps, unrestricted_slopes(maps), 100)
     multipliers = np.stack([np.zeros(11), *(f.multipliers.astype(np.float64) for f in found)])
     rho = [least_rho(system, row, f.multipliers.astype(np.float64)) for row, f in zip(rows, found, strict=True)]

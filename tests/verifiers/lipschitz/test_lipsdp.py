@@ -62,7 +62,7 @@ def test_semidefinite_bounds_hold_are_better_than_products_and_pass_the_judge(
 ) -> None:
     network = mlp(3, (5, 8, 7, 3), activation)
     maps = LinearMaps(network)
-    solver = LipSDP(multipliers=multipliers, max_rounds=2)  # type: ignore[arg-type]
+    solver = LipSDP(multipliers=multipliers, max_steps=50)  # type: ignore[arg-type]
     found = solver.bounds(maps, ROWS, unrestricted_slopes(maps))
     products = product_constants(maps, torch.from_numpy(ROWS), "L2")
     for row, bound, product in zip(ROWS, found, products.tolist(), strict=True):
@@ -88,8 +88,8 @@ def test_descent_alone_ends_where_the_cone_program_ends(widths: tuple[int, ...])
     maps = LinearMaps(mlp(6, widths))
     slopes = unrestricted_slopes(maps)
     descent, both, cone = (
-        LipSDP(max_cone_neurons=neurons, max_rounds=rounds).bounds(maps, ROWS[:1], slopes)[0].constant
-        for neurons, rounds in ((0, 20), (64, 20), (64, 0))
+        LipSDP(max_cone_neurons=neurons, max_steps=steps).bounds(maps, ROWS[:1], slopes)[0].constant
+        for neurons, steps in ((0, 1000), (64, 1000), (64, 0))
     )
     assert descent == pytest.approx(both, rel=2e-3)
     assert both <= cone
@@ -167,7 +167,7 @@ def test_constants_scale_with_the_layers_and_never_exceed_the_product_of_norms(s
 def test_convolutions_batch_norm_and_residuals_are_unrolled_and_pass_the_judge() -> None:
     network = residual_conv(0)
     maps = LinearMaps(network)
-    found = LipSDP(max_rounds=2).bounds(maps, ROWS, unrestricted_slopes(maps))
+    found = LipSDP(max_steps=50).bounds(maps, ROWS, unrestricted_slopes(maps))
     for row, bound in zip(ROWS, found, strict=True):
         assert sampled(network, row, 2) <= bound.constant
     stated = np.array([found[0].constant, 0.0, found[1].constant])
