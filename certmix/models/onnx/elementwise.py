@@ -1,10 +1,13 @@
-"""ONNX affine and elementwise operators as plain nodes."""
+"""ONNX affine operators and smooth curves as plain nodes."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 
-from certmix.models.onnx.call import Call
+from certmix.models.onnx.call import Call, Value
 from proofs_check import certificate as c
 
 
@@ -19,7 +22,7 @@ def gemm(call: Call) -> int:
     beta = np.float32(call.attribute("beta", 1.0))
     if call.value(2) is None or beta == 0:
         return linear
-    return call.builder.emit(c.Shift((linear,), _fit(call, beta * call.weight(2), linear)))
+    return call.builder.emit(c.Shift((linear,), fit(call, beta * call.weight(2), linear)))
 
 
 def matmul(call: Call) -> int:
@@ -41,7 +44,7 @@ def batch_normalization(call: Call) -> int:
     return call.builder.emit(c.BatchNorm((call.data(),), scale, shift, mean, variance, epsilon))
 
 
-def _fit(call: Call, constant: np.ndarray, data: int) -> c.Float32Array:
+def fit(call: Call, constant: np.ndarray, data: int) -> c.Float32Array:
     """`constant` as float32 with as many axes as node `data`'s value, against which it broadcasts."""
     shape = call.builder.shapes[data]
     rank = len(shape)
@@ -60,7 +63,7 @@ def _with_constant(call: Call) -> tuple[int, c.Float32Array | None]:
     if isinstance(first, int) and isinstance(second, int):
         return first, None
     data, other = (first, 1) if isinstance(first, int) else (call.data(1), 0)
-    return data, _fit(call, call.constant(other), data)
+    return data, fit(call, call.constant(other), data)
 
 
 def add(call: Call) -> int:
@@ -70,13 +73,31 @@ def add(call: Call) -> int:
     return call.builder.emit(c.Shift((data,), constant))
 
 
+def sum_(call: Call) -> int:
+    """Of any number of values and constants."""
+    return _sum(call, call.inputs)
+
+
+def mean(call: Call) -> int:
+    """Of any number of values and constants; the real quotient."""
+    count = np.array([len(call.inputs)], dtype=np.float32)
+    return call.builder.emit(c.Divide((_sum(call, call.inputs),), count))
+
+
+def _sum(call: Call, inputs: Sequence[Value]) -> int:
+    values = [v for v in inputs if isinstance(v, int)]
+    total = functools.reduce(lambda a, b: call.builder.emit(c.Add((a, b))), values)
+    constants = [fit(call, v, total) for v in inputs if isinstance(v, np.ndarray)]
+    return functools.reduce(lambda a, v: call.builder.emit(c.Shift((a,), v)), constants, total)
+
+
 def sub(call: Call) -> int:
     data, constant = _with_constant(call)
     if constant is None:
-        return call.builder.emit(c.Add((data, _negative(call, call.data(1)))))
+        return call.builder.emit(c.Add((data, negative(call, call.data(1)))))
     if isinstance(call.value(0), int):
         return call.builder.emit(c.Shift((data,), -constant))
-    return call.builder.emit(c.Shift((_negative(call, data),), constant))
+    return call.builder.emit(c.Shift((negative(call, data),), constant))
 
 
 def mul(call: Call) -> int:
@@ -89,24 +110,16 @@ def mul(call: Call) -> int:
 def div(call: Call) -> int:
     if not isinstance(call.value(1), np.ndarray):
         call.fail("divides by a value that depends on the input; only a constant divisor is supported")
-    return call.builder.emit(c.Divide((call.data(),), _fit(call, call.constant(1), call.data())))
+    return call.builder.emit(c.Divide((call.data(),), fit(call, call.constant(1), call.data())))
 
 
 def neg(call: Call) -> int:
-    return _negative(call, call.data())
+    return negative(call, call.data())
 
 
-def _negative(call: Call, data: int) -> int:
+def negative(call: Call, data: int) -> int:
     minus_one = np.full((1,) * len(call.builder.shapes[data]), -1, dtype=np.float32)
     return call.builder.emit(c.Scale((data,), minus_one))
-
-
-def relu(call: Call) -> int:
-    return call.builder.emit(c.Relu((call.data(),)))
-
-
-def leaky_relu(call: Call) -> int:
-    return call.builder.emit(c.LeakyRelu((call.data(),), float(call.attribute("alpha", np.float32(0.01)))))
 
 
 def sigmoid(call: Call) -> int:

@@ -46,32 +46,47 @@ def _padding(call: Call, size: Shape, kernel: Shape, stride: Shape, dilation: Sh
     return (before[0], before[1], after[0], after[1])
 
 
-def _window(call: Call) -> tuple[tuple[int, int], tuple[int, int], Quad]:
-    """kernel, stride and padding of a pooling operator."""
+def _window(call: Call) -> tuple[tuple[int, int], tuple[int, int], Quad, tuple[int, int]]:
+    """kernel, stride and padding of a pooling operator; and what ceil_mode adds to the padding at the bottom and right,
+    so that the last, partial windows fit."""
     size = call.image()[1:]
     kernel, stride = _pair(call, "kernel_shape"), _pair(call, "strides")
     if _pair(call, "dilations") != (1, 1):
         call.fail("dilated pooling is not supported")
     padding = _padding(call, size, kernel, stride, (1, 1))
-    if call.attribute("ceil_mode", 0):
-        remainders = [(size[a] + padding[a] + padding[a + 2] - kernel[a]) % stride[a] for a in (0, 1)]
-        if any(remainders):
-            call.fail("ceil_mode adds partial windows, which are not supported: pool with ceil_mode=False")
-    return kernel, stride, padding
+    more = [0, 0]
+    for a in (0, 1) if call.attribute("ceil_mode", 0) else ():
+        before, length = padding[a], size[a] + padding[a] + padding[a + 2]
+        last = -(-max(length - kernel[a], 0) // stride[a]) * stride[a]  # where the last window starts
+        last -= stride[a] if last >= size[a] + before else 0  # not beyond the image
+        more[a] = max(last + kernel[a] - length, 0)
+    return kernel, stride, padding, (more[0], more[1])
 
 
 def max_pool(call: Call) -> int:
-    return call.builder.emit(c.MaxPool2d((call.data(),), *_window(call)))
+    kernel, stride, padding, more = _window(call)
+    return call.builder.emit(c.MaxPool2d((call.data(),), kernel, stride, _enlarged(padding, more)))
 
 
 def average_pool(call: Call) -> int:
-    count_padding = bool(call.attribute("count_include_pad", 0))
-    return call.builder.emit(c.AveragePool2d((call.data(),), *_window(call), count_padding))
+    """Cells that ceil_mode adds never count; padded ones that do become cells of the image."""
+    kernel, stride, padding, more = _window(call)
+    count_padding, data = bool(call.attribute("count_include_pad", 0)), call.data()
+    if count_padding and any(more):
+        top, left, bottom, right = padding
+        data = call.builder.emit(c.Pad((data,), (0, top, left), (0, bottom, right), 0.0))
+        padding, count_padding = (0, 0, 0, 0), False
+    return call.builder.emit(c.AveragePool2d((data,), kernel, stride, _enlarged(padding, more), count_padding))
+
+
+def _enlarged(padding: Quad, more: tuple[int, int]) -> Quad:
+    top, left, bottom, right = padding
+    return (top, left, bottom + more[0], right + more[1])
 
 
 def global_average_pool(call: Call) -> int:
     height, width = call.image()[1:]
-    return _mean(call, (height, width))
+    return mean_over(call, call.data(), (height, width))
 
 
 def global_max_pool(call: Call) -> int:
@@ -79,17 +94,5 @@ def global_max_pool(call: Call) -> int:
     return call.builder.emit(c.MaxPool2d((call.data(),), (height, width), (1, 1), (0, 0, 0, 0)))
 
 
-def _mean(call: Call, kernel: tuple[int, int]) -> int:
-    return call.builder.emit(c.AveragePool2d((call.data(),), kernel, (1, 1), (0, 0, 0, 0), False))
-
-
-def reduce_mean(call: Call) -> int:
-    """Means over height, width or both, as an average pooling."""
-    _, height, width = call.image()
-    axes = {axis % 4 for axis in call.integers(1, "axes") or ()}
-    if not axes or not axes <= {2, 3}:
-        call.fail(f"means over axes {sorted(axes)} are not supported, only over height and width")
-    pooled = _mean(call, (height if 2 in axes else 1, width if 3 in axes else 1))
-    if call.attribute("keepdims", 1):
-        return pooled
-    return call.builder.emit(c.Flatten((pooled,))) if axes == {2, 3} else call.fail("keepdims=0 needs both axes")
+def mean_over(call: Call, data: int, kernel: tuple[int, int]) -> int:
+    return call.builder.emit(c.AveragePool2d((data,), kernel, (1, 1), (0, 0, 0, 0), False))

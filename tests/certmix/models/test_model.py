@@ -200,14 +200,15 @@ REFUSED: dict[str, tuple[onnx.NodeProto, tuple[object, ...]]] = {
     r"operator Softmax \(node 'odd'\).*so that the output is logits": (node("Softmax"), ("batch", 4)),
     r"operator Mine \(node 'odd'\) has no counterpart": (node("Mine", domain="own"), ("batch", 4)),
     "multiplies two values that depend on the input": (node("Mul", "x"), ("batch", 4)),
-    "slope must lie in": (node("LeakyRelu", alpha=-0.5), ("batch", 4)),
+    "its max is NaN": (node("Clip", "", "nan"), ("batch", 4)),
+    "one of its constants holds NaN": (node("Min", "nan"), ("batch", 4)),
+    "reduces over the batch axis": (node("ReduceMax"), ("batch", 4)),
     "division by zero": (node("Div", "zero"), ("batch", 4)),
     "its constant is float64, needs float32": (node("Add", "double"), ("batch", 4)),
-    "partial windows": (node("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), IMAGE),
     "dilated pooling": (node("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]), IMAGE),
     "mode 'reflect' is not supported": (node("Pad", "pads", mode="reflect"), IMAGE),
     "permuting axes": (node("Transpose", perm=[0, 1, 3, 2]), IMAGE),
-    r"means over axes \[1\]": (node("ReduceMean", axes=[1]), IMAGE),
+    "keepdims=0 leaves": (node("ReduceMean", axes=[2], keepdims=0), IMAGE),
     "constant of shape": (node("Add", "wide"), ("batch", 4)),
     "batch axis is fixed to 7": (node("Relu"), (7, 4)),
     "needs \\(batch, channels, height, width\\)": (node("Relu"), ("batch", 1, 4)),
@@ -220,7 +221,7 @@ def test_what_has_no_counterpart_is_refused_with_operator_and_node(tmp_path: Pat
     odd, shape = REFUSED[reason]
     extra = constants(
         zero=np.zeros(4, np.float32), double=np.ones(4), wide=np.ones((5, 4), np.float32),
-        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]), nan=np.float32(np.nan),
     )  # fmt: skip
     nodes = [odd, helper.make_node("Flatten", ["a"], ["f"]), linear("f")]
     path = save(tmp_path, nodes, last() + extra, shape)

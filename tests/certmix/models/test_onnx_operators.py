@@ -101,12 +101,17 @@ def pool(g: Graph, draw: Draw) -> None:
     padding = [draw(st.integers(0, kernel[a % 2] - 1)) for a in range(4)]
     size = g.output_shape()[1:]
     assume(all(size[a] + padding[a] + padding[a + 2] >= kernel[a] for a in (0, 1)))
-    strides = [draw(st.integers(1, 2)), draw(st.integers(1, 3))]
+    where = {"kernel_shape": kernel, "strides": [draw(st.integers(1, 3)), draw(st.integers(1, 4))], "pads": padding}
+    where["ceil_mode"] = int(draw(st.booleans()))
+    starts = [
+        -(-(size[a] + padding[a] + padding[a + 2] - kernel[a]) // where["strides"][a]) * where["strides"][a]
+        for a in (0, 1)
+    ]  # of the last windows; where one starts beyond the image, onnx and onnxruntime disagree on shapes
+    assume(not where["ceil_mode"] or all(starts[a] < size[a] + padding[a] for a in (0, 1)))
     if draw(st.booleans()):
-        g.add("MaxPool", g.last, kernel_shape=kernel, strides=strides, pads=padding)
+        g.add("MaxPool", g.last, **where)
     else:
-        count = int(draw(st.booleans()))
-        g.add("AveragePool", g.last, kernel_shape=kernel, strides=strides, pads=padding, count_include_pad=count)
+        g.add("AveragePool", g.last, count_include_pad=int(draw(st.booleans())), **where)
 
 
 def batch_norm(g: Graph, draw: Draw) -> None:
@@ -117,9 +122,50 @@ def batch_norm(g: Graph, draw: Draw) -> None:
 
 
 def activation(g: Graph, draw: Draw) -> None:
-    op = draw(st.sampled_from(["Relu", "LeakyRelu", "Sigmoid", "Tanh", "Neg", "Identity", "Dropout", "Cast"]))
-    attributes = {"Cast": {"to": 1}, "LeakyRelu": {"alpha": draw(st.sampled_from([0.0, 0.01, 0.3, 1.0]))}}.get(op, {})
+    curves = ["Relu", "LeakyRelu", "Abs", "HardSigmoid", "Sigmoid", "Tanh"]
+    op = draw(st.sampled_from([*curves, "Neg", "Identity", "Dropout", "Cast"]))
+    slopes = st.sampled_from([0.0, 0.01, 0.3, 1.0, -0.5, 1.5])
+    line = st.sampled_from([{}, {"alpha": 0.7, "beta": -0.2}, {"alpha": -1.0, "beta": 0.1}])
+    attributes = {"Cast": {"to": 1}, "LeakyRelu": {"alpha": draw(slopes)}, "HardSigmoid": draw(line)}.get(op, {})
     g.add(op, g.last, **attributes)
+
+
+def broadcastable(g: Graph, draw: Draw) -> np.ndarray:
+    """A constant that broadcasts against the latest value without enlarging it."""
+    kept = [n if draw(st.booleans()) else 1 for n in g.output_shape()]
+    cut = draw(st.integers(-1, len(kept)))
+    return g.rng.normal(size=[1, *kept] if cut < 0 else kept[cut:]).astype(np.float32)
+
+
+def clip(g: Graph, draw: Draw) -> None:
+    ends = [g.constant(np.float32(end)) for end in g.rng.normal(size=2)]
+    g.add("Clip", g.last, *draw(st.sampled_from([ends, ends[:1], ["", ends[1]], []])))
+
+
+def extreme(g: Graph, draw: Draw) -> None:
+    before = g.last
+    activation(g, draw)
+    inputs = draw(st.permutations([before, g.last, g.constant(broadcastable(g, draw)), before]))
+    g.add(draw(st.sampled_from(["Max", "Min"])), *inputs[draw(st.integers(0, 2)) :])
+
+
+def prelu(g: Graph, draw: Draw) -> None:
+    g.add("PRelu", g.last, g.constant(broadcastable(g, draw)))
+
+
+def many_summands(g: Graph, draw: Draw) -> None:
+    before = g.last
+    activation(g, draw)
+    inputs = draw(st.permutations([before, g.last, g.constant(broadcastable(g, draw)), before]))
+    g.add(draw(st.sampled_from(["Sum", "Mean"])), *inputs[draw(st.integers(0, 2)) :])
+
+
+def where(g: Graph, draw: Draw) -> None:
+    before = g.last
+    activation(g, draw)
+    condition = g.constant(broadcastable(g, draw) > 0)
+    sides = draw(st.sampled_from([[before, g.last], [g.last, before], [g.last, g.constant(broadcastable(g, draw))]]))
+    g.add("Where", condition, *draw(st.permutations(sides)))
 
 
 def with_constant(g: Graph, draw: Draw) -> None:
@@ -150,13 +196,15 @@ def concat(g: Graph, draw: Draw) -> None:
 
 
 def mean(g: Graph, draw: Draw) -> None:
-    op = draw(st.sampled_from(["GlobalAveragePool", "GlobalMaxPool", "ReduceMean"]))
-    if op != "ReduceMean":
-        g.add(op, g.last)
-        return
-    axes = draw(st.sampled_from([[2, 3], [-1, -2], [2], [3]]))
-    keep = 1 if len(axes) == 1 else int(draw(st.booleans()))
-    if g.opset >= 18:
+    g.add(draw(st.sampled_from(["GlobalAveragePool", "GlobalMaxPool"])), g.last)
+
+
+def reduction(g: Graph, draw: Draw) -> None:
+    op = draw(st.sampled_from(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"]))
+    shape = g.output_shape()
+    axes = draw(st.sampled_from([[2, 3], [-1, -2], [2], [3], [1], [1, 3], [1, 2, 3]] if len(shape) == 3 else [[1]]))
+    keep = 1 if len(axes) != 2 or 1 in axes else int(draw(st.booleans()))
+    if g.opset >= 18 or op == "ReduceSum":
         g.add(op, g.last, g.ints(*axes), keepdims=keep)
     else:
         g.add(op, g.last, axes=axes, keepdims=keep)
@@ -216,7 +264,9 @@ def matmul(g: Graph, draw: Draw) -> None:
         g.add("Add", *draw(st.permutations([product, g.weight(out)])))
 
 
-ANY = [activation, with_constant, residual, concat, pad, slice_]
+ANY = [
+    activation, with_constant, residual, concat, pad, slice_, clip, extreme, prelu, many_summands, where, reduction
+]  # fmt: skip
 IMAGE = [*ANY, conv, pool, batch_norm, mean, flattening, view_by_batch_size, axes_of_length_one]
 VECTOR = [*ANY, gemm, matmul, batch_norm, flattening]
 
