@@ -1,113 +1,243 @@
-"""Branch and bound: parts of one ball are split until a linear majorant answers each of them (docs/maths.md 10)."""
+"""Branch and bound: parts of balls are split until a linear majorant answers each of them (docs/maths.md 10)."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from verifiers.branching.parts import Hints, Majorant, MajorantOf, Parts, Root, Side, joined
+from proofs_check.certificate import PlainNetwork
+from verifiers.branching.choice import choose
+from verifiers.branching.parts import Hints, Leaf, Majorant, MajorantOf, Parts, Roots
 from verifiers.crown.backward import IntermediateBounds
+from verifiers.crown.engine import Crown, CrownLayers
+from verifiers.crown.network import CrownNetwork
 from verifiers.crown.slopes import LEVELS, Descent
+from verifiers.engine import Answer, MarginQuery
 
 ROUNDING = 1e-9  # of the excess: what float64 may round away
-NEURONS, DIFFERENCES = 3, 2  # candidates for a split, tried before one is chosen
-LEAST_GAP = 0.02  # of the excess, that a split of d must be able to take away
-SMALLER_SIDE = 0.3  # weight, in the choice, of the side that is nearer to its goal
+MOST_EXTRA_STEPS = 40  # of tuning, two for every side of a part: the more sides, the more multipliers to find
 
 
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """A part that is proven. slopes: (n,) bytes. multipliers: one per side of the path. rebounded: d bounded anew."""
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent on each input: seconds by the clock, and parts that are bounded. Where inputs share a batch, so
+    they do its time."""
 
-    path: tuple[Side, ...]
-    rebounded: bool
-    slopes: NDArray[np.uint8]
-    multipliers: NDArray[np.float32]
+    seconds: float
+    parts: float = math.inf
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """leaves: of each question. open: parts that are neither proven nor split; none, if all questions are answered."""
+    """What a search came to about one input.
+
+    leaves: of each question, parts that are proven. open: of each question, parts that are neither proven nor split.
+    excess: of the worst of these, 0 if there is none. bounded, seconds: spent.
+    """
 
     leaves: dict[int, list[Leaf]]
-    open: int
+    open: dict[int, list[Leaf]]
     excess: float
+    bounded: int
+    seconds: float
+
+    @property
+    def proven(self) -> bool:
+        """Every question is answered."""
+        return not self.unproven
+
+    @property
+    def unproven(self) -> int:
+        """How many parts are open."""
+        return sum(map(len, self.open.values()))
 
     @property
     def parts(self) -> int:
-        return self.open + sum(map(len, self.leaves.values()))
+        """How many the ball is cut into, for all questions."""
+        return self.unproven + sum(map(len, self.leaves.values()))
+
+    def partition(self) -> dict[int, list[Leaf]]:
+        """Of each question all parts, from which another search may start, at another radius, too."""
+        return {q: self.leaves[q] + self.open[q] for q in self.leaves}
+
+
+# told now and then how far input k has come
+Listener = Callable[[int, Found], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """A part that is not proven. upper: (K,) bounds of d there, also those that children may not inherit as theirs."""
+
+    owner: int
+    question: int
+    leaf: Leaf
+    excess: float
+    upper: Tensor
+
+
+@dataclass(eq=False)
+class Account:
+    """What the search has of one input so far."""
+
+    leaves: dict[int, list[Leaf]]
+    open: list[Open] = field(default_factory=lambda: [])
+    bounded: int = 0
+    seconds: float = 0.0
+
+    def within(self, budget: Budget) -> bool:
+        return self.seconds < budget.seconds and self.bounded < budget.parts
+
+    def found(self) -> Found:
+        parts: dict[int, list[Leaf]] = {q: [] for q in self.leaves}
+        for part in self.open:
+            parts[part.question].append(part.leaf)
+        excess = max((part.excess for part in self.open), default=0.0)
+        return Found({q: list(v) for q, v in self.leaves.items()}, parts, excess, self.bounded, self.seconds)
 
 
 @dataclass(frozen=True)
 class Branching:
-    """seconds: that may be spent. parts: bounded at once. steps: of tuning, per part; root_steps: at the root."""
+    """Branch and bound on top of the native engine, whose answer in float64 it starts from.
 
-    seconds: float
+    bounds: that engine. parts: bounded at once. steps: of tuning, per part; root_steps: of a part with no sides.
+    """
+
+    bounds: Crown = field(default_factory=lambda: Crown(steps=20, precision="float64"))
     parts: int = 64
     steps: int = 8
     root_steps: int = 40
 
+    def prepare(self, network: PlainNetwork) -> CrownNetwork:
+        """See Engine.prepare."""
+        return self.bounds.prepare(network)
+
+    def answer(self, state: CrownNetwork, query: MarginQuery) -> Answer:
+        """Bounds of d on the balls: what a search starts from. Raises EngineError."""
+        return self.bounds.answer(state, query.query())
+
     @torch.no_grad()
-    def search(self, root: Root, majorant_of: MajorantOf, questions: list[int]) -> Found:
-        """Ensures (untrusted): if none is open, the leaves of each question cover the ball and answer it on each."""
-        end = time.monotonic() + self.seconds
-        leaves: dict[int, list[Leaf]] = {q: [] for q in questions}
-        if not questions:
-            return Found(leaves, 0, 0.0)
-        pool = self._bounded(root, majorant_of, _whole_ball(root, questions), self.root_steps, leaves)
-        while len(pool) and time.monotonic() < end:
-            order = pool.excess.argsort(descending=True)
-            rest, worst = pool.pick(order[self.parts :]), pool.pick(order[: self.parts])
-            sides = _choose(root, majorant_of, worst, self.parts)
-            children = joined([worst.split(sides), worst.split([s.other() for s in sides])])
-            remaining = [self._bounded(root, majorant_of, c, self.steps, leaves) for c in _chunks(children, self.parts)]
-            pool = joined([rest, *remaining])
-        return Found(leaves, len(pool), float(pool.excess.max()) if len(pool) else 0.0)
+    def search(
+        self,
+        answer: Answer,
+        predicted: Tensor,
+        questions: Sequence[Sequence[int]],
+        majorant_of: MajorantOf,
+        budget: Budget,
+        start: Sequence[dict[int, list[Leaf]] | None] | None = None,
+        listener: Listener | None = None,
+    ) -> list[Found]:
+        """What is found of every input. answer: of `answer`, about d of the classes predicted (N,). questions: what is
+        asked about each input, by number. start: partitions of its ball, of another search, or None: the whole ball.
 
-    def _bounded(
-        self, root: Root, majorant_of: MajorantOf, parts: Parts, steps: int, leaves: dict[int, list[Leaf]]
-    ) -> Parts:
-        """The parts that are not proven, bounded; those that are go to `leaves`."""
-        here, empty = root.cut(parts.signs)
-        split_upper = torch.minimum(root.upper, parts.cut_upper)
-        empty |= (parts.lower > split_upper).any(1)
-        upper = torch.minimum(
-            split_upper, root.upper_differences(here)
-        )  # not those of larger parts: the judge sees none
-        rebounded_empty = empty | (parts.lower > upper).any(1)
-        parts = dataclasses.replace(parts, upper=torch.maximum(upper, parts.lower))
-        deeper = min(2 * max(map(len, parts.paths), default=0), 40)  # the more sides, the more multipliers to find
-        parts = _tuned(root, here, parts, majorant_of(parts.lower, parts.upper, parts.question), steps + deeper)
-        proven = rebounded_empty | (parts.excess < -ROUNDING)
-        wider = majorant_of(parts.lower, torch.maximum(split_upper, parts.lower), parts.question)
-        simpler = empty | (root.excess(here, parts, parts.hints, wider) < -ROUNDING)
-        for b in proven.nonzero().flatten().tolist():
-            leaves[int(parts.question[b])].append(_leaf(parts, b, not bool(simpler[b])))
-        return parts.pick((~proven).nonzero().flatten())
+        Ensures (untrusted): leaves and open parts of a question cover the ball, and each leaf answers it.
+        """
+        roots = _roots(answer, predicted)
+        accounts = [Account({q: [] for q in asked}) for asked in questions]
+        first = [
+            Open(k, q, leaf, math.inf, roots.upper[k])
+            for k, asked in enumerate(questions)
+            for q in asked
+            for leaf in ((start[k] or {}) if start else {}).get(q) or [_whole_ball(roots, k, q)]
+        ]
+        self._bound(roots, majorant_of, first, accounts, budget)
+        while chosen := self._next(accounts, budget):
+            begun = budget.clock()
+            parts = roots.parts(*_columns(chosen))
+            upper = torch.minimum(parts.upper, torch.stack([part.upper for part in chosen]))
+            excess = parts.upper.new_tensor([part.excess for part in chosen])
+            parts = dataclasses.replace(parts, upper=upper, excess=excess)
+            sides = choose(roots, majorant_of, parts, self.parts)
+            children = [
+                dataclasses.replace(part, leaf=part.leaf.split(s))
+                for part, side in zip(chosen, sides, strict=True)
+                for s in (side, side.other())
+            ]
+            _charge(accounts, chosen, budget.clock() - begun)
+            self._bound(roots, majorant_of, children, accounts, budget)
+            if listener is not None:
+                for k in sorted({part.owner for part in chosen}):
+                    listener(k, accounts[k].found())
+        return [account.found() for account in accounts]
+
+    def _next(self, accounts: list[Account], budget: Budget) -> list[Open]:
+        """The parts to split next, taken from the accounts: of each input the worst, inputs sharing alike."""
+        sharing = [a for a in accounts if a.open and a.within(budget)]
+        chosen: list[Open] = []
+        for position, account in enumerate(sorted(sharing, key=lambda a: len(a.open))):
+            share = (self.parts - len(chosen)) // (len(sharing) - position)
+            account.open.sort(key=lambda part: -part.excess)
+            chosen += account.open[: max(share, 1)]
+            del account.open[: max(share, 1)]
+        return chosen
+
+    def _bound(
+        self, roots: Roots, majorant_of: MajorantOf, parts: list[Open], accounts: list[Account], budget: Budget
+    ) -> None:
+        """Bound these parts; they go to the accounts as leaves where they are proven, else as open."""
+        for first in range(0, len(parts), self.parts):
+            chunk, begun = parts[first : first + self.parts], budget.clock()
+            batch, proven, simple = self._bounded(roots, majorant_of, roots.parts(*_columns(chunk)))
+            for b, part in enumerate(chunk):
+                account, leaf = accounts[part.owner], batch.leaf(b, bool(proven[b]) and not bool(simple[b]))
+                account.bounded += 1
+                if proven[b]:
+                    account.leaves[part.question].append(leaf)
+                else:
+                    account.open.append(Open(part.owner, part.question, leaf, float(batch.excess[b]), batch.upper[b]))
+            _charge(accounts, chunk, budget.clock() - begun)
+
+    def _bounded(self, roots: Roots, majorant_of: MajorantOf, parts: Parts) -> tuple[Parts, Tensor, Tensor]:
+        """The parts tuned, (B,) which are proven, and (B,) which of them without bounding d anew."""
+        here, empty = roots.cut(parts)
+        upper = torch.minimum(parts.upper, roots.upper_differences(here, parts.owner))
+        empty_anew = empty | (parts.lower > upper).any(1)
+        depth = max(map(len, parts.paths))
+        steps = self.steps + min(2 * depth, MOST_EXTRA_STEPS) if depth else self.root_steps
+        bounded = dataclasses.replace(parts, upper=torch.maximum(upper, parts.lower))
+        bounded = _tuned(roots, here, bounded, _majorant(roots, majorant_of, bounded), steps)
+        as_cut = dataclasses.replace(bounded, upper=torch.maximum(parts.upper, parts.lower))
+        without = roots.excess(here, as_cut, as_cut.hints, _majorant(roots, majorant_of, as_cut))
+        return bounded, empty_anew | (bounded.excess < -ROUNDING), empty | (without < -ROUNDING)
 
 
-def _whole_ball(root: Root, questions: list[int]) -> Parts:
-    count, k, n = len(questions), len(root.upper), root.bounds.slopes.shape[1]
-    zeros = root.upper.new_zeros
-    slopes = root.slopes[questions]
-    hints = Hints(slopes, zeros(count, n), zeros(count, k), zeros(count, k))
-    infinite = torch.full((count, k), torch.inf, dtype=root.upper.dtype)
-    box = root.lower.expand(count, -1), root.upper.expand(count, -1)
-    paths: list[tuple[Side, ...]] = [()] * count
-    return Parts(torch.tensor(questions), paths, zeros(count, n), -infinite, infinite, *box, zeros(count), hints)
+def _roots(answer: Answer, predicted: Tensor) -> Roots:
+    if answer.left is None or not isinstance(answer.left.layers, CrownLayers):
+        raise TypeError("branching starts from an answer of the native engine, which keeps its layers")
+    layers, slopes, bounds = answer.left.layers.bounds, answer.slopes(), answer.bounds
+    if slopes is None:
+        slopes = layers.slopes[:, None].expand(-1, bounds.upper.shape[1], -1)
+    return Roots(layers, predicted, bounds.lower, bounds.upper, slopes)
 
 
-def _chunks(parts: Parts, size: int) -> list[Parts]:
-    return [parts.pick(index) for index in torch.arange(len(parts)).split(size)]
+def _whole_ball(roots: Roots, k: int, question: int) -> Leaf:
+    slopes = (roots.slopes[k, question] * LEVELS).round().to(torch.uint8).cpu().numpy()
+    return Leaf((), False, slopes, np.zeros(0, dtype=np.float32))
 
 
-def _tuned(root: Root, here: IntermediateBounds, parts: Parts, majorant: Majorant, steps: int) -> Parts:
+def _columns(parts: list[Open]) -> tuple[list[int], list[int], list[Leaf]]:
+    return [part.owner for part in parts], [part.question for part in parts], [part.leaf for part in parts]
+
+
+def _charge(accounts: list[Account], parts: list[Open], seconds: float) -> None:
+    """Every part of a batch costs its input the same."""
+    for part in parts:
+        accounts[part.owner].seconds += seconds / len(parts)
+
+
+def _majorant(roots: Roots, majorant_of: MajorantOf, parts: Parts) -> Majorant:
+    return majorant_of(parts.lower, parts.upper, roots.predicted[parts.owner], parts.question)
+
+
+def _tuned(roots: Roots, here: IntermediateBounds, parts: Parts, majorant: Majorant, steps: int) -> Parts:
     """Descent on slopes and multipliers, intervals and majorants fixed; the best of each part is kept."""
     start = parts.hints.tensors()
     scale = majorant.coefficients.abs().amax(1, keepdim=True)
@@ -120,7 +250,7 @@ def _tuned(root: Root, here: IntermediateBounds, parts: Parts, majorant: Majoran
         variables = [d.value.detach().requires_grad_() for d in descents]
         with torch.enable_grad():
             hints = Hints(*variables).exported()
-            excess = root.excess(here, parts, hints, majorant)
+            excess = roots.excess(here, parts, hints, majorant)
             total = excess.sum()
         better = excess.detach() < best
         best = torch.where(better, excess.detach(), best)
@@ -132,79 +262,3 @@ def _tuned(root: Root, here: IntermediateBounds, parts: Parts, majorant: Majoran
         for descent, gradient, size in zip(descents, gradients, sizes, strict=True):
             descent.move(gradient, size * 0.9**step)  # type: ignore[arg-type]
     return dataclasses.replace(parts, excess=best, hints=Hints(*kept))
-
-
-# ---------------------------------------------------------------- where to split
-
-
-def _choose(root: Root, majorant_of: MajorantOf, parts: Parts, size: int) -> list[Side]:
-    """For each part the side > 0 of the candidate whose two sides come nearest to their goals, hints as they are."""
-    candidates: list[list[Side]] = [[] for _ in range(len(parts))]
-    for index in torch.arange(len(parts)).split(size):
-        picked = parts.pick(index)
-        here, _ = root.cut(picked.signs)
-        majorant = majorant_of(picked.lower, picked.upper, picked.question)
-        shares = root.intercept_shares(here, picked, majorant).masked_fill(picked.signs != 0, 0.0)
-        top = shares.topk(min(NEURONS, shares.shape[1]), 1)
-        gaps = majorant.gap.topk(min(DIFFERENCES, majorant.gap.shape[1]), 1)
-        for b, k in enumerate(index.tolist()):
-            for value, column in zip(top.values[b].tolist(), top.indices[b].tolist(), strict=True):
-                if value > 0:
-                    candidates[k].append(Side(False, column, 0.0, 1))
-            for value, j in zip(gaps.values[b].tolist(), gaps.indices[b].tolist(), strict=True):
-                at = float(majorant.middle[b, j])
-                if value > LEAST_GAP * float(picked.excess[b]) and float(picked.lower[b, j]) < at < float(
-                    picked.upper[b, j]
-                ):
-                    candidates[k].append(Side(True, j, at, 1))
-            if not candidates[k]:
-                candidates[k].append(_last_resort(here, picked, b))
-    flat = [(k, side) for k, sides in enumerate(candidates) for side in sides]
-    owners = torch.tensor([k for k, _ in flat])
-    excess = [_tried(root, majorant_of, parts.pick(owners).split([s for _, s in c]), size)
-              for c in (flat, [(k, s.other()) for k, s in flat])]  # fmt: skip
-    score = torch.maximum(*excess) + SMALLER_SIDE * torch.minimum(*excess)
-    chosen: dict[int, tuple[float, Side]] = {}
-    for (k, side), value in zip(flat, score.tolist(), strict=True):
-        if k not in chosen or value < chosen[k][0]:
-            chosen[k] = value, side
-    return [chosen[k][1] for k in range(len(parts))]
-
-
-def _last_resort(here: IntermediateBounds, parts: Parts, b: int) -> Side:
-    """A neuron of unknown sign, the farthest from knowing it; else the widest interval of d, in the middle."""
-    ends = [here.values[here.net.parents(k)[0]] for k in here.net.slope_ranges]
-    doubts = [torch.minimum(-lower[b], upper[b]).flatten() for lower, upper in ends]
-    if doubts and float((doubt := torch.cat(doubts)).max()) > 0:
-        return Side(False, int(doubt.argmax()), 0.0, 1)
-    j = int((parts.upper[b] - parts.lower[b]).argmax())
-    return Side(True, j, float((parts.upper[b, j] + parts.lower[b, j]) / 2), 1)
-
-
-def _tried(root: Root, majorant_of: MajorantOf, parts: Parts, size: int) -> Tensor:
-    """(B,) the excess with hints as they are; what is empty or closed is as good as can be: -goal."""
-    found: list[Tensor] = []
-    for picked in _chunks(parts, size):
-        here, empty = root.cut(picked.signs)
-        empty |= (picked.lower > picked.upper).any(1)
-        majorant = majorant_of(picked.lower, torch.maximum(picked.lower, picked.upper), picked.question)
-        excess = root.excess(here, picked, picked.hints.exported(), majorant)
-        found.append(torch.where(empty, torch.minimum(excess, -majorant.goal.abs()), excess))
-    return torch.cat(found)
-
-
-# ---------------------------------------------------------------- what is written down
-
-
-def _leaf(parts: Parts, b: int, rebounded: bool) -> Leaf:
-    hints = parts.hints.pick(torch.tensor([b]))
-    multipliers: list[float] = []
-    for side in parts.paths[b]:
-        if not side.difference:
-            multipliers.append(float(hints.on_signs[0, side.index]))
-            continue
-        cut, on = (parts.cut_lower, hints.on_lower) if side.sign > 0 else (parts.cut_upper, hints.on_upper)
-        tightest = float(cut[b, side.index]) == side.at
-        multipliers.append(float(on[0, side.index]) if tightest else 0.0)
-    levels = (hints.slopes[0] * LEVELS).round().to(torch.uint8).numpy()
-    return Leaf(parts.paths[b], rebounded, levels, np.array(multipliers, dtype=np.float32))

@@ -6,6 +6,7 @@ import base64
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,9 @@ from certmix.theorems.margin import required_margin
 from certmix.theorems.softmax_margin import chords
 from proofs_check.certificate import Rejected
 from proofs_check.rules.margin import branching as rule
-from verifiers.branching.parts import Majorant, MajorantOf, Root
-from verifiers.branching.search import Branching, Found, Leaf
-from verifiers.crown.engine import Crown, CrownLayers
-from verifiers.crown.network import CrownNetwork
+from verifiers.branching.parts import Leaf, Majorant, MajorantOf
+from verifiers.branching.search import Branching, Budget, Found
 from verifiers.engine import EngineError, MarginQuery
-
-STEPS = 20  # of tuning, of the bounds that all parts start from
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +44,7 @@ def branch_open(problem: ProverProblem, judge: JudgeSession, outcomes: list[Outc
     missed = [k for k, o in enumerate(outcomes) if isinstance(o, Abstained) and o.reason is Reason.RADIUS_NOT_REACHED]
     if not missed or not s.branch or radius is None:
         return outcomes
-    engine = Crown(steps=STEPS, precision="float64")
+    engine = Branching()
     state, result = engine.prepare(problem.network), list(outcomes)
     for k in missed:
         query = MarginQuery(
@@ -63,24 +60,20 @@ def branch_open(problem: ProverProblem, judge: JudgeSession, outcomes: list[Outc
     return result
 
 
-def branch(engine: Crown, state: CrownNetwork, query: MarginQuery, settings: Settings) -> Branched:
-    """Lemma 3.2 for the one input of `query`, by splitting what one pass does not prove.
+def branch(engine: Branching, state: Any, query: MarginQuery, settings: Settings) -> Branched:
+    """Lemma 3.2 for the one input of `query`, by splitting what one pass does not prove. state: of `engine.prepare`.
 
-    engine: in float64. Requires: alpha > 1/2, real semantics, h's own class. Raises EngineError.
+    Requires: alpha > 1/2, real semantics, h's own class. Raises EngineError.
     """
-    answer = engine.answer(state, query.query())
-    if answer.left is None or not isinstance(answer.left.layers, CrownLayers):
-        raise TypeError("the native engine keeps its layers")
-    whole = head(answer, query.predicted, settings.alpha, settings.temperature, STEPS)
-    layers, y, classes = answer.left.layers.bounds, int(query.predicted[0]), query.network.classes
-    slopes = answer.slopes()
-    slopes = layers.slopes[:, None].expand(-1, classes, -1) if slopes is None else slopes
-    questions = [j for j, slack in enumerate(whole.by_rival[0].tolist()) if j != y and not slack > 0]
-    root = Root(layers, y, answer.bounds.lower[0], answer.bounds.upper[0], slopes[0])
-    found = Branching(settings.branch).search(root, majorant_of(settings, y), questions)
-    if found.open:
+    answer, predicted, classes = engine.answer(state, query), query.predicted, query.network.classes
+    whole = head(answer, predicted, settings.alpha, settings.temperature, engine.bounds.steps)
+    questions = [j for j, slack in enumerate(whole.by_rival[0].tolist()) if j != int(predicted[0]) and not slack > 0]
+    (found,) = engine.search(answer, predicted, [questions], majorant_of(settings), Budget(settings.branch))
+    if not found.proven:
         return Branched(None, found)
-    (witness,) = answer.witness(None if whole.slopes is None else whole.slopes.filled(slopes))
+    slopes = answer.slopes()
+    box = None if slopes is None or whole.slopes is None else whole.slopes.filled(slopes)
+    (witness,) = answer.witness(box)
     trees = tuple(_encoded(tree_bytes(found.leaves[j])) if j in found.leaves else None for j in range(classes))
     return Branched(rule.BranchedMargin(None if witness is None else _encoded(witness), trees), found)
 
@@ -103,8 +96,8 @@ def _outcome(problem: ProverProblem, judge: JudgeSession, before: Outcome, k: in
         raise TypeError("branching decides a radius")
     if branched.evidence is None:
         advice = (
-            f"branching for {exact(s.branch)} s left {branched.found.open} of {branched.found.parts} parts of the ball "
-            f"of radius {exact(radius)} open: give it more time, or ask for a smaller radius"
+            f"branching for {exact(s.branch)} s left {branched.found.unproven} of {branched.found.parts} parts of the "
+            f"ball of radius {exact(radius)} open: give it more time, or ask for a smaller radius"
         )
         return problem.abstained(before.predicted, Reason.RADIUS_NOT_REACHED, advice)
     claim = problem.claim(k, radius, before.predicted, "robust", None)
@@ -115,21 +108,20 @@ def _outcome(problem: ProverProblem, judge: JudgeSession, before: Outcome, k: in
     return answer
 
 
-def majorant_of(settings: Settings, predicted: int) -> MajorantOf:
+def majorant_of(settings: Settings) -> MajorantOf:
     """Of the exponential form (3b); a question is the rival's number."""
-    required, temperature = required_margin(settings.alpha), settings.temperature
+    required, temperature, alpha = required_margin(settings.alpha), settings.temperature, settings.alpha
 
-    def make(lower: Tensor, upper: Tensor, rival: Tensor) -> Majorant:
-        own, mu = torch.full_like(rival, predicted), torch.full(rival.shape, required, dtype=torch.float64)
-        line = chords(lower, upper, own, rival, mu, temperature)
+    def make(lower: Tensor, upper: Tensor, predicted: Tensor, rival: Tensor) -> Majorant:
+        mu = torch.full(rival.shape, required, dtype=torch.float64)
+        line = chords(lower, upper, predicted, rival, mu, temperature)
         weights = mu[:, None].expand_as(upper).scatter(1, rival[:, None], 1 + required)
         slope, low = line.coefficients / temperature, temperature * line.lower
         touching = torch.log((slope / weights).clamp(min=1e-300))
         touching = torch.minimum(torch.maximum(touching, low), temperature * line.upper)
         chord = weights * torch.exp(low) + slope * (touching - low)
-        gap = (chord - weights * torch.exp(touching)).index_fill(1, torch.tensor([predicted]), 0.0)
-        alpha = settings.alpha  # the judge's inequality is this one times alpha, and so are its multipliers
-        over_box = alpha * line.box_upper_bound()
+        gap = (chord - weights * torch.exp(touching)).scatter(1, predicted[:, None], 0.0)
+        over_box = alpha * line.box_upper_bound()  # the judge's inequality is (3b) times alpha, and so are multipliers
         return Majorant(alpha * line.coefficients, alpha * line.goal(), over_box, alpha * gap, touching / temperature)
 
     return make
