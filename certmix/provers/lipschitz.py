@@ -10,7 +10,6 @@ here, as far as the theorem bears it: its own need not be the same.
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certmix.formatting import exact, lower, nearest, upper
+from certmix.formatting import nearest
+from certmix.provers.frame import Proposed, Prover, Refusal, below_requirement, tie
 from certmix.provers.global_table import GlobalTable
-from certmix.provers.judging import JudgeSession
 from certmix.provers.margin.engine_oracle import LARGEST_TUNABLE_LACK
 from certmix.provers.problem import ProverProblem
-from certmix.provers.proposal import Proposal, judged
+from certmix.provers.proposal import Proposal
 from certmix.provers.session import EngineSession, Session
-from certmix.records.outcomes import Certified, Outcome, Reason
+from certmix.records.outcomes import Outcome, Reason
 from certmix.settings import diameter
 from certmix.theorems.lipschitz import (
     LogitsAtInputs,
@@ -36,9 +35,8 @@ from certmix.theorems.lipschitz import (
     reaches,
     spacious_constants,
 )
-from certmix.theorems.margin import certifies, critical_alpha, required_margin
+from certmix.theorems.margin import certifies, required_margin
 from certmix.theorems.radius_search import largest_passing
-from proofs_check.certificate import Rejected
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
@@ -72,57 +70,36 @@ class Proposals:
 
 
 @dataclass(frozen=True, eq=False)
-class LipschitzProver:
-    """Ensures: every Certified line was accepted by the judge."""
+class LipschitzProver(Prover[LogitsAtInputs]):
+    """By all kinds of evidence."""
 
-    problem: ProverProblem
-    judge: JudgeSession
     session: EngineSession
     maps: LinearMaps
     table: GlobalTable
 
-    def prove(self) -> list[Outcome]:
-        """One outcome per input, in order."""
+    def at_inputs(self) -> LogitsAtInputs:
         s = self.problem.settings
         logits = PlainModule(self.problem.network).double()(self.problem.inputs.double())
-        point = LogitsAtInputs(logits, logits.argmax(dim=1), s.alpha, s.temperature)
-        outcomes: dict[int, Outcome] = {}
-        for batch_index in range(len(logits)):
-            refusal = self._refusal(point, batch_index)
-            if refusal is not None:
-                outcomes[batch_index] = refusal
-        unrefused = [r for r in range(len(logits)) if r not in outcomes]
-        proposals, failures = self._proposals(point, torch.tensor(unrefused)) if unrefused else ({}, [])
-        for k, batch_index in enumerate(unrefused):
+        return LogitsAtInputs(logits, logits.argmax(dim=1), s.alpha, s.temperature)
+
+    def refusal(self, points: LogitsAtInputs, batch_index: int) -> Refusal | None:
+        s, margin = self.problem.settings, float(least_margin(points)[batch_index])
+        refusal = tie(margin)
+        if refusal is None and (s.use_standard or s.semantics != "real"):
+            advice = "Lipschitz constants speak of h alone and of real arithmetic: leave out use_standard and semantics"
+            refusal = Refusal(Reason.NO_THEOREM, advice)
+        return refusal or below_requirement("Theorem 3.5", margin, s.alpha, s.temperature)
+
+    def search(self, inputs: Tensor, points: LogitsAtInputs) -> dict[int, Proposed | Refusal]:
+        proposals, failures = self._proposals(points, inputs)
+        found: dict[int, Proposed | Refusal] = {}
+        for k, batch_index in enumerate(inputs.tolist()):
             candidates = [
                 Candidate(float(p.radii[k]), rule, None if p.constants is None else p.constants[k])
                 for rule, p in proposals.items()
             ]
-            outcomes[batch_index] = self._outcome(point, batch_index, candidates, failures)
-        return [outcomes[r] for r in range(len(logits))]
-
-    def _refusal(self, point: LogitsAtInputs, batch_index: int) -> Outcome | None:
-        s, margin = self.problem.settings, float(least_margin(point)[batch_index])
-        if margin <= 0:
-            return self._abstained(point, batch_index, Reason.TIE, "the two most probable classes tie at the input")
-        if s.use_standard or s.semantics != "real":
-            advice = "Lipschitz constants speak of h alone and of real arithmetic: leave out use_standard and semantics"
-            return self._abstained(point, batch_index, Reason.NO_THEOREM, advice)
-        if s.alpha <= 0.5:
-            return self._abstained(
-                point, batch_index, Reason.NO_THEOREM, f"Theorem 3.5 needs alpha > 1/2, got {s.alpha}: raise alpha"
-            )
-        needed = required_margin(s.alpha)
-        if margin > needed:
-            return None
-        advice = (
-            f"the robust model's margin {lower(margin, 4)} is not above the required {upper(needed, 4)}: "
-            f"raise alpha above {upper(critical_alpha(margin), 4)} or the temperature above {exact(s.temperature)}"
-        )
-        return self._abstained(point, batch_index, Reason.MARGIN_TOO_SMALL, advice)
-
-    def _abstained(self, point: LogitsAtInputs, batch_index: int, reason: Reason, advice: str) -> Outcome:
-        return self.problem.abstained(int(point.predicted[batch_index]), reason, advice)
+            found[batch_index] = self._proposed(points, batch_index, candidates, failures)
+        return found
 
     # -------------------------------------------------------------- proposals
 
@@ -242,41 +219,27 @@ class LipschitzProver:
         query = MarginQuery(self.problem.network, self.problem.inputs[inputs], s.norm, radii, s.domain, predicted)
         return self.session.bounds(query)
 
-    # -------------------------------------------------------------- the judge disposes
-
-    def _outcome(
+    def _proposed(
         self, point: LogitsAtInputs, batch_index: int, candidates: list[Candidate], failures: list[str]
-    ) -> Outcome:
-        s = self.problem.settings
-        fixed = s.radius is not None
-        rejected: Rejected | None = None
-        usable = [p for p in candidates if p.radius > 0 or (fixed and p.radius == s.radius)]
-        best: Certified | None = None
-        for candidate in sorted(usable, key=lambda p: -p.radius):
-            if best is not None and best.radius >= candidate.radius:
-                break
-            judgement = self._judged(point, batch_index, candidate)
-            if isinstance(judgement, Rejected):
-                rejected = judgement
-            elif best is None or judgement.radius > best.radius:
-                best = judgement
-        if best is not None:
-            return dataclasses.replace(best, proposed_radius=max(p.radius for p in usable))
-        if rejected is not None and not fixed:
-            return self._abstained(point, batch_index, Reason.JUDGE_REJECTED, f"{rejected.step}: {rejected.reason}")
+    ) -> Proposed | Refusal:
         if not candidates:
-            return self._abstained(point, batch_index, Reason.ENGINE_FAILED, "; ".join(failures))
+            return Refusal(Reason.ENGINE_FAILED, "; ".join(failures))
+        s = self.problem.settings
         wanted = "any radius" if s.radius is None else f"radius {nearest(s.radius)}"
         advice = f"no Lipschitz constant certifies {wanted}: raise alpha or the temperature, or use --method margin"
-        return self._abstained(point, batch_index, Reason.RADIUS_NOT_REACHED, "; ".join([advice, *failures]))
+        advice = "; ".join([advice, *failures])
+        usable = [c for c in candidates if c.radius > 0 or c.radius == s.radius]
+        if not usable:
+            return Refusal(Reason.RADIUS_NOT_REACHED, advice)
+        return Proposed(tuple(self._proposal(point, batch_index, candidate) for candidate in usable), advice)
 
-    def _judged(self, point: LogitsAtInputs, batch_index: int, candidate: Candidate) -> Certified | Rejected:
+    def _proposal(self, point: LogitsAtInputs, batch_index: int, candidate: Candidate) -> Proposal:
         claim = self.problem.claim(batch_index, candidate.radius, int(point.predicted[batch_index]), "robust", None)
 
         def evidence(radius: float) -> Evidence:
             return self._evidence(point, batch_index, candidate, radius)
 
-        return judged(self.problem, self.judge, Proposal(batch_index, claim, "lipschitz", candidate.rule, evidence))
+        return Proposal(batch_index, claim, "lipschitz", candidate.rule, evidence)
 
     def _evidence(self, point: LogitsAtInputs, batch_index: int, candidate: Candidate, radius: float) -> Evidence:
         predicted, rule = int(point.predicted[batch_index]), candidate.rule

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from certmix.formatting import exact, lower, nearest, upper
-from certmix.provers.judging import JudgeSession
+from certmix.formatting import nearest
+from certmix.provers.frame import Proposed, Prover, Refusal, below_requirement, tie
 from certmix.provers.margin.branching import branch_open
 from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
 from certmix.provers.problem import ProverProblem
-from certmix.provers.proposal import Proposal, judged
+from certmix.provers.proposal import Proposal
 from certmix.provers.session import Session
-from certmix.records.outcomes import Certified, Outcome, Reason
+from certmix.records.outcomes import Outcome, Reason
 from certmix.settings import diameter
-from certmix.theorems.margin import critical_alpha, required_margin
 from certmix.theorems.radius_search import largest_passing, largest_positive
 from certmix.theorems.softmax_margin import own_class
 from proofs_check.certificate import ClassOf
@@ -44,33 +43,10 @@ class Points:
 
 
 @dataclass(frozen=True, eq=False)
-class MarginProver:
+class MarginProver(Prover[Points]):
     """Proves Lemma 3.2 claims about h's class, or with `settings.use_standard` docs/maths.md 6 about the mix's."""
 
-    problem: ProverProblem
-    judge: JudgeSession
     make_oracle: OracleFactory
-
-    def prove(self) -> list[Outcome]:
-        """One outcome per input, in order."""
-        points = self._points()
-        every_input = range(len(self.problem.inputs))
-        outcomes: dict[int, Outcome] = {}
-        for batch_index in every_input:
-            refusal = self._refusal(points, batch_index)
-            if refusal is not None:
-                outcomes[batch_index] = refusal
-        if self.problem.archive is not None:
-            searched = every_input if self.problem.settings.radius is None else outcomes
-            self._archive([k for k in searched if float(points.margin[k]) > 0], points)
-        unrefused = torch.tensor([k for k in every_input if k not in outcomes], dtype=torch.int64)
-        for inputs in unrefused.split(self.problem.settings.batch_size) if len(unrefused) else ():
-            try:
-                outcomes.update(self._batch(inputs, points))
-            except EngineError as error:
-                failed = {k: self._abstained(points, k, Reason.ENGINE_FAILED, str(error)) for k in inputs.tolist()}
-                outcomes.update(failed)
-        return [outcomes[k] for k in every_input]
 
     # -------------------------------------------------------------- at the inputs themselves
 
@@ -78,7 +54,7 @@ class MarginProver:
     def class_of(self) -> ClassOf:
         return "mix" if self.problem.settings.use_standard else "robust"
 
-    def _points(self) -> Points:
+    def at_inputs(self) -> Points:
         s = self.problem.settings
         x = self.problem.inputs.double()
         robust = PlainModule(self.problem.network).double()(x)
@@ -93,32 +69,22 @@ class MarginProver:
         best_rival = probabilities.masked_fill(predicted_mask, -1.0).max(dim=1).values
         return Points(predicted, probabilities.gather(1, predicted[:, None])[:, 0] - best_rival)
 
-    def _refusal(self, points: Points, batch_index: int) -> Outcome | None:
-        """Why no theorem can certify this input at any radius, if so."""
+    def refusal(self, points: Points, batch_index: int) -> Refusal | None:
         s, margin = self.problem.settings, float(points.margin[batch_index])
-        if margin <= 0:
-            return self._abstained(points, batch_index, Reason.TIE, "the two most probable classes tie at the input")
-        if s.use_standard:
-            return None
-        if s.alpha <= 0.5:
-            advice = f"Lemma 3.2 needs alpha > 1/2, got {s.alpha}: raise alpha, or bound g too (use_standard)"
-            return self._abstained(points, batch_index, Reason.NO_THEOREM, advice)
-        needed = required_margin(s.alpha)
-        if margin <= needed:
-            advice = (
-                f"the robust model's margin {lower(margin, 4)} is not above the required {upper(needed, 4)}: "
-                f"raise alpha above {upper(critical_alpha(margin), 4)} or the temperature above {exact(s.temperature)}"
-            )
-            return self._abstained(points, batch_index, Reason.MARGIN_TOO_SMALL, advice)
-        return None
+        refusal = tie(margin)
+        if refusal is not None or s.use_standard:
+            return refusal
+        return below_requirement("Lemma 3.2", margin, s.alpha, s.temperature, ", or bound g too (use_standard)")
 
-    def _abstained(self, points: Points, batch_index: int, reason: Reason, advice: str) -> Outcome:
-        return self.problem.abstained(int(points.predicted[batch_index]), reason, advice, self.class_of)
+    def keep(self, points: Points, refused: Mapping[int, Refusal]) -> None:
+        """Archive bounds that other alphas and temperatures may need. (Those of a search archive themselves.)"""
+        if self.problem.archive is not None:
+            searched = range(len(points.margin)) if self.problem.settings.radius is None else refused
+            self._archive([k for k in searched if float(points.margin[k]) > 0], points)
 
     # -------------------------------------------------------------- the engine proposes, the judge disposes
 
-    def _batch(self, inputs: Tensor, points: Points) -> dict[int, Outcome]:
-        """Outcomes of one batch of inputs that no theorem refuses."""
+    def search(self, inputs: Tensor, points: Points) -> dict[int, Proposed | Refusal]:
         oracle = self.make_oracle(self.problem, points.predicted)
         radii = self._radii(oracle, inputs)
         bound = oracle.bound(inputs, radii, True)
@@ -130,7 +96,7 @@ class MarginProver:
             again = oracle.bound(inputs[too_large], radii[too_large], True)
             bound = latest_of_each([(torch.arange(len(inputs)), bound), (too_large, again)])
         return {
-            batch_index: self._outcome(batch_index, k, float(radii[k]), bound, points)
+            batch_index: self._proposed(batch_index, k, float(radii[k]), bound, points)
             for k, batch_index in enumerate(inputs.tolist())
         }
 
@@ -190,25 +156,20 @@ class MarginProver:
             if not len(inputs):
                 return
 
-    def _outcome(self, batch_index: int, k: int, radius: float, bound: MarginBound, points: Points) -> Outcome:
+    def _proposed(
+        self, batch_index: int, k: int, radius: float, bound: MarginBound, points: Points
+    ) -> Proposed | Refusal:
         s = self.problem.settings
-        fixed = s.radius is not None
-        if not fixed and radius == 0:
+        if s.radius is None and radius == 0:
             advice = "the bounds certify no radius: optimise the slopes, or raise alpha or the temperature"
-            return self._abstained(points, batch_index, Reason.RADIUS_NOT_REACHED, advice)
+            return Refusal(Reason.RADIUS_NOT_REACHED, advice)
+        advice = _too_small(radius, s.engine)
         if not bool(bound.worth_judging[k]):
-            return self._abstained(points, batch_index, Reason.RADIUS_NOT_REACHED, _too_small(radius, s.engine))
-        predicted = int(points.predicted[batch_index])
+            return Refusal(Reason.RADIUS_NOT_REACHED, advice)
         evidence = bound.evidence(k, s)
-
-        claim = self.problem.claim(batch_index, radius, predicted, self.class_of, None)
+        claim = self.problem.claim(batch_index, radius, int(points.predicted[batch_index]), self.class_of, None)
         proposal = Proposal(batch_index, claim, "margin", RULES[type(evidence)], lambda _: evidence)
-        judgement = judged(self.problem, self.judge, proposal)
-        if isinstance(judgement, Certified):
-            return judgement
-        reason = Reason.RADIUS_NOT_REACHED if fixed else Reason.JUDGE_REJECTED
-        advice = f"{_too_small(radius, s.engine)} ({judgement.step}: {judgement.reason})"
-        return self._abstained(points, batch_index, reason, advice)
+        return Proposed((proposal,), advice)
 
 
 def _too_small(radius: float, engine: str) -> str:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from certmix.formatting import exact, lower, nearest, upper
+from certmix.provers.frame import Proposed, Prover, Refusal
 from certmix.provers.judging import JudgeSession
 from certmix.provers.problem import ProverProblem
-from certmix.provers.proposal import Proposal, judged
+from certmix.provers.proposal import Proposal
 from certmix.provers.session import Session
 from certmix.provers.smoothing import plan as planning
 from certmix.provers.smoothing.base_model import base_of, check, noise_of, usable
@@ -25,7 +28,7 @@ from certmix.provers.smoothing.plan import Bound, Counts
 from certmix.provers.smoothing.tally import Evidence, Tally, block_size
 from certmix.records.outcomes import Outcome, Reason
 from certmix.theorems.smoothing import required_margin
-from proofs_check.certificate import Rejected, Smoothing
+from proofs_check.certificate import Smoothing
 from proofs_check.rules.smoothing import Look, Sample
 from verifiers.smoothing import confidence, sampling
 from verifiers.smoothing.sampling import Base, GridNoise, Job
@@ -38,11 +41,20 @@ RADIUS_SLACK = 1e-9  # relative: the proposed radius stays clear of float error
 
 
 @dataclass(frozen=True, eq=False)
-class SmoothingProver:
-    """One batch of inputs under the problem's settings. Ensures: every Certified line was accepted by the judge."""
+class Selected:
+    """One tally per input, in order, with the plan that its selection draws made."""
 
-    problem: ProverProblem
-    judge: JudgeSession
+    tallies: tuple[Tally, ...]
+
+    @property
+    def predicted(self) -> Tensor:
+        return torch.tensor([t.plans[0].predicted for t in self.tallies])
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothingProver(Prover[Selected]):
+    """One batch of inputs under the problem's settings."""
+
     base: Base
     noise: GridNoise
     centres: NDArray[np.int64]
@@ -84,24 +96,30 @@ class SmoothingProver:
 
     # -------------------------------------------------------------- the run
 
-    def prove(self) -> list[Outcome]:
-        """One outcome per input, in order."""
-        s = self.problem.settings
-        bound = cast("Bound", s.smoothing.bound)
-        tallies = self.select([bound])
-        outcomes: dict[int, Outcome] = {}
-        done = 0
-        last = self.looks[-1]
+    @property
+    def class_of(self) -> Literal["robust", "mix"]:
+        return "mix" if self.problem.settings.use_standard else "robust"
+
+    def at_inputs(self) -> Selected:
+        return Selected(tuple(self.select([cast("Bound", self.problem.settings.smoothing.bound)])))
+
+    def refusal(self, points: Selected, batch_index: int) -> Refusal | None:
+        return None  # how much an input lacks shows in the draws
+
+    def search(self, inputs: Tensor, points: Selected) -> dict[int, Proposed | Refusal]:
+        tallies = [points.tallies[k] for k in inputs.tolist()]
+        found: dict[int, Proposed | Refusal] = {}
+        done, last = 0, self.looks[-1]
         stops = sorted({*self.looks, *(math.ceil(f * last) for f in FUTILITY_FRACTIONS)})
         for stop in stops:
-            waiting = [t for t in tallies if t.batch_index not in outcomes]
+            waiting = [t for t in tallies if t.batch_index not in found]
             self.count(waiting, done, stop)
             done = stop
             for tally in waiting:
-                outcome = self._decide(tally, stop)
-                if outcome is not None:
-                    outcomes[tally.batch_index] = outcome
-        return [outcomes[batch_index] for batch_index in range(len(self.problem.inputs))]
+                decision = self._decide(tally, stop)
+                if decision is not None:
+                    found[tally.batch_index] = decision
+        return found
 
     def select(self, bounds: Sequence[Bound]) -> list[Tally]:
         """Selection draws of every input, and the plan each of `bounds` makes of them."""
@@ -152,8 +170,8 @@ class SmoothingProver:
         distance = sampling.grid_distance(self.problem.input(tally.batch_index), self.noise.grid)
         return (s.smoothing.noise_std * shift - distance) * (1 - RADIUS_SLACK)
 
-    def _decide(self, tally: Tally, draws: int) -> Outcome | None:
-        """An outcome after so many draws, or None to go on."""
+    def _decide(self, tally: Tally, draws: int) -> Proposed | Refusal | None:
+        """What so many draws come to, or None to go on."""
         s, last = self.problem.settings, self.looks[-1]
         if draws in self.looks:
             lower = self.lower(tally, 0, draws)
@@ -162,7 +180,7 @@ class SmoothingProver:
                 return self._finish(tally, draws, lower, radius)
         optimistic_radius = self.radius(tally, 0, self._optimistic(tally, draws))
         goal = 0.0 if s.radius is None else s.radius
-        return None if optimistic_radius > goal else self._abstain(tally, optimistic_radius)
+        return None if optimistic_radius > goal else self._lacking(tally, optimistic_radius)
 
     def _optimistic(self, tally: Tally, draws: int) -> list[Array]:
         """Lower bounds to hope for at the last look, five standard deviations above what was seen."""
@@ -174,24 +192,16 @@ class SmoothingProver:
             counts.append(np.floor(np.minimum(optimistic, 1.0) * last).astype(np.int64))
         return planning.lower_bounds(plan, counts, last, confidence.split(self.look_share, plan.statements))
 
-    def _finish(self, tally: Tally, draws: int, lower: list[Array], radius: float) -> Outcome:
+    def _finish(self, tally: Tally, draws: int, lower: list[Array], radius: float) -> Proposed | Refusal:
         s = self.problem.settings
         if radius <= 0 or (s.radius is not None and radius <= s.radius):
-            return self._abstain(tally, radius)
+            return self._lacking(tally, radius)
         proposed = radius if s.radius is None else s.radius
         batch_index, plan = tally.batch_index, tally.plans[0]
         evidence = self._evidence(tally, draws, lower)
-
-        claim = self.problem.claim(batch_index, proposed, plan.predicted, self._class_of, self._smoothing())
+        claim = self.problem.claim(batch_index, proposed, plan.predicted, self.class_of, self._smoothing())
         proposal = Proposal(batch_index, claim, "smoothing", plan.rule, lambda _: evidence)
-        judgement = judged(self.problem, self.judge, proposal)
-        if isinstance(judgement, Rejected):
-            return self.problem.abstained(plan.predicted, Reason.JUDGE_REJECTED, judgement.reason, self._class_of)
-        return judgement
-
-    @property
-    def _class_of(self) -> Literal["robust", "mix"]:
-        return "mix" if self.problem.settings.use_standard else "robust"
+        return Proposed((proposal,), "the judge does not accept what the counts prove: take more samples")
 
     def _smoothing(self) -> Smoothing:
         s = self.problem.settings
@@ -211,7 +221,7 @@ class SmoothingProver:
         share = confidence.split(self.look_share, tally.plans[0].statements)
         return tally.evidence(0, taken, lower, share, -(-draws // self.block))
 
-    def _abstain(self, tally: Tally, radius: float) -> Outcome:
+    def _lacking(self, tally: Tally, radius: float) -> Refusal:
         s, predicted = self.problem.settings, tally.plans[0].predicted
         margin = float(tally.mean[predicted] - np.delete(tally.mean, predicted).max())
         about, required = f"the smoothed margin is about {nearest(margin, 3)}", upper(self.required, 3)
@@ -219,16 +229,16 @@ class SmoothingProver:
             raised = f"raise alpha above {upper(1 / (1 + margin), 3)}"
             advice = f"{about}, the required one is {required}: "
             advice += "the class is too close to call" if s.use_standard else raised
-            return self.problem.abstained(predicted, Reason.MARGIN_TOO_SMALL, advice, self._class_of)
+            return Refusal(Reason.MARGIN_TOO_SMALL, advice)
         if s.radius is not None and radius > 0:
             reached = f"the counts reach radius {lower(radius, 4)} of the {exact(s.radius)} asked for"
             advice = f"{reached}: more samples, or larger noise"
-            return self.problem.abstained(predicted, Reason.RADIUS_NOT_REACHED, advice, self._class_of)
+            return Refusal(Reason.RADIUS_NOT_REACHED, advice)
         advice = (
             f"{about} against the required {required}, but its confidence bound stays below: take more than "
             f"{s.smoothing.samples} samples, or raise alpha"
         )
-        return self.problem.abstained(predicted, Reason.NOT_ENOUGH_SAMPLES, advice, self._class_of)
+        return Refusal(Reason.NOT_ENOUGH_SAMPLES, advice)
 
 
 def prove_smoothing(problem: ProverProblem, session: Session) -> list[Outcome]:
