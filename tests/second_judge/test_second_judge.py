@@ -1,0 +1,178 @@
+"""Two judges of one format: what one accepts the other proves, and exact evaluation refutes neither."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import exact_network as en
+import hostile as ho
+import numpy as np
+import pytest
+import second_judge as sj
+import small_networks as sn
+from flint import arb, ctx, fmpq
+
+from proofs_check import certificate as c
+from proofs_check.kernel.bounds import prepare
+from proofs_check.rules.case import Case
+from proofs_check.rules.margin.rule import NetworkMargin
+
+STORED = Path(__file__).resolve().parent.parent / "proofs_check"
+MARGIN_RUNS = ("margin_linf", "margin_l2", "margin_l1", "margin_temperature", "branched")
+# rejected/: of these the second judge knows the rule; the others belong to rules that it has not
+FORGED = [
+    "larger_radius", "smaller_alpha", "half_alpha", "other_norm", "other_temperature", "other_robust_network",
+    "other_input", "domain_without_input", "garbage_witness", "smoothed", "branched_missing_leaf",
+]  # fmt: skip
+FORGED_TREES = sorted(p.name for p in (STORED / "rejected").iterdir() if p.name.startswith("branched"))
+BROKEN = (sj.NotProvenError, IndexError, ValueError, struct.error, zlib.error)
+
+
+def proven(folder: Path, indices: set[int] | None = None) -> int:
+    """How many lines the second judge proves; it raises at the first that it does not."""
+    count = 0
+    for claim, net, center in sj.read(folder):
+        if indices is None or claim["index"] in indices:
+            sj.prove(claim, net, center)
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize(("run", "indices"), [("margin_linf", {0, 1}), ("margin_l2", {0}), ("branched", {1, 2})])
+def test_some_lines_that_the_judge_accepts_are_proven_by_the_second(run: str, indices: set[int]):
+    assert proven(STORED / "accepted" / run, indices) == len(indices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", MARGIN_RUNS)
+def test_all_lines_that_the_judge_accepts_are_proven_by_the_second(run: str):
+    assert proven(STORED / "accepted" / run) >= 3
+
+
+@pytest.mark.parametrize("run", FORGED)
+def test_a_forged_line_is_proven_by_neither(run: str):
+    with pytest.raises(BROKEN):
+        proven(STORED / "rejected" / run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", FORGED_TREES)
+def test_a_forged_tree_is_proven_by_neither(run: str):
+    with pytest.raises(BROKEN):
+        proven(STORED / "rejected" / run)
+
+
+# ---------------------------------------------------------------- random networks, both judges and the truth
+
+
+def claim_of(case: Case, norm: c.Norm, radius: float, predicted: int, alpha: float, temperature: float) -> dict:
+    return {
+        "norm": norm, "radius": radius, "alpha": alpha, "temperature": temperature, "predicted": predicted,
+        "class_of": "robust", "domain": [-0.25, 1.25], "semantics": "real", "smoothing": None, "adaptive": None,
+        "evidence": {"rule": "network_margin", "witness": None},
+    }  # fmt: skip
+
+
+def worst_points(net: sj.Network, x: np.ndarray, claim: dict, rng: np.random.Generator) -> list[np.ndarray]:
+    """Exact points of the ball within its domain, that the slope of each d_i where it ends leads to."""
+    points = []
+    for i in range(len(net.logits)):
+        point = x.astype(np.float64)
+        for _ in range(4):
+            slope = gradient(net, point, net.logits[i] - net.logits[claim["predicted"]])
+            size = claim["radius"] * (1 - 1e-12)
+            if claim["norm"] == "Linf":
+                step = np.sign(slope) * size
+            elif claim["norm"] == "L2":
+                step = slope / max(float(np.linalg.norm(slope)), 1e-30) * size
+            else:
+                step = np.where(np.arange(len(slope)) == abs(slope).argmax(), np.sign(slope) * size, 0.0)
+            point = np.clip(x + step, *claim["domain"])
+            points.append(point)
+    points += [np.clip(x + (p - x) * rng.uniform(), *claim["domain"]) for p in points[:4]]
+    return [en.exact(p) for p in points]
+
+
+def gradient(net: sj.Network, point: np.ndarray, form: np.ndarray) -> np.ndarray:
+    """Of a form on the variables, in the linear piece that the point lies in."""
+    variables = np.zeros(net.logits.shape[1])
+    variables[0], variables[1 : 1 + len(point)] = 1.0, point
+    slopes = np.zeros((len(variables), len(point)))
+    slopes[1 : 1 + len(point)] = np.eye(len(point))
+    for pre, (start, stop) in zip(net.pre, net.ranges, strict=True):
+        weights = pre.astype(float)
+        value = weights @ variables
+        variables[start:stop] = np.maximum(value, 0)
+        slopes[start:stop] = (value > 0)[:, None] * (weights @ slopes)
+    return form.astype(float) @ slopes
+
+
+def tried(seed: int, norm: c.Norm, radius: float) -> tuple[bool, bool, bool]:
+    """(accepted by the judge, proven by the second, refuted at a point)."""
+    rng = np.random.default_rng(seed)
+    case = Case(prepare(sn.mlp(seed, (3, 5, 4, 3))), None, rng.random(3, dtype=np.float32))
+    net, x = sj.read_network(case.robust.network.data), case.input
+    logits = [float(v) for v in en.exact_values(case.robust.network, en.exact(x))[-1]]
+    alpha, temperature = float(rng.uniform(0.55, 0.95)), float(rng.choice([0.5, 1.0, 3.0]))
+    claim = claim_of(case, norm, radius, int(np.argmax(logits)), alpha, temperature)
+    stated = ho.claim_of(case, domain=(-0.25, 1.25), **{k: claim[k] for k in ("norm", "radius", "alpha", "temperature",
+                                                                            "predicted")})  # fmt: skip
+    verdict = ho.verdict(case, "network_margin", NetworkMargin(None), **{k: getattr(stated, k) for k in (
+        "norm", "radius", "alpha", "temperature", "predicted", "domain")})  # fmt: skip
+    try:
+        sj.prove(claim, net, sj.q(x))
+        second = True
+    except sj.NotProvenError:
+        second = False
+    refuted = any(ho.refuted(stated, case.robust.network, None, p) for p in worst_points(net, x, claim, rng))
+    return isinstance(verdict, c.Accepted), second, refuted
+
+
+@pytest.mark.parametrize("norm", sn.NORMS)
+def test_exact_evaluation_refutes_no_claim_that_either_accepts(norm: c.Norm):
+    no_judge_is_refuted(norm, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", sn.NORMS)
+def test_exact_evaluation_refutes_none_of_many_claims(norm: c.Norm):
+    no_judge_is_refuted(norm, 400)
+
+
+def no_judge_is_refuted(norm: c.Norm, count: int) -> None:
+    found = [tried(seed, norm, radius) for seed in range(count) for radius in (0.01, 0.06, 0.2)]
+    assert not any((first or second) and refuted for first, second, refuted in found)
+    # neither all nor nothing: both judges accept some, and points refute some
+    assert min(sum(f for f, _, _ in found), sum(s for _, s, _ in found), sum(r for _, _, r in found)) >= count / 4
+    # nearly the same bounds: no more than a few claims lie between the judges
+    assert sum(first != second for first, second, _ in found) <= len(found) / 10
+
+
+# ---------------------------------------------------------------- its own arithmetic
+
+
+@pytest.mark.parametrize("t", [0, 1, -1, 3.7, -60.5, 25, 0.5, -0.5, 1e-9, -1e-30, 80.25])
+def test_its_exponential_is_above_the_true_one_and_near(t: float):
+    with ctx.workprec(600):
+        upper, exact = arb(sj.exp_upper(sj.q([t])[0])), arb(t).exp()
+        assert upper > exact
+        assert upper < exact + arb(max(1.0, math.exp(t))) * arb(2) ** -100
+
+
+@pytest.mark.parametrize("norm", sn.NORMS)
+def test_its_largest_value_of_a_form_is_no_smaller_than_at_any_point(norm: c.Norm):
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        x, form = rng.integers(0, 9, 3) / 8, rng.integers(-9, 10, 3)
+        domain = [0.0, 1.0] if rng.integers(2) else None
+        ball = sj.Bounds(sj.Network(sj.q(np.eye(4)), [], []), sj.q(x), fmpq(1, 2), norm, domain)
+        most = ball.largest(sj.q(form))
+        for step in np.ndindex(9, 9, 9):
+            delta = (np.array(step) - 4) / 8
+            inside = np.linalg.norm(delta, sn.ORDER[norm]) <= 0.5 and (
+                domain is None or ((x + delta >= 0) & (x + delta <= 1)).all()
+            )
+            assert not inside or sj.q([form @ (x + delta)])[0] <= most
