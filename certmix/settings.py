@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from certmix.errors import UsageError
 from certmix.formatting import exact
@@ -18,6 +19,9 @@ from proofs_check.certificate import Norm, Semantics
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
 METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
 NORM_NAMES: dict[str, Norm] = {"inf": "Linf", "linf": "Linf", "2": "L2", "l2": "L2", "1": "L1", "l1": "L1"}
+
+# what earlier versions did not know: each default is what they did
+ADDED = ("threads", "branch")
 
 
 def as_number(value: object, name: str = "it") -> float:
@@ -174,6 +178,11 @@ class Settings:
                 ENGINES[self.engine].require_installed()
             except EngineError as error:
                 raise UsageError(f"engine {self.engine}: {error}") from error
+
+
+def with_added(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name as a folder states them, those that it is too old to know with their defaults."""
+    return {**{f.name: f.default for f in dataclasses.fields(Settings) if f.name in ADDED}, **stored}
 
 
 def _pair(domain: Sequence[float]) -> tuple[float, float]:

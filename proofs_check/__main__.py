@@ -48,7 +48,8 @@ def describe(result: Result) -> str:
     if result.state != "accepted" or claim is None:
         return f"{head}: {printable(': '.join(t for t in (result.step, result.reason) if t))}"
     rests = ", ".join(result.assumptions) or "none beyond exact export"
-    return f"{head}: class {claim.predicted}, radius {down(claim.radius)}; assumptions: {rests}"
+    cost = f"{result.size} bytes, judged in {result.seconds:.2f} s"
+    return f"{head}: class {claim.predicted}, radius {down(claim.radius)}; assumptions: {rests}; {cost}"
 
 
 def as_object(result: Result) -> dict[str, object]:
@@ -67,6 +68,7 @@ def as_object(result: Result) -> dict[str, object]:
         "assumptions": result.assumptions,
         "step": result.step,
         "reason": result.reason,
+        "bytes": result.size,
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -32,7 +33,8 @@ OF_RUN = (  # what a header's settings may say of all lines; the smoothing's in 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of the line about input `index`. line: what it says, without evidence; None where it is malformed."""
+    """What became of the line about input `index`. line: what it says, without evidence; None where it is malformed.
+    size: its bytes. seconds: that judging it took."""
 
     index: int
     state: State
@@ -40,6 +42,8 @@ class Result:
     assumptions: tuple[str, ...] = ()
     step: str | None = None
     reason: str | None = None
+    size: int = 0
+    seconds: float = 0.0
 
     @property
     def claim(self) -> Claim | None:
@@ -61,6 +65,12 @@ class ProcessJudge:
         if named is not None and named not in self.alphas:
             self.alphas = {named: prepare(folder.network(self.path, named))}  # the last one: memory stays bounded
         return None if named is None else self.alphas[named]
+
+    def measured(self, index: int, data: bytes, row: folder.Row | None) -> Result:
+        """`judge`, and what it took."""
+        started = time.perf_counter()
+        result = self.judge(index, data, row)
+        return dataclasses.replace(result, size=len(data), seconds=time.perf_counter() - started)
 
     def judge(self, index: int, data: bytes, row: folder.Row | None) -> Result:
         """The line `data` in the place of input `index`, whose value and label are `row`."""
@@ -99,7 +109,7 @@ def _start(path: Path, header: parse.RunHeader) -> None:
 
 
 def _work(index: int, data: bytes, row: folder.Row | None) -> Result:
-    return _judges[0].judge(index, data, row)
+    return _judges[0].measured(index, data, row)
 
 
 def open_judge(path: Path, header: parse.RunHeader) -> ProcessJudge:
@@ -156,7 +166,7 @@ class Run:
     def _judged(self, jobs: int) -> Iterator[Result]:
         here = open_judge(self.path, self.header)  # also where others work: what is wrong with a network is said here
         if jobs == 1:
-            yield from (here.judge(*task) for task in self.tasks())
+            yield from (here.measured(*task) for task in self.tasks())
             return
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, "1")  # read by the children: parallelism is over certificates

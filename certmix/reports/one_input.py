@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from certmix.formatting import lower, upper
+from certmix.formatting import lower, nearest, upper
 from certmix.records.outcomes import Certified, Method, Outcome
 from certmix.reports import claims
 from certmix.reports.inputs import Input
@@ -134,11 +134,20 @@ def _steps(judged: JudgedLine) -> list[str]:
     steps = (*ALWAYS, *STEPS[judged.line.rule])
     if isinstance(judged.verdict, Accepted):
         rests = ", ".join(sorted(a.name for a in judged.verdict.assumptions)) or "none beyond exact export"
-        return [*(f"✓ {step}" for step in steps), f"accepted; assumptions: {rests}"]
+        return [*(f"✓ {step}" for step in steps), f"accepted; assumptions: {rests}", _cost(judged)]
     if isinstance(judged.verdict, Rejected):
         failed = printable(f"{judged.verdict.step}: {judged.verdict.reason}")
         return [*(f"· {step}" for step in steps), f"✗ rejected at {failed}"]
     raise TypeError("excluded: a certificate has a verdict")
+
+
+def _cost(judged: JudgedLine) -> str:
+    """What the proof takes to keep and to judge; of a branched one, how many parts of the ball it goes through."""
+    branched = ""
+    if judged.trees:
+        leaves, deepest = sum(t.leaves for t in judged.trees), max(t.deepest for t in judged.trees)
+        branched = f"; {len(judged.trees)} trees of {leaves} leaves, at most {deepest} splits above one"
+    return f"{judged.size} bytes, judged in {nearest(judged.seconds, 2)} s{branched}"
 
 
 def drawn(value: NDArray[np.float32]) -> list[str]:

@@ -26,15 +26,12 @@ from certmix.reports.judged import Judged
 from certmix.runs import provenance
 from certmix.runs.finished import OpenedRun, opened
 from certmix.runs.store import FINAL, Store
-from certmix.settings import Settings
+from certmix.settings import ADDED, Settings
 from proofs_check.certificate import Assumption
 
 RECOMPUTED = "worked out for this report"
 WRITERS = "as the writer says"
-NEEDED = {field.name for field in dataclasses.fields(Settings)} - {
-    "threads",
-    "branch",
-}  # of a header: its claim in words
+NEEDED = {field.name for field in dataclasses.fields(Settings)} - set(ADDED)  # of a header: its claim in words
 # rules that hold for every g
 BOUND_H = ("network_margin", "branched_margin", "engine_margin", "lipschitz_", "engine_lipschitz_")
 

@@ -14,7 +14,7 @@ from certmix.errors import UsageError
 from certmix.models.model import Model
 from certmix.records import bound_archive
 from certmix.runs.store import FINAL, Store
-from certmix.settings import Settings
+from certmix.settings import Settings, with_added
 from proofs_check.certificate import MalformedError
 from proofs_check.reading import folder, parse
 from verifiers.network.module import PlainModule
@@ -87,6 +87,6 @@ def _model(path: Path, sha256: str) -> Model:
 def _settings(stored: dict[str, Any]) -> Settings:
     names = {field.name for field in dataclasses.fields(Settings)}
     try:
-        return parse.read(Settings, {n: v for n, v in stored.items() if n in names}, "run.json.settings")
+        return parse.read(Settings, {n: v for n, v in with_added(stored).items() if n in names}, "run.json.settings")
     except MalformedError as error:
         raise UsageError(f"written by another version of certmix ({error}): audit again") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,23 +14,30 @@ from certmix.provers.certify import prove
 from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
 from certmix.records.outcomes import Method, Outcome
+from certmix.records.trees import TreeSize, size_of
 from certmix.runs.finished import OpenedRun
 from certmix.runs.store import FINAL
 from proofs_check import judge
-from proofs_check.certificate import Claim, MalformedError, PlainNetwork, Verdict
+from proofs_check.certificate import Accepted, Claim, MalformedError, PlainNetwork, Verdict
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
+from proofs_check.rules.margin.branching import BranchedMargin
+from proofs_check.witness import slope_starts
 
 OTHERS: tuple[Method, ...] = ("margin", "lipschitz")  # smoothing speaks of another classifier, whose h is smoothed
 
 
 @dataclass(frozen=True, eq=False)
 class JudgedLine:
-    """The line about one input. verdict: None where it claims nothing, or is malformed, which `trouble` then says."""
+    """The line about one input. verdict: None where it claims nothing, or is malformed, which `trouble` then says.
+    size: its bytes. seconds: that judging it took. trees: those of an accepted branched margin."""
 
     line: parse.Certificate | parse.NotCertified | None
     verdict: Verdict | None
     trouble: str = ""
+    size: int = 0
+    seconds: float = 0.0
+    trees: tuple[TreeSize, ...] = ()
 
 
 def judged_line(path: Path, run: OpenedRun, index: int) -> JudgedLine:
@@ -50,7 +58,13 @@ def judged_line(path: Path, run: OpenedRun, index: int) -> JudgedLine:
         return JudgedLine(None, None, str(error))
     standard = None if run.standard is None else run.standard.require_network()
     value = run.data.inputs[index]
-    return JudgedLine(line, judge.check_bytes(lines[index], run.robust.require_network(), standard, value, alpha))
+    robust, started = run.robust.require_network(), time.perf_counter()
+    verdict = judge.check_bytes(lines[index], robust, standard, value, alpha)
+    seconds, sizes = time.perf_counter() - started, tuple[TreeSize, ...]()
+    if isinstance(line.evidence, BranchedMargin) and isinstance(verdict, Accepted):
+        columns = slope_starts(robust)[-1]
+        sizes = tuple(size_of(tree, columns) for tree in line.evidence.trees if tree is not None)
+    return JudgedLine(line, verdict, "", len(lines[index]), seconds, sizes)
 
 
 def _alpha(path: Path, claim: Claim) -> PlainNetwork | None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from certmix.errors import UsageError
 from certmix.records.lines import run_line
+from certmix.settings import with_added
 from proofs_check.certificate import FORMAT, RUN_FORMAT, MalformedError, PlainNetwork
 from proofs_check.reading import folder, parse
 
@@ -112,6 +113,8 @@ class Store:
             stored_header = parse.unseal((self.path / "run.json").read_bytes(), RUN_FORMAT, "run.json")
         except MalformedError as error:
             raise UsageError(f"{self.path} is damaged ({error}): choose another --out") from error
+        if isinstance(settings := stored_header.get("settings"), dict):
+            stored_header["settings"] = with_added(settings)  # type: ignore[arg-type]  # keys of JSON objects are text
         return _differences(stored_header, parse.unseal(run_line(header), RUN_FORMAT, "run.json"), "")
 
     def finished(self, header: parse.RunHeader) -> bool:

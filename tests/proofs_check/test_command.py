@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import io
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -140,6 +141,8 @@ def test_quiet_and_verbose_say_less_and_more(refused: Path, capsys: pytest.Captu
     assert [text.split(":")[0] for text in said["--verbose"][:4]] == [
         "accepted  input 0", "rejected  input 1", "malformed input 2", "accepted  input 3",
     ]  # fmt: skip
+    size = len((refused / "certificates.jsonl").read_bytes().splitlines()[0])
+    assert re.search(rf"; {size} bytes, judged in \d+\.\d\d s$", said["--verbose"][0])
 
 
 def test_the_objects_hold_all_that_a_page_needs(refused: Path, capsys: pytest.CaptureFixture[str]):
@@ -148,6 +151,7 @@ def test_the_objects_hold_all_that_a_page_needs(refused: Path, capsys: pytest.Ca
     lines = lines_of(refused)
     assert [n["index"] for n in found] == [0, 1, 2, 3]
     assert [n["state"] for n in found] == ["accepted", "rejected", "malformed", "accepted"]
+    assert [n["bytes"] for n in found] == [len(b) for b in (refused / "certificates.jsonl").read_bytes().splitlines()]
     for verdict, line in zip(found, lines, strict=True):
         if verdict["state"] != "malformed":
             names = ("label", "predicted", "class_of", "alpha", "radius", "method")

@@ -7,6 +7,7 @@ import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ import pytest
 from certmix.__main__ import main
 from certmix.records import attack_archive
 from certmix.reports.one_input import STEPS, drawn
+from proofs_check.certificate import Claim
 from proofs_check.rules import RULES
+from proofs_check.rules.margin import branching
+from proofs_check.rules.margin.differences import Differences
 
 COUNT = 3
 
@@ -45,6 +49,31 @@ def test_every_methods_radius_the_attack_and_the_judges_steps_are_shown(run: Pat
     assert Fraction(reach) >= Fraction(attack.radius) > max(radii)
     assert shown.count("✓") == 2 + len(STEPS["network_margin"])
     assert "accepted; assumptions: none beyond exact export" in shown
+
+
+def test_what_a_proof_takes_is_said_and_of_a_tree_what_the_judge_went_through(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    whole = np.load(digits / "audit.npz")
+    np.savez(tmp_path / "one.npz", images=whole["images"][1:2], labels=whole["labels"][1:2])
+    files = ["--data", str(tmp_path / "one.npz"), "--out", str(tmp_path / "run")]
+    options = ["--limit", "1", "--norm", "L2", "--radius", "0.463", "--branch", "60", "--attack-steps", "0"]
+    models = [word for name in ("standard", "robust") for word in (f"--{name}", str(digits / f"{name}.onnx"))]
+    assert main(["audit", *models, *files, *options, "--alpha", "0.75"]) == 0
+    depths = list[int]()
+    proves = branching._leaf_proves
+
+    def counted(found: Differences, rival: int, claim: Claim, path: list[branching.Side], *rest: Any) -> bool:
+        depths.append(len(path))
+        return proves(found, rival, claim, path, *rest)
+
+    monkeypatch.setattr(branching, "_leaf_proves", counted)
+    assert main(["show", str(tmp_path / "run"), "0", "--quick"]) == 0
+    shown = capsys.readouterr().out
+    (line,) = (tmp_path / "run" / "certificates.jsonl").read_bytes().splitlines()
+    assert f"{len(line)} bytes, judged in " in shown
+    assert len(depths) > 10
+    assert f" trees of {len(depths)} leaves, at most {max(depths)} splits above one" in shown
 
 
 def test_a_line_that_is_not_accepted_is_no_certificate(fresh: Path, capsys: pytest.CaptureFixture[str]):

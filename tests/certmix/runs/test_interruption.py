@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -19,8 +20,11 @@ from refusals import refusal
 
 from certmix.__main__ import main
 from certmix.errors import UsageError
+from certmix.runs.finished import opened
 from certmix.runs.store import FINAL, PARTIAL, Store
+from certmix.settings import ADDED
 from proofs_check.__main__ import main as judge
+from proofs_check.reading import parse
 
 COUNT = 5
 BATCH = 2
@@ -146,6 +150,31 @@ def test_a_run_of_another_claim_is_refused_with_both_values(finished: Path, data
     assert "robust is" in refusal(capsys, audit(data, out, robust=str(DIGITS / "standard.onnx")))
     assert "count is 5 there, 2 here" in refusal(capsys, audit(data, out, limit="2"))
     assert (out / PARTIAL).read_bytes().count(b"\n") == BATCH
+
+
+def written_before(out: Path, names: tuple[str, ...]) -> None:
+    """As a version that knew no such settings would have begun the run."""
+    value = json.loads((out / "run.json").read_bytes())
+    del value["sha256"]
+    value["settings"] = {n: v for n, v in value["settings"].items() if n not in names}
+    (out / "run.json").write_bytes(parse.seal(json.dumps(value, separators=(",", ":")).encode()[:-1]))
+
+
+def test_a_run_begun_before_a_setting_was_known_goes_on_and_is_opened(
+    finished: Path, data: Path, tmp_path: Path, capsys
+):
+    out = tmp_path / "run"
+    unfinished(finished, out, BATCH)
+    written_before(out, ADDED)
+    assert "branch is 0.0 there, 2.0 here" in refusal(capsys, audit(data, out, branch="2", radius="0.1"))
+    assert main(audit(data, out)) == 0
+    assert (out / FINAL).read_bytes() == (finished / FINAL).read_bytes()
+    assert judge([str(out)]) == 0
+    assert opened(out).settings == opened(finished).settings
+    for command in ("report", "sweep"):
+        assert main([command, str(out)]) == 0
+    written_before(out, ("alpha",))
+    assert "alpha" in refusal(capsys, ["sweep", str(out)])
 
 
 def test_a_damaged_header_is_named(finished: Path, data: Path, tmp_path: Path, capsys):
