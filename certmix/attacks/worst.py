@@ -1,7 +1,8 @@
 """The attacks of the paper (STD, ROB, MIX), the mix-aware ones, and their worst case.
 
 An input counts as robust only if it survives all. The names are those of Figure 2 of the paper; beyond them
-`margin` and `dlr` climb other losses of the mix, `floor` follows Lemma 3.2.
+`margin` and `dlr` climb other losses of the mix, `floor` follows Lemma 3.2, `auto_attack` is AutoAttack's ensemble,
+where its package is installed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from certmix.attacks import auto_attack as autoattack
 from certmix.attacks.ball import Ball
 from certmix.attacks.objectives import ClassifierObjective, FloorObjective, Loss
 from certmix.attacks.pgd import Candidates, Schedule, pgd
@@ -83,6 +85,15 @@ def targeted_floor_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budg
     return pgd(FloorObjective(mix), ball, labels, Schedule(budget.steps, seed=budget.seed), targets)
 
 
+def ensemble_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget) -> Candidates:
+    """AutoAttack on the mix at this budget: `steps` iterations, Square's queries in the published proportion to them,
+    `rivals` classes; at steps = 100, rivals = 9 the standard version. Raises UsageError without pyautoattack."""
+    queries = budget.steps * autoattack.QUERIES // autoattack.ITERATIONS
+    return autoattack.auto_attack(
+        mix, ball, labels, iterations=budget.steps, queries=queries, targets=budget.rivals, seed=budget.seed
+    )
+
+
 ATTACKS: dict[str, Attack] = {
     "std": std_attack,
     "rob": rob_attack,
@@ -92,19 +103,26 @@ ATTACKS: dict[str, Attack] = {
     "floor": floor_attack,
     "odds": odds_attack,
     "floor_targeted": targeted_floor_attack,
+    "auto_attack": ensemble_attack,
 }
 
 # cheap and strong first: later members only see the survivors
 WORST = ("std", "floor", "odds", "margin", "mix", "rob", "dlr", "floor_targeted")
 
 
+def members_here() -> tuple[str, ...]:
+    """The members of the worst case on this machine: all of WORST, and AutoAttack where it is installed."""
+    return (*WORST, "auto_attack") if autoattack.installed() else WORST
+
+
 def worst(
-    mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget, members: Sequence[str] = WORST
+    mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget, members: Sequence[str] | None = None
 ) -> Candidates:
-    """Run every attack in `members` on what survived so far. found: (N,) lost to at least one.
+    """Run every attack in `members` on what survived so far. found: (N,) lost to at least one. None: `members_here`.
 
     Inputs whose class is lost at the centre already are found, at the centre. Raises UsageError for unknown names.
     """
+    members = members_here() if members is None else members
     unknown = sorted(set(members) - set(ATTACKS))
     if unknown:
         raise UsageError(f"unknown attack {unknown[0]!r}, choose from {', '.join(ATTACKS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from certmix.attacks.ball import Ball
-from certmix.attacks.worst import mix_attack, transfer, worst
+from certmix.attacks.pgd import Candidates
+from certmix.attacks.worst import members_here, mix_attack, transfer, worst
 from certmix.experiments.output import Column, Line, plot, shares, write
 from certmix.experiments.pair import Pair, percent
 from certmix.formatting import exact, lower, percent_nearest, percent_up
@@ -43,14 +45,19 @@ def measure(pair: Pair, alphas: Sequence[float], temperature: float) -> list[Acc
 def _at(pair: Pair, mix: MixedClassifier, of_g: Tensor, of_h: Tensor) -> Accuracies:
     clean = pair.correct(mix)
     std, rob = (clean & (pair.predictions(mix, points) == pair.labels) for points in (of_g, of_h))
-    mixed = clean & ~pair.gather(lambda ball, labels: mix_attack(mix, ball, labels, pair.budget).found)
-
-    def rest(ball: Ball, labels: Tensor) -> Tensor:
-        members = ("floor", "odds", "margin", "dlr", "floor_targeted")
-        return ~worst(mix, ball, labels, pair.budget, members).found
-
-    survivors = std & rob & mixed & pair.gather(rest)
+    mixed = pair.surviving(clean, functools.partial(_mix_attack, pair, mix))
+    survivors = pair.surviving(std & rob & mixed, functools.partial(_rest, pair, mix))
     return Accuracies(mix.alpha, percent(clean), percent(std), percent(rob), percent(mixed), percent(survivors))
+
+
+def _mix_attack(pair: Pair, mix: MixedClassifier, ball: Ball, labels: Tensor) -> Candidates:
+    return mix_attack(mix, ball, labels, pair.budget)
+
+
+def _rest(pair: Pair, mix: MixedClassifier, ball: Ball, labels: Tensor) -> Candidates:
+    """All of the worst case but the paper's three."""
+    members = [name for name in members_here() if name not in ("std", "rob", "mix")]
+    return worst(mix, ball, labels, pair.budget, members)
 
 
 def run(pair: Pair, given: Sequence[float], temperature: float, out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from certmix.attacks.ball import Ball, make_ball
-from certmix.attacks.worst import Budget
+from certmix.attacks.pgd import Candidates
+from certmix.attacks.worst import Budget, members_here
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.models.model import load_model
@@ -39,15 +40,25 @@ class Pair:
     batch_size: int
     sources: dict[str, str]
 
-    def batches(self) -> Iterator[tuple[Ball, Tensor]]:
-        """The perturbation sets and labels, `batch_size` inputs at a time."""
-        for start in range(0, len(self.inputs), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            yield make_ball(self.inputs[batch], self.radius, self.norm, self.domain), self.labels[batch]
-
     def gather(self, measure: Callable[[Ball, Tensor], Tensor]) -> Tensor:
-        """`measure` of every batch, joined along the first axis."""
-        return torch.cat([measure(ball, labels) for ball, labels in self.batches()])
+        """`measure` of every batch of perturbation sets and labels, joined along the first axis."""
+        return torch.cat([measure(self._ball(index), self.labels[index]) for index in self._batches(self._all())])
+
+    def surviving(self, so_far: Tensor, attack: Callable[[Ball, Tensor], Candidates]) -> Tensor:
+        """(N,) bool: `so_far` without the inputs that `attack`, which sees these alone, makes lose their label."""
+        left = so_far.clone()
+        for index in self._batches(so_far.nonzero().squeeze(1)):
+            left[index] = ~attack(self._ball(index), self.labels[index]).found
+        return left
+
+    def _all(self) -> Tensor:
+        return torch.arange(len(self.inputs), device=self.inputs.device)
+
+    def _batches(self, index: Tensor) -> tuple[Tensor, ...]:
+        return index.split(self.batch_size) if len(index) else ()
+
+    def _ball(self, index: Tensor) -> Ball:
+        return make_ball(self.inputs[index], self.radius, self.norm, self.domain)
 
     def predictions(self, model: nn.Module, points: Tensor) -> Tensor:
         """(N,) classes `model` gives to `points` (N, …)."""
@@ -71,6 +82,7 @@ class Pair:
             "restarts": budget.restarts,
             "rivals": budget.rivals,
             "seed": budget.seed,
+            "worst_case": list(members_here()),
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from certmix.attacks import Schedule, confirm, make_ball, pgd, quick_attack
-from certmix.attacks.auto_attack import auto_attack
+from certmix.attacks.auto_attack import ENSEMBLE, auto_attack
 from certmix.attacks.confirm import Confirmed, contained
 from certmix.attacks.objectives import LOSSES, ClassifierObjective, FloorObjective, Loss, margins
 from certmix.attacks.radius import attack_radius
-from certmix.attacks.worst import ATTACKS, Budget, strongest_rivals, worst
+from certmix.attacks.worst import ATTACKS, WORST, Budget, members_here, strongest_rivals, worst
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.mixing.mixed import MixedClassifier
@@ -323,19 +324,61 @@ def test_no_more_inputs_survive_than_foolbox_leaves_with_the_same_budget(
     assert int(ours.found.sum()) >= int(lost.sum())
 
 
-def test_autoattack_finds_what_a_linear_bound_allows_and_stays_in_the_set() -> None:
-    pytest.importorskip("pyautoattack")
+@pytest.mark.parametrize(("norm", "radius"), [("Linf", 0.1), ("L2", 0.5), ("L1", 2.0)])
+def test_every_member_of_autoattack_stays_in_the_set_and_finds_nothing_where_nothing_is(
+    norm: c.Norm, radius: float
+) -> None:
+    digits = Path(__file__).parents[3] / "examples" / "digits"
+    standard, robust = (load_model(digits / f"{name}.onnx").module for name in ("standard", "robust"))
+    data = load_data(digits / "tune.npz", 4)
+    x, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
+    mix = MixedClassifier(standard, robust, 0.75)
+    radii = torch.tensor([radius, 2 * radius, 1e-6, 0.0], dtype=torch.float64)
+    for member in ENSEMBLE:
+        found = auto_attack(mix, make_ball(x, radii, norm, (0.0, 1.0)), labels, (member,), iterations=4, queries=20)
+        for point, center, r in zip(found.points.numpy(), x.numpy(), radii.tolist(), strict=True):
+            assert contained(point, center, r, norm, (0.0, 1.0))
+        right = mix(x).argmax(1) == labels
+        assert not bool((found.found & right)[radii < 1e-5].any())
+        assert bool((found.found == (mix(found.points).argmax(1) != labels)).all())
+
+
+def test_autoattack_is_part_of_the_worst_case_and_only_sees_what_survived() -> None:
+    assert members_here()[-1] == "auto_attack"
     mix = random_mix(17)
-    x = torch.rand(6, 6, generator=torch.Generator().manual_seed(6))
+    x = torch.rand(
+        6, 6, generator=torch.Generator().manual_seed(6)
+    )  # vectors: Square, which paints squares, is left out
     labels = mix(x).argmax(1)
     ball = make_ball(x, 0.3, "Linf", (0.0, 1.0))
-    result = auto_attack(mix, ball, labels, members=("apgd-ce", "apgd-t"), iterations=10)
-    for point, center in zip(result.points.numpy(), x.numpy(), strict=True):
-        assert contained(point, center, 0.3, "Linf", (0.0, 1.0))
-    ours = worst(mix, ball, labels, Budget(steps=30, restarts=3)).found
-    assert bool((ours | ~result.found).all())
-    with pytest.raises(UsageError, match="one radius"):
-        auto_attack(mix, make_ball(x, torch.linspace(0.1, 0.2, 6), "Linf", (0.0, 1.0)), labels)
+    alone = auto_attack(mix, ball, labels, iterations=10).found
+    assert bool(alone.any())
+    assert bool((~alone | worst(mix, ball, labels, Budget(steps=10)).found).all())
+    assert bool((alone == worst(mix, ball, labels, Budget(steps=10, rivals=9), ("auto_attack",)).found).all())
+
+
+def test_autoattack_leaves_a_tracer_of_others_alone() -> None:
+    mix, x = random_mix(3), torch.rand(1, 6)
+    before, mine = sys.gettrace(), lambda *_: None
+    try:
+        sys.settrace(mine)
+        auto_attack(mix, make_ball(x, 0.1, "L2", None), mix(x).argmax(1), ("apgd-ce",), iterations=1)
+        found = sys.gettrace()
+    finally:
+        sys.settrace(before)
+    assert found is mine
+
+
+def test_without_autoattack_the_worst_case_is_ours_and_asking_for_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert members_here() == WORST
+    mix, x = random_mix(3), torch.rand(2, 6)
+    ball, labels = make_ball(x, 0.1, "Linf", None), mix(x).argmax(1)
+    assert len(worst(mix, ball, labels, Budget(steps=2)).found) == 2
+    with pytest.raises(UsageError, match="pip install"):
+        auto_attack(mix, ball, labels)
 
 
 def test_misuse_names_the_value() -> None:
