@@ -1,0 +1,79 @@
+"""Randomised smoothing: docs/maths.md 5. Phi stands for the normal distribution function, q for Phi^-1 of a mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proofs_check.theorems.theorem import Theorem, reals, z3
+
+alpha, g_y, g_i, h_y, h_i = reals("alpha g_y g_i h_y h_i")
+q_y, q_i, q_y0, q_i0, s = reals("q_y q_i q_y0 q_i0 s")
+value, t1, t2, one1, one2, p1, p2, l1, l2, m = reals("value t1 t2 one1 one2 p1 p2 l1 l2 m")
+Phi = z3.Function("Phi", z3.RealSort(), z3.RealSort())
+
+mix = (1 - alpha) * (g_y - g_i) + alpha * (h_y - h_i)
+probabilities = {"alpha <= 1": alpha <= 1, "g_y is a probability": g_y >= 0, "g_i is a probability": g_i <= 1}
+moved = {
+    "Phi^-1 of h_y is 1/sigma-Lipschitz": q_y >= q_y0 - s,
+    "Phi^-1 of h_i is 1/sigma-Lipschitz": q_i <= q_i0 + s,
+    "h_y": h_y == Phi(q_y),
+    "h_i": h_i == Phi(q_i),
+}
+
+
+def increasing(low: Any, high: Any) -> Any:
+    return z3.Implies(low <= high, Phi(low) <= Phi(high))
+
+
+THEOREMS = (
+    Theorem(
+        "direct margin bound",
+        "The margin s = r/sigma away is at least Phi(q_y - s) - Phi(q_i + s), q at x (docs/maths.md 5a).",
+        {
+            **moved,
+            "Phi is increasing, at h_y": increasing(q_y0 - s, q_y),
+            "Phi is increasing, at h_i": increasing(q_i, q_i0 + s),
+        },
+        h_y - h_i >= Phi(q_y0 - s) - Phi(q_i0 + s),
+        ("smoothed_means",),
+    ),
+    Theorem(
+        "theorem 3.7",
+        "With q of alpha h_y and alpha h_i + 1 - alpha: y within sigma/2 (q_y - q_i) (docs/maths.md 5).",
+        {
+            **probabilities,
+            "alpha h_y moves little": q_y >= q_y0 - s,
+            "alpha h_i + 1 - alpha moves little": q_i <= q_i0 + s,
+            "of alpha h_y": alpha * h_y == Phi(q_y),
+            "of alpha h_i + 1 - alpha": alpha * h_i + 1 - alpha == Phi(q_i),
+            "radius": 2 * s < q_y0 - q_i0,
+            "Phi is strictly increasing": z3.Implies(q_i < q_y, Phi(q_i) < Phi(q_y)),
+        },
+        mix > 0,
+        ("smoothed_means",),
+    ),
+    Theorem(
+        "layers of a value",
+        "A value in [-1, 1] is at least -1 + sum_k (t_k - t_{k-1}) [value >= t_k] (docs/maths.md 5b).",
+        {
+            "value >= -1": value >= -1,
+            "first indicator": one1 == z3.If(value >= t1, 1.0, 0.0),
+            "second indicator": one2 == z3.If(value >= t2, 1.0, 0.0),
+        },
+        value >= -1 + (t1 + 1) * one1 + (t2 - t1) * one2,
+        ("smoothed_distribution",),
+    ),
+    Theorem(
+        "distributional bound",
+        "Lower bounds of the tails bound the mean from below (docs/maths.md 5b).",
+        {
+            "mean of the layers": m >= -1 + (t1 + 1) * p1 + (t2 - t1) * p2,
+            "thresholds, first": t1 >= -1,
+            "thresholds, second": t2 >= t1,
+            "tail at the first": p1 >= l1,
+            "tail at the second": p2 >= l2,
+        },
+        m >= -1 + (t1 + 1) * l1 + (t2 - t1) * l2,
+        ("smoothed_distribution",),
+    ),
+)
