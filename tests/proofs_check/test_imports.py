@@ -60,10 +60,10 @@ def test_the_judge_does_not_grow_unnoticed():
 
     Some 160 of them say in words, and to programs, what was proven: a reviewer signs the sentences, so they are judged.
     Some 300 are the price of a room for every layer kind (imports, signatures, the table) and of names for directed
-    sums and products. 170 are branching: 124 the rule of trees, a quarter of which unfold their bytes, and 46 bounds on
+    sums and products. 173 are branching: 127 the rule of trees, a quarter of which unfold their bytes, and 46 bounds on
     a part of the ball. 9 say of each line how large it is, and how long judging it took.
     """
-    assert sum(map(code_lines, FILES)) <= 3258
+    assert sum(map(code_lines, FILES)) <= 3261
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -249,6 +249,8 @@ class Question:
         if any((a > b).any() for a, b in zip(lows, highs, strict=True)):
             return True
         upper = np.minimum(highs[-1], self.d_upper(here, 1)) if again else highs[-1]
+        lows[-1][i] = max(lows[-1][self.rivals])
+        upper[self.rivals] = np.minimum(upper[self.rivals], upper[i])
         if (lows[-1] > upper).any() or self.box_proves(upper, i):
             return True
         return self.chords_prove(i, here, lows[-1], upper, slopes, more)

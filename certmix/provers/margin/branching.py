@@ -21,7 +21,7 @@ from certmix.provers.proposal import Proposal, judged
 from certmix.records.outcomes import Abstained, Outcome, Reason
 from certmix.settings import Settings
 from certmix.theorems.margin import required_margin
-from certmix.theorems.softmax_margin import chords
+from certmix.theorems.softmax_margin import chords, own_class
 from proofs_check.certificate import Rejected
 from proofs_check.rules.margin import branching as rule
 from verifiers.branching.parts import Leaf, Majorant, MajorantOf
@@ -109,10 +109,14 @@ def _outcome(problem: ProverProblem, judge: JudgeSession, before: Outcome, k: in
 
 
 def majorant_of(settings: Settings) -> MajorantOf:
-    """Of the exponential form (3b); a question is the rival's number."""
+    """Of the exponential form (3b), where the rival in question is the strongest; a question is its number."""
     required, temperature, alpha = required_margin(settings.alpha), settings.temperature, settings.alpha
 
     def make(lower: Tensor, upper: Tensor, predicted: Tensor, rival: Tensor) -> Majorant:
+        own = own_class(predicted, upper.shape[1])
+        most, least = upper.gather(1, rival[:, None]), lower.masked_fill(own, -torch.inf).amax(1, keepdim=True)
+        upper = torch.minimum(upper, most).masked_fill(own, 0.0)
+        lower = torch.minimum(lower.scatter(1, rival[:, None], least), upper)
         mu = torch.full(rival.shape, required, dtype=torch.float64)
         line = chords(lower, upper, predicted, rival, mu, temperature)
         weights = mu[:, None].expand_as(upper).scatter(1, rival[:, None], 1 + required)
@@ -121,8 +125,9 @@ def majorant_of(settings: Settings) -> MajorantOf:
         touching = torch.minimum(torch.maximum(touching, low), temperature * line.upper)
         chord = weights * torch.exp(low) + slope * (touching - low)
         gap = (chord - weights * torch.exp(touching)).scatter(1, predicted[:, None], 0.0)
-        over_box = alpha * line.box_upper_bound()  # the judge's inequality is (3b) times alpha, and so are multipliers
-        return Majorant(alpha * line.coefficients, alpha * line.goal(), over_box, alpha * gap, touching / temperature)
+        goal, over_box = alpha * line.goal(), alpha * line.box_upper_bound()  # the judge's inequality is (3b) times alpha
+        over_box = torch.where((least > most)[:, 0], goal - goal.abs() - 1, over_box)  # it is nowhere the strongest
+        return Majorant(alpha * line.coefficients, goal, over_box, alpha * gap, touching / temperature)
 
     return make
 

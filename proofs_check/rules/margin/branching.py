@@ -1,7 +1,8 @@
 """Lemma 3.2 by branching (docs/maths.md 10): the exponential form, proven part by part of the ball.
 
 A tree of splits, depth first. Every split stands for both of its sides, so the leaves cover the ball however the tree
-looks; what stands in it are hints, but for one thing: each leaf must be proven.
+looks; what stands in it are hints, but for one thing: each leaf must be proven. A rival's tree need only speak of the
+points at which no other rival is stronger: there are trees, or proofs on the whole ball, for all of them.
 
 Precondition: a claim tied to the network at hand. Postcondition: it holds.
 Charged: nothing for a multiplier: where one is added to a coefficient, what is really added is the difference of two
@@ -140,7 +141,8 @@ def _split(stream: Stream, kind: int, columns: int, y: int, classes: int) -> Sid
 def _leaf_proves(
     found: Differences, rival: int, claim: Claim, path: list[Side], slopes: Array, multipliers: Array, rebounded: bool
 ) -> bool:
-    """sum_j w_j exp(T d_j) < 2 alpha - 1 wherever the sides of `path` hold; also where that is nowhere."""
+    """sum_j w_j exp(T d_j) < 2 alpha - 1 wherever the sides of `path` hold and d_rival is the largest d_j, j != y; also
+    where that is nowhere."""
     lower, upper = found.lower.copy(), found.upper.copy()
     on_differences = [(side, m) for side, m in zip(path, multipliers, strict=True) if side.difference]
     on_neurons = [k for k, side in enumerate(path) if not side.difference]
@@ -153,6 +155,9 @@ def _leaf_proves(
         forms = np.eye(len(upper)) - np.eye(len(upper))[claim.predicted]  # d_j by row
         rows = [values.slope_row(difference_row(j)) for j in range(len(upper))]
         upper = np.minimum(upper, bounds.functionals(values, forms, rows))
+    lower[rival] = np.delete(lower, claim.predicted).max()
+    upper = np.minimum(upper, upper[rival])
+    upper[claim.predicted] = 0.0
     if values is None or (lower > upper).any() or box_proves(upper, rival, claim):
         return True
     hinted = with_hints(values, slopes, signs, multipliers[on_neurons])

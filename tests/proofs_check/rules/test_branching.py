@@ -246,6 +246,52 @@ def test_no_tree_proves_a_claim_that_a_point_refutes():
             assert not accepted(case, claim, evidence(case, trees))
 
 
+def test_the_trees_of_weaker_rivals_do_not_prove_what_the_strongest_refutes():
+    """Each speaks only of points at which its rival is the strongest; nobody does of those at which the claim is false."""
+    tried = 0
+    for seed in range(24):
+        if (found := refuted_claim(seed)) is None:
+            continue
+        case, claim = found
+        n, bound = case.robust.slope_start[-1], differences(case.robust, None, case, claim)
+        for rival in rivals(claim, 3):
+            nodes = [leaf(bytes(n), [], 0)]
+            alone = _leaf_proves(bound, rival, claim, [], np.zeros(n), np.zeros(0), False)
+            assert not accepted(case, claim, evidence(case, {rival: nodes}))
+            tried += alone
+    assert tried
+
+
+def test_a_leaf_that_is_proven_holds_no_point_that_refutes_the_claim_by_its_rival():
+    """In exact arithmetic, at corners of balls on which the claim is false; leaves of random sides around them."""
+    points = proven = 0
+    for seed in range(24):
+        if (found := refuted_claim(seed)) is None:
+            continue
+        case, claim = found
+        rng, n, y = np.random.default_rng(seed), case.robust.slope_start[-1], claim.predicted
+        bound = differences(case.robust, None, case, claim)
+        for corner in rng.choice([-1.0, 1.0], (16, 4)):
+            x = en.exact(case.input) + en.exact(corner * claim.radius)
+            if not ho.refuted(claim, case.robust.network, None, x):
+                continue
+            points += 1
+            at = en.exact_values(case.robust.network, x)
+            d = at[-1] - at[-1][y]
+            strongest = max(rivals(claim, 3), key=lambda j: d[j])
+            for _ in range(40):
+                rival = int(rng.choice(rivals(claim, 3)))
+                sides = [Side(False, k, 0.0, s) for k, s in signs_at(at, case.robust, rng.integers(0, n, 2))]
+                cut = float(rng.normal())
+                sides.append(Side(True, rival, cut, 1.0 if d[rival] >= en.rational(cut) else -1.0))
+                multipliers, again = rng.uniform(size=3) * rng.choice([0.0, 0.1, 1.0]), bool(rng.integers(2))
+                holds = _leaf_proves(bound, rival, claim, sides, rng.uniform(size=n), multipliers, again)
+                assert not (holds and rival == strongest)
+                proven += holds
+    assert points >= 12
+    assert proven >= 12
+
+
 # ---------------------------------------------------------------- forgeries
 
 Nodes = list[bytes]
