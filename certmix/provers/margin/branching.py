@@ -125,7 +125,7 @@ def majorant_of(settings: Settings) -> MajorantOf:
         touching = torch.minimum(torch.maximum(touching, low), temperature * line.upper)
         chord = weights * torch.exp(low) + slope * (touching - low)
         gap = (chord - weights * torch.exp(touching)).scatter(1, predicted[:, None], 0.0)
-        goal, over_box = alpha * line.goal(), alpha * line.box_upper_bound()  # the judge's inequality is (3b) times alpha
+        goal, over_box = alpha * line.goal(), alpha * line.box_upper_bound()  # times alpha: the judge's inequality
         over_box = torch.where((least > most)[:, 0], goal - goal.abs() - 1, over_box)  # it is nowhere the strongest
         return Majorant(alpha * line.coefficients, goal, over_box, alpha * gap, touching / temperature)
 

@@ -247,7 +247,7 @@ def test_no_tree_proves_a_claim_that_a_point_refutes():
 
 
 def test_the_trees_of_weaker_rivals_do_not_prove_what_the_strongest_refutes():
-    """Each speaks only of points at which its rival is the strongest; nobody does of those at which the claim is false."""
+    """Each speaks only of points at which its rival is the strongest: none of those at which the claim is false."""
     tried = 0
     for seed in range(24):
         if (found := refuted_claim(seed)) is None:
