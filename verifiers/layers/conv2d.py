@@ -8,13 +8,15 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
 from verifiers.layers import lowering as low
-from verifiers.layers.affine import Affine, interval_by_centre, spectral_norm, with_weights
+from verifiers.layers.affine import SVD_ERROR, Affine, interval_by_centre, spectral_norm, with_weights
+from verifiers.layers.convolution_norm import by_frequencies
 from verifiers.layers.layer import Interval
 from verifiers.layers.windows import overlap, pad
 from verifiers.linear_forms.blocks import Pair
@@ -23,6 +25,8 @@ from verifiers.linear_forms.forms import LinearForms, PatchForms, Summand, chann
 from verifiers.linear_forms.patches import Patches
 
 MAX_MATRIX_ENTRIES = 2**20  # of a map between patches that is kept as one matrix
+MAX_UNROLLED_ENTRIES = 2**22  # and of a convolution's whole matrix, of so many
+MAX_UNROLLED_ROWS = 1024
 MAX_PRODUCT_OVERHEAD = 16  # times as many products as needed that are as fast in one matrix product
 
 
@@ -118,14 +122,26 @@ class Conv2d(Affine[c.Conv2d]):
         return dataclasses.replace(linear, weights=with_weights(linear.weights, torch.abs, "weight"))
 
     def operator_norm(self, norm: c.Norm) -> float:
-        """L2: also as a matrix applied to every patch, where an input cell lies in at most `overlap` patches; of groups
-        the largest."""
-        between, node = super().operator_norm(norm), self.node
-        if norm != "L2":
-            return between
+        """L2: also `spectral_norm`, once computed."""
+        between = super().operator_norm(norm)
+        return between if norm != "L2" else min(between, self.spectral_norm)
+
+    @functools.cached_property
+    def spectral_norm(self) -> float:
+        """Of the matrix itself where that is small; else by frequencies or, where these are too many, as a matrix
+        applied to every patch, where an input cell lies in at most `overlap` patches; of groups the largest."""
+        node, image, counts = self.node, self.shapes[0], self.shape[1:]
+        cells = math.prod(self.shape), math.prod(image)
+        if cells[0] <= MAX_UNROLLED_ROWS and math.prod(cells) <= MAX_UNROLLED_ENTRIES:
+            units = torch.eye(cells[1], dtype=torch.float64).reshape(-1, *image)
+            matrix = self._convolve(units, torch.from_numpy(node.weight.astype(np.float64)), None)
+            return float(torch.linalg.matrix_norm(matrix.flatten(1), 2)) * (1 + SVD_ERROR)
+        found = by_frequencies(node, (image[1], image[2]), (counts[0], counts[1]))
+        if found is not None:
+            return found * (1 + SVD_ERROR)
         kernels = node.weight.reshape(node.groups, node.weight.shape[0] // node.groups, -1)
         patches_per_cell = overlap((node.weight.shape[2], node.weight.shape[3]), node.stride, node.dilation)
-        return min(between, max(map(spectral_norm, kernels)) * math.sqrt(patches_per_cell))
+        return max(map(spectral_norm, kernels)) * math.sqrt(patches_per_cell)
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
         """Groups become zero blocks of a dense kernel."""

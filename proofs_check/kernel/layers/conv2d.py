@@ -16,7 +16,10 @@ from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.linear_forms import LinearForms, Shape
 from proofs_check.kernel.norms import spectral_norm
 from proofs_check.kernel.rounding import Array, float_up
+from proofs_check.kernel.spectra import convolution_norm
 from proofs_check.kernel.windows import Sliding
+
+MAX_ROWS, MAX_ENTRIES = 1024, 2**22  # of the matrix of a convolution that is written out
 
 
 class Conv2d(Affine):
@@ -61,9 +64,19 @@ class Conv2d(Affine):
         return (self.sliding.spread(forms, tap, self.shapes[0]),)
 
     def operator_norm(self, norm: Norm) -> float:
-        """L2: also a matrix applied to every patch, where an input cell lies in at most `overlap` patches."""
+        """L2: of the matrix itself where that is small; else by frequencies or, where these are too many, as a matrix
+        applied to every patch, where an input cell lies in at most `overlap` patches."""
         between = super().operator_norm(norm)
         if norm != "L2":
             return between
-        largest = max(spectral_norm(kernel.reshape(len(kernel), -1)) for kernel in self.weight)
-        return min(between, float_up(largest * float_up(math.sqrt(self.sliding.overlap()))))
+        shape, counts = self.shapes[0], self.sliding.counts(self.shapes[0], "conv2d")
+        out = (math.prod(self.weight.shape[:2]), *counts)
+        cells = math.prod(out)
+        if cells <= MAX_ROWS and cells * math.prod(shape) <= MAX_ENTRIES:
+            units = np.eye(cells).reshape(-1, *counts, out[0])  # their adjoints are weights: nothing rounds
+            return min(between, spectral_norm(self.adjoint(LinearForms(units, None))[0].values.reshape(cells, -1)))
+        found = convolution_norm(self.weight, self.sliding, shape[1:], counts)
+        if found is None:
+            largest = max(spectral_norm(kernel.reshape(len(kernel), -1)) for kernel in self.weight)
+            found = float_up(largest * float_up(math.sqrt(self.sliding.overlap())))
+        return min(between, found)

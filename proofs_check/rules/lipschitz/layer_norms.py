@@ -80,9 +80,10 @@ def products(prepared: Prepared, forms: Array, norm: Norm) -> Array:
     return total
 
 
-def node_constants(prepared: Prepared, norm: Norm) -> list[float]:
-    """Per node, a Lipschitz constant of its value as a function of the input."""
+@functools.lru_cache(maxsize=64)
+def node_constants(prepared: Prepared, norm: Norm) -> tuple[float, ...]:
+    """Per node, a Lipschitz constant of its value as a function of the input; a pure function, as above."""
     constants: list[float] = []
     for node, layer in zip(prepared.network.nodes, prepared.layers, strict=True):
         constants.append(layer.lipschitz([constants[i] for i in inputs_of(node)], norm))
-    return constants
+    return tuple(constants)
