@@ -25,6 +25,7 @@ ClassOf = Literal["robust", "mix"]
 DUAL_NORM: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 
 Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
 Digest = Annotated[str, re.compile("[0-9a-f]{64}")]  # SHA-256; the pattern is part of the type that `parse.read` reads
 
 
@@ -73,7 +74,8 @@ class Assumption(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """The raw input, shape (channels, height, width) or (features,); always node 0."""
+    """The raw input, of at most 8 axes; always node 0. Where it is no image and no vector, only `Flatten` and `Gather`
+    read it: every other value is one, (channels, height, width) or (features,)."""
 
     shape: tuple[int, ...]
 
@@ -210,9 +212,17 @@ class Flatten(Unary):
     """To a vector, in C order."""
 
 
+@dataclass(frozen=True, eq=False)
+class Gather(Unary):
+    """y[i] = x[index[i]], x in C order; index has y's shape, and entries that may repeat."""
+
+    index: Int32Array
+
+
 Node = (
     Input | Linear | Conv2d | BatchNorm | Shift | Scale | Divide | Relu | LeakyRelu | Sigmoid | Tanh
     | MaxPool2d | AveragePool2d | Pad | Slice | Concat | Add | Flatten
+    | Gather
 )  # fmt: skip
 
 NODE_TYPES: dict[str, type[Node]] = {
@@ -234,6 +244,7 @@ NODE_TYPES: dict[str, type[Node]] = {
     "concat": Concat,
     "add": Add,
     "flatten": Flatten,
+    "gather": Gather,
 }
 
 

@@ -115,6 +115,9 @@ def _apply(node: c.Node, args: list[Exact]) -> Exact:
             return args[0] + args[1]
         case c.Flatten():
             return x.reshape(-1)
+        case c.Gather():
+            cells = list(x.ravel())
+            return np.array([cells[i] for i in node.index.ravel()], dtype=object).reshape(node.index.shape)
         case _:
             raise TypeError(type(node))
 
@@ -160,11 +163,11 @@ def _pool(node: c.MaxPool2d | c.AveragePool2d, x: Exact, reduce: Callable[[list[
 
 IMAGE_KINDS = (
     "conv", "conv", "norm", "shift", "scale", "divide", "relu", "relu", "leaky", "sigmoid", "tanh", "max", "average",
-    "pad", "slice", "concat", "add", "residual",
+    "pad", "slice", "concat", "add", "residual", "gather",
 )  # fmt: skip
 VECTOR_KINDS = (
     "linear", "norm", "shift", "scale", "divide", "relu", "relu", "leaky", "sigmoid", "tanh", "pad", "slice", "concat",
-    "add",
+    "add", "gather",
 )  # fmt: skip
 
 
@@ -241,6 +244,10 @@ def _layer(rng: np.random.Generator, kind: str, nodes: list[c.Node], shapes: lis
             start = tuple(int(rng.integers(0, n)) for n in shape)
             stop = tuple(int(rng.integers(a + 1, n + 1)) for a, n in zip(start, shape, strict=True))
             return [c.Slice(at, start, stop, _integers(rng, 1, 3, len(shape)))]
+        case "gather":
+            size = math.prod(shape)
+            order = rng.permutation(size) if rng.integers(2) else rng.integers(0, size, int(rng.integers(1, 9)))
+            return [c.Gather(at, order.reshape(shape if order.size == size else (-1,)).astype(np.int32))]
         case "concat":
             return [c.Concat((last, int(rng.choice(joinable))))]
         case "add":
@@ -256,6 +263,10 @@ def random_network(rng: np.random.Generator, layers: int, kinds: tuple[str, ...]
     first = _integers(rng, 1, 3, 1) + _integers(rng, 3, 6, 2) if rng.integers(3) else _integers(rng, 2, 6, 1)
     nodes: list[c.Node] = [c.Input(first)]
     shapes = [first]
+    if kinds is None and rng.integers(8) == 0:  # an input that is no image and no vector
+        order = rng.permutation(math.prod(first)).astype(np.int32)
+        nodes = [c.Input((1, *first)), c.Gather((0,), order.reshape(first)) if len(first) == 3 else c.Flatten((0,))]
+        shapes = [(1, *first), first]
     for _ in range(layers):
         allowed = IMAGE_KINDS if len(shapes[-1]) == 3 else VECTOR_KINDS
         kind = str(rng.choice([k for k in allowed if kinds is None or k in kinds]))

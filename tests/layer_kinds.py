@@ -61,6 +61,15 @@ def padded(rng: Rng, source: int, shape: tuple[int, ...]) -> c.Pad:
     return c.Pad((source,), before, after, float(rng.choice([0.0, 0.5])))
 
 
+def gathered(rng: Rng, source: int, shape: tuple[int, ...]) -> c.Gather:
+    """All cells in another order, some of them, or some of them several times; as vector or image."""
+    size, after = math.prod(shape), ((3, 2, 5), (5, 4, 3), (7,), (60,))[rng.integers(4)]
+    order = rng.permutation(size) if rng.integers(2) else rng.integers(0, size, size)
+    count = min(math.prod(after), size)
+    index = np.resize(order[:count], after) if rng.integers(2) else order
+    return c.Gather((source,), index.astype(np.int32))
+
+
 # op -> the shapes its input may have, and the node on the value `source` of such a shape
 Draw = Callable[[Rng, int, tuple[int, ...]], c.Node]
 DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
@@ -84,6 +93,7 @@ DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
     "concat": ((IMAGE, VECTOR), lambda _g, k, _s: c.Concat((k, 0))),
     "add": ((IMAGE, VECTOR), lambda _g, k, _s: c.Add((k, 0))),
     "flatten": ((IMAGE,), lambda _g, k, _s: c.Flatten((k,))),
+    "gather": ((IMAGE, VECTOR), gathered),
 }
 OPS = tuple(DRAWN)
 

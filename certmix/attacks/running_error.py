@@ -99,7 +99,7 @@ def _apply(node: c.Node, inputs: list[Approximate]) -> Approximate:
 
 
 def rearranged(node: c.Node, inputs: list[AnyArray], error: bool = False) -> AnyArray:
-    """Pad, Slice, Concat, Flatten: no arithmetic. Cells padded are exact: their error is 0. Any dtype."""
+    """Pad, Slice, Concat, Flatten, Gather: no arithmetic. Cells padded are exact: their error is 0. Any dtype."""
     match node:
         case c.Pad():
             value = 0.0 if error else node.value
@@ -110,6 +110,8 @@ def rearranged(node: c.Node, inputs: list[AnyArray], error: bool = False) -> Any
             return np.concatenate(inputs, axis=0)
         case c.Flatten():
             return inputs[0].reshape(-1)
+        case c.Gather():
+            return inputs[0].reshape(-1)[node.index]
         case _:
             raise TypeError(f"no rule for {type(node).__name__}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import warnings
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.models.faithfulness import Faithfulness, Reference, compare
-from certmix.models.onnx.reader import one_line, plain_network, read_file, signature
+from certmix.models.onnx.folding import one_line
+from certmix.models.onnx.reader import plain_network, read_file, signature
 from proofs_check.certificate import Float32Array, PlainNetwork
 from verifiers.network.module import PlainModule
 
@@ -225,11 +227,18 @@ def _in_onnxruntime(model: onnx.ModelProto) -> Reference:
     except Exception as error:  # onnxruntime's errors share no public base class
         raise UsageError(f"onnxruntime cannot run it ({one_line(error)})") from error
 
-    def logits(inputs: Float32Array) -> NDArray[np.float32]:
-        batches = [inputs] if ends.any_batch else np.split(inputs, len(inputs))
+    def run(inputs: Float32Array) -> NDArray[np.float32]:
         try:
-            return np.concatenate([np.asarray(session.run([ends.output], {ends.input: x})[0]) for x in batches])
+            return np.asarray(session.run([ends.output], {ends.input: inputs})[0])
         except Exception as error:  # onnxruntime's errors share no public base class
             raise UsageError(f"onnxruntime cannot run it ({one_line(error)})") from error
+
+    def logits(inputs: Float32Array) -> NDArray[np.float32]:
+        if ends.batch == "any":
+            with contextlib.suppress(UsageError):  # a graph may take one input only and not say so
+                if len(outputs := run(inputs)) == len(inputs):
+                    return outputs.reshape(len(inputs), -1)
+        single = inputs if ends.batch == "none" else inputs[:, None]
+        return np.stack([run(x).ravel() for x in single])
 
     return logits

@@ -83,6 +83,8 @@ def _apply(node: c.Node, args: list[Exact], shape: tuple[int, ...]) -> Exact:
             return args[0] + args[1]
         case c.Flatten():
             return x.reshape(-1)
+        case c.Gather():
+            return x.reshape(-1)[node.index]
         case _:
             raise NotExactError(f"a {type(node).__name__} node has no rational value")
 

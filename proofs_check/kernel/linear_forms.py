@@ -23,8 +23,8 @@ IntArray = NDArray[np.int64]
 
 
 def image(shape: Shape) -> Shape:
-    """(channels, height, width) of a value of this shape."""
-    return shape if len(shape) == 3 else (shape[0], 1, 1)
+    """(channels, height, width) of a value of this shape; what is no image is its cells in C order."""
+    return shape if len(shape) == 3 else (math.prod(shape), 1, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from proofs_check.certificate import (
     Digest,
     Float32Array,
     Input,
+    Int32Array,
     MalformedError,
     Norm,
     PlainNetwork,
@@ -242,15 +243,20 @@ def array_sha256(value: Float32Array) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(value, dtype="<f4").tobytes()).hexdigest()
 
 
+NUMBERS: dict[str, Any] = {"F32": np.float32, "I32": np.int32}  # of a tensor
+FIELDS: dict[Any, Any] = {Float32Array: np.float32, Int32Array: np.int32}  # of nodes that hold tensors
+Tensor = Float32Array | Int32Array
+
+
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    dtype: Literal["F32"]
+    dtype: Literal["F32", "I32"]
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
 
 
-def _tensors(header: dict[str, Any], blob: bytes) -> dict[str, Float32Array]:
-    tensors: dict[str, Float32Array] = {}
+def _tensors(header: dict[str, Any], blob: bytes) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
     end = 0
     for name, entry in header.items():
         place = f"network.{name}"
@@ -260,7 +266,8 @@ def _tensors(header: dict[str, Any], blob: bytes) -> dict[str, Float32Array]:
         wellformed(all(n > 0 for n in shape), place, f"shape must be positive, got {shape}")
         wellformed(start == end and stop - start == 4 * math.prod(shape), place, "offsets do not fit the shape")
         wellformed(stop <= len(blob), place, "reaches past the end of the file")
-        value = np.frombuffer(blob[start:stop], dtype="<f4").astype(np.float32).reshape(shape)
+        number = np.dtype(NUMBERS[layout.dtype])
+        value = np.frombuffer(blob[start:stop], dtype=number.newbyteorder("<")).astype(number).reshape(shape)
         wellformed(np.isfinite(value).all(), place, "holds a number that is not finite")
         value.flags.writeable = False
         tensors[name] = value
@@ -276,7 +283,7 @@ class _Metadata:
 
 
 def network(data: bytes, place: str = "network") -> PlainNetwork:
-    """A safetensors file (F32 only) whose `__metadata__` is {"format": …, "graph": JSON array of nodes}.
+    """A safetensors file (F32, indices I32) whose `__metadata__` is {"format": …, "graph": JSON array of nodes}.
 
     A tensor field of a node holds the tensor's name. Ensures: every shape fits; the last node is a vector
     of at least two logits; every tensor is used exactly once. Raises MalformedError.
@@ -306,15 +313,16 @@ def network(data: bytes, place: str = "network") -> PlainNetwork:
     return PlainNetwork(tuple(nodes), tuple(shapes), hashlib.sha256(data).hexdigest(), data)
 
 
-def _node(entry: Any, tensors: dict[str, Float32Array], place: str) -> Any:
+def _node(entry: Any, tensors: dict[str, Tensor], place: str) -> Any:
     """The node, each name of a tensor replaced by the tensor, which is taken out of `tensors`."""
     members = read(dict, entry, place)
     op = read(str, members.pop("op", None), f"{place}.op")
     wellformed(op in NODE_TYPES, place, f"op {op!r} is not known")
     kind = NODE_TYPES[op]
     for name, hint in _hints(kind).items():
-        if hint == Float32Array:
+        if hint in FIELDS:
             key = read(str, members.get(name), f"{place}.{name}")
             wellformed(key in tensors, f"{place}.{name}", f"names no unused tensor: {key!r}")
             members[name] = tensors.pop(key)
+            wellformed(members[name].dtype == FIELDS[hint], f"{place}.{name}", f"cannot be {members[name].dtype}")
     return read(kind, members, place)

@@ -68,6 +68,10 @@ def affine_nets(rng: Rng) -> Iterator[c.PlainNetwork]:
     shifted = c.Shift((0,), -rng.uniform(0.2, 0.9, (1, 1, 1)).astype(F32))
     yield image_net(shifted, c.Add((0, 1)))
     yield image_net(shifted, c.Concat((0, 1)))
+    for index in (rng.permutation(32).reshape(4, 2, 4), rng.integers(0, 5, (3, 4, 4)), rng.integers(0, 32, 9)):
+        yield image_net(c.Gather((0,), index.astype(np.int32)))
+    yield build([c.Input((3, 4)), c.Gather((0,), rng.integers(0, 12, (2, 3, 2)).astype(np.int32)), c.Flatten((1,))])
+    yield build([c.Input((2, 1, 2, 3)), c.Flatten((0,))])
 
 
 def small_ball(rng: Rng, shape: tuple[int, ...], radius: float, norm: c.Norm = "Linf") -> bounds.Ball:

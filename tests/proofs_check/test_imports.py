@@ -62,9 +62,10 @@ def test_the_judge_does_not_grow_unnoticed():
     Some 300 are the price of a room for every layer kind (imports, signatures, the table) and of names for directed
     sums and products. 173 are branching: 127 the rule of trees, a quarter of which unfold their bytes, and 46 bounds on
     a part of the ball. 9 say of each line how large it is, and how long judging it took.
-    62 are spectral norms of convolutions by their Fourier blocks.
+    62 are spectral norms of convolutions by their Fourier blocks. 41 are a node
+    that moves cells and inputs of any rank: of the files people have a third are refused for nothing else.
     """
-    assert sum(map(code_lines, FILES)) <= 3323
+    assert sum(map(code_lines, FILES)) <= 3364
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

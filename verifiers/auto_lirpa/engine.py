@@ -356,7 +356,8 @@ def _limit(method: str, lirpa: Any, error: Exception) -> str:
 
 def cast(step: low.Step, dtype: torch.dtype, device: torch.device) -> low.Step:
     values = {f.name: getattr(step, f.name) for f in fields(step)}
-    return replace(step, **{k: v.to(device, dtype) for k, v in values.items() if isinstance(v, Tensor)})
+    tensors = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+    return replace(step, **{k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})
 
 
 def perturbation(lirpa: Any, inputs: BoxedBalls) -> Any:
@@ -437,7 +438,8 @@ def quiet() -> Generator[None]:
 
 
 class LoweredModule(nn.Module):
-    """A lowered network as a torch module: (N, *input) -> logits. Every weight is a parameter, as 0.3 needs."""
+    """A lowered network as a torch module: (N, *input) -> logits. Every weight is a parameter, as 0.3 needs; an index
+    cannot be one."""
 
     def __init__(self, network: low.Lowered) -> None:
         super().__init__()
@@ -464,7 +466,9 @@ class LoweredModule(nn.Module):
             case low.Pointwise():
                 return args[0] * self.weights[f"scale{k}"] + self.weights[f"shift{k}"]
             case low.Flat():
-                return args[0].flatten(1)
+                return low.flat(args[0]) if args[0].ndim == 1 else args[0].flatten(1)
+            case low.Pick():
+                return low.pick(step, args[0])
             case low.Sum():
                 return args[0] + args[1]
             case low.Activation() | low.MaxPool():

@@ -12,7 +12,7 @@ from torch import Tensor
 from proofs_check import certificate as c
 from proofs_check.witness import slope_starts
 from verifiers.layers import layer
-from verifiers.layers.layer import AnyLayer, Interval, arrays
+from verifiers.layers.layer import AnyLayer, Interval, tensors
 
 __all__ = ["CrownNetwork", "Interval", "prepare"]
 
@@ -74,8 +74,7 @@ def prepare(network: c.PlainNetwork, dtype: torch.dtype, device: torch.device) -
     """The layers of `network` with weights in this dtype on this device."""
     layers: list[AnyLayer] = []
     for k, node in enumerate(network.nodes):
-        weights = {name: torch.from_numpy(array.copy()).to(device, dtype) for name, array in arrays(node).items()}
-        layers.append(layer(network, k, weights))
+        layers.append(layer(network, k, tensors(node, dtype, device)))
     starts = slope_starts(network)
     ranges = {k: (starts[k], starts[k + 1]) for k, above in enumerate(layers) if above.slope_range is not None}
     affine = {0}

@@ -19,7 +19,7 @@ from verifiers.layers.conv2d import Conv2d
 from verifiers.layers.cropping import Pad, Slice
 from verifiers.layers.curve import Sigmoid, Tanh
 from verifiers.layers.diagonal import BatchNorm, Divide, Scale, Shift
-from verifiers.layers.flatten import Flatten
+from verifiers.layers.gather import Flatten, Gather
 from verifiers.layers.input import Input
 from verifiers.layers.layer import AnyLayer
 from verifiers.layers.linear import Linear
@@ -45,6 +45,7 @@ KINDS: dict[type[c.Node], type[AnyLayer]] = {
     c.Concat: Concat,
     c.Add: Add,
     c.Flatten: Flatten,
+    c.Gather: Gather,
 }
 
 

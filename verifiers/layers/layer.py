@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from proofs_check import certificate as c
@@ -129,6 +130,12 @@ class Layer(abc.ABC, Generic[NodeT]):
 AnyLayer = Layer[Any]
 
 
-def arrays(node: c.Node) -> dict[str, c.Float32Array]:
+def arrays(node: c.Node) -> dict[str, c.Float32Array | c.Int32Array]:
     """The node's arrays by field."""
     return {name: value for name, value in vars(node).items() if isinstance(value, np.ndarray)}
+
+
+def tensors(node: c.Node, dtype: torch.dtype, device: torch.device | None = None) -> dict[str, Tensor]:
+    """Copies of the node's arrays by field, numbers in this dtype; indices stay whole."""
+    copies = {name: torch.from_numpy(value.copy()).to(device) for name, value in arrays(node).items()}
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in copies.items()}

@@ -95,7 +95,16 @@ class Flat:
     inputs: tuple[int, ...]
 
 
-Step = Source | Dense | Conv | Diagonal | Pointwise | Activation | MaxPool | Sum | Flat
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """v[index], no element twice, of a vector v; the value has this shape."""
+
+    inputs: tuple[int, ...]
+    index: Tensor
+    shape: Shape
+
+
+Step = Source | Dense | Conv | Diagonal | Pointwise | Activation | MaxPool | Sum | Flat | Pick
 Affine = Dense | Conv | Diagonal | Pointwise
 
 
@@ -125,6 +134,17 @@ class Builder:
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, step: Conv) -> Tensor:
     """`step`'s geometry with other weights."""
     return torch.nn.functional.conv2d(x, weight, bias, step.stride, step.padding)
+
+
+def flat(x: Tensor) -> Tensor:
+    """(N, …) as vectors (N, n), of any number of axes."""
+    return x[..., None].flatten(1)
+
+
+def pick(step: Pick, x: Tensor) -> Tensor:
+    """`step`'s value, of vectors (N, n)."""
+    picked = x.index_select(1, step.index)
+    return picked if len(step.shape) == 1 else picked.reshape(-1, *step.shape)
 
 
 def padded(

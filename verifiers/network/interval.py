@@ -81,8 +81,12 @@ def _step(step: low.Step, args: list[Value], inputs: BoxedBalls) -> Value:
             return Value(lower, upper, args[0].scale * step.scale, args[0].point * step.scale + step.shift)
         case low.Flat():
             scale = None if args[0].scale is None else args[0].scale.flatten()
-            point = None if args[0].point is None else args[0].point.flatten(1)
-            return Value(args[0].lower.flatten(1), args[0].upper.flatten(1), scale, point)
+            point = None if args[0].point is None else low.flat(args[0].point)
+            return Value(low.flat(args[0].lower), low.flat(args[0].upper), scale, point)
+        case low.Pick():
+            scale = None if args[0].scale is None else low.pick(step, args[0].scale[None])[0]
+            point = None if args[0].point is None else low.pick(step, args[0].point)
+            return Value(low.pick(step, args[0].lower), low.pick(step, args[0].upper), scale, point)
         case low.Sum():
             return Value(args[0].lower + args[1].lower, args[0].upper + args[1].upper)
         case low.Activation() | low.MaxPool():

@@ -11,7 +11,7 @@ import torch
 
 from proofs_check import certificate as c
 from verifiers.layers import layer
-from verifiers.layers.layer import arrays
+from verifiers.layers.layer import tensors
 from verifiers.layers.lowering import (
     Activation,
     Affine,
@@ -21,17 +21,20 @@ from verifiers.layers.lowering import (
     Diagonal,
     Flat,
     MaxPool,
+    Pick,
     Pointwise,
     Shape,
     Source,
     Step,
     Sum,
     convolve,
+    flat,
+    pick,
 )
 
 __all__ = [
-    "Activation", "Affine", "Conv", "Dense", "Diagonal", "Flat", "Lowered", "MaxPool", "Pointwise", "Source", "Step",
-    "Sum", "convolve", "lower",
+    "Activation", "Affine", "Conv", "Dense", "Diagonal", "Flat", "Lowered", "MaxPool", "Pick", "Pointwise", "Source",
+    "Step", "Sum", "convolve", "flat", "lower", "pick",
 ]  # fmt: skip
 
 
@@ -60,7 +63,7 @@ def lower(network: c.PlainNetwork) -> Lowered:
 
     for k, node in enumerate(network.nodes):
         inputs: tuple[int, ...] = getattr(node, "inputs", ())
-        weights = {name: torch.from_numpy(array.copy()).double() for name, array in arrays(node).items()}
+        weights = tensors(node, torch.float64)
         at = tuple(place[i] for i in inputs)
         place.append(layer(network, k, weights).lower(builder, at, bool(inputs) and is_sole(inputs[0])))
     return _reachable(builder.steps, builder.shapes, place[-1])

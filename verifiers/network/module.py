@@ -33,9 +33,10 @@ def build(nodes: Sequence[c.Node]) -> c.PlainNetwork:
             value = getattr(node, field.name)
             if isinstance(value, np.ndarray):
                 name = f"{k}.{field.name}"
-                data = np.ascontiguousarray(value, dtype="<f4").tobytes()
+                number = "<i4" if value.dtype.kind == "i" else "<f4"
+                data = np.ascontiguousarray(value, dtype=number).tobytes()
                 header[name] = {
-                    "dtype": "F32",
+                    "dtype": {"<f4": "F32", "<i4": "I32"}[number],
                     "shape": list(value.shape),
                     "data_offsets": [len(blob), len(blob) + len(data)],
                 }

@@ -1,60 +1,90 @@
-"""ONNX affine operators and smooth curves as plain nodes."""
+"""ONNX affine operators and smooth curves as plain nodes.
+
+What acts on each cell by itself is given its values laid out alike, and constants to broadcast against them.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from certmix.models.onnx.call import Call, Value
+from certmix.models.onnx.call import Call, Input
+from certmix.models.onnx.view import View
 from proofs_check import certificate as c
 
 
-def gemm(call: Call) -> int:
+def gemm(call: Call) -> View:
     """alpha * x @ B + beta * C."""
+    view, matrix = call.view(), call.weight(1)
     if call.attribute("transA", 0):
-        call.fail("transA is not supported")
-    matrix = call.weight(1)
-    linear = _linear(call, matrix if call.attribute("transB", 0) else matrix.T)
+        view = view.moved(np.transpose)
+    product = _linear(call, view, matrix if call.attribute("transB", 0) else matrix.T)
+    node = product.node
     if (alpha := call.attribute("alpha", 1.0)) != 1:
-        linear = call.builder.emit(c.Scale((linear,), np.array([alpha], dtype=np.float32)))
+        node = call.builder.emit(c.Scale((node,), np.full((1,) * len(call.builder.shapes[node]), alpha, np.float32)))
     beta = np.float32(call.attribute("beta", 1.0))
+    product = product.over(node)
     if call.value(2) is None or beta == 0:
-        return linear
-    return call.builder.emit(c.Shift((linear,), fit(call, beta * call.weight(2), linear)))
+        return product
+    bias = call.builder.fitted(beta * call.weight(2), product)
+    return product.over(call.builder.emit(c.Shift((node,), fit(call, bias, node))))
 
 
-def matmul(call: Call) -> int:
-    return _linear(call, call.weight(1).T)
+def matmul(call: Call) -> View:
+    """x @ B; A @ x, as the transpose of x transposed times A transposed."""
+    if not isinstance(call.value(0), np.ndarray):
+        return _linear(call, call.view(), call.weight(1).T)
+    vector = len(call.view(1).shape) == 1
+    view = call.view(1) if vector else call.view(1).moved(lambda index: index.swapaxes(-1, -2))
+    product = _linear(call, view, call.weight(0))
+    return product if vector else product.moved(lambda index: index.swapaxes(-1, -2))
 
 
-def _linear(call: Call, weight: c.Float32Array) -> int:
-    if weight.ndim != 2 or len(call.shape()) != 1:
-        call.fail(f"needs a vector and a matrix, got shapes {call.shape()} and {weight.shape}")
-    bias = np.zeros(len(weight), dtype=np.float32)
-    return call.builder.emit(c.Linear((call.data(),), np.ascontiguousarray(weight), bias))
+def _linear(call: Call, view: View, weight: c.Float32Array) -> View:
+    """weight (m, n) times every vector along the last axis: of one vector a dense layer, of several a convolution by
+    1 x 1 of n channels."""
+    if weight.ndim != 2 or view.shape[-1:] != weight.shape[1:]:
+        call.fail(f"needs vectors and a matrix, got shapes {view.shape} and {weight.T.shape}")
+    places, bias = view.shape[:-1], np.zeros(len(weight), dtype=np.float32)
+    if math.prod(places) == 1:
+        if view.permuted and view.order is not None:  # a matrix of the same products
+            moved = np.empty_like(weight)
+            moved[:, view.order] = weight
+            view, weight = call.builder.view(view.node), moved
+        vector = call.builder.plain(view, weight.shape[1:])
+        node = call.builder.emit(c.Linear((vector,), np.ascontiguousarray(weight), bias))
+        return call.builder.view(node, (*places, len(weight)))
+    grid = places[1:] if len(places) == 3 and places[0] == 1 else (math.prod(places), 1)
+    channels_first = view.reshaped((*grid, -1)).moved(lambda index: np.moveaxis(index, -1, 0))
+    image = call.builder.plain(channels_first, (weight.shape[1], *grid))
+    kernel = np.ascontiguousarray(weight)[:, :, None, None]
+    node = call.builder.emit(c.Conv2d((image,), kernel, bias, (1, 1), (0, 0, 0, 0), (1, 1), 1))
+    channels_last = call.builder.view(node, (len(weight), *grid)).moved(lambda index: np.moveaxis(index, 0, -1))
+    return channels_last.reshaped((*places, len(weight)))
 
 
-def batch_normalization(call: Call) -> int:
+def batch_normalization(call: Call) -> View:
     if call.attribute("training_mode", 0):
         call.fail("is in training mode: export the model in evaluation mode")
     scale, shift, mean, variance = (call.weight(k) for k in (1, 2, 3, 4))
     epsilon = float(call.attribute("epsilon", np.float32(1e-5)))
-    return call.builder.emit(c.BatchNorm((call.data(),), scale, shift, mean, variance, epsilon))
+    view, plain = call.view(), call.shape()
+    if view.shape[:1] != (1,) or not plain:
+        call.fail(f"needs a batch axis and a channel axis, got a value of shape {view.shape}")
+    if len(plain) not in (1, 3):
+        plain = (plain[0], math.prod(plain[1:]), 1)
+    node = call.builder.plain(view, plain)
+    return call.builder.view(call.builder.emit(c.BatchNorm((node,), scale, shift, mean, variance, epsilon)), view.shape)
 
 
 def fit(call: Call, constant: np.ndarray, data: int) -> c.Float32Array:
-    """`constant` as float32 with as many axes as node `data`'s value, against which it broadcasts."""
-    shape = call.builder.shapes[data]
-    rank = len(shape)
+    """`constant`, which must be float32, with as many axes as node `data`'s value, against which it broadcasts."""
     if constant.dtype != np.float32:
         call.fail(f"its constant is {constant.dtype}, needs float32")
-    if constant.ndim > rank + 1 or (constant.ndim == rank + 1 and constant.shape[0] != 1):
-        call.fail(f"its constant of shape {constant.shape} does not fit a value of shape (batch, {shape})")
-    if constant.ndim == rank + 1:
-        return constant[0]
-    return constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
+    return constant.reshape((1,) * (len(call.builder.shapes[data]) - constant.ndim) + constant.shape)
 
 
 def _with_constant(call: Call) -> tuple[int, c.Float32Array | None]:
@@ -84,7 +114,7 @@ def mean(call: Call) -> int:
     return call.builder.emit(c.Divide((_sum(call, call.inputs),), count))
 
 
-def _sum(call: Call, inputs: Sequence[Value]) -> int:
+def _sum(call: Call, inputs: Sequence[Input]) -> int:
     values = [v for v in inputs if isinstance(v, int)]
     total = functools.reduce(lambda a, b: call.builder.emit(c.Add((a, b))), values)
     constants = [fit(call, v, total) for v in inputs if isinstance(v, np.ndarray)]

@@ -7,21 +7,23 @@ What a single operator becomes stands in `onnx_operators`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import onnx
 import onnx.checker
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from certmix.data import file_kinds
 from certmix.errors import UsageError
 from certmix.models.onnx.call import Builder, Call, Value
+from certmix.models.onnx.folding import evaluated, one_line
 from certmix.models.onnx.operators import CAN_FOLD, OPERATORS
+from certmix.models.onnx.view import View
 from certmix.models.simplify import simplify
 from proofs_check.certificate import MalformedError, PlainNetwork
 from verifiers.network import module as plain
@@ -52,12 +54,6 @@ def read_file(path: Path) -> onnx.ModelProto:
     return model
 
 
-def one_line(error: Exception) -> str:
-    """The first line of an error's text, or its type if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     constants = [a.t for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
     return [*graph.initializer, *constants]
@@ -74,35 +70,59 @@ def _load_external(tensor: onnx.TensorProto, folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """Names of the model's one input and output, the input's shape without the batch axis.
+    """Names of the model's one input and output, and the shape of one input.
 
-    any_batch: the batch axis is symbolic; otherwise it is fixed to 1.
+    batch: how many inputs it takes at once: any number, one (a first axis of length 1), or one without a batch axis.
     """
 
     input: str
     output: str
     shape: tuple[int, ...]
-    any_batch: bool
+    batch: Literal["any", "one", "none"]
+
+    @property
+    def graph_shape(self) -> tuple[int, ...]:
+        """Of the graph's input, at batch size 1."""
+        return self.shape if self.batch == "none" else (1, *self.shape)
 
 
 def signature(model: onnx.ModelProto) -> Signature:
-    """Raises UsageError unless the model maps one float32 tensor of known shape (batch, …) to one tensor."""
+    """Raises UsageError unless the model maps one float32 tensor of known shape, but for its batch axis, to one tensor.
+
+    A first axis longer than 1 is a batch axis only where the output has it too.
+    """
     initial = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initial]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise UsageError(f"has {len(inputs)} inputs and {len(model.graph.output)} outputs, needs one of each")
-    kind = inputs[0].type.tensor_type
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        raise UsageError(f"input {inputs[0].name!r} is not float32: export the model in float32")
-    sizes = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-    if len(sizes) not in (2, 4) or any(n is None or n < 1 for n in sizes[1:]):
+    name, output = inputs[0].name, model.graph.output[0]
+    if inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise UsageError(f"input {name!r} is not float32: export the model in float32")
+    sizes = _sizes(inputs[0])
+    if sizes is None or any(n is None for n in sizes[1:]):
         raise UsageError(
-            f"input {inputs[0].name!r} has shape {sizes}, needs (batch, channels, height, width) or (batch, features)"
+            f"input {name!r} has shape {sizes}, needs one whose axes have known lengths, but for a batch axis in front"
         )
-    if sizes[0] not in (None, 0, 1):
-        raise UsageError(f"the batch axis is fixed to {sizes[0]}: export with a dynamic batch axis or a batch of 1")
-    shape = tuple(n for n in sizes[1:] if n is not None)
-    return Signature(inputs[0].name, model.graph.output[0].name, shape, sizes[0] != 1)
+    shape = tuple(n for n in sizes if n is not None)
+    if sizes and sizes[0] is None:
+        return Signature(name, output.name, shape, "any")
+    if len(sizes) > 1 and sizes[0] == 1:
+        return Signature(name, output.name, shape[1:], "one")
+    if len(sizes) > 1 and (_sizes(output) or [])[:1] == sizes[:1]:
+        raise _fixed(shape[0])
+    return Signature(name, output.name, shape, "none")
+
+
+def _fixed(length: int) -> UsageError:
+    return UsageError(f"the batch axis is fixed to {length}: export with a dynamic batch axis or a batch of 1")
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int | None] | None:
+    """The length of every axis, None where it is not known; None: not even their number is."""
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim]
 
 
 def plain_network(model: onnx.ModelProto) -> PlainNetwork:
@@ -113,18 +133,23 @@ def plain_network(model: onnx.ModelProto) -> PlainNetwork:
     node that has no counterpart.
     """
     ends = signature(model)
-    builder = Builder(ends.shape)
+    builder = Builder(ends.shape, ends.batch == "any")
     values: dict[str, Value] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    values[ends.input] = builder.input
+    values[ends.input] = builder.view(0, ends.graph_shape)
     values[""] = None
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
     for node in _needed(model.graph, ends.output):
         _read_node(node, values, builder, opset)
     result = values.get(ends.output)
-    if not isinstance(result, int):
+    if not isinstance(result, View):
         raise UsageError(f"output {ends.output!r} does not depend on the input: {EXPORT_AGAIN}")
+    if ends.batch == "none" and len(result.shape) > 1 and result.shape[0] == ends.shape[0]:
+        raise _fixed(ends.shape[0])
+    if max(result.shape, default=1) < math.prod(result.shape):
+        raise UsageError(f"output {ends.output!r} has shape {result.shape}: the output must be one vector of logits")
     try:
-        return plain.build(simplify(builder.nodes, result))
+        last = builder.plain(result, (math.prod(result.shape),))
+        return plain.build(simplify(builder.nodes, last))
     except MalformedError as error:
         raise UsageError(_not_finite(values) or _unusable(error)) from error
 
@@ -159,8 +184,8 @@ def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder,
         raise UsageError(f"{label}: input {missing[0]!r} is an output that is not supported")
     inputs = tuple(values[name] for name in node.input)
     in_onnx_domain = node.domain in ("", "ai.onnx")
-    if in_onnx_domain and node.op_type in CAN_FOLD and not any(isinstance(value, int) for value in inputs):
-        values.update(zip(node.output, _fold(node, inputs, opset, label), strict=True))
+    if in_onnx_domain and node.op_type in CAN_FOLD and not any(isinstance(value, View) for value in inputs):
+        values.update(zip(node.output, evaluated(node, inputs, opset, label), strict=True))
         return
     operator = OPERATORS.get(node.op_type) if in_onnx_domain else None
     if operator is None:
@@ -170,24 +195,9 @@ def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder,
             "the standard classifier may also be a torch module passed from Python"
         )
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    call = Call(label, inputs, attributes, builder)
     try:
-        values[node.output[0]] = operator(call)
+        result = operator(Call(label, node, opset, inputs, attributes, builder))
     except MalformedError as error:
         raise UsageError(f"{label}: {error.reason}") from error
-
-
-def _fold(node: onnx.NodeProto, inputs: Sequence[Any], opset: int, label: str) -> list[np.ndarray]:
-    """The node's outputs, all its inputs being constants."""
-    given = {name: np.asarray(value) for name, value in zip(node.input, inputs, strict=True) if name}
-    infos = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in given.items()
-    ]
-    graph = helper.make_graph([node], "fold", infos, [onnx.ValueInfoProto(name=name) for name in node.output])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    try:
-        results = ReferenceEvaluator(model).run(None, given)
-    except (ValueError, TypeError, RuntimeError, LookupError, NotImplementedError, MemoryError) as error:
-        raise UsageError(f"{label}: its constant inputs do not fold ({one_line(error)})") from error
-    return [np.asarray(result) for result in results]
+    results = result if isinstance(result, tuple) else (builder.view(result) if isinstance(result, int) else result,)
+    values.update(zip(node.output, results, strict=False))

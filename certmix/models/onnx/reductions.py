@@ -10,43 +10,48 @@ import numpy as np
 from certmix.models.onnx.call import Call
 from certmix.models.onnx.elementwise import negative
 from certmix.models.onnx.piecewise import larger
+from certmix.models.onnx.shapes import vector
+from certmix.models.onnx.view import View
 from certmix.models.onnx.windows import mean_over
 from proofs_check import certificate as c
 
 
-def reduce_mean(call: Call) -> int:
+def reduce_mean(call: Call) -> View:
     return _reduced(call, lambda data, axes: _mean(call, data, axes))
 
 
-def reduce_sum(call: Call) -> int:
+def reduce_sum(call: Call) -> View:
     return _reduced(call, lambda data, axes: _sum(call, data, axes))
 
 
-def reduce_max(call: Call) -> int:
+def reduce_max(call: Call) -> View:
     return _reduced(call, lambda data, axes: _max(call, data, axes))
 
 
-def reduce_min(call: Call) -> int:
+def reduce_min(call: Call) -> View:
     return _reduced(call, lambda data, axes: negative(call, _max(call, negative(call, data), axes)))
 
 
-def _reduced(call: Call, reduction: Callable[[int, list[int]], int]) -> int:
-    """`reduction` of the value over its axes (of the value without the batch axis), which keep length 1; then they are
-    dropped where that is asked for."""
-    shape = call.shape()
+def _reduced(call: Call, reduction: Callable[[int, list[int]], int]) -> View:
+    """`reduction` of a vector or image over its axes, which keep length 1; then they are dropped where that is asked
+    for. Of any other value what is kept becomes channels, and what is reduced height and width."""
+    view, builder = call.view(), call.builder
     given = call.integers(1, "axes")
     if not given and call.attribute("noop_with_empty_axes", 0):
-        return call.data()
-    axes = sorted({axis % (len(shape) + 1) for axis in given or range(len(shape) + 1)})
-    if axes[0] == 0:
+        return view
+    axes = sorted({axis % len(view.shape) for axis in given or range(len(view.shape))})
+    if 0 in axes and builder.any_batch:
         call.fail("reduces over the batch axis")
-    result = reduction(call.data(), [axis - 1 for axis in axes])
-    if call.attribute("keepdims", 1):
-        return result
-    rest = tuple(n for axis, n in enumerate(shape, start=1) if axis not in axes)
-    if rest != (math.prod(shape_of(call, result)),):
-        call.fail(f"keepdims=0 leaves a value of shape (batch, {rest}), only (batch, features) is supported")
-    return call.builder.emit(c.Flatten((result,)))
+    keep = [axis for axis in range(len(view.shape)) if axis not in axes]
+    shape = tuple(1 if axis in axes else n for axis, n in enumerate(view.shape))
+    shape = shape if call.attribute("keepdims", 1) else tuple(view.shape[axis] for axis in keep)
+    if builder.untouched(view) and axes and axes[0] > 0:
+        return vector(call, builder.view(reduction(view.node, [axis - 1 for axis in axes]), shape))
+    lengths = [view.shape[axis] for axis in axes if view.shape[axis] > 1]
+    size = (lengths[0], lengths[1]) if len(lengths) == 2 else (math.prod(lengths), 1)
+    last = view.moved(lambda index: index.transpose(*keep, *axes))
+    image = builder.plain(last, (math.prod(view.shape) // math.prod(size), *size))
+    return vector(call, builder.view(reduction(image, [1, 2]), shape))
 
 
 def shape_of(call: Call, node: int) -> tuple[int, ...]:

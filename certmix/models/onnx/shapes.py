@@ -1,80 +1,162 @@
-"""ONNX operators that move, cut or join values, as plain nodes."""
+"""ONNX operators that move, cut or join values: views of plain nodes, and plain nodes where cells are added."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 
-from certmix.models.onnx.call import Call, Shape
+from certmix.models.onnx.call import Call, Result
+from certmix.models.onnx.folding import evaluated, one_line
+from certmix.models.onnx.view import Shape, View
 from proofs_check import certificate as c
 
 
-def _reshaped(call: Call, full: Shape) -> int:
-    """Input 0 with shape `full`, the batch axis included: the same, or flattened to a vector."""
-    shape = call.shape()
-    if full == (1, *shape):
-        return call.data()
-    if full == (1, math.prod(shape)):
-        return call.builder.emit(c.Flatten((call.data(),)))
-    return call.fail(f"from shape (batch, {shape}) to {full} is not supported, only flattening to (batch, features)")
+def move(call: Call) -> Result:
+    """What only moves cells, by what it does to an array of their numbers."""
+    view = call.view()
+    others = [None if call.value(k) is None else call.constant(k) for k in range(1, len(call.inputs))]
+    numbers = evaluated(call.node, [view.index, *others], call.opset, call.label)
+    if any(part.size == 0 for part in numbers):
+        call.fail(f"leaves nothing of a value of shape {view.shape}")
+    parts = tuple(map(view.at, numbers))
+    return vector(call, parts[0]) if len(numbers) == 1 else parts
 
 
-def flatten(call: Call) -> int:
-    full = (1, *call.shape())
-    axis = int(call.attribute("axis", 1))
-    if axis not in (1, 1 - len(full)):
-        call.fail(f"axis {axis} is not supported, only 1")
-    return _reshaped(call, (1, math.prod(full)))
+def vector(call: Call, view: View) -> View:
+    """An image as a batch of one vector is a node of its own."""
+    shape = (1, view.cells)
+    if view.order is None and view.shape == shape != (1, *call.builder.shapes[view.node]):
+        return call.builder.view(call.builder.emit(c.Flatten((view.node,))))
+    return view
 
 
-def reshape(call: Call) -> int:
-    full = (1, *call.shape())
-    target = call.integers(1, "shape") or call.fail("its shape is missing")
+def reshape(call: Call) -> View:
+    view = call.view()
+    target = call.integers(1, "shape")
+    if target is None:
+        call.fail("its shape is missing")
     if not call.attribute("allowzero", 0):
-        target = [full[k] if n == 0 and k < len(full) else n for k, n in enumerate(target)]
+        target = [view.shape[k] if n == 0 and k < len(view.shape) else n for k, n in enumerate(target)]
+    size = math.prod(view.shape)
     if -1 in target:
-        given_size = math.prod(n for n in target if n != -1)
-        target[target.index(-1)] = math.prod(full) // max(given_size, 1)
-    return _reshaped(call, tuple(target))
+        target[target.index(-1)] = size // max(math.prod(n for n in target if n != -1), 1)
+    if math.prod(target) != size or min(target, default=1) < 0:
+        call.fail(f"a value of shape {view.shape} has no shape {tuple(target)}")
+    return vector(call, view.reshaped(tuple(target)))
 
 
-def squeeze(call: Call) -> int:
-    full = (1, *call.shape())
-    axes = call.integers(1, "axes") or call.fail("needs axes")
-    gone = {axis % len(full) for axis in axes}
-    if any(full[axis] != 1 for axis in gone):
-        call.fail(f"axes {axes} of shape {full} are not all 1")
-    return _reshaped(call, tuple(n for axis, n in enumerate(full) if axis not in gone))
+def flatten(call: Call) -> View:
+    view = call.view()
+    axis = int(call.attribute("axis", 1))
+    axis += len(view.shape) if axis < 0 else 0
+    shape = (math.prod(view.shape[:axis]), math.prod(view.shape[axis:]))
+    return vector(call, view.reshaped(shape))
 
 
-def transpose(call: Call) -> int:
-    full = (1, *call.shape())
-    order = call.attribute("perm", tuple(reversed(range(len(full)))))
-    moved = [axis for axis in order if full[axis] != 1]
-    if moved != sorted(moved):
-        call.fail(f"permuting axes {tuple(order)} is not supported: export the model with channels first")
-    return _reshaped(call, tuple(full[axis] for axis in order))
+def squeeze(call: Call) -> View:
+    """Without axes: all of length 1, but for a batch axis that may be longer."""
+    view = call.view()
+    axes = call.integers(1, "axes")
+    if axes is None:
+        axes = [axis for axis, n in enumerate(view.shape) if n == 1 and not (axis == 0 and call.builder.any_batch)]
+    gone = {axis % len(view.shape) for axis in axes}
+    if any(view.shape[axis] != 1 for axis in gone):
+        call.fail(f"axes {axes} of shape {view.shape} are not all 1")
+    return vector(call, view.reshaped(tuple(n for axis, n in enumerate(view.shape) if axis not in gone)))
 
 
-def pad(call: Call) -> int:
-    """Constant padding; negative amounts crop."""
+def slice_(call: Call) -> Result:
+    """Forwards, of a batch of vectors or images: a plain slice."""
+    view = call.view()
+    starts, stops = call.integers(1, "starts"), call.integers(2, "ends")
+    if starts is None or stops is None:
+        call.fail("its starts or ends are missing")
+    axes = call.integers(3, "axes") or list(range(len(starts)))
+    steps = call.integers(4, "steps") or [1] * len(starts)
+    ranges = [(0, n, 1) for n in view.shape]
+    for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True):
+        ranges[axis] = slice(start, stop, step).indices(view.shape[axis])
+    start, stop, step = (tuple(part) for part in zip(*ranges, strict=True))
+    if call.builder.untouched(view) and min(step) > 0:
+        if (start[0], stop[0]) != (0, 1):
+            call.fail("cuts the batch axis")
+        return call.builder.emit(c.Slice((view.node,), start[1:], stop[1:], step[1:]))
+    return move(call)
+
+
+def concat(call: Call) -> View:
+    """Cells of node after node, then those of constants, moved to where they belong."""
+    builder = call.builder
+    values = [builder.whole(v) if isinstance(v, View) else call.weight(k) for k, v in enumerate(call.inputs)]
+    views = [value for value in values if isinstance(value, View)]
+    constants = [value.ravel() for value in values if not isinstance(value, View)]
+    nodes = [view.node for view in views]
+    if constants or len({builder.shapes[node][1:] for node in nodes}) > 1:
+        nodes = [builder.vector(node) for node in nodes]
+    joined = builder.emit(c.Concat(tuple(nodes))) if len(nodes) > 1 else nodes[0]
+    if constants:
+        shift = np.concatenate([np.zeros(builder.shapes[joined], dtype=np.float32), *constants])
+        joined = builder.emit(c.Pad((joined,), (0,), (sum(map(len, constants)),), 0.0))
+        joined = builder.emit(c.Shift((joined,), shift))
+    places = [v.index if isinstance(v, View) else np.arange(v.size).reshape(v.shape) for v in values]
+    ends = {True: 0, False: sum(view.cells for view in views)}  # of the cells met so far: views', constants'
+    for k, value in enumerate(values):
+        places[k] = places[k] + ends[isinstance(value, View)]
+        ends[isinstance(value, View)] += value.cells if isinstance(value, View) else value.size
+    try:
+        return builder.view(joined).at(np.concatenate(places, axis=int(call.attribute("axis", 1))))
+    except ValueError as error:
+        call.fail(one_line(error))
+
+
+def pad(call: Call) -> Result:
+    """Constant padding, negative amounts crop; other modes repeat cells."""
+    view = call.view()
+    rank = len(view.shape)
+    amounts = call.integers(1, "pads")
+    if amounts is None:
+        call.fail("its pads are missing")
     if call.attribute("mode", "constant") != "constant":
-        call.fail(f"mode {call.attribute('mode', '')!r} is not supported, only 'constant'")
-    rank = len(call.shape()) + 1
-    amounts = call.integers(1, "pads") or call.fail("its pads are missing")
+        return move(call)
     axes = [axis % rank for axis in call.integers(3, "axes") or range(rank)]
-    before, after = [0] * rank, [0] * rank
+    sides = [(0, 0)] * rank
     for k, axis in enumerate(axes):
-        before[axis], after[axis] = amounts[k], amounts[k + len(axes)]
-    if before[0] or after[0]:
-        call.fail("pads the batch axis")
+        sides[axis] = (amounts[k], amounts[k + len(axes)])
     value = call.attribute("value", 0.0) if call.value(2) is None else call.constant(2).item()
-    return _padded(call, before[1:], after[1:], float(value))
+    view = call.builder.whole(view)
+    order = _axes(view, call.builder.shapes[view.node])
+    if order is None or any(sides[0]):
+        return _framed(call, view, sides, float(value))
+    by_axis = [sides[1 + order.index(axis)] for axis in range(rank - 1)]
+    node = _padded(call, view.node, [before for before, _ in by_axis], [after for _, after in by_axis], float(value))
+    return call.builder.view(node).moved(lambda index: index.transpose(0, *(1 + axis for axis in order)))
 
 
-def _padded(call: Call, before: list[int], after: list[int], value: float) -> int:
-    data, shape = call.data(), call.shape()
+def _axes(view: View, plain: Shape) -> tuple[int, ...] | None:
+    """Of each axis after the batch axis, the axis of the node's value that it is; None where the view is more than
+    those axes in some order."""
+    for order in itertools.permutations(range(len(plain))):
+        cells = np.arange(view.cells).reshape(plain).transpose(order)[None]
+        if cells.shape == view.shape and (cells == view.index).all():
+            return order
+    return None
+
+
+def _framed(call: Call, view: View, sides: list[tuple[int, int]], value: float) -> View:
+    """Padded with copies of one more cell."""
+    builder = call.builder
+    cropped = view.index[tuple(slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(sides, view.shape, strict=True))]
+    if not cropped.size:
+        call.fail(f"leaves nothing of a value of shape {view.shape}")
+    node = builder.emit(c.Pad((builder.vector(view.node),), (0,), (1,), value))
+    grown = np.pad(cropped, [(max(a, 0), max(b, 0)) for a, b in sides], constant_values=view.cells)
+    return builder.view(node).at(grown)
+
+
+def _padded(call: Call, data: int, before: list[int], after: list[int], value: float) -> int:
+    shape = call.builder.shapes[data]
     if min(before + after) < 0:
         start = tuple(max(-n, 0) for n in before)
         stop = tuple(size - max(-n, 0) for size, n in zip(shape, after, strict=True))
@@ -85,48 +167,26 @@ def _padded(call: Call, before: list[int], after: list[int], value: float) -> in
     return call.builder.emit(c.Pad((data,), *grow, value))
 
 
-def slice_(call: Call) -> int:
-    full = (1, *call.shape())
-    starts, stops = call.integers(1, "starts"), call.integers(2, "ends")
-    if starts is None or stops is None:
-        call.fail("its starts or ends are missing")
-    axes = call.integers(3, "axes") or list(range(len(starts)))
-    steps = call.integers(4, "steps") or [1] * len(starts)
-    ranges = [(0, n, 1) for n in full]
-    for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True):
-        if step < 1:
-            call.fail(f"step {step} is not supported, only steps >= 1")
-        ranges[axis % len(full)] = slice(start, stop, step).indices(full[axis % len(full)])
-    if ranges[0] != (0, 1, ranges[0][2]):
-        call.fail("cuts the batch axis")
-    start, stop, step = (tuple(part) for part in zip(*ranges[1:], strict=True))
-    return call.builder.emit(c.Slice((call.data(),), start, stop, step))
-
-
-def concat(call: Call) -> int:
-    parts = tuple(call.data(k) for k in range(len(call.inputs)))
-    axis = int(call.attribute("axis", 1)) % (len(call.shape()) + 1)
-    if axis != 1:
-        call.fail(f"axis {axis} is not supported, only 1 (channels)")
-    return call.builder.emit(c.Concat(parts))
-
-
 def shape(call: Call) -> np.ndarray:
-    full = np.array((1, *call.shape()), dtype=np.int64)
+    full = np.array(call.view().shape, dtype=np.int64)
     return full[slice(call.attribute("start", 0), call.attribute("end", None))]
 
 
-def identity(call: Call) -> int:
-    return call.data()
+def size(call: Call) -> np.ndarray:
+    return np.array(math.prod(call.view().shape), dtype=np.int64)
 
 
-def dropout(call: Call) -> int:
+def identity(call: Call) -> View:
+    return call.view()
+
+
+def dropout(call: Call) -> View:
     if call.value(2) is not None and call.constant(2).any():
         call.fail("is in training mode: export the model in evaluation mode")
-    return call.data()
+    return call.view()
 
 
-def cast(call: Call) -> int:
+def cast(call: Call) -> View:
     if call.attribute("to", 0) != 1:
         call.fail("only a cast to float32 is supported")
-    return call.data()
+    return call.view()

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from certmix.models.onnx.call import Call, Shape
+from certmix.models.onnx.call import Call
+from certmix.models.onnx.view import Shape
 from proofs_check import certificate as c
 
 Quad = tuple[int, int, int, int]

@@ -11,7 +11,7 @@ from proofs_check.kernel.layers.conv2d import Conv2d
 from proofs_check.kernel.layers.cropping import Pad, Slice
 from proofs_check.kernel.layers.curve import Sigmoid, Tanh
 from proofs_check.kernel.layers.diagonal import BatchNorm, Divide, Scale, Shift
-from proofs_check.kernel.layers.flatten import Flatten
+from proofs_check.kernel.layers.gather import Flatten, Gather
 from proofs_check.kernel.layers.input import Input
 from proofs_check.kernel.layers.layer import Layer
 from proofs_check.kernel.layers.linear import Linear
@@ -37,4 +37,5 @@ KINDS: dict[type[c.Node], type[Layer]] = {
     c.Concat: Concat,
     c.Add: Add,
     c.Flatten: Flatten,
+    c.Gather: Gather,
 }

@@ -25,8 +25,8 @@ class Input(Layer):
 
     @staticmethod
     def shape(node: c.Input, inputs: Sequence[Shape], place: str) -> Shape:
-        fits = len(node.shape) in (1, 3) and min(node.shape) >= 1
-        wellformed(fits, place, f"input shape must be (features,) or (channels, height, width), got {node.shape}")
+        fits = len(node.shape) <= 8 and min(node.shape, default=1) >= 1
+        wellformed(fits, place, f"input must have at most 8 axes, none of them empty, got {node.shape}")
         return node.shape
 
     def float32_error(self, sizes: Sequence[Array], errors: Sequence[Array]) -> Array:

@@ -201,9 +201,11 @@ def mean(g: Graph, draw: Draw) -> None:
 
 def reduction(g: Graph, draw: Draw) -> None:
     op = draw(st.sampled_from(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"]))
-    shape = g.output_shape()
-    axes = draw(st.sampled_from([[2, 3], [-1, -2], [2], [3], [1], [1, 3], [1, 2, 3]] if len(shape) == 3 else [[1]]))
-    keep = 1 if len(axes) != 2 or 1 in axes else int(draw(st.booleans()))
+    rank = len(g.output_shape())
+    assume(rank)
+    axes = draw(st.lists(st.integers(1, rank), unique=True, min_size=1, max_size=rank))
+    axes = [axis - rank - 1 if draw(st.booleans()) else axis for axis in axes]
+    keep = int(draw(st.booleans()))
     if g.opset >= 18 or op == "ReduceSum":
         g.add(op, g.last, g.ints(*axes), keepdims=keep)
     else:
@@ -248,6 +250,129 @@ def axes_of_length_one(g: Graph, draw: Draw) -> None:
     g.add("Squeeze", g.last, g.ints(*draw(st.sampled_from([(2, 3), (-1, -2)]))))
 
 
+# ---------------------------------------------------------------- moves of cells, of values of any rank
+
+
+def axis(g: Graph, draw: Draw) -> int:
+    """Not the batch axis."""
+    rank = len(g.output_shape())
+    assume(rank)
+    return draw(st.sampled_from([*range(1, rank + 1), *range(-rank, 0)]))
+
+
+def transpose(g: Graph, draw: Draw) -> None:
+    g.add("Transpose", g.last, perm=[0, *draw(st.permutations(range(1, 1 + len(g.output_shape()))))])
+
+
+def reshape(g: Graph, draw: Draw) -> None:
+    """To up to four axes, and sometimes back."""
+    before = g.output_shape()
+    left, target = int(np.prod(before)), []
+    for _ in range(draw(st.integers(0, 3))):
+        factor = draw(st.sampled_from([n for n in range(1, left + 1) if left % n == 0]))
+        target.append(factor)
+        left //= factor
+    target = draw(st.permutations([*target, left]))
+    g.add("Reshape", g.last, g.ints(-1 if draw(st.booleans()) else 0, *target))
+    if draw(st.booleans()):
+        draw(st.sampled_from([transpose, activation]))(g, draw)
+        g.add("Reshape", g.last, g.ints(-1, *before))
+
+
+def unit_axes(g: Graph, draw: Draw) -> None:
+    at = draw(st.integers(1, 1 + len(g.output_shape())))
+    g.add("Unsqueeze", g.last, g.ints(at))
+    if draw(st.booleans()):
+        g.add("Squeeze", g.last, g.ints(at))
+
+
+def gather(g: Graph, draw: Draw) -> None:
+    along = axis(g, draw)
+    length = g.output_shape()[along - 1 if along > 0 else along]
+    count = draw(st.sampled_from([(), (1,), (length,), (2, 2)]))
+    g.add("Gather", g.last, g.constant(g.rng.integers(-length, length, count)), axis=along)
+
+
+def gather_cells(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    assume(shape)
+    if draw(st.booleans()):
+        g.add("GatherElements", g.last, g.constant(g.rng.integers(-shape[0], shape[0], (1, *shape))), axis=1)
+    else:
+        indices = np.stack([0 * g.rng.integers(0, n, 3) + g.rng.integers(0, n, 3) for n in shape], axis=-1)
+        g.add("GatherND", g.last, g.constant(indices[None]), batch_dims=1)
+
+
+def split(g: Graph, draw: Draw) -> None:
+    """In two parts, of which both are used, in any order, or one."""
+    along = axis(g, draw)
+    length = g.output_shape()[along - 1 if along > 0 else along]
+    assume(length > 1)
+    first, name = draw(st.integers(1, length - 1)), f"v{len(g.nodes)}"
+    sizes = g.ints(first, length - first)
+    g.nodes.append(helper.make_node("Split", [g.last, sizes], [name, f"{name}b"], axis=along))
+    g.last = name
+    if draw(st.booleans()):
+        activation(g, draw)
+    if draw(st.booleans()):
+        g.add("Concat", *draw(st.permutations([g.last, f"{name}b"])), axis=along)
+
+
+def depth(g: Graph, draw: Draw) -> None:
+    size = int(np.prod(g.output_shape()))
+    assume(size % 4 == 0)
+    g.add("Reshape", g.last, g.ints(-1, *draw(st.sampled_from([(4, size // 4, 1), (size, 1, 1), (1, 2, size // 2)]))))
+    if g.output_shape()[0] % 4 == 0:
+        g.add("DepthToSpace", g.last, blocksize=2, mode=draw(st.sampled_from(["DCR", "CRD"])))
+    else:
+        g.add("SpaceToDepth", g.last, blocksize=2)
+
+
+def repeat(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    if draw(st.booleans()):
+        g.add("Tile", g.last, g.ints(1, *[draw(st.integers(1, 2)) for _ in shape]))
+    else:
+        g.add("Expand", g.last, g.ints(1, *[draw(st.integers(1, 2)) if n == 1 else n for n in shape]))
+
+
+def concat_along(g: Graph, draw: Draw) -> None:
+    """With itself, moved or not, or with constants."""
+    before, shape, along = g.last, g.output_shape(), axis(g, draw)
+    if draw(st.booleans()):
+        activation(g, draw)
+    other = g.last if draw(st.booleans()) else g.weight(1, *shape)
+    g.add("Concat", *draw(st.permutations([before, g.last, other])), axis=along)
+
+
+def pad_anywhere(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    mode = draw(st.sampled_from(["constant", "edge", "reflect"]))
+    least, most = (-1, 2) if mode == "constant" else (0, 1)
+    amounts = [draw(st.integers(least if n > 2 else 0, most if n > 1 else 0)) for n in shape * 2]
+    rank = len(shape)
+    value = [g.constant(np.float32(draw(st.sampled_from([0.0, 0.5]))))] if mode == "constant" else []
+    g.add("Pad", g.last, g.ints(0, *amounts[:rank], 0, *amounts[rank:]), *value, mode=mode)
+
+
+def slice_back(g: Graph, draw: Draw) -> None:
+    start, stop, step = (
+        draw(st.sampled_from([-1, 2, 9])),
+        draw(st.sampled_from([-(2**31), 0, -9])),
+        -draw(st.integers(1, 2)),
+    )
+    g.add("Slice", g.last, g.ints(start), g.ints(stop), g.ints(axis(g, draw)), g.ints(step))
+
+
+def vectors_by_matrix(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    assume(shape)
+    if len(shape) > 1 and draw(st.booleans()):
+        g.add("MatMul", g.weight(draw(st.integers(1, 3)), shape[-2]), g.last)
+    else:
+        g.add("MatMul", g.last, g.weight(shape[-1], draw(st.integers(1, 3))))
+
+
 def gemm(g: Graph, draw: Draw) -> None:
     size, out = g.output_shape()[0], draw(st.integers(1, 4))
     transposed = draw(st.booleans())
@@ -264,9 +389,14 @@ def matmul(g: Graph, draw: Draw) -> None:
         g.add("Add", *draw(st.permutations([product, g.weight(out)])))
 
 
-ANY = [
-    activation, with_constant, residual, concat, pad, slice_, clip, extreme, prelu, many_summands, where, reduction
+MOVES = [
+    transpose, reshape, unit_axes, gather, gather_cells, split, depth, repeat, concat_along, pad_anywhere, slice_back,
 ]  # fmt: skip
+ANY_RANK = [
+    activation, with_constant, residual, clip, extreme, prelu, many_summands, where, reduction,
+    vectors_by_matrix, *MOVES,
+]  # fmt: skip
+ANY = [*ANY_RANK, concat, pad, slice_]
 IMAGE = [*ANY, conv, pool, batch_norm, mean, flattening, view_by_batch_size, axes_of_length_one]
 VECTOR = [*ANY, gemm, matmul, batch_norm, flattening]
 
@@ -274,12 +404,12 @@ VECTOR = [*ANY, gemm, matmul, batch_norm, flattening]
 @st.composite
 def graphs(draw: Draw) -> onnx.ModelProto:
     """One to four random operators on a small input, then three logits."""
-    shape = draw(st.sampled_from([(2, 5, 4), (2, 3, 3), (4,)]))  # type: ignore[type-var]
+    shape = draw(st.sampled_from([(2, 5, 4), (2, 3, 3), (4,), (4, 6), (2, 2, 3, 2), ()]))  # type: ignore[type-var]
     g = Graph(shape, np.random.default_rng(draw(st.integers(0, 2**16))), draw(st.sampled_from([17, 18])))  # type: ignore[arg-type]
     for _ in range(draw(st.integers(1, 4))):
         now = g.output_shape()
         assume(all(n > 0 for n in now))
-        choices = IMAGE if len(now) == 3 else VECTOR
+        choices = IMAGE if len(now) == 3 else VECTOR if len(now) == 1 else ANY_RANK
         draw(st.sampled_from(choices))(g, draw)  # type: ignore[operator]
         assume(0 not in g.output_shape())
     return g.head()  # type: ignore[return-value]
@@ -328,6 +458,14 @@ def test_each_operator_alone_computes_what_onnxruntime_computes(
     step(g, data.draw)
     assume(0 not in g.output_shape())
     check(g.head(), tmp_path_factory.mktemp("graph"))
+
+
+def test_the_number_of_cells_is_a_constant(tmp_path: Path) -> None:
+    g = Graph((2, 3), np.random.default_rng(0))
+    size = g.add("Unsqueeze", g.add("Size", "x"), g.ints(0))
+    g.add("Reshape", "x", g.add("Concat", g.ints(1), size, axis=0))
+    g.add("Gemm", g.last, g.weight(6, 3))
+    check(g.model(batch=1), tmp_path)
 
 
 def test_the_graphs_above_use_every_supported_operator() -> None:

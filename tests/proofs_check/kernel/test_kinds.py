@@ -44,6 +44,7 @@ SMALL: dict[str, tuple[c.Node, list[Shape]]] = {
     "concat": (c.Concat((0, 0)), [(2,), (2,)]),
     "add": (c.Add((0, 0)), [(2,), (2,)]),
     "flatten": (c.Flatten((0,)), [(2, 4, 4)]),
+    "gather": (c.Gather((0,), np.array([5, 0, 5], np.int32)), [(2, 4, 4)]),
 }
 REFUSED = {
     ("sigmoid", "float32_error"): "sigmoid and tanh are not covered",

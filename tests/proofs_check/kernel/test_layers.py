@@ -14,7 +14,21 @@ from verifiers.network.module import build
 
 F32 = np.float32
 Rng = np.random.Generator
-KINDS = ("linear", "conv", "norm", "shift", "scale", "divide", "average", "pad", "slice", "concat", "add", "residual")
+KINDS = (
+    "linear",
+    "conv",
+    "norm",
+    "shift",
+    "scale",
+    "divide",
+    "average",
+    "pad",
+    "slice",
+    "concat",
+    "add",
+    "residual",
+    "gather",
+)
 
 
 def affine_nodes(seed: int) -> tuple[Rng, bounds.Prepared, list[int]]:

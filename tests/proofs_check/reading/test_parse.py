@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmix.records.lines import certificate_line
-from proofs_check.certificate import Claim, Conv2d, Flatten, Input, Linear, MalformedError, Relu, Shift
+from proofs_check.certificate import Claim, Conv2d, Flatten, Gather, Input, Linear, MalformedError, Relu, Shift
 from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.margin.rule import NetworkMargin
@@ -225,6 +225,18 @@ NETWORK_DAMAGE = {
 def test_a_damaged_network_is_malformed(name: str):
     with pytest.raises(MalformedError):
         parse.network(edited(NETWORK_DAMAGE[name]))
+
+
+def test_an_index_is_whole_numbers_and_a_weight_is_not():
+    index = np.array([3, 0, 3], dtype=np.int32)
+    network = build([Input((2, 2)), Gather((0,), index), Shift((1,), np.ones(3, dtype=np.float32))])
+    assert np.array_equal(network.nodes[1].index, index)  # type: ignore[union-attr]
+    assert parse.network(network.data).data == build(parse.network(network.data).nodes).data
+    for wrong, name in ((b'"I32"', "graph[1].index"), (b'"F32"', "graph[2].constant")):
+        other = {b'"I32"': b'"F32"', b'"F32"': b'"I32"'}[wrong]
+        with pytest.raises(MalformedError, match="cannot be") as caught:
+            parse.network(network.data.replace(wrong, other, 1))
+        assert caught.value.place.endswith(name)
 
 
 def test_an_unedited_network_is_still_read():
