@@ -6,7 +6,7 @@ BIN := .venv/bin
 OMP_NUM_THREADS ?= 1
 export CERTMIX_DATA OMP_NUM_THREADS
 
-.PHONY: demo test test-slow test-upstream lint mutation clean
+.PHONY: demo test test-slow test-upstream lint proofs mutation clean
 
 .venv: .venv/.complete
 
@@ -40,6 +40,14 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# the theorems in Coq, with what each assumes; on Debian: apt-get install coq libcoq-coquelicot
+PROOFS := Axioms Margin Softmax Artanh Tree Rounding Smoothing
+proofs:
+	@command -v coqc > /dev/null || { echo "make proofs needs Coq: apt-get install coq libcoq-coquelicot"; exit 1; }
+	rm -rf out/proofs && mkdir -p out/proofs && cp proofs_check/theorems/coq/*.v out/proofs
+	cd out/proofs && for name in $(PROOFS); do coqc -w -ambiguous-paths -Q . Certmix $$name.v || exit 1; done
+	cd out/proofs && coqc -Q . Certmix Statements.v
 
 mutation: .venv
 	$(BIN)/python benchmarks/mutation.py

@@ -6,6 +6,7 @@ from proofs_check.theorems.theorem import Theorem, reals, z3
 
 e1, e2, w1, w2, s1, s2, c1, c2, d1, d2, t, bound = reals("e1 e2 w1 w2 s1 s2 c1 c2 d1 d2 t bound")
 top1, top2, f, v, at, weight = reals("top1 top2 f v at weight")
+h_y, h_i, h_j, mu = reals("h_y h_i h_j mu")
 claim, left, right = z3.Bools("claim left right")
 
 THEOREMS = (
@@ -47,6 +48,16 @@ THEOREMS = (
         "What holds on both sides of a split holds: a tree of them covers the ball (docs/maths.md 10).",
         {"where v >= at": z3.Implies(v >= at, claim), "where v <= at": z3.Implies(v <= at, claim)},
         claim,
+        ("branched_margin",),
+    ),
+    Theorem(
+        "the strongest rival",
+        "A rival's tree need only speak of points where it is the strongest, if all have trees (docs/maths.md 10).",
+        {
+            "i where it is the strongest": z3.Implies(h_j <= h_i, h_y - h_i > mu),
+            "j where it is the strongest": z3.Implies(h_i <= h_j, h_y - h_j > mu),
+        },
+        z3.And(h_y - h_i > mu, h_y - h_j > mu),
         ("branched_margin",),
     ),
     Theorem(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import z3
 
+import proofs_check
 from proofs_check.kernel.layers import KINDS
 from proofs_check.rules import RULES
 from proofs_check.theorems import THEOREMS
@@ -44,3 +48,28 @@ def test_a_false_statement_is_refuted():
     half = {"margin": 2 * alpha * margin > 1 - alpha, "alpha": alpha <= 1}
     weaker = Theorem("lemma 3.2 at half the margin", "", half, alpha * margin - (1 - alpha) > 0)
     assert weaker.decide() == "refuted"
+
+
+# ---------------------------------------------------------------- in Coq (make proofs)
+
+COQ = Path(proofs_check.__file__).parent / "theorems" / "coq"
+
+
+def code_of(file: str) -> str:
+    return re.sub(r"\(\*.*?\*\)", "", (COQ / file).read_text("utf-8"), flags=re.DOTALL)
+
+
+def test_nothing_is_assumed_in_coq_but_in_the_file_of_axioms():
+    files = {p.name for p in COQ.glob("*.v")}
+    assert {"Axioms.v", "Margin.v", "Statements.v", "Tree.v"} <= files
+    assuming = re.compile(r"\b(Axioms?|Parameters?|Conjecture|Admitted|admit|give_up)\b")
+    without = {f: re.sub(r"(Require Import|Print).*", "", code_of(f)) for f in files}
+    assert {f for f in files if assuming.search(without[f])} == {"Axioms.v"}
+
+
+def test_make_proofs_prints_what_every_theorem_assumes():
+    theorems = {n for p in COQ.glob("*.v") for n in re.findall(r"\b(?:Theorem|Corollary) (\w+)", code_of(p.name))}
+    assert set(re.findall(r"Print Assumptions (\w+)\.", code_of("Statements.v"))) == theorems
+    built = re.search(r"^PROOFS := (.*)$", (COQ.parents[2] / "Makefile").read_text(), re.MULTILINE)
+    assert built
+    assert {f"{name}.v" for name in built.group(1).split()} | {"Statements.v"} == {p.name for p in COQ.glob("*.v")}
