@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.models.faithfulness import Faithfulness, Reference, compare
+from certmix.models.onnx.ends import Outputs, ended
 from certmix.models.onnx.folding import one_line
 from certmix.models.onnx.reader import plain_network, read_file, signature
 from proofs_check.certificate import Float32Array, PlainNetwork
@@ -28,6 +29,7 @@ SAMPLES = 16
 INPUTS_LOOKED_AT = 64
 REPR = 250  # characters
 PROBABILITIES = "its outputs are probabilities, not logits: the mix takes softmax of them again; remove its softmax"
+TAILS = {"LogSoftmax": nn.LogSoftmax(1), "Softmax": nn.Softmax(1)}
 PROBABILITY_TOLERANCE = 1e-5  # of a sum of float32 probabilities
 
 
@@ -40,7 +42,7 @@ class Model:
     classifier only. source: where it came from. faithfulness: the largest |difference| between the module's
     logits and those of the source (onnxruntime, or the given module) over the samples compared; 0 where
     the module is the source itself. no_network: why there is no plain network, or None if there is one.
-    reference: the source itself, as a function; None where the module is it.
+    reference: the source itself, as a function; None where the module is it. note: what was left out behind the logits.
     """
 
     module: nn.Module
@@ -51,6 +53,7 @@ class Model:
     faithfulness: float
     no_network: str | None = None
     reference: Reference | None = None
+    note: str | None = None
 
     def compared_at(self, inputs: Float32Array) -> Faithfulness:
         """The plain network against the source at inputs (N, *input_shape). Raises UsageError where they differ."""
@@ -112,31 +115,48 @@ def about_probabilities(models: Mapping[str, nn.Module], inputs: Tensor) -> list
     return sentences
 
 
-def load_model(path: str | Path, samples: Float32Array | None = None) -> Model:
+def load_model(
+    path: str | Path,
+    samples: Float32Array | None = None,
+    *,
+    output: str | None = None,
+    outputs: Outputs | None = None,
+) -> Model:
     """The ONNX model at `path`, compared with onnxruntime on random inputs in [0, 1] and on `samples`.
 
-    samples: (N, *input_shape) float32 or None. Ensures: `network` is not None. Raises UsageError (one line)
-    where the file is missing, truncated or not ONNX, holds an unsupported operator, or where onnxruntime
+    samples: (N, *input_shape) float32 or None. output: the name of the output that holds the logits, where there are
+    several. outputs: what the outputs are; None: logits, and a Softmax over the classes at the end is refused, while a
+    LogSoftmax is left out, which changes no probability (onnx.ends). Ensures: `network` is not None. Raises UsageError
+    (one line) where the file is missing, truncated or not ONNX, holds an unsupported operator, or where onnxruntime
     computes something else.
     """
     path = Path(path)
     model = read_file(path)
     try:
-        network = plain_network(model)
+        cut = ended(model, output, outputs)
+        network = plain_network(cut.model)
         module = PlainModule(network).eval()
-        reference = _in_onnxruntime(model)
+        reference = _in_onnxruntime(cut.model)
         faithfulness = compare(module, reference, _samples(network.input_shape, samples)).largest
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    return Model(module, network, network.classes, network.input_shape, str(path), faithfulness, None, reference)
+    classes, shape = network.classes, network.input_shape
+    return Model(module, network, classes, shape, str(path), faithfulness, None, reference, cut.note)
 
 
-def from_module(module: nn.Module, input_shape: tuple[int, ...], samples: Float32Array | None = None) -> Model:
+def from_module(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    samples: Float32Array | None = None,
+    *,
+    outputs: Outputs | None = None,
+) -> Model:
     """Any torch module as a model, compared with the module itself on samples.
 
     module: (N, *input_shape) -> (N, K) logits; it is copied and used in evaluation mode, in float32, on the
-    CPU. Ensures: `network` is the plain network if every operator has a counterpart; otherwise it is None
-    and `module` is the copy. Raises UsageError where the module does not run on `input_shape` or gives no logits.
+    CPU. outputs: as of `load_model`. Ensures: `network` is the plain network if every operator has a counterpart;
+    otherwise it is None and `module` is the copy. Raises UsageError where the module does not run on `input_shape` or
+    gives no logits.
     """
     source = f"torch module {type(module).__name__}"
     try:
@@ -150,12 +170,16 @@ def from_module(module: nn.Module, input_shape: tuple[int, ...], samples: Float3
         return _logits(module_copy, x, source)
 
     try:
-        network = plain_network(_export(module_copy, torch.zeros(1, *input_shape)))
-        plain = PlainModule(network).eval()
-        faithfulness = compare(plain, reference, inputs).largest
+        cut = ended(_export(module_copy, torch.zeros(1, *input_shape)), outputs=outputs)
+        network = plain_network(cut.model)
+        plain, given = PlainModule(network).eval(), reference
+        if cut.tail is not None:
+            compare(nn.Sequential(plain, TAILS[cut.tail]), reference, inputs)
+            given = _in_onnxruntime(cut.model)
+        faithfulness = compare(plain, given, inputs).largest
     except UsageError as error:
         return Model(module_copy, None, classes, tuple(input_shape), source, 0.0, str(error))
-    return Model(plain, network, network.classes, network.input_shape, source, faithfulness, None, reference)
+    return Model(plain, network, network.classes, network.input_shape, source, faithfulness, None, given, cut.note)
 
 
 def _samples(shape: tuple[int, ...], given: Float32Array | None) -> Float32Array:

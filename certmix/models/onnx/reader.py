@@ -6,7 +6,9 @@ What a single operator becomes stands in `onnx_operators`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import graphlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +45,7 @@ def read_file(path: Path) -> onnx.ModelProto:
         for tensor in _tensors(model.graph):
             if external_data_helper.uses_external_data(tensor):
                 _load_external(tensor, path.resolve().parent)
+        _sort(model.graph)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         if isinstance(error, UsageError):
@@ -52,6 +55,25 @@ def read_file(path: Path) -> onnx.ModelProto:
             raise UsageError(f"{path}: is {what}") from error
         raise UsageError(f"{path}: not a complete ONNX model ({one_line(error)}): {EXPORT_AGAIN}") from error
     return model
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Nodes after those they read from, as the standard demands and not all writers do; a circle is left as it is."""
+    makers = {name: k for k, node in enumerate(graph.node) for name in node.output}
+    reads = {k: {makers[name] for name in node.input if name in makers} for k, node in enumerate(graph.node)}
+    if all(max(before, default=-1) < k for k, before in reads.items()):
+        return
+    order: list[int] = []
+    with contextlib.suppress(graphlib.CycleError):
+        sorter = graphlib.TopologicalSorter(reads)
+        sorter.prepare()
+        while sorter.is_active():
+            ready = sorted(sorter.get_ready())
+            order += ready
+            sorter.done(*ready)
+        nodes = [onnx.NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
 
 
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
