@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Generator, Sequence
 
@@ -70,7 +71,7 @@ def auto_attack(
         attack.square.n_queries = queries
         for one in (attack.apgd_targeted, attack.fab):
             one.n_target_classes = min(targets, classes - 1)
-        with _tracing_kept():
+        with _undisturbed():
             adversarial, _ = attack.run_standard_evaluation(part.center, labels[index], batch_size=len(part))
         points[index] = part.project(adversarial.detach())
         found[index] = ClassifierObjective(model, "margin").broken(points[index], labels[index])
@@ -78,10 +79,13 @@ def auto_attack(
 
 
 @contextlib.contextmanager
-def _tracing_kept() -> Generator[None]:
-    """The package counts calls with sys.settrace and then ends whatever trace was on: a debugger's, coverage's."""
-    trace = sys.gettrace()
+def _undisturbed() -> Generator[None]:
+    """The package counts calls with sys.settrace and then ends whatever trace was on: a debugger's, coverage's; and it
+    warns, once per batch, of defences that are not what they seem: what it finds is judged anew."""
+    trace, logger = sys.gettrace(), logging.getLogger("auto-attack")
+    disabled, logger.disabled = logger.disabled, True
     try:
         yield
     finally:
         sys.settrace(trace)
+        logger.disabled = disabled

@@ -85,7 +85,7 @@ def targeted_floor_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budg
     return pgd(FloorObjective(mix), ball, labels, Schedule(budget.steps, seed=budget.seed), targets)
 
 
-def ensemble_attack(mix: MixedClassifier, ball: Ball, labels: Tensor, budget: Budget) -> Candidates:
+def ensemble_attack(mix: nn.Module, ball: Ball, labels: Tensor, budget: Budget) -> Candidates:
     """AutoAttack on the mix at this budget: `steps` iterations, Square's queries in the published proportion to them,
     `rivals` classes; at steps = 100, rivals = 9 the standard version. Raises UsageError without pyautoattack."""
     queries = budget.steps * autoattack.QUERIES // autoattack.ITERATIONS

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from certmix.commands import arguments
 from certmix.errors import UsageError
+from certmix.formatting import exact
 from certmix.mixing.parameters import check_alpha, check_temperature
 
 if TYPE_CHECKING:
+    from certmix.experiments.certified_curves import LogSource
     from certmix.experiments.pair import Pair
 
 EXPERIMENTS = ("tradeoff", "accuracy-vs-alpha", "confidence", "certified-curves")
@@ -51,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--alpha", type=number, metavar="A", help="weight of h in the mix, > 1/2")
     group.add_argument("--baseline-log", metavar="B.tsv", help="log of a smoothed baseline to compare with (optional)")
     group.add_argument("--baseline-noise-std", type=number, metavar="S")
+    group.add_argument(
+        "--match-clean",
+        metavar="G.npz",
+        help="in place of --alpha: the largest at which the mix is as accurate as the baseline; G.npz holds g's "
+        "probabilities or logits (N, K) at the logs' inputs 0 … N - 1, the only ones that count then",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
     if options.experiment == certified_curves.NAME:
         folder = Path(options.config).parent if options.config else None
         runs = [_path(given, folder) for given in options.run or ()]
-        certified_curves.run(runs, options.all_bounds, _logs(options, folder), out)
+        predictions = _path(options.match_clean, folder) if options.match_clean else None
+        certified_curves.run(runs, options.all_bounds, _logs(options, folder), predictions, out)
     elif options.experiment == tradeoff.NAME:
         tradeoff.run(_pair(options), options.gammas or tradeoff.GAMMAS, out)
     elif options.experiment == accuracy_vs_alpha.NAME:
@@ -93,17 +102,24 @@ def _pair(options: argparse.Namespace) -> Pair:
     return pair
 
 
-def _logs(options: argparse.Namespace, folder: Path | None) -> list[tuple[Path, float, float]]:
-    """(file, σ, alpha) of the mix's log and of the baseline's."""
-    logs: list[tuple[Path, float, float]] = []
+def _logs(options: argparse.Namespace, folder: Path | None) -> list[LogSource]:
+    """The mix's log and the baseline's; with --match-clean the mix's alpha is still to be found: 1/2 stands for it."""
+    from certmix.experiments.certified_curves import LogSource
+
+    if options.match_clean:
+        if options.alpha is not None:
+            raise UsageError(f"--match-clean chooses alpha: leave out --alpha {exact(options.alpha)}")
+        for name in ("log", "baseline_log"):
+            arguments.required(options, name)
+    logs: list[LogSource] = []
     if options.log:
-        alpha = check_alpha(arguments.required(options, "alpha"))
-        if alpha <= 0.5:
+        alpha = 0.5 if options.match_clean else check_alpha(arguments.required(options, "alpha"))
+        if alpha <= 0.5 and not options.match_clean:
             raise UsageError(f"certificates from a log need alpha > 1/2, got {alpha}")
-        logs.append((_path(options.log, folder), arguments.required(options, "noise_std"), alpha))
+        logs.append(LogSource(_path(options.log, folder), arguments.required(options, "noise_std"), alpha))
     if options.baseline_log:
         std = arguments.required(options, "baseline_noise_std")
-        logs.append((_path(options.baseline_log, folder), std, 1.0))
+        logs.append(LogSource(_path(options.baseline_log, folder), std, 1.0))
     return logs
 
 

@@ -12,13 +12,15 @@ from torch import Tensor
 from certmix.attacks.ball import Ball
 from certmix.attacks.pgd import Candidates
 from certmix.attacks.worst import members_here, mix_attack, transfer, worst
-from certmix.experiments.output import Column, Line, plot, shares, write
+from certmix.experiments.output import Column, Line, Panel, plot, shares, write
 from certmix.experiments.pair import Pair, percent
 from certmix.formatting import exact, lower, percent_nearest, percent_up
 from certmix.mixing.mixed import MixedClassifier
 from certmix.mixing.parameters import check_alpha
 
 NAME = "accuracy-vs-alpha"
+LEGEND = {"clean": "clean", "std": "STD attack", "rob": "ROB attack", "mix": "MIX attack", "worst": "worst case"}
+STYLES = {"clean": "o-", "std": "^--", "rob": "v--", "mix": "s-", "worst": "D-"}
 ALPHAS = (0.0, 0.2, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 
 
@@ -72,7 +74,7 @@ def run(pair: Pair, given: Sequence[float], temperature: float, out: Path) -> No
     )
     rows = [[getattr(row, c.name) for c in columns] for row in accuracies]
     settings = {**pair.settings(), "temperature": temperature}
-    lines = [Line(c.name, tuple(alphas), tuple(getattr(r, c.name) for r in accuracies)) for c in columns[1:]]
+    lines = [Line(LEGEND[n], tuple(alphas), tuple(getattr(r, n) for r in accuracies), STYLES[n]) for n in LEGEND]
     title = f"accuracy of the mix, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
-    plot(out / f"{NAME}.png", lines, "alpha", "accuracy (%)", title)
+    plot(out / f"{NAME}.png", [Panel("accuracy (%)", tuple(lines))], "α", title, columns=3)
     write(out, NAME, settings, title, columns, rows)

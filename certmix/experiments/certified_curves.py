@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmix.errors import UsageError
-from certmix.experiments.output import Column, Line, plot, shares, write
-from certmix.experiments.smoothing_run import SmoothingRun, of_every_bound, read_run
-from certmix.formatting import exact, percent_down
-from certmix.records.smoothing_log import accuracy, mix_radii, read_log
+from certmix.experiments.match_clean import covered, matching_alpha, read_predictions
+from certmix.experiments.output import COLORS, Column, Line, Mark, Panel, plot, say, shares, write
+from certmix.experiments.smoothing_run import SmoothingRun, estimated_clean_accuracy, of_every_bound, read_run
+from certmix.formatting import exact, percent_down, percent_nearest, ratio
+from certmix.records.smoothing_log import Log, accuracy, mix_radii, read_log
 
 NAME = "certified-curves"
 TITLES = {
@@ -34,13 +35,19 @@ SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 @dataclass(frozen=True, eq=False)
 class Radii:
-    """One curve before it is drawn. radius: (N,) certified, of all inputs, ≤ 0 or −∞ where there is no certificate;
-    correct: (N,) the class certified is the label. baseline: a smoothed model alone, drawn dashed."""
+    """One curve before it is drawn. source, bound: whose radii, by which bound. radius: (N,) certified, of all inputs,
+    ≤ 0 or −∞ where there is no certificate; correct: (N,) the class certified is the label. baseline: a smoothed model
+    alone, drawn dashed."""
 
-    name: str
+    source: str
+    bound: str
     radius: NDArray[np.float64]
     correct: NDArray[np.bool_]
     baseline: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}: {self.bound}"
 
     def at(self, radii: tuple[float, ...]) -> tuple[float, ...]:
         """Percent of inputs that are correct and certified at a radius strictly above each of `radii`."""
@@ -51,56 +58,94 @@ class Radii:
         return (0.0, *np.unique(self.radius[self.correct & (self.radius > 0)]).tolist())
 
 
-def of_log(path: str | Path, noise_std: float, alpha: float) -> list[Radii]:
+@dataclass(frozen=True)
+class LogSource:
+    """A certification log with its σ, in a mix at `alpha`; 1: the smoothed model alone."""
+
+    path: Path
+    noise_std: float
+    alpha: float
+
+
+def of_log(log: Log, alpha: float) -> list[Radii]:
     """The radii of every theorem. alpha = 1 is the smoothed model alone."""
-    log = read_log(path, noise_std)
-    who = f"baseline, σ {exact(noise_std)}" if alpha == 1 else f"mix, alpha {exact(alpha)}, σ {exact(noise_std)}"
-    return [
-        Radii(f"{who}: {TITLES[theorem]}", radius, log.correct, alpha == 1)
-        for theorem, radius in mix_radii(log, alpha).items()
-    ]
+    source = _who(alpha, log.noise_std)
+    radii = mix_radii(log, alpha)
+    return [Radii(source, TITLES[theorem], radius, log.correct, alpha == 1) for theorem, radius in radii.items()]
 
 
 def of_run(run: SmoothingRun, all_bounds: bool) -> list[Radii]:
     """The run's certificates; with all_bounds also every bound on the same draws, which are made again."""
-    baseline = run.alpha == 1
-    who = (
-        f"baseline, σ {exact(run.noise_std)}"
-        if baseline
-        else f"mix, alpha {exact(run.alpha)}, σ {exact(run.noise_std)}"
-    )
-    curves = [Radii(f"{who}: certificates of {run.path.name}", run.radius, run.correct, baseline)]
+    baseline, source = run.alpha == 1, f"{_who(run.alpha, run.noise_std)} ({run.path.name})"
+    curves = [Radii(source, "certificates of the audit", run.radius, run.correct, baseline)]
     if all_bounds:
-        curves += [Radii(f"{who}: {TITLES[b]}", *each, baseline) for b, each in of_every_bound(run).items()]
+        curves += [Radii(source, TITLES[b], *each, baseline) for b, each in of_every_bound(run).items()]
     return curves
 
 
-def run(runs: Sequence[Path], all_bounds: bool, logs: Sequence[tuple[Path, float, float]], out: Path) -> None:
-    """Draw the curves of smoothing audits and of logs (file, σ, alpha); writes `out`/certified-curves.json and .png.
+def _who(alpha: float, noise_std: float) -> str:
+    sigma = f"σ {exact(noise_std)}"
+    return f"baseline, {sigma}" if alpha == 1 else f"mix, α {exact(alpha)}, {sigma}"
 
-    Raises UsageError, also where there is nothing to draw.
+
+def run(runs: Sequence[Path], all_bounds: bool, logs: Sequence[LogSource], predictions: Path | None, out: Path) -> None:
+    """Draw the curves of smoothing audits and of logs; writes `out`/certified-curves.json and .png.
+
+    predictions: g's, for the alpha of the first log at which its clean accuracy is the second's (match_clean); only the
+    inputs that these cover count. Raises UsageError, also where there is nothing to draw.
     """
     if not (runs or logs):
         raise UsageError("nothing to draw: give --run DIR (a smoothing audit), or --log with --noise-std and --alpha")
     sources: list[dict[str, Any]] = []
     curves: list[Radii] = []
+    clean: dict[str, float] = {}
     for path in runs:
         run = read_run(path)
         curves += of_run(run, all_bounds)
         sources.append(run.settings())
-    for path, noise_std, alpha in logs:
-        curves += of_log(path, noise_std, alpha)
-        sources.append({"log": str(path), "noise_std": noise_std, "alpha": alpha, "inputs": len(curves[-1].radius)})
-    _draw(curves, sources, out)
+        if all_bounds:
+            clean[curves[-1].source] = estimated_clean_accuracy(run)
+    read = [read_log(one.path, one.noise_std) for one in logs]
+    alphas = [one.alpha for one in logs]
+    if predictions is not None:
+        g = read_predictions(predictions)
+        read = [covered(log, g) for log in read]
+        alphas[0], of_mix, of_baseline = matching_alpha(read[0], g, read[1])
+        clean[_who(alphas[0], read[0].noise_std)] = of_mix
+        clean[_who(1.0, read[1].noise_std)] = of_baseline
+    for log, alpha in zip(read, alphas, strict=True):
+        curves += of_log(log, alpha)
+        if alpha == 1:
+            clean[curves[-1].source] = 100.0 * float(log.correct.mean())
+        about = {"log": log.source, "noise_std": log.noise_std, "alpha": alpha, "inputs": len(log.radius)}
+        sources.append(about if predictions is None else {**about, "standard_predictions": str(predictions)})
+    _draw(curves, clean, sources, out)
 
 
-def _draw(curves: list[Radii], sources: list[dict[str, Any]], out: Path) -> None:
-    lines = [Line(c.name, c.steps(), c.at(c.steps()), "--" if c.baseline else "-", steps=True) for c in curves]
-    plot(out / f"{NAME}.png", lines, "ℓ2 radius", "certified accuracy (%)", "certified accuracy")
+def _draw(curves: list[Radii], clean: dict[str, float], sources: list[dict[str, Any]], out: Path) -> None:
+    """Colours tell bounds, dashes whose they are. At radius 0 stand clean accuracy, filled, and, empty, what the curve
+    begins with where that is less: an h that is wrong certifies nothing, though the mix may be right."""
+    bounds = list(dict.fromkeys(c.bound for c in curves))
+    owners = {c.source: "--" if c.baseline else "-" for c in curves}
+    lines = [Line(source, (), (), style, color="gray") for source, style in owners.items()]
+    marks: list[Mark] = []
+    for c in curves:
+        color = COLORS[bounds.index(c.bound) % len(COLORS)]
+        lines.append(Line(c.bound, c.steps(), c.at(c.steps()), owners[c.source], steps=True, color=color))
+        (start,) = c.at((0.0,))
+        if c.source not in clean or clean[c.source] > start:
+            marks.append(Mark("", 0.0, start, color=color, filled=False))
+    for source, accuracy_ in clean.items():
+        marks.append(Mark(f"clean: {source}", 0.0, accuracy_, "D" if owners[source] == "-" else "s"))
+    panel = Panel("certified accuracy (%)", tuple(lines), tuple(marks))
+    plot(out / f"{NAME}.png", [panel], "ℓ2 radius", "certified accuracy over the radius")
     settings = {
         "sources": sources,
-        "curves": [{"name": line.name, "radii": line.x, "accuracy": line.y} for line in lines],
+        "clean_accuracy": clean,
+        "curves": [{"name": c.name, "radii": c.steps(), "accuracy": c.at(c.steps())} for c in curves],
     }
     rows = [[c.name, *c.at(SHOWN)] for c in curves]
     columns = [Column("curve"), *(shares(str(r), percent_down) for r in SHOWN)]
+    for source, accuracy_ in clean.items():
+        say(f"clean accuracy, {source}: {percent_nearest(*ratio(accuracy_))} %")
     write(out, NAME, settings, "certified accuracy in percent at radius", columns, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,21 @@ from torch import Tensor, nn
 
 from certmix.attacks.ball import Ball
 from certmix.attacks.worst import transfer
-from certmix.experiments.output import Column, Line, plot, write
+from certmix.experiments.output import Column, canvas, save, show, write_json
 from certmix.experiments.pair import Pair
 from certmix.formatting import lower, nearest
 
 NAME = "confidence"
+NAMES = {"standard": "g", "robust": "h"}
+
+
+MEAN = {"marker": "D", "markersize": 4.5, "markerfacecolor": "black", "markeredgecolor": "black"}
+SHOWN = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of the figure's boxes
 
 
 @dataclass(frozen=True)
 class Gap:
-    """mean, median: of the gap over `count` inputs; None where there are none."""
+    """mean, median: of the gap over `count` inputs, None where there are none. quantiles: at `SHOWN`, or ()."""
 
     model: str
     inputs: str
@@ -28,6 +34,7 @@ class Gap:
     count: int
     mean: float | None
     median: float | None
+    quantiles: tuple[float, ...] = ()
 
 
 def gaps(model: nn.Module, points: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -58,28 +65,60 @@ def _gap(model: str, kind: str, prediction: str, values: Tensor) -> Gap:
     if len(values) == 0:
         return Gap(model, kind, prediction, 0, None, None)
     exact = values.double()
-    return Gap(model, kind, prediction, len(values), float(exact.mean()), float(exact.quantile(0.5)))
+    quantiles = tuple(float(exact.quantile(q)) for q in SHOWN)
+    return Gap(model, kind, prediction, len(values), float(exact.mean()), quantiles[2], quantiles)
 
 
 def run(pair: Pair, temperature: float, out: Path) -> None:
     """Measure, print and draw; writes `out`/confidence.json and .png."""
     table = measure(pair, temperature)
-    columns = ("model", "inputs", "prediction", "count", "mean", "median")
-    title = f"gap between the two largest probabilities, {pair.norm} {lower(pair.radius)}"
-    places = tuple(float(k) for k in range(4))
-    lines = [
-        Line(
-            f"{model}: {inputs}, {statistic}",
-            (places[0], places[1]) if inputs == "clean" else (places[2], places[3]),
-            tuple(getattr(g, statistic) or 0.0 for g in table if (g.model, g.inputs) == (model, inputs)),
-            "o-" if statistic == "mean" else "x--",
-        )
-        for model in ("standard", "robust")
-        for inputs in ("clean", "attacked")
-        for statistic in ("mean", "median")
-    ]
-    axis = "clean correct (0), clean wrong (1), attacked correct (2), attacked wrong (3)"
-    plot(out / f"{NAME}.png", lines, axis, "gap", title)
-    settings = {**pair.settings(), "temperature": temperature}
+    attack = f"PGD-{pair.budget.steps}"
+    title = f"gap between the two largest probabilities, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
+    _show(table, attack, title)
+    _draw(table, attack, title, out / f"{NAME}.png")
+    columns = ("model", "inputs", "prediction", "count", "mean", "median", "quantiles")
+    settings = {**pair.settings(), "temperature": temperature, "quantiles_at": SHOWN}
     rows = [[getattr(g, c) for c in columns] for g in table]
-    write(out, NAME, settings, title, [Column(c, lambda gap: nearest(gap, 3)) for c in columns], rows)
+    write_json(out, NAME, settings, columns, rows)
+
+
+def _show(table: Sequence[Gap], attack: str, title: str) -> None:
+    """The paper's Table 1: clean and attacked, each 2 × 2, means with medians in brackets."""
+    columns = [Column("model"), Column("correct"), Column("incorrect")]
+    for kind, heading in (("clean", "clean instances"), ("attacked", f"{attack} instances")):
+        rows = [
+            [name, *(_in_words(g) for g in table if (g.model, g.inputs) == (model, kind))]
+            for model, name in NAMES.items()
+        ]
+        show(f"{title}\n{heading}: mean (median; inputs)", columns, rows)
+
+
+def _in_words(gap: Gap) -> str:
+    if gap.mean is None or gap.median is None:
+        return "— (0 inputs)"
+    return f"{nearest(gap.mean, 3)} ({nearest(gap.median, 3)}; {gap.count})"
+
+
+def _draw(table: Sequence[Gap], attack: str, title: str, path: Path) -> None:
+    """Per group a box from quartile to quartile with the median, whiskers to 5 and 95 %, a diamond at the mean."""
+    figure, both = canvas(2, 3.2)
+    for axes, (kind, heading) in zip(both, (("clean", "clean"), ("attacked", attack)), strict=True):
+        groups = [g for g in table if g.inputs == kind]
+        boxes = [
+            dict(zip(("whislo", "q1", "med", "q3", "whishi"), g.quantiles, strict=True), mean=g.mean)
+            for g in groups
+            if g.mean is not None
+        ]
+        places = [k for k, g in enumerate(groups) if g.mean is not None]
+        if boxes:
+            axes.bxp(boxes, positions=places, widths=0.5, showfliers=False, showmeans=True, meanprops=MEAN)
+        words = [
+            f"{NAMES[g.model]}\n{'incorrect' if g.prediction == 'wrong' else g.prediction}\n({g.count})" for g in groups
+        ]
+        axes.set_xticks(range(len(groups)), words, fontsize=8)
+        axes.set_xlim(-0.6, len(groups) - 0.4)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_title(f"{heading} instances", fontsize=9)
+    both[0].set_ylabel("gap")
+    figure.supxlabel("box: quartiles and median; whiskers: 5 and 95 %; diamond: mean", fontsize=8)
+    save(figure, path, title)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +18,13 @@ from certmix.formatting import nearest, ratio
 from certmix.reports.tables import print_table
 
 matplotlib.use("Agg")
+
+
+WIDTH = 3.6  # inches of a panel: two side by side fill a printed page's text
+HEIGHT = 3.3
+LEGEND_ROW = 0.2  # inches
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")  # Okabe and Ito's
+WIDEST, NARROWEST = 3.6, 1.0  # points: earlier lines are wider, so that none hides behind one that it coincides with
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,28 @@ class Line:
     y: tuple[float, ...]
     style: str = "o-"
     steps: bool = False
+    color: str | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A single point: name in the legend, or "" for none; an empty one is not filled."""
+
+    name: str
+    x: float
+    y: float
+    shape: str = "o"
+    color: str = "black"
+    filled: bool = True
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the axes of a figure. Equal names, styles and colours of its lines have one entry in the legend."""
+
+    y_label: str
+    lines: tuple[Line, ...]
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,35 +76,91 @@ def shares(name: str, show: Callable[[int, int], str]) -> Column:
 def write(
     out: Path, name: str, settings: dict[str, Any], title: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]
 ) -> None:
-    """Print the table and write `out`/NAME.json: {"experiment", "settings", "columns", "rows"}."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Print the table and write `out`/NAME.json."""
+    show(title, columns, rows)
+    write_json(out, name, settings, [column.name for column in columns], rows)
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    Console().print(text, highlight=False)
+
+
+def show(title: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table."""
     table = Table(title=title)
     for column in columns:
         table.add_column(column.name, justify="left" if column.name in ("mix", "curve", "model") else "right")
     for row in rows:
         table.add_row(*[_cell(column, value) for column, value in zip(columns, row, strict=True)])
     print_table(Console(), table)
-    names = [column.name for column in columns]
-    content = {"experiment": name, "settings": settings, "columns": names, "rows": [list(r) for r in rows]}
+
+
+def write_json(
+    out: Path, name: str, settings: dict[str, Any], columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """`out`/NAME.json: {"experiment", "settings", "columns", "rows"}."""
+    out.mkdir(parents=True, exist_ok=True)
+    content = {"experiment": name, "settings": settings, "columns": list(columns), "rows": [list(r) for r in rows]}
     text = json.dumps(content, indent=1, allow_nan=False)
     (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     Console().print(f"written to {out}: {name}.json, {name}.png")
 
 
-def plot(path: Path, lines: Sequence[Line], x_label: str, y_label: str, title: str) -> None:
-    """A figure of `lines` as PNG."""
+def plot(path: Path, panels: Sequence[Panel], x_label: str, title: str, columns: int = 2) -> None:
+    """A figure of `panels` side by side as PNG, fit to print: the legend, in so many columns, stands below the axes."""
+    names = list(dict.fromkeys(entry.name for p in panels for entry in (*p.lines, *p.marks) if entry.name))
+    rows = -(-len(names) // columns)
+    figure, all_axes = canvas(len(panels), HEIGHT + LEGEND_ROW * rows)
+    handles: dict[str, Any] = {}
+    for axes, panel in zip(all_axes, panels, strict=True):
+        for k, line in enumerate(panel.lines):
+            alike = [
+                i for i, other in enumerate(panel.lines) if ("--" in other.style) == ("--" in line.style) and other.x
+            ]
+            rank = alike.index(k) / max(1, len(alike) - 1) if line.x else 1.0
+            handles.setdefault(line.name, _draw(axes, line, line.color or COLORS[k % len(COLORS)], rank))
+        for mark in panel.marks:
+            face = mark.color if mark.filled else "white"
+            (drawn,) = axes.plot(
+                [mark.x], [mark.y], mark.shape, color=mark.color, markerfacecolor=face, markersize=7, zorder=5,
+                clip_on=False,
+            )  # fmt: skip
+            handles.setdefault(mark.name, drawn)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(panel.y_label)
+    figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=columns, fontsize=8)
+    save(figure, path, title)
+
+
+def canvas(panels: int, height: float) -> tuple[Figure, list[Axes]]:
+    """An empty figure of so many panels side by side; one panel alone is wider."""
+    figure = Figure(figsize=(WIDTH * panels if panels > 1 else 1.5 * WIDTH, height), layout="constrained")
+    all_axes = [figure.add_subplot(1, panels, k + 1) for k in range(panels)]
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+    return figure, all_axes
+
+
+def save(figure: Figure, path: Path, title: str) -> None:
+    """Write the figure, titled, as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for line in lines:
-        drawn = "steps-post" if line.steps else "default"
-        axes.plot(line.x, line.y, line.style, label=line.name, markersize=3.5, drawstyle=drawn)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=200)
+
+
+def _draw(axes: Axes, line: Line, color: str, rank: float) -> Any:
+    """rank: 0 for the first of the lines that are dashed like it, 1 for the last."""
+    (drawn,) = axes.plot(
+        line.x,
+        line.y,
+        line.style,
+        color=color,
+        linewidth=WIDEST + rank * (NARROWEST - WIDEST),
+        markersize=6 - 2.5 * rank,
+        drawstyle="steps-post" if line.steps else "default",
+    )
+    return drawn
 
 
 def _cell(column: Column, value: Any) -> str:

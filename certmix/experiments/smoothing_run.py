@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from certmix.errors import UsageError
 from certmix.provers.judging import judge_session
 from certmix.provers.problem import ProverProblem
-from certmix.provers.smoothing.evaluation import compare
+from certmix.provers.smoothing.evaluation import compare, mix_predictions
 from certmix.provers.smoothing.plan import Bound
 from certmix.runs.finished import open_inputs
 from certmix.runs.store import FINAL, Store
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+CLEAN_DRAWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +72,19 @@ def of_every_bound(run: SmoothingRun) -> dict[Bound, tuple[Array, Flags]]:
 
     Correctness is that of the run: all bounds speak of the class that the selection draws named.
     """
+    problem = _problem(run)
+    input_radii = compare(problem, judge_session(problem.network, problem.standard.network))
+    return {bound: (np.array([row[bound] for row in input_radii]), run.correct) for bound in input_radii[0]}
+
+
+def estimated_clean_accuracy(run: SmoothingRun) -> float:
+    """Percent of inputs that the mix gets right, h estimated by `CLEAN_DRAWS` draws of their own."""
+    problem = _problem(run)
+    return 100.0 * float(np.mean(mix_predictions(problem, CLEAN_DRAWS) == np.array(problem.labels)))
+
+
+def _problem(run: SmoothingRun) -> ProverProblem:
     settings, standard, robust, data = open_inputs(run.path)
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
     labels = tuple(int(v) for v in data.labels)
-    problem = ProverProblem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)
-    input_radii = compare(problem, judge_session(problem.network, problem.standard.network))
-    return {bound: (np.array([row[bound] for row in input_radii]), run.correct) for bound in input_radii[0]}
+    return ProverProblem(standard, robust, inputs, tuple(range(len(labels))), labels, settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -26,6 +26,7 @@ NEEDED = ("label", "predict", "radius")
 LARGEST_RATIO = 6  # of radius to noise: the public logs stay below 3.9
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 Array = NDArray[np.float64]
+UNKNOWN = -1  # index of an image whose idx is no number
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,27 @@ class Precision:
 @dataclass(frozen=True, eq=False)
 class Log:
     """radius: (N,) certified radii of h's class, each reduced by half a unit of the column's last digit; -inf where h
-    abstained. correct: (N,) the class is the label. noise_std: σ of the log. source: the file. precision: of radii."""
+    abstained. labels, predicted: (N,) classes, predicted −1 where h abstained. index: (N,) of the images, the line's
+    own number where the log has no column idx, −1 where that is no number. noise_std: σ of the log. source: the file.
+    precision: of radii."""
 
     radius: Array
-    correct: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    index: NDArray[np.int64]
     noise_std: float
     source: str
     precision: Precision
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,) h did not abstain, and its class is the label."""
+        return self.predicted == self.labels
+
+    def pick(self, where: NDArray[np.bool_]) -> Log:
+        """The log of the inputs in the mask `where`."""
+        parts = {name: getattr(self, name)[where] for name in ("radius", "labels", "predicted", "index")}
+        return replace(self, **parts)
 
 
 def read_log(path: str | Path, noise_std: float, as_printed: bool = False) -> Log:
@@ -102,13 +117,26 @@ def read_log(path: str | Path, noise_std: float, as_printed: bool = False) -> Lo
     ]
     if not inputs:
         raise UsageError(f"{path}: holds no inputs")
-    precision = Precision.of([radius for radius, _ in inputs if radius is not None])
-    radii = [-math.inf if r is None else float(r) if as_printed else precision.least(r) for r, _ in inputs]
-    return Log(np.array(radii), np.array([right for _, right in inputs]), noise_std, str(path), precision)
+    precision = Precision.of([row.radius for row in inputs if row.predicted >= 0])
+    radii = [
+        -math.inf if r.predicted < 0 else float(r.radius) if as_printed else precision.least(r.radius) for r in inputs
+    ]
+    index = [number if row.index is None else row.index for number, row in enumerate(inputs)]
+    labels, predicted = np.array([row.label for row in inputs]), np.array([row.predicted for row in inputs])
+    return Log(np.array(radii), labels, predicted, np.array(index), noise_std, str(path), precision)
 
 
-def _row(path: Path, number: int, line: str, header: list[str], noise_std: float) -> tuple[Decimal | None, bool]:
-    """The radius as printed, None where h abstained, and whether h is right."""
+@dataclass(frozen=True)
+class _Row:
+    """radius: as printed. predicted: −1 where h abstained. index: None where the log has no such column."""
+
+    label: int
+    predicted: int
+    radius: Decimal
+    index: int | None
+
+
+def _row(path: Path, number: int, line: str, header: list[str], noise_std: float) -> _Row:
     cells = line.split("\t")
     if len(cells) != len(header):
         raise UsageError(f"{path}, line {number}: has {len(cells)} columns, the header has {len(header)}")
@@ -119,15 +147,18 @@ def _row(path: Path, number: int, line: str, header: list[str], noise_std: float
         raise UsageError(f"{path}, line {number}: label, predict and radius must be numbers: {line!r}") from None
     if not radius.is_finite() or radius < 0:
         raise UsageError(f"{path}, line {number}: radius must be >= 0 and finite, got {cell['radius']}")
+    index = (int(cell["idx"]) if cell["idx"].isdecimal() else UNKNOWN) if "idx" in cell else None
+    if predict < -1 or label < 0:
+        raise UsageError(f"{path}, line {number}: classes are >= 0, or -1 for an abstention: {line!r}")
     if predict == -1:
-        return None, False
+        return _Row(label, -1, radius, index)
     if radius > LARGEST_RATIO * Decimal(noise_std):
         raise UsageError(
             f"{path}, line {number}: radius {cell['radius']} is {lower(float(radius) / noise_std, 3)} times the noise "
             f"{exact(noise_std)}, and no feasible number of samples gives more than {LARGEST_RATIO}: state the "
             "noise_std that the log was made with"
         )
-    return radius, predict == label
+    return _Row(label, predict, radius, index)
 
 
 def _significant(printed: Decimal) -> int:

@@ -9,20 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtr
 from torch import Tensor, nn
 
 from certmix.__main__ import main as certmix_command
-from certmix.attacks import make_ball, pgd
+from certmix.attacks import Ball, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
-from certmix.attacks.pgd import Schedule
+from certmix.attacks.pgd import Candidates, Schedule
 from certmix.attacks.worst import Budget, worst
 from certmix.commands import experiment
 from certmix.commands.arguments import Parser, parse
 from certmix.errors import UsageError
-from certmix.experiments import accuracy_vs_alpha, confidence, tradeoff
+from certmix.experiments import accuracy_vs_alpha, confidence, match_clean, tradeoff
 from certmix.experiments.certified_curves import Radii
 from certmix.experiments.pair import Pair, load_classifier
+from certmix.mixing.general import SCALINGS
 from certmix.mixing.mixed import MixedClassifier
+from certmix.records.smoothing_log import read_log
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits"
 PAPER = Path(__file__).parents[3] / "examples" / "paper"
@@ -103,8 +106,36 @@ def test_the_tradeoff_runs_from_g_to_h_for_every_variant() -> None:
         # g keeps input 2 alone; h keeps input 1 alone
         assert p.clean == pytest.approx(100.0 if p.gamma == 0 else 2 * third)
         assert p.worst == pytest.approx(third)
-        assert p.worst <= p.attacked
+        assert p.worst <= p.pgd
     assert len(points) == 16
+
+
+def test_g_and_h_are_marked_where_the_curve_of_eq_4_begins_and_ends() -> None:
+    made = pair([[0.55, 0.55], [0.55, 0.9], [0.9, 0.1]], [1, 1, 1], 0.1, scale=20.0)
+    points = tradeoff.measure(made, (0.0, 1.5, math.inf))
+    for attacked in ("pgd", "worst"):
+        panel = tradeoff.panel(points, "accuracy", attacked)
+        assert [line.name for line in panel.lines][:2] == [f"{tradeoff.RATIOS[s]}, probabilities" for s in SCALINGS[:2]]
+        eq4 = panel.lines[0]
+        (g, h) = panel.marks
+        assert (g.name, g.x, g.y) == ("g", eq4.x[0], eq4.y[0])
+        assert (h.name, h.x, h.y) == ("h", eq4.x[-1], eq4.y[-1])
+        assert g.x == pytest.approx(100 * float(made.correct(made.standard).double().mean()))
+        assert h.x == pytest.approx(100 * float(made.correct(made.robust).double().mean()))
+
+
+def test_an_attack_on_survivors_sees_them_alone_and_brings_none_back() -> None:
+    made = pair([[0.1, 0.5], [0.2, 0.5], [0.3, 0.5], [0.4, 0.5]], [1, 1, 1, 1], 0.1)
+    seen: list[float] = []
+
+    def attack(ball: Ball, labels: Tensor) -> Candidates:
+        seen.extend(ball.center[:, 0].tolist())
+        return Candidates(ball.center, ball.center[:, 0] > 0.35)
+
+    left = made.surviving(torch.tensor([True, False, True, True]), attack)
+    assert seen == pytest.approx([0.1, 0.3, 0.4])
+    assert left.tolist() == [True, False, True, False]
+    assert not bool(made.surviving(torch.zeros(4, dtype=torch.bool), attack).any())
 
 
 @pytest.mark.parametrize("name", ["tradeoff", "accuracy-vs-alpha", "confidence"])
@@ -143,6 +174,65 @@ def test_certified_curves_are_read_from_logs_and_match_the_theorems(tmp_path: Pa
     assert (tmp_path / "certified-curves.png").exists()
 
 
+def log_of(path: Path, radii: list[float], predicted: list[int], labels: list[int]) -> Path:
+    rows = zip(range(len(radii)), labels, predicted, radii, strict=True)
+    lines = [f"{k}\t{label}\t{j}\t{r:.4f}\t{int(j == label)}\t0" for k, label, j, r in rows]
+    path.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_an_estimated_clean_accuracy_counts_no_input_that_an_h_of_the_log_could_lose(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    count, classes = 400, 4
+    radii, predicted = rng.uniform(0.01, 2.0, count), rng.integers(0, classes, count)
+    labels = np.where(rng.random(count) < 0.6, predicted, rng.integers(0, classes, count))
+    log = read_log(log_of(tmp_path / "h.tsv", radii.tolist(), predicted.tolist(), labels.tolist()), 1.0)
+    g = rng.dirichlet(np.full(classes, 0.3), count)
+    p = ndtr(log.radius)
+    for alpha in (0.55, 0.7, 0.9):
+        right = match_clean.estimated_right(log, g, alpha)
+        survived = np.ones(count, dtype=bool)
+        for k in range(200):
+            rest = rng.dirichlet(np.full(classes - 1, 1.0 if k % 2 else 0.05), count) * (1 - p[:, None])
+            h = np.zeros((count, classes))
+            h[np.arange(classes)[None] != log.predicted[:, None]] = rest.ravel()
+            h[np.arange(count), log.predicted] = p
+            survived &= ((1 - alpha) * g + alpha * h).argmax(1) == log.labels
+        assert not (right & ~survived).any()
+        assert (survived & ~right).sum() <= 0.03 * count  # and hardly any that none could
+
+
+def test_match_clean_chooses_the_largest_alpha_that_is_as_accurate_as_the_baseline(tmp_path: Path) -> None:
+    # h is wrong at input 1 with p = Φ(0.5) = .69; a sure g is right: the mix is, from alpha < 1/1.69 = .591 down
+    mix = log_of(tmp_path / "h.tsv", [2.0, 0.5, 0.0, 1.0], [1, 0, -1, 2], [1, 1, 2, 0])
+    baseline = log_of(tmp_path / "b.tsv", [0.5, 0.5, 0.0, 0.5], [1, 1, -1, 1], [1, 1, 2, 0])
+    g = tmp_path / "g.npz"
+    np.savez(g, probabilities=np.array([[0, 1, 0], [0, 1, 0], [0, 1, 0]], dtype=float))
+    logs = [f"--log={mix}", "--noise-std=1", f"--baseline-log={baseline}", "--baseline-noise-std=1"]
+    common = ["certified-curves", *logs, f"--out={tmp_path}"]
+    assert run([*common, f"--match-clean={g}"]) == 0
+    settings = json.loads((tmp_path / "certified-curves.json").read_text())["settings"]
+    assert [s["alpha"] for s in settings["sources"]] == [0.59, 1.0]
+    assert [s["inputs"] for s in settings["sources"]] == [3, 3]  # those that g's predictions cover
+    assert list(settings["clean_accuracy"].values()) == pytest.approx([200 / 3, 200 / 3])
+    with pytest.raises(UsageError, match="leave out --alpha"):
+        run([*common, f"--match-clean={g}", "--alpha=0.7"])
+    with pytest.raises(UsageError, match="baseline-log"):
+        run([*common[:3], f"--match-clean={g}"])
+    np.savez(g, logits=np.zeros((4, 3)))
+    with pytest.raises(UsageError, match="no alpha above 1/2"):
+        run([*common, f"--match-clean={g}"])
+    bad = {"add up": {"probabilities": np.ones((3, 3))}, "one array": {"x": np.ones(3)},
+           "shape": {"logits": np.ones(3)}, "2 classes": {"logits": np.ones((3, 2))}}  # fmt: skip
+    for complaint, arrays in bad.items():
+        np.savez(g, **arrays)
+        with pytest.raises(UsageError, match=complaint):
+            run([*common, f"--match-clean={g}"])
+    g.write_text("nothing")
+    with pytest.raises(UsageError, match=r"no \.npz"):
+        run([*common, f"--match-clean={g}"])
+
+
 @pytest.fixture(scope="module")
 def smoothing_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished audit of six digits with randomised smoothing, few draws."""
@@ -165,7 +255,7 @@ def test_certified_curves_are_read_from_a_smoothing_run(smoothing_run: Path, tmp
     records = [json.loads(line) for line in (smoothing_run / "certificates.jsonl").read_text().splitlines()]
     radii = [r["radius"] for r in records if r["outcome"] == "certified" and r["predicted"] == r["label"]]
     assert len(radii) >= 3, "the run must certify something for this test to mean anything"
-    curve = curves_of(tmp_path)["certificates of smoothed"]
+    curve = curves_of(tmp_path)["certificates of the audit"]
     assert curve["radii"] == [0.0, *sorted(set(radii))]  # every step: nothing is sampled
     for radius, share in zip(curve["radii"], curve["accuracy"], strict=True):
         assert share == pytest.approx(100 * sum(r > radius for r in radii) / 6)
@@ -174,7 +264,7 @@ def test_certified_curves_are_read_from_a_smoothing_run(smoothing_run: Path, tmp
 
 def test_a_drawn_curve_is_the_exact_one_between_its_steps_too() -> None:
     radius = np.array([0.5, 0.25, -np.inf, 0.125, 0.25, 0.75])
-    found = Radii("c", radius, np.array([True, True, True, True, True, False]), False)
+    found = Radii("c", "b", radius, np.array([True, True, True, True, True, False]), False)
     assert found.steps() == (0.0, 0.125, 0.25, 0.5)
     for at in np.linspace(0, 1, 81):
         held = max(step for step in found.steps() if step <= at)
@@ -190,8 +280,13 @@ def test_every_bound_of_a_run_is_drawn_on_the_runs_own_draws(smoothing_run: Path
     assert [next(iter(s)) for s in found["settings"]["sources"]] == ["run", "log"]
     mixed = {row[0].split(": ")[1]: row[1:] for row in found["rows"] if row[0].startswith("mix")}
     # the chosen bound counts what the audit counted; a smaller constant is never worse
-    audited, best = mixed["certificates of smoothed"], mixed["best bound, chosen beforehand"]
+    audited, best = mixed["certificates of the audit"], mixed["best bound, chosen beforehand"]
     assert best == pytest.approx(audited)
+    # clean accuracies: the mix's estimated by draws, at least what is certified at 0; the baseline's from its log
+    clean = found["settings"]["clean_accuracy"]
+    assert [key.split(",")[0] for key in clean] == ["mix", "baseline"]
+    assert next(iter(clean.values())) >= best[0]
+    assert clean["baseline, σ 1"] == 100.0
     pairs = zip(mixed["Theorem 3.5, constant 1/(σ√(2π))"], mixed["Theorem 3.5, constant √(2/πσ²)"], strict=True)
     assert all(tight >= paper for tight, paper in pairs)
 

@@ -1,0 +1,61 @@
+"""Measures docs/experiments anew: every configuration of examples/experiments, and the runs and files these read.
+
+    python benchmarks/experiments.py [WORD …]     only the configurations whose names hold one of the words
+
+To be run from the checkout, with ../shared/data beside it, as the configurations say. An hour or two on two cores.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from certmix.__main__ import main as certmix
+from certmix.data.dataset import load_data
+from certmix.models.model import load_model
+
+CONFIGS = Path("examples") / "experiments"
+DIGITS = Path("examples") / "digits"
+OUT = Path("out") / "experiments"
+CIFAR10 = Path("..") / "shared" / "data" / "cifar10"
+
+
+def smoothed_runs() -> None:
+    """The audits behind the digits' certified curves: the mix, and smoothed h alone. A finished one is left alone."""
+    for alpha in ("0.76", "1"):
+        models = [f"--standard={DIGITS / 'standard.onnx'}", f"--robust={DIGITS / 'smoothed.onnx'}"]
+        drawn = ["--method=smoothing", "--norm=L2", "--noise-std=0.5", "--samples=10000", f"--alpha={alpha}"]
+        out = f"--out={OUT / f'smoothed_alpha_{alpha}'}"
+        certmix(["audit", *models, f"--data={DIGITS / 'audit.npz'}", "--limit=100", *drawn, out])
+
+
+def standard_predictions() -> None:
+    """Logits of the standard CIFAR-10 model, for --match-clean."""
+    data, model = load_data(CIFAR10 / "test_100.npz"), load_model(CIFAR10 / "standard_resnet20.onnx").module
+    OUT.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        np.savez(OUT / "cifar10_standard_predictions.npz", logits=model(torch.from_numpy(data.inputs)).numpy())
+
+
+BEFORE = {"digits_certified-curves": smoothed_runs, "cifar10-matched_certified-curves": standard_predictions}
+
+
+def main(words: list[str]) -> int:
+    for config in sorted(CONFIGS.glob("*.toml")):
+        if words and not any(word in config.stem for word in words):
+            continue
+        start = time.perf_counter()
+        BEFORE.get(config.stem, lambda: None)()
+        code = certmix(["experiment", config.stem.split("_")[1], "--config", str(config)])
+        if code:
+            return code
+        print(f"{config.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
