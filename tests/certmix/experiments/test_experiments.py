@@ -366,7 +366,8 @@ def test_the_figures_of_the_experiments_page_come_from_the_shipped_settings(conf
     if name == "certified-curves":
         runs = [Path(s["run"]).name for s in settings["sources"] if "run" in s]
         assert runs == [Path(r).name for r in options.run or ()]
-        assert [s["alpha"] for s in settings["sources"] if "log" in s][:1] == [a for a in [options.alpha] if a]
+        mixed = [s["alpha"] for s in settings["sources"] if "log" in s][:1]
+        assert mixed == [options.alpha] if options.alpha else bool(mixed) == bool(options.match_clean)
         return
     assert settings["inputs"] <= options.limit
     for key in ("norm", "radius", "steps", "restarts", "rivals", "seed"):
