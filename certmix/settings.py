@@ -21,7 +21,7 @@ METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
 NORM_NAMES: dict[str, Norm] = {"inf": "Linf", "linf": "Linf", "2": "L2", "l2": "L2", "1": "L1", "l1": "L1"}
 
 # what earlier versions did not know: each default is what they did
-ADDED = ("threads", "branch")
+ADDED = ("threads", "branch", "branch_parts")
 
 
 def as_number(value: object, name: str = "it") -> float:
@@ -97,8 +97,10 @@ class Settings:
     optimise: gradient steps spent on relu slopes per query (engine "auto_lirpa": with evidence "engine" alone, for the
     judge cannot be told its slopes). tolerance: relative, of a largest radius. attack_steps: PGD steps of the quick
     attack inside every certified ball, 0 for none. curves: keep the bounds found (method margin), also of inputs that
-    only another alpha or temperature could certify. threads: of the processor, for each tensor operation; like
-    batch_size it may change the last bits of what an engine proposes.
+    only another alpha or temperature could certify. branch, branch_parts: what branch and bound may spend on each input
+    that bounds alone do not settle, in seconds by the clock and in parts of its ball that are bounded (docs/maths.md
+    10); where one is 0 the other alone counts, where both are there is none. threads: of the processor, for each tensor
+    operation; like batch_size it may change the last bits of what an engine proposes.
     """
 
     alpha: float
@@ -115,6 +117,7 @@ class Settings:
     tolerance: float = 1e-3
     attack_steps: int = 10
     branch: float = 0.0
+    branch_parts: int = 0
     curves: bool = True
     batch_size: int = 32
     device: str = "cpu"
@@ -155,17 +158,21 @@ class Settings:
                 f"got {self.batch_size}, {self.attack_steps}, {self.optimise}"
             )
 
+    @property
+    def branches(self) -> bool:
+        """Whether inputs that bounds leave open, or could certify no farther, go on to branch and bound."""
+        return self.branch > 0 or self.branch_parts > 0
+
     def _check_branch(self) -> None:
         if not (math.isfinite(self.branch) and self.branch >= 0):
-            raise UsageError(f"branch must be >= 0 seconds and finite, got {self.branch}; 0 for no branching")
-        if not self.branch:
-            return
-        if self.radius is None:
-            raise UsageError("branch decides one radius: give radius, or leave branch out")
-        if (self.method, self.evidence, self.semantics, self.use_standard) != ("margin", "network", "real", False):
+            raise UsageError(f"branch must be >= 0 seconds and finite, got {self.branch}; 0 for no such limit")
+        if self.branch_parts < 0:
+            raise UsageError(f"branch_parts must be >= 0, got {self.branch_parts}; 0 for no such limit")
+        does = (self.method, self.evidence, self.semantics, self.use_standard)
+        if self.branches and does != ("margin", "network", "real", False):
             raise UsageError(
                 "branch needs method margin, evidence network and semantics real, and does not use g: "
-                "leave branch out, or what it does not go with"
+                "leave branch and branch_parts out, or what they do not go with"
             )
 
     def require_installed(self) -> None:

@@ -126,7 +126,11 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--attack-steps", type=int, default=10, metavar="N", help="attack in every ball (default 10)")
     group.add_argument(
         "--branch", type=number, default=0.0, metavar="SECONDS",
-        help="branch and bound, for so long, where bounds leave a --radius open; slower to judge (default 0: none)",
+        help="branch and bound, for so long per input, where bounds alone do not settle it (default 0: none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--branch-parts", type=int, default=0, metavar="N",
+        help="branch and bound until N parts of an input's ball are bounded; repeatable, unlike seconds (default 0)",
     )  # fmt: skip
     group.add_argument("--no-curves", action="store_true", help="keep no bounds for certmix sweep (saves some time)")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs bounded at once (default 32)")
@@ -171,6 +175,7 @@ def settings(options: argparse.Namespace) -> Settings:
         tolerance=options.tolerance,
         attack_steps=options.attack_steps,
         branch=options.branch,
+        branch_parts=options.branch_parts,
         curves=not options.no_curves,
         batch_size=options.batch_size,
         device=device(options.device),

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from certmix.commands import arguments
-from certmix.formatting import percent_nearest, ratio, upper
+from certmix.formatting import nearest, percent_nearest, ratio, upper
+from certmix.provers.problem import Pursued
 from certmix.runs.listener import After, Before, Listener
 
 
@@ -17,20 +18,33 @@ class Bar:
 
     def __init__(self, doing: str) -> None:
         console = Console(stderr=True)
-        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._doing = doing
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task: TaskID | None = None
 
     def progress(self, done: int, total: int) -> None:
         if self._task is None:
             self._bar.start()
-            self._task = self._bar.add_task("", total=total)
-        self._bar.update(self._task, completed=done)
+            self._task = self._bar.add_task(self._doing, total=total)
+        self._bar.update(self._task, completed=done, description=self._doing)
+
+    def say(self, doing: str) -> None:
+        """What is done just now, until the next progress."""
+        if self._task is not None:
+            self._bar.update(self._task, description=doing)
 
     def stop(self) -> None:
         if self._task is not None:
             self._bar.stop()
             self._task = None
+
+
+def pursuit(how: Pursued) -> str:
+    """How far branching on an input has come, in a line."""
+    left = "" if how.seconds is None else f", {how.seconds:.0f} s left"
+    parts = f"{how.proven} of {how.parts} parts proven, the worst lacks {nearest(how.lack, 2)}"
+    return f"input {how.index} at radius {nearest(how.radius, 4)}: {parts}{left}"
 
 
 class Terminal(Listener):
@@ -47,6 +61,9 @@ class Terminal(Listener):
 
     def progress(self, done: int, total: int) -> None:
         self._bar.progress(done, total)
+
+    def pursued(self, how: Pursued) -> None:
+        self._bar.say(pursuit(how))
 
     def refuted(self, index: int, advice: str, saved: Path) -> None:
         print(f"REFUTED: input {index}: {advice}; reproduce with {saved}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from certmix.attacks import Schedule, make_ball, pgd
 from certmix.attacks.objectives import ClassifierObjective
+from certmix.errors import UsageError
 from certmix.formatting import lower, nearest
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha, checked
 from certmix.mixing.mixed import transformed
@@ -113,6 +114,8 @@ class AdaptiveProver:
     mix: AdaptiveMix
 
     def __call__(self, problem: ProverProblem, session: Session) -> list[Outcome]:
+        if problem.settings.branches:
+            raise UsageError("adaptive mixes are not branched on: leave branch and branch_parts out")
         network = self.mix.network
         judge = session.judge
         judge = judge if network is None else dataclasses.replace(judge, alpha=prepared(network))

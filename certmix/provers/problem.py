@@ -15,6 +15,7 @@ from certmix.errors import UsageError
 from certmix.models.model import Model, require_pair
 from certmix.records.bound_archive import ArchivedBound
 from certmix.records.outcomes import Abstained, Reason
+from certmix.records.unfinished import Desk
 from certmix.settings import Settings
 from proofs_check.certificate import Claim, ClassOf, PlainNetwork, Smoothing
 from proofs_check.reading.parse import array_sha256
@@ -23,11 +24,26 @@ from proofs_check.reading.parse import array_sha256
 Archiver = Callable[[int, ArchivedBound], None]
 
 
+@dataclass(frozen=True)
+class Pursued:
+    """How far branching has come on one input, by its index in the dataset: of the ball of `radius` so many parts are
+    proven, of all that it is cut into; lack: how far the worst of the others is from that. seconds: left, None: no
+    limit."""
+
+    index: int
+    radius: float
+    proven: int
+    parts: int
+    lack: float
+    seconds: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class ProverProblem:
     """inputs: (N, *shape) float32 in raw units. indices, labels: (N,) places in the dataset and true classes.
 
-    archive: told of every bound of h's logit differences that is found, if they are archived.
+    archive: told of every bound of h's logit differences that is found, if they are archived. desk: where branching
+    keeps what an interruption must not lose. tell: hears of its progress.
     """
 
     standard: Model
@@ -37,6 +53,8 @@ class ProverProblem:
     labels: tuple[int, ...]
     settings: Settings
     archive: Archiver | None = None
+    desk: Desk | None = None
+    tell: Callable[[Pursued], None] | None = None
 
     def __post_init__(self) -> None:
         standard, robust = self.standard, self.robust

@@ -12,6 +12,8 @@ from certmix.provers.problem import ProverProblem
 from certmix.settings import Settings
 from proofs_check.certificate import PlainNetwork
 from verifiers import ENGINES
+from verifiers.branching.search import Branching
+from verifiers.crown.network import CrownNetwork
 from verifiers.engine import Answer, Engine, LogitBounds, MarginQuery, Query, WarmStart
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import LipSDP
@@ -58,6 +60,12 @@ class Session:
 
     judge: JudgeSession
     engine: EngineSession
+
+    @cached_property
+    def branching(self) -> tuple[Branching, CrownNetwork]:
+        """Branch and bound, with h prepared for it. Raises EngineError."""
+        engine = Branching()
+        return engine, engine.prepare(self.judge.robust.network)
 
     @cached_property
     def global_table(self) -> GlobalTable:

@@ -21,6 +21,7 @@ from certmix.provers.certify import Prover, prove
 from certmix.provers.smoothing.evaluation import mix_predictions
 from certmix.records import attack_archive
 from certmix.records.bound_archive import ArchiveWriter
+from certmix.records.unfinished import Desk
 from certmix.runs import provenance
 from certmix.runs.batches import Executor, Refuted, Task, Worker, here
 from certmix.runs.listener import After, Before, Listener
@@ -114,7 +115,8 @@ class Audit:
 
     def _worker(self) -> Worker:
         inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
-        return Worker(self.standard, self.robust, inputs, self.data.labels, self.settings, self.prover)
+        desk, tell = Desk(self.store.path), self.listener.pursued
+        return Worker(self.standard, self.robust, inputs, self.data.labels, self.settings, self.prover, desk, tell)
 
     def _certify_from(self, done: int) -> list[tuple[float, float]]:
         """Certify inputs done, done + 1, …; pairs (proposed, judged) of radii."""
@@ -129,6 +131,7 @@ class Audit:
             archive.write(self.store.path, batch.task.start)
             attack_archive.write(self.store.path, batch.task.start, batch.attacks)
             self.store.append(batch.lines)
+            Desk(self.store.path).clear(range(batch.task.start, batch.task.stop))
             for refuted in batch.refuted:
                 self.listener.refuted(refuted.index, refuted.advice, self._saved(refuted))
             radii += batch.radii

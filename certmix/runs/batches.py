@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from certmix.models.model import Model
 from certmix.provers.certify import Prover
-from certmix.provers.problem import Archiver, ProverProblem
+from certmix.provers.problem import Archiver, ProverProblem, Pursued
 from certmix.provers.session import Session, open_session
 from certmix.records.bound_archive import ArchivedBound
 from certmix.records.lines import record_line
 from certmix.records.outcomes import Attack, Certified, Falsified, Outcome
+from certmix.records.unfinished import Desk
 from certmix.settings import Settings
 
 
@@ -68,7 +69,8 @@ def here(work: Callable[[Task], Batch], tasks: Iterable[Task]) -> Iterator[Batch
 class Worker:
     """Proves tasks of one run. inputs (N, *shape) float32, labels (N,): all of the run's.
 
-    Requires models whose modules can be pickled where it is; the models' references stay behind.
+    desk, tell: of its problems. Requires models whose modules can be pickled where it is; the models' references stay
+    behind, and so does who is told.
     """
 
     standard: Model
@@ -77,6 +79,8 @@ class Worker:
     labels: NDArray[np.int64]
     settings: Settings
     prover: Prover
+    desk: Desk | None = None
+    tell: Callable[[Pursued], None] | None = None
     prepared: list[Session] = field(default_factory=list)
 
     def __call__(self, task: Task) -> Batch:
@@ -110,13 +114,14 @@ class Worker:
         inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[task.start : stop], dtype=np.float32))
         labels = tuple(int(label) for label in self.labels[task.start : stop])
         indices = tuple(range(task.start, stop))
-        return ProverProblem(self.standard, self.robust, inputs, indices, labels, self.settings, archive)
+        models = self.standard, self.robust
+        return ProverProblem(*models, inputs, indices, labels, self.settings, archive, self.desk, self.tell)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is prepared, and without the models' references: neither is needed to prove, nor travels."""
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         models = {name: dataclasses.replace(kept[name], reference=None) for name in ("standard", "robust")}
-        return {**kept, **models, "prepared": []}
+        return {**kept, **models, "tell": None, "prepared": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from certmix.provers.problem import Pursued
+
 
 @dataclass(frozen=True)
 class Before:
@@ -42,6 +44,9 @@ class Listener:
 
     def progress(self, done: int, total: int) -> None:
         """Inputs decided; called at the start and after each batch."""
+
+    def pursued(self, how: Pursued) -> None:
+        """Now and then while one input is branched on, in this process."""
 
     def refuted(self, index: int, advice: str, saved: Path) -> None:
         """An attack refuted a certificate; saved: input and counterexample."""

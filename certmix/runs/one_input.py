@@ -83,7 +83,9 @@ def by_other_methods(run: OpenedRun, index: int) -> dict[Method, Outcome | str]:
         if method == s.method:
             continue
         try:
-            method_settings = dataclasses.replace(s, method=method, curves=False, attack_steps=0)
+            method_settings = dataclasses.replace(
+                s, method=method, curves=False, attack_steps=0, branch=0.0, branch_parts=0
+            )
             problem = ProverProblem(
                 standard, run.robust, inputs, (index,), (int(run.data.labels[index]),), method_settings
             )

@@ -2,8 +2,8 @@
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
 complete; certificates.partial.jsonl until then); untrusted: audit.json (predictions, faithfulness, timing),
-provenance.json (provenance.py), curves/ (bounds, bound_archive.py), attacks/ (attack_archive.py), refuted/; for readers
-summary.json and report.html (commands/report.py).
+provenance.json (provenance.py), curves/ (bounds, bound_archive.py), attacks/ (attack_archive.py), refuted/, and until
+complete unfinished/ (unfinished.py); for readers summary.json and report.html (commands/report.py).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from certmix.formatting import nearest
 from certmix.provers.frame import Proposed, Prover, Refusal, below_requirement, tie
-from certmix.provers.margin.branching import branch_open
 from certmix.provers.margin.engine_oracle import EngineOracle
 from certmix.provers.margin.oracle import RULES, MarginBound, MarginOracle, latest_of_each, standard_network
+from certmix.provers.margin.pursuit import branch_further
 from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal
 from certmix.provers.session import Session
@@ -185,4 +185,4 @@ def prove_margin(problem: ProverProblem, session: Session) -> list[Outcome]:
     def oracle(batch: ProverProblem, predicted: Tensor) -> MarginOracle:
         return EngineOracle(batch, predicted, session.engine)
 
-    return branch_open(problem, session.judge, MarginProver(problem, session.judge, oracle).prove())
+    return branch_further(problem, session, MarginProver(problem, session.judge, oracle).prove())

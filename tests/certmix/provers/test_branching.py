@@ -122,8 +122,8 @@ def test_some_of_these_needed_a_tree():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"radius": None},
         {"branch": -1.0},
+        {"branch_parts": -1},
         {"branch": float("nan")},
         {"branch": float("inf")},
         {"evidence": "engine"},

@@ -215,6 +215,29 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path):
         pass
 
 
+def test_what_branching_has_proven_outlives_an_interruption(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    out, options = tmp_path / "run", {"branch_parts": "24", "limit": "2", "norm": "L2"}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "append", interrupt)
+        assert main(audit(data, out, **options)) == 128 + signal.SIGINT
+    kept = [json.loads(path.read_bytes()) for path in sorted((out / "unfinished").iterdir())]
+    lines = {n: json.loads(k["line"]) for n, k in enumerate(kept) if k["line"] is not None}
+    assert lines
+    capsys.readouterr()
+    assert main(audit(data, out, **options)) == 0
+    assert not (out / "unfinished").exists()
+    written = [json.loads(line) for line in (out / FINAL).read_bytes().splitlines()]
+    assert all(written[n]["radius"] >= line["radius"] for n, line in lines.items())
+    assert judge([str(out)]) == 0
+    assert opened(out).settings.branch_parts == 24
+
+
 def killed(data: Path, out: Path, seconds: float) -> bool:
     """Start or go on with the run and kill it after so many seconds; whether that came before its end."""
     command = [sys.executable, "-m", "certmix", *audit(data, out)]

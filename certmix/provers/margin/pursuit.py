@@ -1,0 +1,197 @@
+"""Branching input by input: one radius decided, or the largest pushed on, within a budget, over interruptions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from certmix.attacks.quick import quick_attack
+from certmix.formatting import exact, lower
+from certmix.provers.margin.branching import Branched, branch
+from certmix.provers.problem import ProverProblem, Pursued
+from certmix.provers.proposal import Proposal, judged
+from certmix.provers.session import Session
+from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
+from certmix.records.unfinished import Unfinished
+from certmix.settings import diameter
+from proofs_check.certificate import MalformedError, Rejected
+from proofs_check.reading import parse
+from proofs_check.rules import EVIDENCE
+from proofs_check.rules.margin.branching import BranchedMargin
+from verifiers.branching.parts import Leaf
+from verifiers.branching.search import Budget, Found
+from verifiers.engine import EngineError, MarginQuery
+
+STEP = 0.08  # relative, from a proven radius to the first one tried beyond it
+SHARE = 0.4  # of what is left of an input's budget, for one radius of several
+NEAR = 0.02  # relative: radii so close to one that is not proven are tried with all that is left
+RULE = "branched_margin"
+
+Partition = dict[int, list[Leaf]]
+
+
+def branch_further(problem: ProverProblem, session: Session, outcomes: list[Outcome]) -> list[Outcome]:
+    """`outcomes`, bettered by branching (docs/maths.md 10) within the settings' budget for each input: what bounds left
+    open at the radius asked for is decided, largest radii are pushed on. What is refused stays so."""
+    if not problem.settings.branches:
+        return outcomes
+    result = list(outcomes)
+    for k, outcome in enumerate(outcomes):
+        if problem.settings.radius is None and isinstance(outcome, Certified):
+            result[k] = Pursuit(problem, session, k, outcome.predicted).pushed(outcome)
+        elif isinstance(outcome, Abstained) and outcome.reason is Reason.RADIUS_NOT_REACHED:
+            result[k] = Pursuit(problem, session, k, outcome.predicted).decided(outcome)
+    return result
+
+
+@dataclass(eq=False)
+class Pursuit:
+    """One input's branching. Every step is kept at the run's desk, if there is one, from which it goes on."""
+
+    problem: ProverProblem
+    session: Session
+    k: int
+    predicted: int
+
+    def __post_init__(self) -> None:
+        desk = self.problem.desk
+        self.state = Unfinished() if desk is None else desk.read(self.problem.indices[self.k])
+
+    def decided(self, before: Abstained) -> Outcome:
+        """The outcome at the radius asked for. An input that a quick attack refutes is left to it."""
+        radius = self.problem.settings.radius
+        if radius is None or self._attackable(radius):
+            return before
+        if (kept := self._kept()) is not None:
+            return kept
+        if self.state.advice is not None:
+            return dataclasses.replace(before, advice=self.state.advice)
+        try:
+            found = self._attempt(radius, 1.0, None)
+        except EngineError as error:
+            return self.problem.abstained(self.predicted, Reason.ENGINE_FAILED, str(error))
+        answer = self._judged(radius, found)
+        if isinstance(answer, Certified):
+            return answer
+        self._keep(advice=answer)
+        return dataclasses.replace(before, advice=answer)
+
+    def pushed(self, best: Certified) -> Certified:
+        """The certificate of the largest radius that is proven in time, if not of a larger one than `best`."""
+        s, step, partition = self.problem.settings, STEP, None
+        if s.domain is None:
+            raise TypeError("excluded by Settings")
+        limit = diameter(s.norm, s.domain, self.problem.inputs[self.k].numel())
+        kept = self._kept()
+        best = best if kept is None or kept.radius <= best.radius else kept
+        while best.radius < limit and self._left() > 0:
+            beyond = self.state.beyond
+            gap = math.inf if beyond is None else beyond / best.radius - 1
+            if gap <= s.tolerance:
+                break
+            trial = min(limit, best.radius * (1 + step) if beyond is None else math.sqrt(best.radius * beyond))
+            try:
+                found = self._attempt(trial, 1.0 if gap < NEAR else SHARE, partition)
+            except EngineError:  # what is proven stays so
+                break
+            answer = self._judged(trial, found, best.radius)
+            if isinstance(answer, Certified):
+                best, partition, step = answer, found.found.partition(), 2 * step
+            if not isinstance(answer, Certified) or answer.radius < trial * (1 - s.tolerance):
+                self._keep(beyond=trial)
+        return best
+
+    # ------------------------------------------------------------ one radius
+
+    def _attempt(self, radius: float, share: float, start: Partition | None) -> Branched:
+        """A search on the ball of this radius, within `share` of what is left of the budget. Raises EngineError."""
+        s, before = self.problem.settings, self.state
+        budget = Budget(
+            share * (s.branch - before.seconds) if s.branch else math.inf,
+            math.ceil(share * (s.branch_parts - before.parts)) if s.branch_parts else math.inf,
+        )
+        begun = time.monotonic()
+
+        def tell(found: Found) -> None:
+            if self.problem.tell is not None:
+                left = None if not s.branch else max(0.0, s.branch - before.seconds - (time.monotonic() - begun))
+                self.problem.tell(Pursued(self.problem.indices[self.k], radius, found.parts - found.unproven,
+                                          found.parts, found.excess, left))  # fmt: skip
+
+        found = branch(self.session.branching, self._query(radius), s, budget, start, tell)
+        self.state = dataclasses.replace(before, seconds=before.seconds + time.monotonic() - begun,
+                                         parts=before.parts + found.found.bounded)  # fmt: skip
+        self._keep()
+        return found
+
+    def _judged(self, radius: float, branched: Branched, above: float = 0.0) -> Certified | str:
+        """The certificate, kept if its radius is above that; or why there is none."""
+        s, found = self.problem.settings, branched.found
+        if branched.evidence is None:
+            limits = [f"{exact(s.branch)} s"] * (s.branch > 0) + [f"{s.branch_parts} parts"] * (s.branch_parts > 0)
+            return (
+                f"branching for {' or '.join(limits)} left {found.unproven} of {found.parts} parts of the ball of "
+                f"radius {exact(radius)} open: give it more, or ask for a smaller radius"
+            )
+        begun, evidence = time.monotonic(), branched.evidence
+        answer = self._proposed(radius, evidence)
+        self.state = dataclasses.replace(self.state, seconds=self.state.seconds + time.monotonic() - begun)
+        if isinstance(answer, Certified) and answer.radius > above:
+            self._keep(line=answer.line.decode())
+            return answer
+        why = f"{answer.step}: {answer.reason}" if isinstance(answer, Rejected) else f"only {lower(answer.radius)}"
+        return f"branching found a proof that the judge does not accept ({why})"
+
+    def _proposed(self, radius: float, evidence: BranchedMargin) -> Certified | Rejected:
+        claim = self.problem.claim(self.k, radius, self.predicted, "robust", None)
+        return judged(self.problem, self.session.judge, Proposal(self.k, claim, "margin", RULE, lambda _: evidence))
+
+    def _query(self, radius: float) -> MarginQuery:
+        s, p = self.problem.settings, self.problem
+        radii = torch.tensor([radius], dtype=torch.float64)
+        return MarginQuery(p.network, p.inputs[self.k : self.k + 1], s.norm, radii, s.domain, self._class())
+
+    def _class(self) -> Tensor:
+        return torch.tensor([self.predicted])
+
+    def _attackable(self, radius: float) -> bool:
+        """Whether an attack on the mix succeeds: then there is nothing to prove."""
+        s, p = self.problem.settings, self.problem
+        if not s.attack_steps:
+            return False
+        attack = quick_attack(
+            p.standard.module, p.robust.module, s.alpha, s.temperature, p.inputs[self.k : self.k + 1], self._class(),
+            s.norm, torch.tensor([radius], dtype=torch.float64), s.domain, steps=s.attack_steps, seed=s.seed,
+        )  # fmt: skip
+        return bool(attack.found[0])
+
+    # ------------------------------------------------------------ what is left, and what is kept
+
+    def _left(self) -> float:
+        """The part of the budget that is not spent."""
+        s, spent = self.problem.settings, self.state
+        seconds = 1 - spent.seconds / s.branch if s.branch else 1.0
+        return min(seconds, 1 - spent.parts / s.branch_parts if s.branch_parts else 1.0)
+
+    def _keep(self, **changes: str | float | None) -> None:
+        self.state = dataclasses.replace(self.state, **changes)  # type: ignore[arg-type]
+        if self.problem.desk is not None:
+            self.problem.desk.write(self.problem.indices[self.k], self.state)
+
+    def _kept(self) -> Certified | None:
+        """The certificate that an interrupted session kept, judged anew."""
+        if self.state.line is None:
+            return None
+        try:
+            line = parse.line(self.state.line.encode(), EVIDENCE)
+        except MalformedError:
+            return None
+        if not isinstance(line, parse.Certificate) or not isinstance(line.evidence, BranchedMargin):
+            return None
+        answer = self._proposed(line.claim.radius, line.evidence)
+        return answer if isinstance(answer, Certified) else None

@@ -1,0 +1,198 @@
+"""Branching as a product: the largest radius pushed on within a budget, and over interruptions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_networks import mlp
+
+from certmix.commands.terminal import pursuit
+from certmix.errors import UsageError
+from certmix.mixing.adaptive import AdaptiveMix
+from certmix.models.model import Model
+from certmix.provers.adaptive import certify_adaptive
+from certmix.provers.certify import prove
+from certmix.provers.judging import check
+from certmix.provers.margin import pursuit as module
+from certmix.provers.problem import ProverProblem, Pursued
+from certmix.provers.session import open_session
+from certmix.records.lines import _sealed
+from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
+from certmix.records.unfinished import Desk, Unfinished
+from certmix.settings import Settings
+from proofs_check.certificate import Accepted, Transform
+from verifiers.engine import EngineError
+from verifiers.network.module import PlainModule
+
+WIDTHS = (4, 12, 10, 3)
+PARTS = 60
+SETTINGS = Settings(0.75, temperature=8.0, attack_steps=0, curves=False, branch_parts=PARTS)
+
+
+def model(seed: int) -> Model:
+    network = mlp(seed, WIDTHS)
+    return Model(PlainModule(network).eval(), network, network.classes, network.input_shape, "made for this test", 0.0)
+
+
+def problem(settings: Settings, desk: Desk | None = None, tell: Callable[[Pursued], None] | None = None, seed: int = 3):
+    x = torch.from_numpy(np.random.default_rng(seed).random((1, 4), dtype=np.float32))
+    return ProverProblem(model(seed + 100), model(seed), x, (7,), (0,), settings, None, desk, tell)
+
+
+def outcome(settings: Settings, desk: Desk | None = None, tell: Callable[[Pursued], None] | None = None) -> Outcome:
+    asked = problem(settings, desk, tell)
+    (found,) = prove(asked, open_session(asked))
+    return found
+
+
+@pytest.fixture(scope="module")
+def without() -> Certified:
+    found = outcome(dataclasses.replace(SETTINGS, branch_parts=0))
+    assert isinstance(found, Certified)
+    return found
+
+
+@pytest.fixture(scope="module")
+def pushed() -> Certified:
+    found = outcome(SETTINGS)
+    assert isinstance(found, Certified)
+    return found
+
+
+def test_a_largest_radius_is_pushed_on_and_the_judge_accepts_it(without: Certified, pushed: Certified):
+    assert pushed.radius > 1.02 * without.radius
+    assert json.loads(pushed.line)["evidence"]["rule"] == "branched_margin"
+    assert isinstance(check(pushed), Accepted)
+
+
+def test_a_budget_in_parts_gives_the_same_bytes_again(pushed: Certified):
+    again = outcome(SETTINGS)
+    assert isinstance(again, Certified)
+    assert again.line == pushed.line
+
+
+@pytest.mark.parametrize("budget", [{"branch_parts": 1}, {"branch": 1e-9}, {"branch": 0.0, "branch_parts": 0}])
+def test_hardly_any_budget_leaves_what_bounds_certify(budget: dict[str, float], without: Certified):
+    found = outcome(dataclasses.replace(SETTINGS, **({"branch_parts": 0} | budget)))  # type: ignore[arg-type]
+    assert isinstance(found, Certified)
+    assert found.radius >= without.radius
+
+
+class StopError(Exception):
+    """An interruption."""
+
+
+def interrupted(desk: Desk) -> Unfinished:
+    """What the desk holds after a session that ends as soon as it has certified a radius by branching."""
+
+    def stop(how: Pursued) -> None:
+        if desk.read(7).line is not None:
+            raise StopError
+
+    with pytest.raises(StopError):
+        outcome(SETTINGS, desk, stop)
+    return desk.read(7)
+
+
+def test_an_interrupted_run_goes_on_from_the_best_radius_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    desk = Desk(tmp_path)
+    kept = interrupted(desk)
+    assert kept.line is not None
+    radius = json.loads(kept.line)["radius"]
+    tried = list[float]()
+    attempt = module.Pursuit._attempt
+
+    def noted(self: module.Pursuit, trial: float, *rest: object) -> object:
+        tried.append(trial)
+        return attempt(self, trial, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.Pursuit, "_attempt", noted)
+    found = outcome(SETTINGS, desk)
+    assert isinstance(found, Certified)
+    assert found.radius >= radius
+    assert tried
+    assert min(tried) > radius
+    assert kept.parts < desk.read(7).parts <= PARTS + 2 * len(tried)
+    desk.clear([7])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["no json", '{"seconds": 1, "what": 2}'])
+def test_what_an_interruption_damaged_is_done_again(tmp_path: Path, damage: str, pushed: Certified):
+    desk = Desk(tmp_path)
+    desk.write(7, Unfinished())
+    (path,) = (tmp_path / "unfinished").iterdir()
+    path.write_text(damage)
+    found = outcome(SETTINGS, desk)
+    assert isinstance(found, Certified)
+    assert found.line == pushed.line
+
+
+def test_what_is_kept_is_judged_again(tmp_path: Path, pushed: Certified, without: Certified):
+    """A radius that the kept proof does not prove; the budget is spent, so nothing is added to it."""
+    desk, line = Desk(tmp_path), json.loads(pushed.line)
+    line["radius"] = 4 * pushed.radius
+    desk.write(7, Unfinished(parts=PARTS, line=_sealed({n: v for n, v in line.items() if n != "sha256"}).decode()))
+    found = outcome(SETTINGS, desk)
+    assert isinstance(found, Certified)
+    assert found.radius < 4 * pushed.radius * 0.95
+    assert isinstance(check(found), Accepted)
+    desk.write(7, Unfinished(parts=PARTS, line=pushed.line.decode()))
+    found = outcome(SETTINGS, desk)
+    assert isinstance(found, Certified)
+    assert found.line == pushed.line
+
+
+def test_a_radius_that_was_left_open_is_not_searched_again(tmp_path: Path, pushed: Certified):
+    desk, fixed = Desk(tmp_path), dataclasses.replace(SETTINGS, radius=2 * pushed.radius)
+    first = outcome(fixed, desk)
+    assert isinstance(first, Abstained)
+    assert f"branching for {PARTS} parts left" in first.advice
+
+    def told(_: Pursued) -> None:
+        raise AssertionError("searched again")
+
+    again = outcome(fixed, desk, told)
+    assert isinstance(again, Abstained)
+    assert (again.advice, again.reason) == (first.advice, Reason.RADIUS_NOT_REACHED)
+
+
+def test_an_engine_that_fails_takes_nothing_away(without: Certified, monkeypatch: pytest.MonkeyPatch):
+    def failing(*_: object) -> object:
+        raise EngineError("out of order")
+
+    monkeypatch.setattr(module, "branch", failing)
+    found = outcome(SETTINGS)
+    assert isinstance(found, Certified)
+    assert found.line == without.line
+    decided = outcome(dataclasses.replace(SETTINGS, radius=1.05 * without.radius))
+    assert isinstance(decided, Abstained)
+    assert (decided.reason, decided.advice) == (Reason.ENGINE_FAILED, "out of order")
+
+
+def test_progress_says_parts_and_what_is_left(pushed: Certified):
+    told = list[Pursued]()
+    outcome(dataclasses.replace(SETTINGS, branch=1e3), None, told.append)
+    assert told
+    assert all(0 <= how.proven <= how.parts and how.index == 7 and how.lack >= 0 for how in told)
+    left = [how.seconds for how in told]
+    assert all(seconds is not None and 0 < seconds < 1e3 for seconds in left)
+    assert left == sorted(left, reverse=True)  # type: ignore[type-var]
+    assert pursuit(Pursued(3, 0.25, 5, 8, 0.12, 12.4)) == (
+        "input 3 at radius 0.25: 5 of 8 parts proven, the worst lacks 0.12, 12 s left"
+    )
+    assert pursuit(Pursued(3, 0.5, 5, 8, 0.5, None)).endswith("lacks 0.5")
+
+
+def test_adaptive_mixes_are_not_branched_on():
+    asked = problem(SETTINGS)
+    with pytest.raises(UsageError, match="branch"):
+        certify_adaptive(
+            asked.standard, asked.robust, asked.inputs, AdaptiveMix(0.75, transform=Transform(0.0, 1.0, True)), SETTINGS
+        )
