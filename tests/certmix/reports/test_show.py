@@ -68,8 +68,10 @@ def test_what_a_proof_takes_is_said_and_of_a_tree_what_the_judge_went_through(
         return proves(found, rival, claim, path, *rest)
 
     monkeypatch.setattr(branching, "_leaf_proves", counted)
-    assert main(["show", str(tmp_path / "run"), "0", "--quick"]) == 0
+    assert main(["show", str(tmp_path / "run"), "0"]) == 0
     shown = capsys.readouterr().out
+    assert "lipschitz: none: " in shown
+    assert "branch" not in shown.replace("rule branched_margin", "")
     (line,) = (tmp_path / "run" / "certificates.jsonl").read_bytes().splitlines()
     assert f"{len(line)} bytes, judged in " in shown
     assert len(depths) > 10
