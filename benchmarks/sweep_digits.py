@@ -24,7 +24,7 @@ from torch import nn
 import certmix
 from certmix.__main__ import main as command
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
-from certmix.provers.adaptive import certify_adaptive
+from certmix.provers.certify import certify_adaptive
 from certmix.reports.sweep_tables import front
 from certmix.runs.sweep import Point
 from certmix.settings import Settings

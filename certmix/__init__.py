@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     __version__: str
     from certmix.data.dataset import Dataset, load_data
     from certmix.errors import UsageError
+    from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
     from certmix.mixing.mixed import MixedClassifier
     from certmix.models.model import Model, from_module, load_model
-    from certmix.provers.certify import certify
+    from certmix.provers.certify import certify, certify_adaptive
     from certmix.provers.judging import check
     from certmix.records.outcomes import Abstained, Certified, Falsified, Outcomes, Reason, to_dataframe
     from certmix.settings import Settings, SmoothingSettings
 
 __all__ = [
     "Abstained",
+    "AdaptiveMix",
     "Certified",
     "Dataset",
     "Falsified",
@@ -33,10 +35,12 @@ __all__ = [
     "Outcomes",
     "Reason",
     "Settings",
+    "SigmoidAlpha",
     "SmoothingSettings",
     "UsageError",
     "__version__",
     "certify",
+    "certify_adaptive",
     "check",
     "from_module",
     "load_data",
@@ -46,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "Abstained": "records.outcomes",
+    "AdaptiveMix": "mixing.adaptive",
     "Certified": "records.outcomes",
     "Dataset": "data.dataset",
     "Falsified": "records.outcomes",
@@ -54,8 +59,10 @@ _HOMES = {
     "Outcomes": "records.outcomes",
     "Reason": "records.outcomes",
     "Settings": "settings",
+    "SigmoidAlpha": "mixing.adaptive",
     "SmoothingSettings": "settings",
     "certify": "provers.certify",
+    "certify_adaptive": "provers.certify",
     "check": "provers.judging",
     "from_module": "models.model",
     "load_data": "data.dataset",

@@ -14,14 +14,14 @@ from certmix.errors import UsageError
 from certmix.formatting import exact
 from certmix.mixing.parameters import check_alpha, check_temperature
 from certmix.records.outcomes import Method
-from proofs_check.certificate import Norm, Semantics
+from proofs_check.certificate import Adaptive, Norm, Semantics
 
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
-METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing")
+METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing", "adaptive")
 NORM_NAMES: dict[str, Norm] = {"inf": "Linf", "linf": "Linf", "2": "L2", "l2": "L2", "1": "L1", "l1": "L1"}
 
 # what earlier versions did not know: each default is what they did
-ADDED = ("threads", "branch", "branch_parts")
+ADDED = ("threads", "branch", "branch_parts", "adaptive")
 
 
 def as_number(value: object, name: str = "it") -> float:
@@ -100,7 +100,8 @@ class Settings:
     only another alpha or temperature could certify. branch, branch_parts: what branch and bound may spend on each input
     that bounds alone do not settle, in seconds by the clock and in parts of its ball that are bounded (docs/maths.md
     10); where one is 0 the other alone counts, where both are there is none. threads: of the processor, for each tensor
-    operation; like batch_size it may change the last bits of what an engine proposes.
+    operation; like batch_size it may change the last bits of what an engine proposes. adaptive: what of the mix is,
+    with method adaptive; alpha is then a lower bound of its alpha on the whole domain.
     """
 
     alpha: float
@@ -124,6 +125,7 @@ class Settings:
     threads: int = 1
     seed: int = 0
     smoothing: SmoothingSettings = SmoothingSettings()
+    adaptive: Adaptive | None = None
 
     def __post_init__(self) -> None:
         from verifiers import ENGINES  # torch comes with it: loaded for a run, not for the options of a command
@@ -143,11 +145,12 @@ class Settings:
             object.__setattr__(self, "domain", _pair(self.domain))
         if self.domain is not None and not -math.inf < self.domain[0] < self.domain[1] < math.inf:
             raise UsageError(f"domain must be LOW HIGH with LOW < HIGH, got {self.domain}")
-        if self.radius is None and self.domain is None and self.method == "margin":
+        if self.radius is None and self.domain is None and self.method in ("margin", "adaptive"):
             raise UsageError("the largest radius needs a bounded domain: give domain, or a radius")
         if self.semantics == "float32" and self.evidence == "engine":
             raise UsageError("semantics float32 needs evidence network: an engine covers real arithmetic only")
         self._check_branch()
+        self._check_adaptive()
         if not 0 < self.tolerance < 1:
             raise UsageError(f"tolerance must lie in (0, 1), got {self.tolerance}")
         if self.threads < 1:
@@ -173,6 +176,18 @@ class Settings:
             raise UsageError(
                 "branch needs method margin, evidence network and semantics real, and does not use g: "
                 "leave branch and branch_parts out, or what they do not go with"
+            )
+
+    def _check_adaptive(self) -> None:
+        if (self.method == "adaptive") != (self.adaptive is not None):
+            raise UsageError(
+                "method adaptive is for a mix whose alpha depends on the input or whose logits are transformed, "
+                "and for no other: say which (--alpha-network, --transform; certify_adaptive), or leave the method out"
+            )
+        if self.adaptive and (self.evidence, self.semantics, self.use_standard) != ("network", "real", False):
+            raise UsageError(
+                "method adaptive needs evidence network and semantics real, and does not use g: leave out evidence, "
+                "semantics and use_standard"
             )
 
     def require_installed(self) -> None:

@@ -148,9 +148,17 @@ class Law:
     def _confirmation(self, module: Any) -> None:
         original: Callable[..., Any] = module.evaluate
 
-        def evaluate(point: np.ndarray, standard: Any, robust: Any, alpha: float, temperature: float, y: int) -> Any:
-            answer = original(point, standard, robust, alpha, temperature, y)
-            if isinstance(answer, module.Confirmed):
+        def evaluate(
+            point: np.ndarray,
+            standard: Any,
+            robust: Any,
+            alpha: float,
+            temperature: float,
+            y: int,
+            adaptive: Any = None,
+        ) -> Any:
+            answer = original(point, standard, robust, alpha, temperature, y, adaptive)
+            if isinstance(answer, module.Confirmed) and adaptive is None:
                 digest = standard.sha256 if isinstance(standard, module.PlainNetwork) else None
                 problem = Problem(robust.sha256, digest, float(alpha), float(temperature), int(y))
                 center = np.asarray(point, dtype="<f4").tobytes()

@@ -10,8 +10,10 @@ from flint import arb, ctx
 from numpy.typing import NDArray
 from torch import nn
 
+from certmix.attacks.adaptive_weight import moved, weight_at
 from certmix.attacks.arb_network import logits_in_arb
 from certmix.attacks.running_error import Approximate, logits_with_error
+from certmix.mixing.adaptive import AdaptiveMix
 from proofs_check.certificate import Norm, PlainNetwork
 
 PRECISION_BITS = 256
@@ -68,16 +70,18 @@ def confirm(
     alpha: float,
     temperature: float,
     predicted: int,
+    adaptive: AdaptiveMix | None = None,
 ) -> Confirmed | Float32Only:
     """Decide whether `candidate` refutes "the mix predicts `predicted` on the whole ball around x".
 
     Ensures: Confirmed only if the candidate lies in ball and box exactly and some rival i has
     (1−α) softmax(g)_i + α softmax(T h)_i > the same at `predicted`, strictly, in real arithmetic. A g that is not
     a plain network counts as anything in [0, 1] (Lemma 3.2), which suffices where h alone loses by enough.
+    adaptive: the mix, where its α depends on the input or h's logits are transformed; alpha is then a lower bound of α.
     """
     if not contained(candidate, x, radius, norm, domain):
         return Float32Only(f"the candidate is not in the {norm} ball of radius {radius} intersected with {domain}")
-    return evaluate(candidate, standard, robust, alpha, temperature, predicted)
+    return evaluate(candidate, standard, robust, alpha, temperature, predicted, adaptive)
 
 
 def evaluate(
@@ -87,31 +91,29 @@ def evaluate(
     alpha: float,
     temperature: float,
     predicted: int,
+    adaptive: AdaptiveMix | None = None,
 ) -> Confirmed | Float32Only:
     """`confirm` at `point` itself, wherever it lies."""
     plain = standard if isinstance(standard, PlainNetwork) else None
     needed = plain if alpha < 1 else None
-    quick = _decide(_float64(needed, point), _float64(robust, point), alpha, temperature, predicted)
-    if quick is not None:
-        return quick
-    exact = _decide(
-        None if needed is None else logits_in_arb(needed, point, PRECISION_BITS),
-        logits_in_arb(robust, point, PRECISION_BITS),
-        alpha,
-        temperature,
-        predicted,
-    )
-    if exact is not None:
-        return exact
+    for logits in (_in_float64, _in_arb):  # the second is slow
+        weight = arb(alpha) if adaptive is None else weight_at(adaptive, point, logits)
+        of_robust = moved(logits(robust, point), None if adaptive is None else adaptive.transform)
+        of_standard = None if needed is None else logits(needed, point)
+        decided = _decide(of_standard, of_robust, weight, temperature, predicted)
+        if decided is not None:
+            return decided
     if plain is None and alpha < 1:
         return Float32Only("the standard model has no plain network: its float32 outputs have no error bound")
     return Float32Only("evaluated rigorously, no class exceeds the predicted one")
 
 
-def _float64(network: PlainNetwork | None, point: Float32Array) -> list[arb] | None:
-    if network is None:
-        return None
+def _in_float64(network: PlainNetwork, point: Float32Array) -> list[arb]:
     return _balls(logits_with_error(network, point))
+
+
+def _in_arb(network: PlainNetwork, point: Float32Array) -> list[arb]:
+    return logits_in_arb(network, point, PRECISION_BITS)
 
 
 def _balls(logits: Approximate) -> list[arb]:
@@ -123,15 +125,12 @@ def _balls(logits: Approximate) -> list[arb]:
 
 
 def _decide(
-    standard: list[arb] | None, robust: list[arb] | None, alpha: float, temperature: float, predicted: int
+    standard: list[arb] | None, robust: list[arb], weight: arb, temperature: float, predicted: int
 ) -> Confirmed | None:
     """The rival with the largest proven lead over `predicted`, if any has one. standard None: any g."""
-    if robust is None:
-        raise ValueError("the robust network is required")
     before = ctx.prec
     ctx.prec = PRECISION_BITS
     try:
-        weight = arb(alpha)
         of_robust = _softmax([arb(temperature) * z for z in robust])
         of_given_standard = None if standard is None else _softmax(standard)
         leads: list[tuple[float, int]] = []

@@ -125,7 +125,7 @@ class FloorObjective(Objective):
         points = _leaf(points, self.mix)
         standard, robust = self.mix.standard(points), self.mix.robust(points)
         with torch.no_grad():
-            mixed = self.mix.mix(standard, robust)
+            mixed = self.mix.mix(standard, robust, self.mix.weight(points))
             probabilities = torch.softmax(standard, 1)
             score = _targeted(mixed, labels, targets, margins(mixed, labels))
             if self.aim == "runner_up":

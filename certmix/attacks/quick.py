@@ -34,6 +34,21 @@ def quick_attack(
     it in float32, prefers another class. A found point refutes a certificate only after `confirm`.
     """
     mix = MixedClassifier(standard, robust, alpha, temperature)
+    return attack_mix(mix, inputs, predicted, norm, radius, domain, steps, restarts, seed)
+
+
+def attack_mix(
+    mix: MixedClassifier,
+    inputs: Tensor,
+    predicted: Tensor,
+    norm: Norm,
+    radius: Tensor,
+    domain: tuple[float, float] | None,
+    steps: int = 20,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Candidates:
+    """`quick_attack` on any mix."""
     ball = make_ball(inputs, radius, norm, domain)
     schedule = Schedule(steps, restarts, random_start=False, seed=seed)
     entropy_candidates = pgd(ClassifierObjective(mix, "cross_entropy"), ball, predicted, schedule)

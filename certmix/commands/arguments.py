@@ -11,11 +11,15 @@ import tomllib
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from certmix.errors import UsageError
 from certmix.formatting import exact
 from certmix.settings import METHODS, NORMS, Settings, SmoothingSettings, as_norm, as_number
+from proofs_check.certificate import MalformedError, Transform
+
+if TYPE_CHECKING:
+    from certmix.mixing.adaptive import AdaptiveMix
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,7 +109,8 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=METHODS,
         default="margin",
-        help="theorem: margin (Lemma 3.2), lipschitz (Theorem 3.5), smoothing (Theorem 3.7)",
+        help="theorem: margin (Lemma 3.2), lipschitz (Theorem 3.5), smoothing (Theorem 3.7), adaptive (Lemma 3.2 for "
+        "the mixes at the end)",
     )
     group.add_argument("--engine", default="crown", metavar="NAME", help="bounder: crown (default) or auto_lirpa")
     group.add_argument(
@@ -153,15 +158,63 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     noise.add_argument("--precision", choices=("float32", "bfloat16"), default=d.precision, help="of the base model")
 
 
+def add_adaptive(parser: argparse.ArgumentParser) -> None:
+    """What of the mix is adaptive; `adaptive_mix` reads it."""
+    group = parser.add_argument_group("alpha that depends on the input, transformed logits (--method adaptive)")
+    words = "its two logits s give alpha(x) = LOW + (HIGH - LOW) sigmoid(s1 - s0), in place of --alpha"
+    group.add_argument("--alpha-network", metavar="A.onnx", help=words)
+    group.add_argument("--alpha-range", nargs=2, type=number, metavar=("LOW", "HIGH"), help="of alpha(x), in [0, 1]")
+    words = "h's logits z become sign(z + SHIFT) |z + SHIFT|^POWER"
+    group.add_argument("--transform", nargs=2, type=number, metavar=("SHIFT", "POWER"), help=words)
+    group.add_argument("--clamp", action="store_true", help="they become max(z + SHIFT, 0)^POWER instead")
+
+
+def adaptive_mix(options: argparse.Namespace) -> AdaptiveMix | None:
+    """The mix of --method adaptive; None for another method. Raises UsageError where options contradict each other."""
+    network, ends, transform = options.alpha_network, options.alpha_range, options.transform
+    if options.method != "adaptive":
+        for name in ("alpha_network", "alpha_range", "transform", "clamp"):
+            if getattr(options, name):
+                raise UsageError(f"--{name.replace('_', '-')} is for --method adaptive, not for {options.method}")
+        return None
+    from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
+    from certmix.models.model import load_model
+
+    if network is None and transform is None:
+        raise UsageError("nothing of this mix is adaptive: give --alpha-network or --transform, or another --method")
+    if (network is None) != (ends is None):
+        raise UsageError("--alpha-network and --alpha-range LOW HIGH go together: give both, or neither")
+    if options.clamp and transform is None:
+        raise UsageError("--clamp says how to transform: give --transform SHIFT POWER with it")
+    if network is not None and options.alpha is not None:
+        raise UsageError(f"alpha is given twice, --alpha {exact(options.alpha)} and --alpha-network: leave one out")
+    how = None if transform is None else _transform(transform[0], transform[1], options.clamp)
+    if network is None or ends is None:
+        return AdaptiveMix(required(options, "alpha"), transform=how)
+    try:
+        return AdaptiveMix(SigmoidAlpha(load_model(network).require_network(), ends[0], ends[1]), transform=how)
+    except UsageError as error:
+        raise UsageError(f"--alpha-network: {error}") from None
+
+
+def _transform(shift: float, power: float, clamp: bool) -> Transform:
+    try:
+        return Transform(shift, power, clamp)
+    except MalformedError as error:
+        raise UsageError(f"--transform {exact(shift)} {exact(power)}: {error.place} {error.reason}") from None
+
+
 def fractions(text: str) -> tuple[float, ...]:
     """Comma-separated numbers."""
     return tuple(number(part) for part in text.split(","))
 
 
-def settings(options: argparse.Namespace) -> Settings:
-    """The run's settings. Raises UsageError, also where the engine's package is not installed."""
+def settings(options: argparse.Namespace, adaptive: AdaptiveMix | None = None) -> Settings:
+    """The run's settings. adaptive: see `adaptive_mix`. Raises UsageError, also where the engine's package is not
+    installed."""
     run_settings = Settings(
-        alpha=required(options, "alpha"),
+        alpha=required(options, "alpha") if adaptive is None else adaptive.least(),
+        adaptive=None if adaptive is None else adaptive.claimed(),
         norm=options.norm,
         radius=options.radius,
         temperature=options.temperature,
@@ -176,7 +229,7 @@ def settings(options: argparse.Namespace) -> Settings:
         attack_steps=options.attack_steps,
         branch=options.branch,
         branch_parts=options.branch_parts,
-        curves=not options.no_curves,
+        curves=not options.no_curves and adaptive is None,
         batch_size=options.batch_size,
         device=device(options.device),
         threads=options.threads,
@@ -305,7 +358,7 @@ def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
 
 
 def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
-    if key in ("standard", "robust", "data", "audit-data", "out"):
+    if action.dest in ("standard", "robust", "alpha_network", "data", "audit_data", "out"):
         return os.fspath(path.parent / str(value))
     if action.nargs == 0:
         if not isinstance(value, bool):

@@ -20,16 +20,19 @@ from certmix.runs.store import Store
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_certification(parser)
+    arguments.add_adaptive(parser)
     parser.add_argument("--out", metavar="DIR", help="folder to write; new, or that of the same run, interrupted")
     arguments.add_gate(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from certmix.commands.terminal import Terminal
+    from certmix.mixing.adaptive import checked
     from certmix.models.model import load_model, require_pair
     from certmix.runs.audit import Audit
 
-    settings = arguments.settings(options)
+    adaptive = arguments.adaptive_mix(options)
+    settings = arguments.settings(options, adaptive)
     out = Path(arguments.required(options, "out"))
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
     standard = load_model(arguments.required(options, "standard"))
@@ -37,14 +40,18 @@ def run(options: argparse.Namespace) -> int:
     require_pair(standard, robust)
     data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
     data.require(robust.input_shape, robust.classes, settings.domain)
-    names = ("standard", "robust", "data")
+    if adaptive is not None:
+        checked(robust.input_shape, adaptive)
+    names = [n for n in ("standard", "robust", "alpha_network", "data") if getattr(options, n) is not None]
     origin = Provenance(
         arguments.spelled("audit", add_arguments, options),
         {name: GivenFile.of(getattr(options, name)) for name in names},
         len(data),
         data.available,
     )
-    code = Audit(standard, robust, data, settings, Store(out), provenance=origin, listener=Terminal()).run()
+    code = Audit(
+        standard, robust, data, settings, Store(out), adaptive=adaptive, provenance=origin, listener=Terminal()
+    ).run()
     return code or arguments.gate(options.fail_under, _certified_correct(Store(out)), len(data))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,18 @@ class AdaptiveMix:
                 raise UsageError("an alpha that depends on the input needs alpha_lower, a lower bound of it")
             return self.alpha_lower
         return self.alpha
+
+
+def mix_of(said: Adaptive, alpha: float, network: Callable[[str], PlainNetwork]) -> AdaptiveMix | None:
+    """The mix of which a claim says `said`; None where its alpha is a function that no network gives.
+
+    alpha: where it does not depend on the input. network: by digest.
+    """
+    if said.alpha is None:
+        return AdaptiveMix(alpha, transform=said.transform)
+    if said.alpha.network is None:
+        return None
+    return AdaptiveMix(SigmoidAlpha(network(said.alpha.network), said.alpha.low, said.alpha.high), None, said.transform)
 
 
 def checked(input_shape: tuple[int, ...], mix: AdaptiveMix) -> None:

@@ -54,7 +54,7 @@ class MixedClassifier(nn.Module):
 
     alpha may be a module too, x -> (N,): then alpha_lower must declare a lower bound of it, which the mix enforces
     (values are clamped to [alpha_lower, 1]), and the attribute `alpha` is that bound. transform: replaces h's logits z
-    by M(z), nondecreasing, before the temperature. Certificates for both: certmix.adaptive. Source: docs/maths.md 8.
+    by M(z), nondecreasing, before the temperature. Certificates for both: docs/adaptive.md. Source: docs/maths.md 8.
     """
 
     def __init__(
@@ -76,8 +76,11 @@ class MixedClassifier(nn.Module):
         self.transform = transform
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = None if self.alpha_network is None else self.alpha_network(x)
-        return self.mix(self.standard(x), self.robust(x), weight)
+        return self.mix(self.standard(x), self.robust(x), self.weight(x))
+
+    def weight(self, x: Tensor) -> Tensor | None:
+        """(N,) values of the alpha network; None where there is none."""
+        return None if self.alpha_network is None else self.alpha_network(x)
 
     def mix(self, standard_logits: Tensor, robust_logits: Tensor, weight: Tensor | None = None) -> Tensor:
         """The mix's logits (N, K) from those of g and h, for logits that are at hand already.

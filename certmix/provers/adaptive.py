@@ -7,31 +7,28 @@ plain network; otherwise it takes the declared one and says ALPHA_BOUND_TRUSTED.
 from __future__ import annotations
 
 import base64
-import copy
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from certmix.attacks import Schedule, make_ball, pgd
-from certmix.attacks.objectives import ClassifierObjective
 from certmix.errors import UsageError
 from certmix.formatting import lower, nearest
-from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha, checked
+from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
 from certmix.mixing.mixed import transformed
-from certmix.models.model import Model
-from certmix.provers.judging import JudgeSession, prepared
+from certmix.provers.frame import Proposed, Prover, Refusal, below_requirement, tie
 from certmix.provers.problem import ProverProblem
-from certmix.provers.proposal import Proposal, judged
-from certmix.provers.session import EngineSession, Session, open_session
-from certmix.records.outcomes import Abstained, Certified, Falsified, Outcome, Reason
+from certmix.provers.proposal import Proposal
+from certmix.provers.session import EngineSession, Session
+from certmix.records.outcomes import Outcome, Reason
 from certmix.settings import Settings, diameter
 from certmix.theorems.radius_search import largest_passing
 from certmix.theorems.softmax_margin import box_margin, own_class
-from proofs_check.certificate import PlainNetwork, Rejected, Transform
+from proofs_check.certificate import PlainNetwork, Transform
 from proofs_check.rules.adaptive import AdaptiveMargin
-from verifiers.engine import Answer, EngineError, Query, differences
+from verifiers.engine import Answer, Query, differences
 from verifiers.network.module import PlainModule
 from verifiers.perturbation import Balls
 
@@ -108,107 +105,90 @@ class AdaptiveOracle:
 
 
 @dataclass(frozen=True, eq=False)
-class AdaptiveProver:
-    """A prover (certmix.provers.certify.Prover) for one adaptive mix; settings.alpha is not read but for the record."""
+class AdaptivePoints:
+    """predicted: (N,). margin: (N,) least probability margin of M(h), alpha: (N,) the weight, or its least value."""
+
+    predicted: Tensor
+    margin: Tensor
+    alpha: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveProver(Prover[AdaptivePoints]):
+    """Proves Lemma 3.2 at lower bounds of alpha on the balls."""
 
     mix: AdaptiveMix
+    session: EngineSession
 
-    def __call__(self, problem: ProverProblem, session: Session) -> list[Outcome]:
-        if problem.settings.branches:
-            raise UsageError("adaptive mixes are not branched on: leave branch and branch_parts out")
-        network = self.mix.network
-        judge = session.judge
-        judge = judge if network is None else dataclasses.replace(judge, alpha=prepared(network))
+    def at_inputs(self) -> AdaptivePoints:
+        x, temperature = self.problem.inputs.double(), self.problem.settings.temperature
         with torch.no_grad():
-            predicted = PlainModule(problem.network).double()(problem.inputs.double()).argmax(dim=1)
-        oracle = AdaptiveOracle(problem, self.mix, predicted, session.engine)
-        outcomes: list[Outcome] = []
-        for inputs in torch.arange(len(problem.inputs)).split(problem.settings.batch_size):
-            try:
-                radii = self._radii(oracle, inputs)
-                bound = oracle.bound(inputs, radii)
-            except EngineError as error:
-                outcomes += [_abstained(problem, oracle, r, Reason.ENGINE_FAILED, str(error)) for r in inputs.tolist()]
-                continue
-            outcomes += [self._outcome(oracle, judge, r, k, radii, bound) for k, r in enumerate(inputs.tolist())]
-        return [self._attacked(problem, outcome) for outcome in outcomes]
+            logits = PlainModule(self.problem.network).double()(x)
+            alpha = torch.full((len(x),), self.mix.least(), dtype=torch.float64)
+            if isinstance(self.mix.alpha, SigmoidAlpha):
+                s = PlainModule(self.mix.alpha.network).double()(x)
+                alpha = self.mix.alpha.of_difference(s[:, 1] - s[:, 0])
+        predicted = logits.argmax(dim=1)
+        probabilities = torch.softmax(temperature * transformed(logits, self.mix.transform), dim=1)
+        rivals = probabilities.masked_fill(own_class(predicted, logits.shape[1]), -1.0).max(dim=1).values
+        return AdaptivePoints(predicted, probabilities.gather(1, predicted[:, None])[:, 0] - rivals, alpha)
+
+    def refusal(self, points: AdaptivePoints, batch_index: int) -> Refusal | None:
+        margin, alpha = float(points.margin[batch_index]), float(points.alpha[batch_index])
+        if math.isnan(margin):
+            return Refusal(Reason.NO_THEOREM, "M(z) overflows at the input: lower its power, or the temperature")
+        return tie(margin) or below_requirement("Lemma 3.2", margin, alpha, self.problem.settings.temperature)
+
+    def search(self, inputs: Tensor, points: AdaptivePoints) -> dict[int, Proposed | Refusal]:
+        oracle = AdaptiveOracle(self.problem, self.mix, points.predicted, self.session)
+        radii = self._radii(oracle, inputs)
+        bound = oracle.bound(inputs, radii)
+        return {
+            batch_index: self._proposed(int(points.predicted[batch_index]), batch_index, k, float(radii[k]), bound)
+            for k, batch_index in enumerate(inputs.tolist())
+        }
 
     def _radii(self, oracle: AdaptiveOracle, inputs: Tensor) -> Tensor:
-        s = oracle.problem.settings
+        s = self.problem.settings
         if s.radius is not None:
             return torch.full((len(inputs),), s.radius, dtype=torch.float64)
         if s.domain is None:
             raise TypeError("excluded by Settings")
-        limit = diameter(s.norm, s.domain, oracle.problem.inputs[0].numel())
+        limit = diameter(s.norm, s.domain, self.problem.inputs[0].numel())
         return largest_passing(lambda k, r: oracle.bound(inputs[k], r).slack() > 0, len(inputs), limit, s.tolerance)
 
-    def _outcome(
-        self, oracle: AdaptiveOracle, judge: JudgeSession, batch_index: int, k: int, radii: Tensor, bound: AdaptiveBound
-    ) -> Outcome:
-        problem, s = oracle.problem, oracle.problem.settings
-        alpha, radius, y = float(bound.alpha[k]), float(radii[k]), int(oracle.predicted[batch_index])
+    def _proposed(
+        self, predicted: int, batch_index: int, k: int, radius: float, bound: AdaptiveBound
+    ) -> Proposed | Refusal:
+        s, alpha = self.problem.settings, float(bound.alpha[k])
         if alpha <= 0.5:
             text = f"alpha is only known to be >= {lower(alpha, 4)} on the ball, Lemma 3.2 needs more than 1/2"
-            return _abstained(problem, oracle, batch_index, Reason.NO_THEOREM, text)
+            return Refusal(Reason.NO_THEOREM, text)
+        wanted = "any radius" if s.radius is None else f"radius {nearest(radius)}"
+        advice = f"the bounds do not certify {wanted}: raise alpha or the temperature"
         if (s.radius is None and radius == 0) or float(bound.slack()[k]) < -LARGEST_JUDGED_LACK:
-            text = f"the bounds certify no radius of {nearest(radius)}: raise alpha or the temperature"
-            return _abstained(problem, oracle, batch_index, Reason.RADIUS_NOT_REACHED, text)
+            return Refusal(Reason.RADIUS_NOT_REACHED, advice)
         evidence = AdaptiveMargin(_encoded(bound.witness[k]), _encoded(bound.alpha_witness[k]))
-
-        claim = dataclasses.replace(
-            problem.claim(batch_index, radius, y, "robust", None), alpha=alpha, adaptive=self.mix.claimed()
-        )
-        proposal = Proposal(batch_index, claim, "margin", "adaptive_margin", lambda _: evidence, self.mix.network)
-        judgement = judged(problem, judge, proposal)
-        if isinstance(judgement, Rejected):
-            return _abstained(
-                problem, oracle, batch_index, Reason.JUDGE_REJECTED, f"{judgement.step}: {judgement.reason}"
-            )
-        return judgement
-
-    def _attacked(self, problem: ProverProblem, outcome: Outcome) -> Outcome:
-        """Adaptive PGD on the adaptive mix inside the certified ball; Falsified where float64 agrees."""
-        s = problem.settings
-        if s.attack_steps == 0 or not isinstance(outcome, Certified):
-            return outcome
-        mix = self.mix.classifier(problem.standard.module, problem.robust.module, s.temperature)
-        x, y = torch.from_numpy(outcome.input)[None], torch.tensor([outcome.predicted])
-        ball = make_ball(x, torch.tensor([outcome.radius], dtype=torch.float64), s.norm, s.domain)
-        attack = pgd(ClassifierObjective(mix, "margin"), ball, y, Schedule(steps=s.attack_steps, seed=s.seed))
-        if not bool(attack.found[0]):
-            return outcome
-        point = attack.points[0].numpy()
-        with torch.no_grad():
-            lost = int(copy.deepcopy(mix).double()(attack.points.double()).argmax()) != outcome.predicted
-        if not lost:
-            return dataclasses.replace(outcome, float32_only=point)
-        text = "the adaptive mix, in float64, leaves the certified class there"
-        return Falsified(
-            outcome.predicted, outcome.radius, s.norm, outcome.alpha, "margin", "robust", point, False, text
-        )
+        claim = dataclasses.replace(self.problem.claim(batch_index, radius, predicted, "robust", None), alpha=alpha)
+        proposal = Proposal(batch_index, claim, "adaptive", "adaptive_margin", lambda _: evidence, self.mix.network)
+        return Proposed((proposal,), advice)
 
 
 def _encoded(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode()
 
 
-def _abstained(
-    problem: ProverProblem, oracle: AdaptiveOracle, batch_index: int, reason: Reason, advice: str
-) -> Abstained:
-    return problem.abstained(int(oracle.predicted[batch_index]), reason, advice)
+def prove_adaptive(problem: ProverProblem, session: Session) -> list[Outcome]:
+    """Certificates of an adaptive mix for every input of `problem`."""
+    if problem.adaptive is None:
+        raise TypeError("excluded by Settings and ProverProblem")
+    return AdaptiveProver(problem, session.judge, problem.adaptive, session.engine).prove()
 
 
-# ---------------------------------------------------------------- ways in
-
-
-def certify_adaptive(standard: Model, robust: Model, x: Tensor, mix: AdaptiveMix, settings: Settings) -> list[Outcome]:
-    """Certify an adaptive mix at every input; settings.alpha is ignored.
-
-    x: (N, *input_shape) float32, raw units. Ensures: every Certified outcome was accepted by the judge; its claim is
-    certificate.Claim, whose alpha is a lower bound of alpha(x') on the ball. Raises UsageError for misuse.
-    """
-    checked(robust.input_shape, mix)
-    count = len(x)
-    of_least_alpha = dataclasses.replace(settings, alpha=mix.least())
-    problem = ProverProblem(standard, robust, x.detach().to("cpu"), tuple(range(count)), (-1,) * count, of_least_alpha)
-    return AdaptiveProver(mix)(problem, open_session(problem))
+def adaptive_settings(mix: AdaptiveMix, settings: Settings) -> Settings:
+    """`settings` for a run about `mix`, whose alpha takes the place of theirs. Raises UsageError."""
+    if settings.method not in ("margin", "adaptive"):
+        raise UsageError(f"adaptive mixes are certified by Lemma 3.2 alone: leave out method {settings.method}")
+    if isinstance(mix.alpha, nn.Module) or mix.alpha == settings.alpha:
+        return dataclasses.replace(settings, alpha=mix.least(), method="adaptive", adaptive=mix.claimed(), curves=False)
+    raise UsageError(f"alpha is given twice, {mix.alpha} and settings.alpha = {settings.alpha}: let them be the same")

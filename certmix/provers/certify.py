@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
+from certmix.mixing.adaptive import AdaptiveMix, checked
 from certmix.models.model import Model, about_probabilities, from_module
+from certmix.provers.adaptive import adaptive_settings, prove_adaptive
 from certmix.provers.limits import with_attacks
 from certmix.provers.lipschitz import certify_lipschitz
 from certmix.provers.margin.prover import prove_margin
@@ -33,6 +35,7 @@ PROVERS: dict[Method, Prover] = {
     "margin": prove_margin,
     "lipschitz": certify_lipschitz,
     "smoothing": prove_smoothing,
+    "adaptive": prove_adaptive,
 }
 
 
@@ -82,6 +85,22 @@ def certify(
     problem = ProverProblem(g, h, inputs, tuple(range(count)), (-1,) * count, call_settings)
     for text in about_probabilities({g.named("standard"): g.module, h.named("robust"): h.module}, inputs):
         warnings.warn(text, stacklevel=2)
+    return Outcomes(prove(problem, open_session(problem)))
+
+
+def certify_adaptive(
+    standard: Model, robust: Model, x: Tensor | NDArray[Any], mix: AdaptiveMix, settings: Settings
+) -> Outcomes:
+    """Certify a mix whose alpha depends on the input, or whose robust logits are transformed, at every input.
+
+    x: as for `certify`. settings.alpha: that of the mix; where it depends on the input it is not read. Ensures: every
+    Certified outcome's line was accepted by the judge; its claim is certificate.Claim, whose alpha is a lower bound of
+    alpha(x') on the ball. Raises UsageError for misuse. Source: docs/maths.md 8.
+    """
+    checked(robust.input_shape, mix)
+    inputs = as_inputs(x, robust.input_shape)
+    count, mix_settings = len(inputs), adaptive_settings(mix, settings)
+    problem = ProverProblem(standard, robust, inputs, tuple(range(count)), (-1,) * count, mix_settings, adaptive=mix)
     return Outcomes(prove(problem, open_session(problem)))
 
 

@@ -37,9 +37,12 @@ class JudgeSession:
         return judge.check(record, Case(self.robust, self.standard, value, self.alpha))
 
 
-def judge_session(robust: PlainNetwork, standard: PlainNetwork | None) -> JudgeSession:
+def judge_session(
+    robust: PlainNetwork, standard: PlainNetwork | None, alpha: PlainNetwork | None = None
+) -> JudgeSession:
     """Raises UsageError where the judge can take one of the networks not at all."""
-    return JudgeSession(prepared(robust), None if standard is None else prepared(standard))
+    of_standard, of_alpha = (None if network is None else prepared(network) for network in (standard, alpha))
+    return JudgeSession(prepared(robust), of_standard, of_alpha)
 
 
 def prepared(network: PlainNetwork) -> Prepared:

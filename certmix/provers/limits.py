@@ -13,7 +13,7 @@ from torch import Tensor
 
 from certmix.attacks.ball import size_up
 from certmix.attacks.confirm import Confirmed, confirm
-from certmix.attacks.quick import quick_attack
+from certmix.attacks.quick import attack_mix
 from certmix.attacks.radius import attack_radius
 from certmix.mixing.mixed import MixedClassifier
 from certmix.provers.problem import ProverProblem
@@ -41,7 +41,7 @@ def with_attacks(problem: ProverProblem, outcomes: list[Outcome]) -> list[Outcom
     if not tried or (s.radius is None and s.domain is None):
         return outcomes
     inputs = problem.inputs[tried]
-    mix = MixedClassifier(problem.standard.module, problem.robust.module, s.alpha, s.temperature)
+    mix = problem.mix
     with torch.no_grad():
         predicted = mix(inputs).argmax(dim=1)
     success, points = _attacked(problem, mix, inputs, predicted, [outcomes[k] for k in tried])
@@ -61,10 +61,7 @@ def _attacked(
     s = problem.settings
     if s.radius is not None:
         radius = torch.full((len(inputs),), s.radius, dtype=torch.float64)
-        attack = quick_attack(
-            problem.standard.module, problem.robust.module, s.alpha, s.temperature, inputs, predicted, s.norm, radius,
-            s.domain, steps=s.attack_steps, seed=s.seed,
-        )  # fmt: skip
+        attack = attack_mix(mix, inputs, predicted, s.norm, radius, s.domain, steps=s.attack_steps, seed=s.seed)
         return attack.found, attack.points
     if s.domain is None:
         raise TypeError("excluded by with_attacks")
@@ -84,6 +81,7 @@ def _confirmed(problem: ProverProblem, batch_index: int, predicted: int, size: f
     answer = confirm(
         candidate, problem.input(batch_index), radius, s.norm, s.domain,
         problem.standard.network or problem.standard.module, problem.network, s.alpha, s.temperature, predicted,
+        problem.adaptive,
     )  # fmt: skip
     return Attack(radius, predicted, answer.rival, candidate) if isinstance(answer, Confirmed) else None
 

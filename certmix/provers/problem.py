@@ -12,6 +12,8 @@ from torch import Tensor
 
 from certmix.data.dataset import outside_advice, shape_advice
 from certmix.errors import UsageError
+from certmix.mixing.adaptive import AdaptiveMix
+from certmix.mixing.mixed import MixedClassifier
 from certmix.models.model import Model, require_pair
 from certmix.records.bound_archive import ArchivedBound
 from certmix.records.outcomes import Abstained, Reason
@@ -43,7 +45,8 @@ class ProverProblem:
     """inputs: (N, *shape) float32 in raw units. indices, labels: (N,) places in the dataset and true classes.
 
     archive: told of every bound of h's logit differences that is found, if they are archived. desk: where branching
-    keeps what an interruption must not lose. tell: hears of its progress.
+    keeps what an interruption must not lose. tell: hears of its progress. adaptive: the mix that settings.adaptive is
+    about.
     """
 
     standard: Model
@@ -55,6 +58,7 @@ class ProverProblem:
     archive: Archiver | None = None
     desk: Desk | None = None
     tell: Callable[[Pursued], None] | None = None
+    adaptive: AdaptiveMix | None = None
 
     def __post_init__(self) -> None:
         standard, robust = self.standard, self.robust
@@ -72,6 +76,8 @@ class ProverProblem:
             )
         if not bool(torch.isfinite(self.inputs).all()):
             raise UsageError("inputs hold NaN or infinite values")
+        if self.settings.adaptive != (None if self.adaptive is None else self.adaptive.claimed()):
+            raise UsageError("settings.adaptive speaks of another mix: use certify_adaptive (docs/adaptive.md)")
         if self.settings.domain is not None:
             check_domain(self.inputs, self.settings.domain)
 
@@ -79,6 +85,14 @@ class ProverProblem:
     def network(self) -> PlainNetwork:
         """The robust model's plain network."""
         return self.robust.require_network()
+
+    @property
+    def mix(self) -> MixedClassifier:
+        """The classifier that certificates are about (without smoothing)."""
+        standard, robust, s = self.standard.module, self.robust.module, self.settings
+        if self.adaptive is None:
+            return MixedClassifier(standard, robust, s.alpha, s.temperature)
+        return self.adaptive.classifier(standard, robust, s.temperature)
 
     def input(self, batch_index: int) -> NDArray[np.float32]:
         return np.ascontiguousarray(self.inputs[batch_index].numpy())
@@ -101,6 +115,7 @@ class ProverProblem:
             standard=None if self.standard.network is None else self.standard.network.sha256,
             input=array_sha256(self.input(batch_index)),
             smoothing=smoothing,
+            adaptive=s.adaptive,
         )
 
     def abstained(self, predicted: int, reason: Reason, advice: str, class_of: ClassOf = "robust") -> Abstained:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from certmix.attacks.confirm import Confirmed, confirm
-from certmix.attacks.quick import quick_attack
+from certmix.attacks.quick import attack_mix
 from certmix.formatting import lower
 from certmix.provers.problem import ProverProblem
 from certmix.records.outcomes import Certified, Falsified, Outcome
@@ -26,11 +26,8 @@ def refute(problem: ProverProblem, outcomes: list[Outcome]) -> list[Outcome]:
     if s.attack_steps == 0 or not attacked:
         return outcomes
     certified = [o for o in outcomes if isinstance(o, Certified)]
-    attack = quick_attack(
-        problem.standard.module,
-        problem.robust.module,
-        s.alpha,
-        s.temperature,
+    attack = attack_mix(
+        problem.mix,
         problem.inputs[attacked],
         torch.tensor([o.predicted for o in certified]),
         s.norm,
@@ -59,6 +56,7 @@ def _judged(problem: ProverProblem, outcome: Certified, candidate: np.ndarray) -
         s.alpha,
         s.temperature,
         outcome.predicted,
+        problem.adaptive,
     )
     if not isinstance(answer, Confirmed):
         return dataclasses.replace(outcome, float32_only=candidate)

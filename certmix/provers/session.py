@@ -77,5 +77,6 @@ class Session:
 def open_session(problem: ProverProblem) -> Session:
     """A session for any problem with these models and settings. Raises UsageError where the judge takes a network not
     at all."""
-    judge = judge_session(problem.network, problem.standard.network)
+    alpha = None if problem.adaptive is None else problem.adaptive.network
+    judge = judge_session(problem.network, problem.standard.network, alpha)
     return Session(judge, EngineSession(make_engine(problem.settings)))

@@ -20,7 +20,7 @@ from proofs_check.certificate import ClassOf, Norm, PlainNetwork
 REPR = 250  # characters
 SHOWN = 20  # rows in a notebook
 COLUMNS = ("index", "outcome", "predicted", "radius", "norm", "alpha", "method", "class_of", "why")
-Method = Literal["margin", "lipschitz", "smoothing"]
+Method = Literal["margin", "lipschitz", "smoothing", "adaptive"]
 
 
 class Reason(enum.Enum):

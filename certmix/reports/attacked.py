@@ -29,12 +29,14 @@ def standing(run: OpenedRun, attacks: Mapping[int, Attack]) -> dict[int, Attack]
     """Those of a run's recorded attacks that stand: their point lies in ball and domain, exactly, and there the
     networks in the folder, in float32, leave the class that they give to the input."""
     candidates = {k: a for k, a in attacks.items() if 0 <= k < len(run.data) and _is_point(run, a)}
-    if run.standard is None or not candidates:
+    s = run.settings
+    mix = run.mix(s.alpha, s.temperature)
+    if mix is None or not candidates:
         return {}
-    s, at = run.settings, run.data.inputs[list(candidates)]
+    at = run.data.inputs[list(candidates)]
     points = np.stack([a.point for a in candidates.values()])
     sizes = size_up(torch.from_numpy(points), torch.from_numpy(at), s.norm).tolist()
-    there, here = (mix_classes(run, s.alpha, s.temperature, values)[MIX] for values in (points, at))
+    there, here = (mix_classes(mix, values)[MIX] for values in (points, at))
     attacks_that_stand: dict[int, Attack] = {}
     for n, (k, attack) in enumerate(candidates.items()):
         within = attack.radius if s.radius is None else min(attack.radius, s.radius)
@@ -64,7 +66,7 @@ def refuted(run: OpenedRun, inputs: Sequence[Input]) -> list[int]:
             continue
         standard = None if run.standard is None else run.standard.network
         robust = run.robust.require_network()
-        answer = evaluate(i.attack.point, standard, robust, s.alpha, s.temperature, i.predicted)
+        answer = evaluate(i.attack.point, standard, robust, s.alpha, s.temperature, i.predicted, run.adaptive)
         indices += [i.index] if isinstance(answer, Confirmed) else []
     return indices
 
@@ -82,16 +84,13 @@ def survivors(run: OpenedRun, model: nn.Module, radius: float, steps: int) -> li
     return survives
 
 
-def mix_classes(run: OpenedRun, alpha: float, temperature: float, inputs: NDArray[np.float32]) -> dict[str, list[int]]:
-    """Classes (N,) that g, h and their mix give, in float32. Requires g."""
-    if run.standard is None:
-        raise TypeError("the caller has g")
-    mix = MixedClassifier(run.standard.module, run.robust.module, alpha, temperature)
+def mix_classes(mix: MixedClassifier, inputs: NDArray[np.float32]) -> dict[str, list[int]]:
+    """Classes (N,) that g, h and their mix give, in float32."""
     classes_by_model: dict[str, list[int]] = {G: [], H: [], MIX: []}
     with torch.no_grad():
         for part in torch.from_numpy(inputs).split(BATCH):
-            g, h = run.standard.module(part), run.robust.module(part)
-            for name, logits in ((G, g), (H, h), (MIX, mix.mix(g, h))):
+            g, h = mix.standard(part), mix.robust(part)
+            for name, logits in ((G, g), (H, h), (MIX, mix.mix(g, h, mix.weight(part)))):
                 classes_by_model[name] += logits.argmax(dim=1).tolist()
     return classes_by_model
 

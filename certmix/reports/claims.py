@@ -24,7 +24,11 @@ def said(settings: dict[str, Any], header: dict[str, Any], inputs: Sequence[Inpu
             noise["networks"] = "both" if settings["use_standard"] else "robust"
         of_class = "mix" if settings["use_standard"] else "robust"
         digests = {name: header[name] for name in ("standard", "robust")}
-        return {**settings, **digests, "smoothing": noise, "class_of": of_class, "adaptive": None}
+        adaptive = settings.get("adaptive")  # of earlier versions' runs, which do not say, the lines do
+        of_run = {**settings, **digests, "smoothing": noise, "class_of": of_class, "adaptive": adaptive}
+        if adaptive is not None and adaptive["alpha"] is not None:
+            del of_run["alpha"]  # it depends on the input
+        return of_run
     first = {name: lines[0][name] for name in SHARED}
     weighted = first["adaptive"] is None or first["adaptive"]["alpha"] is None
     names = (*SHARED, "alpha") if weighted else SHARED

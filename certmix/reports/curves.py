@@ -68,7 +68,8 @@ def draw(certified: AccuracyCurve, attacked: AccuracyCurve, n: int) -> Drawing |
 
 def _nice(least: Fraction) -> Fraction:
     """The smallest 1, 2 or 5 times a power of ten that is at least `least`, > 0."""
-    power = Fraction(10) ** math.floor(math.log10(least))
+    digits = math.log10(least.numerator) - math.log10(least.denominator)  # a float of `least` may be 0
+    power = Fraction(10) ** math.floor(digits)
     return next(m * power for m in (1, 2, 5, 10, 20) if m * power >= least)
 
 

@@ -9,10 +9,16 @@ from typing import Any
 from certmix.reports.reading import AuditReport
 
 NOT_RECORDED = "not recorded"
-PARTS = (("standard", "standard model g"), ("robust", "robust model h"), ("data", "data"))
+PARTS = (
+    ("standard", "standard model g"),
+    ("robust", "robust model h"),
+    ("alpha_network", "network of α"),
+    ("data", "data"),
+)
 MEANING = {
     "standard": "sha256 of the plain network that certificates name as g",
     "robust": "sha256 of the plain network that certificates name as h",
+    "alpha_network": "sha256 of the plain network that certificates name as that of α",
     "data": "digest of exactly the inputs and labels used, in their order (FORMAT.md 2)",
 }
 
@@ -32,10 +38,15 @@ class Part:
 def parts(report: AuditReport) -> list[Part]:
     header = report.header
     digests = {"standard": header["standard"], "robust": header["robust"], "data": header["dataset"]}
+    of_alpha = (report.said["adaptive"] or {}).get("alpha")
+    if of_alpha is not None and of_alpha["network"] is not None:
+        digests["alpha_network"] = of_alpha["network"]
     sessions = whole(report)
     session = sessions[0] if sessions else {}
     parts_of_run: list[Part] = []
     for key, name in PARTS:
+        if key not in digests:
+            continue
         of: dict[str, Any] = session.get("files", {}).get(key, {})
         words = [PurePath(of["path"]).name, f"{of['bytes']:,} bytes"] if of else [NOT_RECORDED]
         if key == "data":

@@ -27,7 +27,7 @@ from certmix.runs import provenance
 from certmix.runs.finished import OpenedRun, opened
 from certmix.runs.store import FINAL, Store
 from certmix.settings import ADDED, Settings
-from proofs_check.certificate import Assumption
+from proofs_check.certificate import Adaptive, Assumption
 
 RECOMPUTED = "worked out for this report"
 WRITERS = "as the writer says"
@@ -130,7 +130,7 @@ def read(path: Path, verdict: Judged | None, attack_steps: int) -> AuditReport:
             raise UsageError(f"{path} holds {len(run.data)} inputs and {len(inputs)} lines")
         values = run.data.inputs
         clean |= _recomputed(run, said)
-        if said["adaptive"] is None:
+        if said["adaptive"] == settings.get("adaptive"):  # else of an earlier version, whose header did not say
             attacks = attacked.standing(run, attack_archive.read(path))
             inputs = tuple(dataclasses.replace(i, attack=attacks.get(i.index)) for i in inputs)
             refuted = attacked.refuted(run, inputs)
@@ -186,16 +186,21 @@ def _as_the_writer_says(audit: dict[str, Any], n: int) -> dict[str, Classes]:
 
 
 def _recomputed(run: OpenedRun, said: dict[str, Any]) -> dict[str, Classes]:
-    """Classes of the plain networks; not of smoothed or input-dependent mixes, whose draws or code are elsewhere."""
-    x = run.data.inputs
-    if run.standard is not None and said["smoothing"] is None and said["adaptive"] is None:
-        predictions = attacked.mix_classes(run, said["alpha"], said["temperature"], x)
+    """Classes of the plain networks and their mix; not of one that is smoothed or whose weight is a module, whose draws
+    or code are elsewhere."""
+    x, mix = run.data.inputs, run.mix(said.get("alpha", run.settings.alpha), said["temperature"])
+    if mix is not None and said["smoothing"] is None and said["adaptive"] == _plain(run.settings.adaptive):
+        predictions = attacked.mix_classes(mix, x)
     else:
         name = H if said["smoothing"] is None else f"{H}, not smoothed"
         predictions = {name: attacked.classes(run.robust.module, x)}
         if run.standard is not None:
             predictions[G] = attacked.classes(run.standard.module, x)
     return {name: Classes(tuple(classes), RECOMPUTED) for name, classes in predictions.items()}
+
+
+def _plain(adaptive: Adaptive | None) -> dict[str, Any] | None:
+    return None if adaptive is None else dataclasses.asdict(adaptive)
 
 
 def _survivors(run: OpenedRun, radius: float | None, steps: int) -> dict[str, list[bool]]:

@@ -31,6 +31,7 @@ def as_json(report: AuditReport) -> dict[str, Any]:
     return {
         "n": n,
         **{name: settings[name] for name in ("alpha", "temperature", "norm", "method", "radius", "evidence")},
+        "adaptive": report.said["adaptive"],
         "judged": report.verdict is not None,
         "rests_on": assumptions.words(report.assumptions),
         "clean_accuracy": {_role(name): 100.0 * sum(report.right(name)) / n for name in report.clean},

@@ -14,7 +14,7 @@ import torch
 
 from certmix.data import doubts
 from certmix.data.dataset import Dataset
-from certmix.mixing.mixed import MixedClassifier
+from certmix.mixing.adaptive import AdaptiveMix
 from certmix.models.faithfulness import Faithfulness
 from certmix.models.model import Model, about_probabilities
 from certmix.provers.certify import Prover, prove
@@ -28,7 +28,6 @@ from certmix.runs.listener import After, Before, Listener
 from certmix.runs.provenance import Provenance
 from certmix.runs.store import Store, dataset_sha256
 from certmix.settings import Settings
-from proofs_check.certificate import PlainNetwork
 from proofs_check.reading.parse import RunHeader
 
 SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
@@ -37,9 +36,9 @@ EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Audit:
-    """One run over a dataset. prover: what answers for a batch of inputs. mix: the classifier whose clean predictions
-    are recorded; None: the mix of the settings. more_networks: what else the certificates speak of. provenance: is
-    recorded beside the run, if it is known. listener: is told how it goes. execute: runs the tasks, in their order.
+    """One run over a dataset. prover: what answers for a batch of inputs. adaptive: the mix that settings.adaptive is
+    about. provenance: is recorded beside the run, if it is known. listener: is told how it goes. execute: runs the
+    tasks, in their order.
 
     Results depend on the settings, batch_size and threads among them, and on the processor; not on where a run was
     interrupted: batches begin at multiples of their size, and one that is not whole is proven again.
@@ -51,8 +50,7 @@ class Audit:
     settings: Settings
     store: Store
     prover: Prover = prove
-    mix: torch.nn.Module | None = None
-    more_networks: tuple[PlainNetwork, ...] = ()
+    adaptive: AdaptiveMix | None = None
     provenance: Provenance | None = None
     listener: Listener = dataclasses.field(default_factory=Listener)
     execute: Executor = here
@@ -69,8 +67,8 @@ class Audit:
             torch.set_num_threads(threads)
 
     def _run(self) -> int:
-        models = (self.standard.network, self.robust.network)
-        networks = [n for n in (*models, *self.more_networks) if n is not None]
+        of_alpha = None if self.adaptive is None else self.adaptive.network
+        networks = [n for n in (self.standard.network, self.robust.network, of_alpha) if n is not None]
         inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
         self._worker().problem(Task(0, 1))  # misuse shows before anything is written
         done = self.store.open(self.header(), networks, inputs, self.data.labels)
@@ -115,8 +113,8 @@ class Audit:
 
     def _worker(self) -> Worker:
         inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
-        desk, tell = Desk(self.store.path), self.listener.pursued
-        return Worker(self.standard, self.robust, inputs, self.data.labels, self.settings, self.prover, desk, tell)
+        run = self.standard, self.robust, inputs, self.data.labels, self.settings, self.prover
+        return Worker(*run, Desk(self.store.path), self.listener.pursued, self.adaptive)
 
     def _certify_from(self, done: int) -> list[tuple[float, float]]:
         """Certify inputs done, done + 1, …; pairs (proposed, judged) of radii."""
@@ -153,9 +151,8 @@ class Audit:
     def _clean(self) -> dict[str, list[int]]:
         """Classes (N,) that g, h and their mix give to the inputs; h as it is, without smoothing."""
         x = torch.from_numpy(np.ascontiguousarray(self.data.inputs, dtype=np.float32))
-        pair, s = (self.standard.module, self.robust.module), self.settings
-        mix = MixedClassifier(*pair, s.alpha, s.temperature) if self.mix is None else self.mix
-        models = {"standard": pair[0], "robust": pair[1], "mix": mix}
+        mix = self._worker().problem(Task(0, 1)).mix
+        models = {"standard": self.standard.module, "robust": self.robust.module, "mix": mix}
         return {name: predictions(model, x) for name, model in models.items()}
 
     def _before(self, clean: dict[str, list[int]], faithfulness: dict[str, Faithfulness]) -> Before:

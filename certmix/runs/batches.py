@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from certmix.mixing.adaptive import AdaptiveMix
 from certmix.models.model import Model
 from certmix.provers.certify import Prover
 from certmix.provers.problem import Archiver, ProverProblem, Pursued
@@ -81,6 +82,7 @@ class Worker:
     prover: Prover
     desk: Desk | None = None
     tell: Callable[[Pursued], None] | None = None
+    adaptive: AdaptiveMix | None = None
     prepared: list[Session] = field(default_factory=list)
 
     def __call__(self, task: Task) -> Batch:
@@ -114,8 +116,8 @@ class Worker:
         inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[task.start : stop], dtype=np.float32))
         labels = tuple(int(label) for label in self.labels[task.start : stop])
         indices = tuple(range(task.start, stop))
-        models = self.standard, self.robust
-        return ProverProblem(*models, inputs, indices, labels, self.settings, archive, self.desk, self.tell)
+        models, told = (self.standard, self.robust), (archive, self.desk, self.tell)
+        return ProverProblem(*models, inputs, indices, labels, self.settings, *told, self.adaptive)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is prepared, and without the models' references: neither is needed to prove, nor travels."""

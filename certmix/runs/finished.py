@@ -11,6 +11,8 @@ import numpy as np
 
 from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
+from certmix.mixing.adaptive import AdaptiveMix, mix_of
+from certmix.mixing.mixed import MixedClassifier
 from certmix.models.model import Model
 from certmix.records import bound_archive
 from certmix.runs.store import FINAL, Store
@@ -35,12 +37,25 @@ class FinishedRun:
 
 @dataclass(frozen=True, eq=False)
 class OpenedRun:
-    """What a run was about. standard: None where g has no plain network: the folder does not hold it."""
+    """What a run was about. standard: None where g has no plain network: the folder does not hold it. adaptive: the mix
+    that settings.adaptive is about; None where its alpha is no network, either."""
 
     settings: Settings
     standard: Model | None
     robust: Model
     data: Dataset
+    adaptive: AdaptiveMix | None = None
+
+    def mix(self, alpha: float, temperature: float) -> MixedClassifier | None:
+        """The classifier that certificates are about (without smoothing); None where the folder holds only a part of
+        it. alpha: where it does not depend on the input."""
+        s = self.settings
+        if self.standard is None or (s.adaptive is not None and self.adaptive is None):
+            return None
+        standard, robust = self.standard.module, self.robust.module
+        if self.adaptive is None:
+            return MixedClassifier(standard, robust, alpha, temperature)
+        return self.adaptive.classifier(standard, robust, temperature)
 
 
 def opened(path: Path) -> OpenedRun:
@@ -53,11 +68,13 @@ def opened(path: Path) -> OpenedRun:
         robust = _model(path, header.robust)
         rows = list(folder.rows(path))
         settings = _settings(header.settings)
+        said = settings.adaptive
+        adaptive = None if said is None else mix_of(said, settings.alpha, lambda digest: folder.network(path, digest))
     except MalformedError as error:
         raise UsageError(f"{path}: {error}") from error
     inputs = np.stack([r.value for r in rows])
     data = Dataset(inputs, np.array([r.label for r in rows], dtype=np.int64), str(path / "inputs.npz"))
-    return OpenedRun(settings, standard, robust, data)
+    return OpenedRun(settings, standard, robust, data, adaptive)
 
 
 def open_inputs(path: Path) -> tuple[Settings, Model, Model, Dataset]:

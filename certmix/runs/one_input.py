@@ -75,7 +75,7 @@ def by_other_methods(run: OpenedRun, index: int) -> dict[Method, Outcome | str]:
     """What each method that the run did not use makes of input `index`, with the run's other settings; a text where it
     cannot be asked. Empty for runs of which no other method speaks."""
     s, standard = run.settings, run.standard
-    if s.method == "smoothing" or standard is None:
+    if s.method in ("smoothing", "adaptive") or standard is None:
         return {}
     inputs = torch.from_numpy(run.data.inputs[index : index + 1])
     outcomes: dict[Method, Outcome | str] = {}

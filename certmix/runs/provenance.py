@@ -44,8 +44,9 @@ class GivenFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """command: what repeats the run, as a shell reads it. files: standard, robust, data. used, available: how many of
-    the data file's inputs, from the first on, the run speaks of, and how many there are."""
+    """command: what repeats the run, as a shell reads it. files: standard, robust, data, and alpha_network where
+    there is one. used, available: how many of the data file's inputs, from the first on, the run speaks of, and how
+    many there are."""
 
     command: str
     files: dict[str, GivenFile]

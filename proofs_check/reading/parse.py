@@ -150,7 +150,7 @@ class Record:
 
     index: int
     label: int
-    method: Literal["margin", "lipschitz", "smoothing"]
+    method: Literal["margin", "lipschitz", "smoothing", "adaptive"]
 
     def __post_init__(self) -> None:
         wellformed(self.index >= 0, "index", f"must be >= 0, got {self.index}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
+import shlex
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,14 +20,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import certmix
+from certmix.__main__ import main
 from certmix.attacks import make_ball
+from certmix.attacks.adaptive_weight import moved, weight_at
+from certmix.attacks.arb_network import logits_in_arb
 from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
 from certmix.mixing.mixed import MixedClassifier, transformed
 from certmix.models.model import Model, load_model
-from certmix.provers.adaptive import certify_adaptive, transformed_upper
-from certmix.records.outcomes import Abstained, Certified, Outcome
+from certmix.provers.adaptive import transformed_upper
+from certmix.provers.certify import certify_adaptive
+from certmix.provers.judging import JudgeSession
+from certmix.records.outcomes import Abstained, Certified, Falsified, Outcome, Reason
 from certmix.runs.adaptive import audit_adaptive
 from certmix.runs.store import Store
 from certmix.settings import Settings
@@ -440,6 +448,163 @@ def test_a_run_of_adaptive_certificates_is_judged_from_its_folder(
     assert "assumptions: none beyond exact export" in capsys.readouterr().out
     (out / "networks" / f"{weight_network(0).sha256}.safetensors").unlink()
     assert judge_folder([str(out)]) == 2
+
+
+def test_a_certificate_that_an_attack_leaves_is_refuted_in_exact_arithmetic(pair, x: Tensor, monkeypatch):
+    """Planted: a judge that accepts every line."""
+    monkeypatch.setattr(JudgeSession, "verdict", lambda *_: Accepted(frozenset()))
+    monkeypatch.setattr("certmix.provers.adaptive.LARGEST_JUDGED_LACK", 9.0)
+    for name, mix in MIXES.items():
+        found = certify_adaptive(*pair, x[:2], mix, Settings(0.75, radius=0.9, attack_steps=20))
+        hits = [o for o in found if isinstance(o, Falsified)]
+        assert hits, name
+        for hit in hits:
+            assert hit.confirmed
+            classifier = mix.classifier(pair[0].module, pair[1].module, 1.0)
+            assert int(classifier(torch.from_numpy(hit.counterexample)[None]).argmax()) != hit.predicted
+
+
+def test_open_inputs_are_attacked_too(pair, x: Tensor):
+    found = certify_adaptive(*pair, x, MIXES["both"], Settings(0.75, radius=0.9))
+    assert {o.verdict for o in found} == {"attackable"}
+
+
+@given(st.integers(1, 4), st.booleans(), *(st.floats(*ends, width=16) for ends in ((-3, 3), (-9, 9), (0, 2))))
+def test_confirmation_encloses_transformed_logits(power: int, clamp: bool, shift: float, v: float, width: float):
+    (found,) = moved([arb(v, width)], Transform(shift, float(power), clamp))
+    for z in (Fraction(v), Fraction(v) - Fraction(width), Fraction(v) + Fraction(width) / 4):
+        value = z + Fraction(shift)
+        value = max(value, Fraction(0)) ** power if clamp else abs(value) ** power * (1 if value >= 0 else -1)
+        assert found.contains(arb(value.numerator) / value.denominator)
+        assert not found > arb(value.numerator) / value.denominator
+
+
+def test_the_weight_at_a_point_is_enclosed_and_a_modules_is_within_its_bounds(x: Tensor):
+    def in_arb(network: PlainNetwork, point: np.ndarray) -> list[arb]:
+        return logits_in_arb(network, point, 200)
+
+    for point in x:
+        ball = weight_at(MIXES["network"], point.numpy(), in_arb)
+        assert abs(float(ball.mid()) - float(copy.deepcopy(ALPHA).double()(point[None].double()))) < 1e-12
+        assert 0.6 < float(ball.lower()) <= float(ball.upper()) < 0.95
+        assert 0.75 <= float(weight_at(MIXES["declared"], point.numpy(), in_arb)) <= 1
+    assert float(weight_at(AdaptiveMix(Weights([-3.0]), 0.7), x[0].numpy(), in_arb)) == 0.7
+    assert float(weight_at(AdaptiveMix(Weights([3.0]), 0.7), x[0].numpy(), in_arb)) == 1.0
+
+
+@pytest.mark.parametrize("change", [{"evidence": "engine"}, {"semantics": "float32"}, {"use_standard": True}])
+def test_settings_that_adaptive_claims_cannot_follow_are_refused(pair, x: Tensor, change: dict):
+    with pytest.raises(UsageError, match="method adaptive needs"):
+        certify_adaptive(*pair, x, MIXES["clamp"], dataclasses.replace(Settings(0.75), **change))
+
+
+def test_settings_and_mix_speak_of_one_another(pair, x: Tensor):
+    with pytest.raises(UsageError, match="alpha is given twice"):
+        certify_adaptive(*pair, x, MIXES["clamp"], Settings(0.8))
+    with pytest.raises(UsageError, match="by Lemma 3"):
+        certify_adaptive(*pair, x, MIXES["clamp"], Settings(0.75, method="lipschitz"))
+    with pytest.raises(UsageError, match="method adaptive is for"):
+        Settings(0.75, method="adaptive")
+    with pytest.raises(UsageError, match="speaks of another mix"):
+        certmix.certify(*pair, x, settings=Settings(0.75, method="adaptive", adaptive=MIXES["clamp"].claimed()))
+
+
+def test_a_transform_that_overflows_is_an_outcome(pair, x: Tensor):
+    mix = AdaptiveMix(0.75, transform=Transform(0.0, 900.0, True))
+    for outcome in certify_adaptive(*pair, x[:1], mix, Settings(0.75, temperature=100.0)):
+        assert isinstance(outcome, Abstained)
+        assert (outcome.reason, "overflows" in outcome.advice) == (Reason.NO_THEOREM, True)
+
+
+def test_lines_of_earlier_versions_which_say_method_margin_are_accepted(outcomes):
+    found = next(o for o in outcomes["network"] if isinstance(o, Certified))
+    assert json.loads(found.line)["method"] == "adaptive"
+    assert isinstance(verdict(found, forged(found, {"method": "margin"}), MIXES["network"].network), Accepted)
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def files(digits: Path, tmp_path: Path) -> list[str]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter
+        for name, module in (("alpha", model), ("three", nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))):
+            torch.onnx.export(module, (torch.zeros(1, 1, 8, 8),), str(tmp_path / f"{name}.onnx"), dynamo=False)
+    given = {"standard": "standard.onnx", "robust": "robust.onnx", "data": "audit.npz"}
+    return [f"--{role}={digits / file}" for role, file in given.items()] + ["--limit=2", f"--out={tmp_path / 'run'}"]
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.9])
+def test_the_command_audits_an_adaptive_mix_and_header_and_report_say_so(
+    files: list[str], tmp_path: Path, radius: float, capsys
+):
+    how = [f"--alpha-network={tmp_path / 'alpha.onnx'}", "--alpha-range", "0.6", "0.95", "--transform", "0.5", "1.5"]
+    assert main(["audit", "--method=adaptive", *files, *how, "--clamp", f"--radius={radius}"]) == 0
+    out = tmp_path / "run"
+    assert main(["check", str(out)]) == 0
+    header = json.loads((out / "run.json").read_bytes())["settings"]
+    claimed = dataclasses.asdict(MIXES["both"].claimed())
+    assert (header["method"], header["alpha"], header["adaptive"]["transform"]) == (
+        "adaptive",
+        0.6,
+        claimed["transform"],
+    )
+    lines = [json.loads(line) for line in (out / "certificates.jsonl").read_text().splitlines()]
+    assert {line["outcome"] for line in lines} == ({"certified"} if radius == 0.05 else {"abstained"})
+    capsys.readouterr()
+    assert main(["report", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "α depends on the input" in shown
+    assert "clean accuracy, mix (worked out for this report)" in shown
+    assert json.loads((out / "summary.json").read_text())["adaptive"] == header["adaptive"]
+    page = (out / "report.html").read_text()
+    assert "a(x)·softmax(T·M(h))" in page
+    assert "alpha.onnx" in page
+    assert main(["show", str(out), "0"]) == 0
+    assert "method adaptive" not in capsys.readouterr().err
+
+
+def test_the_command_repeats_itself(files: list[str], tmp_path: Path, capsys):
+    """The command that the run records, given again, finds the run finished: it asks for the same."""
+    assert main(["audit", "--method=adaptive", *files, "--alpha=0.75", "--transform", "-1", "2", "--radius=0.01"]) == 0
+    (session,) = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    capsys.readouterr()
+    assert main(shlex.split(session["command"])[1:]) == 2
+    assert "already holds this run, finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--method=adaptive", "--alpha=0.75"], "nothing of this mix is adaptive"),
+        (["--alpha=0.75", "--transform", "0", "2"], "--transform is for --method adaptive, not for margin"),
+        (["--alpha=0.75", "--clamp"], "--clamp is for --method adaptive"),
+        (["--method=adaptive", "--alpha-range", "0.6", "0.9"], "nothing of this mix is adaptive"),
+        (["--method=adaptive", "--alpha-network=ALPHA"], "go together"),
+        (["--method=adaptive", "--alpha-range", "0.6", "0.9", "--transform", "0", "2"], "go together"),
+        (["--method=adaptive", "--alpha-network=ALPHA", "--alpha-range", "0.9", "0.6"], "got 0.9, 0.6"),
+        (["--method=adaptive", "--alpha-network=ALPHA", "--alpha-range", "0.6", "0.9", "--clamp"], "--clamp says how"),
+        (["--method=adaptive", "--alpha-network=THREE", "--alpha-range", "0.6", "0.9"], "two logits, has 3"),
+        (["--method=adaptive", "--alpha-network=absent.onnx", "--alpha-range", "0.6", "0.9"], "absent.onnx"),
+        (["--method=adaptive", "--alpha=.7", "--alpha-network=ALPHA", "--alpha-range", "0.6", "0.9"], "given twice"),
+        (["--method=adaptive", "--transform", "0", "2"], "--alpha is missing"),
+        (["--method=adaptive", "--alpha=0.75", "--transform", "0", "-2"], "power must be > 0 and finite, got -2.0"),
+        (["--method=adaptive", "--alpha=0.75", "--transform", "0", "2", "--use-standard"], "method adaptive needs"),
+        (["--method=adaptive", "--alpha=1.5", "--transform", "0", "2"], "alpha must be in [0, 1], got 1.5"),
+    ],
+)
+def test_the_command_refuses_options_that_contradict_each_other(
+    files: list[str], tmp_path: Path, given: list[str], words: str, capsys
+):
+    named = {"ALPHA": str(tmp_path / "alpha.onnx"), "THREE": str(tmp_path / "three.onnx")}
+    for name, path in named.items():
+        given = [word.replace(name, path) for word in given]
+    assert main(["audit", *files, *given]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_misuse_of_certify_adaptive_is_refused(pair, x: Tensor):
