@@ -23,7 +23,9 @@ from verifiers.network.module import PlainModule
 
 RADIUS_SHARE = 1 - Fraction(1, 2**80)  # of the claimed radius: points lie strictly inside the ball
 MOST_PROGRAMS = 12
-AFFINE = (c.Linear, c.Conv2d, c.BatchNorm, c.Shift, c.Scale, c.Divide, c.AveragePool2d, c.Pad, c.Slice, c.Flatten)
+AFFINE = (
+    c.Linear, c.Conv2d, c.BatchNorm, c.Shift, c.Scale, c.Divide, c.AveragePool2d, c.Pad, c.Slice, c.Flatten, c.Gather
+)  # fmt: skip
 
 
 def affine_map(network: c.PlainNetwork, k: int, module: PlainModule) -> tuple[NDArray[Any], NDArray[Any]]:

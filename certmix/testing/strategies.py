@@ -54,7 +54,7 @@ EXTREMES = (
 class Wishes:
     """What one law wants of its problems: network kinds, regimes, the most inputs, ways to choose alpha and g."""
 
-    kinds: tuple[str, ...] = ("linear", "mlp", "residual", "conv", "normalised", "pooled")
+    kinds: tuple[str, ...] = ("linear", "mlp", "residual", "conv", "normalised", "pooled", "moved")
     regimes: tuple[Regime, ...] = (ORDINARY,)
     batch: int = 6
     alphas: tuple[str, ...] = ("one", "plain", "critical")
@@ -142,7 +142,9 @@ def network(source: Source, kind: str, classes: int, regime: Regime, shape: tupl
     """A network of this kind. shape: the input's, or None to draw one that fits the kind."""
     image = kind in ("conv", "pooled", "wide_conv") or (kind == "normalised" and source.whole(0, 1) == 1)
     if shape is None:
-        shape = (source.whole(1, 2), source.whole(2, 3), 3) if image else (source.whole(1, 5),)
+        shape = (
+            (source.whole(1, 2), source.whole(2, 3), 3) if image else (source.whole(3 if kind == "moved" else 1, 5),)
+        )
     if kind == "wide_conv":
         return build(_wide_conv(source, shape, classes, regime))
     if len(shape) == 3 and image:
@@ -155,6 +157,10 @@ def network(source: Source, kind: str, classes: int, regime: Regime, shape: tupl
     if len(shape) > 1:
         nodes.append(c.Flatten((len(nodes) - 1,)))
     size = math.prod(shape)
+    if kind == "moved":  # around, so that there and back differ; some cells may be there twice, others not at all
+        cells = np.roll(np.arange(size, dtype=np.int32), source.whole(1, 2))
+        cells[: source.whole(0, 1)] = cells[-1]
+        nodes.append(c.Gather((len(nodes) - 1,), cells))
     if kind == "linear":
         scale = regime.last
         nodes.append(_linear(source, len(nodes) - 1, classes, size, scale))

@@ -117,6 +117,7 @@ BUGS: dict[str, Bug] = {
     ),
     "dual_norm_of_bounds": Bug("||w||_p in logit bounds", logit_bug(dual=lambda p: p)),
     "conv_bias_dropped": Bug("convolutions without bias", logit_bug(read=wrong.without_hidden_bias)),
+    "cells_moved_back": Bug("cells moved the other way", logit_bug(read=wrong.with_cells_moved_back)),
     "padding_at_the_wrong_side": Bug(
         "top-left and bottom-right padding swapped", logit_bug(read=wrong.with_symmetric_padding)
     ),

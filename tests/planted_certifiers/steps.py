@@ -46,6 +46,16 @@ def without_hidden_bias(module: nn.Module) -> c.PlainNetwork:
     return build([replace(n, bias=n.bias * 0) if isinstance(n, c.Conv2d) else n for n in network.nodes])
 
 
+def with_cells_moved_back(module: nn.Module) -> c.PlainNetwork:
+    """Cells go to the places that they should come from."""
+    network = ref.read_network(module)
+    return build([replace(n, index=_inverse(n.index)) if isinstance(n, c.Gather) else n for n in network.nodes])
+
+
+def _inverse(index: c.Int32Array) -> c.Int32Array:
+    return np.argsort(index, kind="stable").astype(np.int32)
+
+
 def with_symmetric_padding(module: nn.Module) -> c.PlainNetwork:
     """Convolutions pad bottom-right cells at the top left instead."""
     network = ref.read_network(module)

@@ -21,6 +21,7 @@ LAW_TO_TRY_FIRST = {
     "float32_ball": "no_counterexample_far_from_the_origin",
     "local_constant_outside_its_ball": "no_counterexample_near_critical_alpha",
     "always_l2": "normalisation_is_part_of_the_network",
+    "cells_moved_back": "no_counterexample_by_sampling",
     "alpha_below_half": "no_counterexample_by_attack",
     "always_abstains": "easy_problems_are_certified",
     "zero_for_none": "abstains_at_a_tie",
