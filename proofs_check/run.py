@@ -43,7 +43,7 @@ class Result:
     step: str | None = None
     reason: str | None = None
     size: int = 0
-    seconds: float = 0.0
+    seconds: float = dataclasses.field(default=0.0, compare=False)
 
     @property
     def claim(self) -> Claim | None:

@@ -44,7 +44,7 @@ def test_a_worker_process_judges_as_the_main_one_does():
     run._start(ACCEPTED, opened.header)
     here = run.open_judge(ACCEPTED, opened.header)
     tasks = list(opened.tasks())
-    assert [run._work(*task) for task in tasks] == [here.judge(*task) for task in tasks]
+    assert [run._work(*task) for task in tasks] == [here.measured(*task) for task in tasks]
     assert {run._work(*task).state for task in tasks} >= {"accepted"}
 
 
