@@ -16,8 +16,7 @@ from certmix.commands.terminal import pursuit
 from certmix.errors import UsageError
 from certmix.mixing.adaptive import AdaptiveMix
 from certmix.models.model import Model
-from certmix.provers.adaptive import certify_adaptive
-from certmix.provers.certify import prove
+from certmix.provers.certify import certify_adaptive, prove
 from certmix.provers.judging import check
 from certmix.provers.margin import pursuit as module
 from certmix.provers.problem import ProverProblem, Pursued
