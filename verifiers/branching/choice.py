@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from verifiers.branching.parts import MajorantOf, Parts, Roots, Side
+from verifiers.branching.parts import MajorantOf, Parts, Roots, Side, in_units, majorant_at
 from verifiers.crown.backward import IntermediateBounds
 
 NEURONS, DIFFERENCES = 3, 2  # candidates for a split, tried before one is chosen
-LEAST_GAP = 0.02  # of the excess, that a split of d must be able to take away
+# of the excess, that a split of d must be able to take away: what it does is seen at once, what one of a ReLU does only
+# when multipliers are tuned
+LEAST_GAP = 0.5
 SMALLER_SIDE = 0.3  # weight, in the choice, of the side that is nearer to its goal
 
 
-def choose(roots: Roots, majorant_of: MajorantOf, parts: Parts, size: int) -> list[Side]:
+def choose(roots: Roots, majorant_of: MajorantOf, parts: Parts, units: Tensor, size: int) -> list[Side]:
     """For each part the side > 0 of the candidate whose two sides come nearest to their goals, hints as they are.
     size: how many parts are tried at once."""
     here, _ = roots.cut(parts)
-    candidates = _candidates(roots, majorant_of, parts, here)
+    candidates = _candidates(roots, majorant_of, parts, units, here)
     flat = [(b, side) for b, sides in enumerate(candidates) for side in sides]
     tried: list[Tensor] = []
     for first in range(0, len(flat), size):
         chunk = flat[first : first + size]
-        picked, sides = parts.pick(torch.tensor([b for b, _ in chunk])), [side for _, side in chunk]
-        ends = _tried(roots, majorant_of, picked, sides), _tried(roots, majorant_of, picked, [s.other() for s in sides])
+        index, sides = torch.tensor([b for b, _ in chunk]), [side for _, side in chunk]
+        ends = [_tried(roots, majorant_of, parts.pick(index).split(s), units[index])
+                for s in (sides, [side.other() for side in sides])]  # fmt: skip
         tried.append(torch.maximum(*ends) + SMALLER_SIDE * torch.minimum(*ends))
     chosen: dict[int, tuple[float, Side]] = {}
     for (b, side), value in zip(flat, torch.cat(tried).tolist(), strict=True):
@@ -32,10 +37,12 @@ def choose(roots: Roots, majorant_of: MajorantOf, parts: Parts, size: int) -> li
     return [chosen[b][1] for b in range(len(parts))]
 
 
-def _candidates(roots: Roots, majorant_of: MajorantOf, parts: Parts, here: IntermediateBounds) -> list[list[Side]]:
+def _candidates(
+    roots: Roots, majorant_of: MajorantOf, parts: Parts, units: Tensor, here: IntermediateBounds
+) -> list[list[Side]]:
     """Of each part: neurons whose upper lines cost most, and the d where the majorant is farthest from the truth."""
-    majorant = majorant_of(parts.lower, parts.upper, roots.predicted[parts.owner], parts.question)
-    shares = roots.intercept_shares(here, parts, majorant).masked_fill(parts.signs != 0, 0.0)
+    majorant = majorant_at(roots, majorant_of, parts)
+    shares = roots.intercept_shares(here, in_units(parts, majorant, units), majorant).masked_fill(parts.signs != 0, 0.0)
     top = shares.topk(min(NEURONS, shares.shape[1]), 1)
     gaps = majorant.gap.topk(min(DIFFERENCES, majorant.gap.shape[1]), 1)
     candidates: list[list[Side]] = []
@@ -60,12 +67,11 @@ def _last_resort(here: IntermediateBounds, parts: Parts, b: int) -> Side:
     return Side(True, j, float((parts.upper[b, j] + parts.lower[b, j]) / 2), 1)
 
 
-def _tried(roots: Roots, majorant_of: MajorantOf, parts: Parts, sides: list[Side]) -> Tensor:
-    """(B,) the excess of parts cut by their sides, hints as they are; what is empty or closed is as good as can be:
-    -goal."""
-    parts = parts.split(sides)
+def _tried(roots: Roots, majorant_of: MajorantOf, parts: Parts, units: Tensor) -> Tensor:
+    """(B,) the excess of parts with hints as they are, 0 where they are proven."""
     here, empty = roots.cut(parts)
-    upper = torch.maximum(parts.lower, parts.upper)
-    majorant = majorant_of(parts.lower, upper, roots.predicted[parts.owner], parts.question)
+    parts = dataclasses.replace(parts, upper=torch.maximum(parts.lower, parts.upper))
+    majorant = majorant_at(roots, majorant_of, parts)
+    parts = in_units(parts, majorant, units)
     excess = roots.excess(here, parts, parts.hints, majorant)
-    return torch.where(empty, torch.minimum(excess, -majorant.goal.abs()), excess)
+    return excess.clamp(min=0).masked_fill(empty, 0.0)

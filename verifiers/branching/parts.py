@@ -60,6 +60,7 @@ class Leaf:
 class Majorant(NamedTuple):
     """The question, made linear on B boxes of d: answered where coefficients (B, K) . d < goal (B,).
 
+    The largest coefficient is 1; unit: (B,) what all was divided by, and what the judge's multipliers are multiples of.
     over_box: (B,) the largest coefficients . d over the box. gap: (B, K) how far the linear function may lie above the
     true one, by d; middle: (B, K) where that is.
     """
@@ -69,6 +70,7 @@ class Majorant(NamedTuple):
     over_box: Tensor
     gap: Tensor
     middle: Tensor
+    unit: Tensor
 
 
 # lower, upper (B, K) of d, the class y and the question's number (B,) each -> its majorant there
@@ -89,6 +91,11 @@ class Hints:
 
     def pick(self, index: Tensor) -> Hints:
         return Hints(*(v[index] for v in self.tensors()))
+
+    def scaled(self, by: Tensor) -> Hints:
+        """Multipliers times (B,)."""
+        multipliers = (v * by[:, None] for v in self.tensors()[1:])
+        return Hints(self.slopes, *multipliers)
 
     def exported(self) -> Hints:
         """As the judge will read them; gradients pass."""
@@ -166,7 +173,7 @@ class Roots:
     slopes: Tensor
 
     def parts(self, owners: Sequence[int], questions: Sequence[int], leaves: Sequence[Leaf]) -> Parts:
-        """These leaves beside one another; bounds of d are those of the balls, cut."""
+        """These leaves beside one another; bounds of d are those of the balls, cut. Multipliers are the judge's."""
         owner, count, n = torch.tensor(owners), len(leaves), self.slopes.shape[2]
         signs, on_signs = self.upper.new_zeros(count, n), self.upper.new_zeros(count, n)
         infinite = torch.full_like(self.upper[owner], torch.inf)
@@ -248,3 +255,14 @@ class Roots:
         excess = found + constant - majorant.goal
         at_box = majorant.over_box - majorant.goal
         return torch.where(at_box < 0, torch.minimum(excess, at_box), excess)  # no gradient is wanted where that is so
+
+
+def majorant_at(roots: Roots, majorant_of: MajorantOf, parts: Parts) -> Majorant:
+    """The questions' majorant on these parts."""
+    return majorant_of(parts.lower, parts.upper, roots.predicted[parts.owner], parts.question)
+
+
+def in_units(parts: Parts, majorant: Majorant, units: Tensor) -> Parts:
+    """Multipliers in the majorant's units, from the judge's, which were found in these units (B,), 0: in the same. Best
+    ones are proportional to the form that they are added to."""
+    return dataclasses.replace(parts, hints=parts.hints.scaled(1 / torch.where(units > 0, units, majorant.unit)))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
 from verifiers.branching.choice import choose
-from verifiers.branching.parts import Hints, Leaf, Majorant, MajorantOf, Parts, Roots
+from verifiers.branching.parts import Hints, Leaf, Majorant, MajorantOf, Parts, Roots, in_units, majorant_at
 from verifiers.crown.backward import IntermediateBounds
 from verifiers.crown.engine import Crown, CrownLayers
 from verifiers.crown.network import CrownNetwork
@@ -75,13 +75,15 @@ Listener = Callable[[int, Found], None]
 
 @dataclass(frozen=True, eq=False)
 class Open:
-    """A part that is not proven. upper: (K,) bounds of d there, also those that children may not inherit as theirs."""
+    """A part that is not proven. upper: (K,) bounds of d there, also those that children may not inherit as theirs.
+    unit: of its majorant, 0 where it has none yet."""
 
     owner: int
     question: int
     leaf: Leaf
     excess: float
     upper: Tensor
+    unit: float
 
 
 @dataclass(eq=False)
@@ -143,7 +145,7 @@ class Branching:
         roots = _roots(answer, predicted)
         accounts = [Account({q: [] for q in asked}) for asked in questions]
         first = [
-            Open(k, q, leaf, math.inf, roots.upper[k])
+            Open(k, q, leaf, math.inf, roots.upper[k], 0.0)
             for k, asked in enumerate(questions)
             for q in asked
             for leaf in ((start[k] or {}) if start else {}).get(q) or [_whole_ball(roots, k, q)]
@@ -155,7 +157,8 @@ class Branching:
             upper = torch.minimum(parts.upper, torch.stack([part.upper for part in chosen]))
             excess = parts.upper.new_tensor([part.excess for part in chosen])
             parts = dataclasses.replace(parts, upper=upper, excess=excess)
-            sides = choose(roots, majorant_of, parts, self.parts)
+            units = parts.upper.new_tensor([part.unit for part in chosen])
+            sides = choose(roots, majorant_of, parts, units, self.parts)
             children = [
                 dataclasses.replace(part, leaf=part.leaf.split(s))
                 for part, side in zip(chosen, sides, strict=True)
@@ -185,28 +188,38 @@ class Branching:
         """Bound these parts; they go to the accounts as leaves where they are proven, else as open."""
         for first in range(0, len(parts), self.parts):
             chunk, begun = parts[first : first + self.parts], budget.clock()
-            batch, proven, simple = self._bounded(roots, majorant_of, roots.parts(*_columns(chunk)))
+            units = roots.upper.new_tensor([part.unit for part in chunk])
+            batch, units, proven, simple = self._bounded(roots, majorant_of, roots.parts(*_columns(chunk)), units)
             for b, part in enumerate(chunk):
                 account, leaf = accounts[part.owner], batch.leaf(b, bool(proven[b]) and not bool(simple[b]))
                 account.bounded += 1
                 if proven[b]:
                     account.leaves[part.question].append(leaf)
                 else:
-                    account.open.append(Open(part.owner, part.question, leaf, float(batch.excess[b]), batch.upper[b]))
+                    excess, upper, unit = float(batch.excess[b]), batch.upper[b], float(units[b])
+                    account.open.append(Open(part.owner, part.question, leaf, excess, upper, unit))
             _charge(accounts, chunk, budget.clock() - begun)
 
-    def _bounded(self, roots: Roots, majorant_of: MajorantOf, parts: Parts) -> tuple[Parts, Tensor, Tensor]:
-        """The parts tuned, (B,) which are proven, and (B,) which of them without bounding d anew."""
+    def _bounded(
+        self, roots: Roots, majorant_of: MajorantOf, parts: Parts, units: Tensor
+    ) -> tuple[Parts, Tensor, Tensor, Tensor]:
+        """The parts tuned, and (B,) each: their units, which are proven, and which of them without bounding d anew.
+        units: of their hints, or 0."""
         here, empty = roots.cut(parts)
         upper = torch.minimum(parts.upper, roots.upper_differences(here, parts.owner))
         empty_anew = empty | (parts.lower > upper).any(1)
         depth = max(map(len, parts.paths))
         steps = self.steps + min(2 * depth, MOST_EXTRA_STEPS) if depth else self.root_steps
         bounded = dataclasses.replace(parts, upper=torch.maximum(upper, parts.lower))
-        bounded = _tuned(roots, here, bounded, _majorant(roots, majorant_of, bounded), steps)
-        as_cut = dataclasses.replace(bounded, upper=torch.maximum(parts.upper, parts.lower))
-        without = roots.excess(here, as_cut, as_cut.hints, _majorant(roots, majorant_of, as_cut))
-        return bounded, empty_anew | (bounded.excess < -ROUNDING), empty | (without < -ROUNDING)
+        majorant = majorant_at(roots, majorant_of, bounded)
+        tuned = _tuned(roots, here, in_units(bounded, majorant, units), majorant, steps)
+        judged = dataclasses.replace(tuned, hints=tuned.hints.scaled(majorant.unit).exported())
+        as_cut = dataclasses.replace(judged, upper=torch.maximum(parts.upper, parts.lower))
+        proofs = [
+            roots.excess(here, one, one.hints.scaled(1 / of.unit), of) < -ROUNDING
+            for one, of in ((judged, majorant), (as_cut, majorant_at(roots, majorant_of, as_cut)))
+        ]
+        return judged, majorant.unit, empty_anew | proofs[0], empty | proofs[1]
 
 
 def _roots(answer: Answer, predicted: Tensor) -> Roots:
@@ -233,15 +246,11 @@ def _charge(accounts: list[Account], parts: list[Open], seconds: float) -> None:
         accounts[part.owner].seconds += seconds / len(parts)
 
 
-def _majorant(roots: Roots, majorant_of: MajorantOf, parts: Parts) -> Majorant:
-    return majorant_of(parts.lower, parts.upper, roots.predicted[parts.owner], parts.question)
-
-
 def _tuned(roots: Roots, here: IntermediateBounds, parts: Parts, majorant: Majorant, steps: int) -> Parts:
     """Descent on slopes and multipliers, intervals and majorants fixed; the best of each part is kept."""
     start = parts.hints.tensors()
-    scale = majorant.coefficients.abs().amax(1, keepdim=True)
-    sizes = [torch.full_like(scale, 0.5), *[0.1 * scale] * 3]
+    one = torch.ones_like(parts.excess)[:, None]
+    sizes = [0.5 * one, *[0.1 * one] * 3]
     free = [torch.ones_like(parts.signs), parts.signs.abs(), parts.cut_lower.isfinite(), parts.cut_upper.isfinite()]
     most = [1.0, torch.inf, torch.inf, torch.inf]
     descents = [Descent(v, f.to(v.dtype), 0.0, m) for v, f, m in zip(start, free, most, strict=True)]

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proofs_check import certificate as c
 from verifiers.crown.frontier import Frontier
 from verifiers.crown.network import CrownNetwork, Interval
 from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, Summand, consecutive_forms, dot
@@ -162,24 +161,32 @@ def _concretize_ball(intermediate_bounds: IntermediateBounds, frontier: Frontier
     extent = torch.where(coefficients > 0, *gathered).flatten(2).flatten(0, 1)
     extent = extent / unit.clamp(min=torch.finfo(unit.dtype).tiny)
     radius = ball.radius if len(ball.radius) == 1 else ball.radius[form_to_input.index]
-    ball_share = torch.minimum(sizes, _ball_share(sizes.detach(), extent, radius[:, None], ball.norm))
-    dual = ball_share.norm(dim=1) if ball.norm == "L2" else ball_share.amax(1)
-    return torch.minimum(box, at_center + radius * dual + ((sizes - ball_share) * extent).sum(1))
+    if ball.norm == "L1":
+        return torch.minimum(box, at_center + (sizes * _farthest(sizes.detach(), extent, radius[:, None])).sum(1))
+    ball_share = torch.minimum(sizes, _ball_share(sizes.detach(), extent, radius[:, None]))
+    by_ball = radius * ball_share.norm(dim=1) + ((sizes - ball_share) * extent).sum(1)
+    return torch.minimum(box, at_center + by_ball)
 
 
-def _ball_share(sizes: Tensor, extent: Tensor, radius: Tensor, norm: c.Norm) -> Tensor:
-    """Caps a (R, n): c . (x - center) <= radius * (dual norm of min(|c|, a)) + sum of (|c| - min(|c|, a)) extent on
-    the ball cut by its box, `extent` being how far the box extends the way the form grows. Best: one number per form in
-    L1, by sorting; in L2 `extent` times a number, a fixed point.
+def _ball_share(sizes: Tensor, extent: Tensor, radius: Tensor) -> Tensor:
+    """Caps a (R, n) in L2: c . (x - center) <= radius * ‖min(|c|, a)‖ + sum of (|c| - min(|c|, a)) extent on the ball
+    cut by its box, `extent` being how far the box extends the way the form grows. Best: `extent` times a number, a
+    fixed point.
     """
-    if norm == "L1":
-        ordered, order = sizes.sort(dim=1, descending=True)
-        spent = extent.gather(1, order).cumsum(1)
-        return (ordered * (spent >= radius)).amax(1, keepdim=True).expand_as(sizes)
     cap = sizes
     for _ in range(FIXED_POINT_STEPS):
         cap = extent * (torch.minimum(sizes, cap).norm(dim=1, keepdim=True) / radius.clamp(min=1e-30))
     return cap
+
+
+def _farthest(sizes: Tensor, extent: Tensor, radius: Tensor) -> Tensor:
+    """Sizes (R, n) of the offset in the L1 ball cut by its box at which a form is largest: the radius goes to the
+    largest coefficients first. Where it is spent the form's value has a kink; these sizes are a subgradient there.
+    """
+    order = sizes.argsort(dim=1, descending=True)
+    room = extent.gather(1, order)
+    spent = torch.minimum((radius - (room.cumsum(1) - room)).clamp(min=0), room)
+    return torch.zeros_like(sizes).scatter(1, order, spent)
 
 
 def _at_points(frontier: Frontier, values: dict[int, Tensor], form_to_input: FormToInput) -> Tensor:

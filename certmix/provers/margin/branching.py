@@ -22,6 +22,8 @@ from verifiers.branching.search import Branching, Budget, Found
 from verifiers.crown.network import CrownNetwork
 from verifiers.engine import MarginQuery
 
+TINY = 1e-300  # where all coefficients underflow
+
 
 @dataclass(frozen=True, eq=False)
 class Branched:
@@ -76,9 +78,12 @@ def majorant_of(settings: Settings) -> MajorantOf:
         touching = torch.minimum(torch.maximum(touching, low), temperature * line.upper)
         chord = weights * torch.exp(low) + slope * (touching - low)
         gap = (chord - weights * torch.exp(touching)).scatter(1, predicted[:, None], 0.0)
-        goal, over_box = alpha * line.goal(), alpha * line.box_upper_bound()  # times alpha: the judge's inequality
+        unit = line.coefficients.amax(1).clamp(min=TINY)
+        goal, over_box = line.goal() / unit, line.box_upper_bound() / unit
         over_box = torch.where((least > most)[:, 0], goal - goal.abs() - 1, over_box)  # it is nowhere the strongest
-        return Majorant(alpha * line.coefficients, goal, over_box, alpha * gap, touching / temperature)
+        coefficients, gap = line.coefficients / unit[:, None], gap / unit[:, None]
+        # the judge's inequality is (3b) times alpha, and so are its multipliers
+        return Majorant(coefficients, goal, over_box, gap, touching / temperature, alpha * unit)
 
     return make
 
