@@ -17,7 +17,7 @@ from verifiers.crown.frontier import Frontier, unit_forms
 from verifiers.crown.network import CrownNetwork, Interval
 from verifiers.crown.neurons import chunk_size, footprint, tightened
 from verifiers.engine import NOTHING_KNOWN, Constraints
-from verifiers.linear_forms.forms import LinearForms
+from verifiers.linear_forms.forms import FormToInput, LinearForms
 from verifiers.perturbation import DUAL_ORDER, BoxedBalls
 
 
@@ -110,8 +110,12 @@ def dual_norms(net: CrownNetwork, k: int, norm: c.Norm) -> Tensor:
 
 
 def _gradient(net: CrownNetwork, k: int, index: Tensor) -> LinearForms:
-    """Neurons `index` of the affine node k as forms on the input."""
+    """Neurons `index` of the affine node k as forms on the input; its elements may be in another order."""
     frontier = Frontier({i: forms for i, (forms, _) in unit_forms(net, k, index).items()})
-    while (j := frontier.last) > 0:
+    while (j := frontier.last) > 0 and not (len(frontier) == 1 and j in net.roots and net.layers[j].permutes):
         frontier.add(net.parents(j), net.layers[j].adjoint(frontier.pop(j)))
-    return frontier.pop(0).masked()
+    forms = frontier.pop(j).masked()
+    if j == 0:
+        return forms
+    scale = forms.gather(net.root_scale(j), FormToInput(torch.zeros_like(index), None))
+    return forms.with_grouped(forms.grouped(scale) * scale)

@@ -55,19 +55,19 @@ class CrownNetwork:
 
     @functools.cached_property
     def roots(self) -> frozenset[int]:
-        """The input, and what only scales and shifts its elements."""
+        """The input, and what only scales and shifts its elements, and puts them in another order."""
         roots = {0}
         for k, above in enumerate(self.layers):
-            if above.gain() is not None and self.parents(k)[0] in roots:
+            if (above.gain() is not None or above.permutes) and self.parents(k)[0] in roots:
                 roots.add(k)
         return frozenset(roots)
 
     def root_scale(self, k: int) -> Tensor:
-        """(1, *input shape): by what node k of `roots` multiplies the input."""
-        scale = torch.ones(1, *self.network.shapes[0], dtype=self.dtype, device=self.device)
-        while (gain := self.layers[k].gain()) is not None:
-            scale, k = scale * gain, self.parents(k)[0]
-        return scale
+        """(1, *shape): by what node k of `roots` multiplies each element of the input."""
+        if k == 0:
+            return torch.ones(1, *self.network.shapes[0], dtype=self.dtype, device=self.device)
+        scale, gain = self.root_scale(self.parents(k)[0]), self.layers[k].gain()
+        return self.layers[k].value(scale) if gain is None else scale * gain
 
 
 def prepare(network: c.PlainNetwork, dtype: torch.dtype, device: torch.device) -> CrownNetwork:

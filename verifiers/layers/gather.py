@@ -64,6 +64,10 @@ class Gather(Moving[c.Gather]):
         permuted = self.copies == 1 and len(self.index) == math.prod(self.shapes[0])
         return torch.argsort(self.index) if permuted else None
 
+    @property
+    def permutes(self) -> bool:
+        return self.inverse is not None
+
     def value(self, *inputs: Tensor) -> Tensor:
         return low.flat(inputs[0]).index_select(1, self.index).unflatten(1, self.shape)
 

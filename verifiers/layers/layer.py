@@ -66,6 +66,11 @@ class Layer(abc.ABC, Generic[NodeT]):
     def interval(self, *inputs: Interval) -> Interval:
         """Bounds of the value from bounds of the inputs'."""
 
+    @property
+    def permutes(self) -> bool:
+        """The value's elements are those of the one input, each once."""
+        return False
+
     def at(self, *points: Tensor) -> Tensor:
         """`value` up to rounding, with the weights that bounds are computed from."""
         return self.value(*points)
