@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "certmix.commands.lipschitz",
         "Lipschitz constants of h and the radii they certify",
     ),
+    "models": ("certmix.commands.models", "what each ONNX file of a folder can be: g, h, or neither, and why"),
     "replay": ("certmix.commands.replay", "repeat a random part of an audit's noise draws and compare the counts"),
     "smoothing-bounds": ("certmix.commands.smoothing_bounds", "every smoothing bound side by side, on the same draws"),
     "certify-log": ("certmix.commands.certify_log", "certified accuracy of a mix from a Cohen-style smoothing log"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import torch
 from flint import arb, ctx
 from numpy.typing import NDArray
 from torch import nn
@@ -76,7 +77,8 @@ def confirm(
 
     Ensures: Confirmed only if the candidate lies in ball and box exactly and some rival i has
     (1−α) softmax(g)_i + α softmax(T h)_i > the same at `predicted`, strictly, in real arithmetic. A g that is not
-    a plain network counts as anything in [0, 1] (Lemma 3.2), which suffices where h alone loses by enough.
+    a plain network has exactly the float32 logits that it gives: a claim about every g covers the one that is constant
+    with these. None counts as anything in [0, 1] (Lemma 3.2), which suffices where h alone loses by enough.
     adaptive: the mix, where its α depends on the input or h's logits are transformed; alpha is then a lower bound of α.
     """
     if not contained(candidate, x, radius, norm, domain):
@@ -94,18 +96,25 @@ def evaluate(
     adaptive: AdaptiveMix | None = None,
 ) -> Confirmed | Float32Only:
     """`confirm` at `point` itself, wherever it lies."""
-    plain = standard if isinstance(standard, PlainNetwork) else None
-    needed = plain if alpha < 1 else None
+    needed = standard if alpha < 1 else None
+    given = _given(needed, point) if isinstance(needed, nn.Module) else None
     for logits in (_in_float64, _in_arb):  # the second is slow
         weight = arb(alpha) if adaptive is None else weight_at(adaptive, point, logits)
         of_robust = moved(logits(robust, point), None if adaptive is None else adaptive.transform)
-        of_standard = None if needed is None else logits(needed, point)
+        of_standard = logits(needed, point) if isinstance(needed, PlainNetwork) else given
         decided = _decide(of_standard, of_robust, weight, temperature, predicted)
         if decided is not None:
             return decided
-    if plain is None and alpha < 1:
-        return Float32Only("the standard model has no plain network: its float32 outputs have no error bound")
+    if alpha < 1 and not isinstance(needed, PlainNetwork) and given is None:
+        return Float32Only("the standard model is not at hand: it may make up for all that h loses")
     return Float32Only("evaluated rigorously, no class exceeds the predicted one")
+
+
+def _given(standard: nn.Module, point: Float32Array) -> list[arb] | None:
+    """The logits of a module as it gives them; None where they are not finite."""
+    with torch.no_grad():
+        logits = standard(torch.from_numpy(point)[None])[0].double().cpu().numpy()
+    return [arb(float(z)) for z in logits] if np.isfinite(logits).all() else None
 
 
 def _in_float64(network: PlainNetwork, point: Float32Array) -> list[arb]:

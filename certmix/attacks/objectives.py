@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certmix.mixing.mixed import MixedClassifier
+from certmix.models.runtime import differentiable
 from verifiers.network.module import PlainModule
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
@@ -67,7 +68,24 @@ class Ascent:
 
 
 class Objective(abc.ABC):
-    """A function of the input to climb, given the class to leave."""
+    """A function of the input to climb, given the class to leave.
+
+    Models that run in onnxruntime have no gradient: what is climbed is the part of the others, theirs being zero."""
+
+    @property
+    @abc.abstractmethod
+    def models(self) -> tuple[nn.Module, ...]:
+        """Those whose gradients are followed."""
+
+    @property
+    def blind(self) -> bool:
+        """Whether some model has no gradient."""
+        return not all(differentiable(model) for model in self.models)
+
+    @property
+    def climbs(self) -> bool:
+        """Whether some model has a gradient."""
+        return any(differentiable(model) for model in self.models)
 
     @abc.abstractmethod
     def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
@@ -93,12 +111,16 @@ class ClassifierObjective(Objective):
     model: nn.Module
     loss: Loss
 
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        mixed = self.model
+        return (mixed.standard, mixed.robust) if isinstance(mixed, MixedClassifier) else (mixed,)
+
     def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
         points = _leaf(points, self.model)
         logits = self.model(points)
         score = _targeted(logits, labels, targets, LOSSES[self.loss](logits, labels))
-        (gradient,) = torch.autograd.grad(score.sum(), points)
-        return Ascent(score.detach(), gradient, logits.detach(), labels)
+        return Ascent(score.detach(), _gradient(score, points), logits.detach(), labels)
 
     def logits(self, points: Tensor) -> Tensor:
         return self.model(points)
@@ -121,6 +143,10 @@ class FloorObjective(Objective):
     aim: Literal["runner_up", "all"] = "runner_up"
     sure: float = 0.99
 
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        return self.mix.standard, self.mix.robust
+
     def ascent(self, points: Tensor, labels: Tensor, targets: Tensor) -> Ascent:
         points = _leaf(points, self.mix)
         standard, robust = self.mix.standard(points), self.mix.robust(points)
@@ -132,7 +158,7 @@ class FloorObjective(Objective):
                 targets = torch.where(targets >= 0, targets, _runner_up(robust, labels))
             vote = _targeted(probabilities, labels, targets, margins(probabilities, labels))
         climbed = [_targeted(z, labels, targets, log_odds(z, labels)) for z in (standard, robust)]
-        of_standard, of_robust = (torch.autograd.grad(f.sum(), points)[0] for f in climbed)
+        of_standard, of_robust = (_gradient(f, points) for f in climbed)
         needed = (vote <= self.sure).to(points.dtype) * (self.mix.alpha < 1)
         used = float(self.mix.alpha > 0)
         gradient = _unit(of_standard) * _column(needed, points) + _unit(of_robust) * used
@@ -140,6 +166,11 @@ class FloorObjective(Objective):
 
     def logits(self, points: Tensor) -> Tensor:
         return self.mix(points)
+
+
+def _gradient(score: Tensor, points: Tensor) -> Tensor:
+    """Of each score (N,) by its point (N, …); zero where no model behind it has one."""
+    return torch.autograd.grad(score.sum(), points)[0] if score.requires_grad else torch.zeros_like(points)
 
 
 def _leaf(points: Tensor, model: nn.Module) -> Tensor:

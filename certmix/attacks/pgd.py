@@ -13,10 +13,12 @@ from torch import Tensor
 
 from certmix.attacks.ball import Ball
 from certmix.attacks.objectives import Objective
+from certmix.attacks.random_search import random_search
 from certmix.errors import UsageError
 
 MOMENTUM = 0.75
 DECAY = 0.0115
+EVALUATIONS = 4  # of a search at random, for each gradient of the budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def pgd(
     targets: Tensor | None = None,
     start: Tensor | None = None,
 ) -> Candidates:
-    """Climb `objective` in `ball`, away from `labels` (N,).
+    """Climb `objective` in `ball`, away from `labels` (N,); where a model has no gradient, search at random, too.
 
     targets: (N, R) the class that restart k aims at; R then replaces schedule.restarts. start: (N, …) points the
     first restart begins at (projected). Ensures: candidates lie exactly in ball and box; found inputs are lost
@@ -75,7 +77,7 @@ def pgd(
         points = ball.random(generator) if schedule.random_start else ball.center.clone()
     success = torch.zeros(len(ball), dtype=torch.bool, device=points.device)
     any_class = torch.full_like(labels, -1)
-    for restart in range(rounds):
+    for restart in range(rounds if objective.climbs else 0):
         remaining = (torch.ones_like(success) if schedule.keep_going else ~success).nonzero().squeeze(1)
         if len(remaining) == 0:
             break
@@ -88,6 +90,12 @@ def pgd(
         better = result.found | ~success[remaining]
         points[remaining[better]] = result.points[better]
         success[remaining] |= result.found
+    if objective.blind:
+        remaining = (torch.ones_like(success) if schedule.keep_going else ~success).nonzero().squeeze(1)
+        searched, y = ball.subset(remaining), labels[remaining]
+        evaluations = EVALUATIONS * rounds * schedule.steps
+        points[remaining] = random_search(objective, searched, y, points[remaining], evaluations, generator)
+        success[remaining] = objective.broken(points[remaining], y)
     return Candidates(points, success)
 
 

@@ -28,17 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from certmix.commands.terminal import Terminal
     from certmix.mixing.adaptive import checked
-    from certmix.models.model import load_model, require_pair
+    from certmix.models.model import load_pair
     from certmix.runs.audit import Audit
 
     adaptive = arguments.adaptive_mix(options)
     settings = arguments.settings(options, adaptive)
     out = Path(arguments.required(options, "out"))
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
-    standard = load_model(arguments.required(options, "standard"))
-    robust = load_model(arguments.required(options, "robust"))
-    require_pair(standard, robust)
+    files = arguments.required(options, "standard"), arguments.required(options, "robust")
     data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
+    standard, robust = load_pair(*files, data.inputs.shape[1:])
     data.require(robust.input_shape, robust.classes, settings.domain)
     if adaptive is not None:
         checked(robust.input_shape, adaptive)

@@ -88,9 +88,9 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
         options.upstream_jacobian,
         search,
     )
-    robust = load_model(options.robust)
-    network = robust.require_network()
     data = load_data(options.data, options.limit, domain)
+    robust = load_model(options.robust, input_shape=data.inputs.shape[1:])
+    network = robust.require_network()
     data.require(network.input_shape, network.classes, domain)
     shared.warn(about_probabilities({robust.named("robust"): robust.module}, torch.from_numpy(data.inputs)))
     return request, network, data

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     import torch
 
-    from certmix.models.model import about_probabilities, load_model, require_pair
+    from certmix.models.model import about_probabilities, load_pair
     from certmix.provers.problem import ProverProblem
 
     settings = arguments.settings(options)
@@ -44,10 +44,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"this compares smoothing bounds: leave out --method {settings.method}")
     if settings.alpha <= 0.5 and not settings.use_standard:
         raise UsageError(f"smoothing h alone needs alpha > 1/2, got {settings.alpha}: raise it, or --use-standard")
-    standard = load_model(arguments.required(options, "standard"))
-    robust = load_model(arguments.required(options, "robust"))
-    require_pair(standard, robust)
+    files = arguments.required(options, "standard"), arguments.required(options, "robust")
     data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
+    standard, robust = load_pair(*files, data.inputs.shape[1:])
     data.require(robust.input_shape, robust.classes, settings.domain)
     labels = tuple(int(v) for v in data.labels)
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))

@@ -57,6 +57,8 @@ class Terminal(Listener):
         plain = ", not smoothed" if found.smoothed else ""
         shown = ", ".join(f"{name} {percent_nearest(*ratio(share))} %" for name, share in found.accuracies.items())
         print(f"accuracy on the {found.inputs} inputs{plain}: {shown}", flush=True)
+        for note in found.notes:
+            print(note, flush=True)
         arguments.warn(found.doubts)
 
     def progress(self, done: int, total: int) -> None:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from certmix.commands.terminal import Terminal
-    from certmix.models.model import load_model, require_pair
+    from certmix.models.model import load_pair
     from certmix.runs.audit import Audit
     from certmix.runs.finished import open_run
     from certmix.runs.sweep import sweep
@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
     tune_data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
     audit_data = load_data(arguments.required(options, "audit_data"), options.limit, settings.domain)
     need_disjoint(tune_data, audit_data)
-    models = [load_model(arguments.required(options, name)) for name in ("standard", "robust")]
-    require_pair(*models)
+    files = arguments.required(options, "standard"), arguments.required(options, "robust")
+    models = load_pair(*files, tune_data.inputs.shape[1:])
     for data in (tune_data, audit_data):
         data.require(models[1].input_shape, models[1].classes, settings.domain)
     finish(Audit(models[0], models[1], tune_data, settings, Store(out / "tune"), listener=Terminal()))

@@ -18,6 +18,7 @@ from certmix.attacks.worst import Budget, members_here
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.models.model import load_model
+from certmix.models.runtime import differentiable
 from proofs_check.certificate import Norm
 from verifiers.network.module import PlainModule
 
@@ -110,7 +111,13 @@ def load_pair(
     if batch_size < 1:
         raise UsageError(f"batch-size must be >= 1, got {batch_size}")
     data = load_data(sources["data"], limit, domain)
-    standard, robust = (load_classifier(sources[name], allow_pt2) for name in ("standard", "robust"))
+    shape = data.inputs.shape[1:]
+    standard, robust = (load_classifier(sources[name], allow_pt2, shape) for name in ("standard", "robust"))
+    if not differentiable(robust):
+        raise UsageError(
+            f"{sources['robust']} has no plain network, and without gradients of h attacks say little: "
+            "give it as a .pt2 file"
+        )
     if isinstance(standard, PlainModule) and isinstance(robust, PlainModule):
         _require_one_shape(standard, robust, sources)
     standard, robust = standard.to(device), robust.to(device)
@@ -131,14 +138,15 @@ def _require_one_shape(standard: PlainModule, robust: PlainModule, paths: dict[s
         raise UsageError(f"input shapes differ: {g} takes {shapes[0]}, {h} takes {shapes[1]}")
 
 
-def load_classifier(path: str, allow_pt2: bool = False) -> nn.Module:
-    """A differentiable classifier in evaluation mode: an ONNX file, or a .pt2 file of torch.export.save.
+def load_classifier(path: str, allow_pt2: bool = False, input_shape: tuple[int, ...] | None = None) -> nn.Module:
+    """A classifier in evaluation mode: an ONNX file, or a .pt2 file of torch.export.save. It is differentiable but for
+    an ONNX file without plain network.
 
     A .pt2 file may use any layer (attacks need no plain network); its batch axis must be dynamic. Loading one runs the
     code that it holds: allow_pt2 says that the file is trusted. Raises UsageError.
     """
     if Path(path).suffix != ".pt2":
-        return load_model(path).module
+        return load_model(path, input_shape=input_shape).module
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such file")
     if not allow_pt2:

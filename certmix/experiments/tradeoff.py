@@ -21,6 +21,7 @@ from certmix.experiments.pair import Pair, percent
 from certmix.formatting import lower, percent_nearest, percent_up
 from certmix.mixing.general import OUTPUTS, SCALINGS, GeneralMixedClassifier, Output, Scaling
 from certmix.mixing.mixed import MixedClassifier
+from certmix.models.runtime import differentiable
 
 NAME = "tradeoff"
 GAMMAS = (0.0, 0.1, 0.3, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, math.inf)
@@ -97,6 +98,11 @@ def _attack(pair: Pair, mix: nn.Module, loss: Loss, ball: Ball, labels: Tensor) 
 
 def run(pair: Pair, gammas: Sequence[float], out: Path) -> None:
     """Measure, print and draw; writes `out`/tradeoff.json and .png. Raises UsageError."""
+    if not differentiable(pair.standard):
+        raise UsageError(
+            f"{pair.sources['standard']} has no plain network, and R_i are norms of g's gradients: "
+            "give it as a .pt2 file"
+        )
     bad = [gamma for gamma in gammas if not gamma >= 0]
     if bad:
         raise UsageError(f"gammas must be in [0, inf], got {bad[0]}")

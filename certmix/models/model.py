@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import warnings
@@ -12,22 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.models.faithfulness import Faithfulness, Reference, compare
-from certmix.models.onnx.ends import Outputs, ended
+from certmix.models.front import reshaped, same_pixels, with_shape
+from certmix.models.onnx.ends import Ended, Outputs, ended
 from certmix.models.onnx.folding import one_line
-from certmix.models.onnx.reader import plain_network, read_file, signature
+from certmix.models.onnx.reader import plain_network, read_file
+from certmix.models.runtime import Runtime, RuntimeModule, ends_of, usable
 from proofs_check.certificate import Float32Array, PlainNetwork
 from verifiers.network.module import PlainModule
 
 SAMPLES = 16
 INPUTS_LOOKED_AT = 64
 REPR = 250  # characters
+VALUES_ONLY = "runs in onnxruntime, without gradients: attacks follow h's gradients and search at random"
 PROBABILITIES = "its outputs are probabilities, not logits: the mix takes softmax of them again; remove its softmax"
 TAILS = {"LogSoftmax": nn.LogSoftmax(1), "Softmax": nn.Softmax(1)}
 PROBABILITY_TOLERANCE = 1e-5  # of a sum of float32 probabilities
@@ -37,12 +38,13 @@ PROBABILITY_TOLERANCE = 1e-5  # of a sum of float32 probabilities
 class Model:
     """A classifier: (N, *input_shape) raw inputs -> (N, classes) logits.
 
-    module: torch module in evaluation mode, differentiable. network: the plain network that certificates
-    speak of; None if some operator has no counterpart there: such a model serves as the standard
+    module: torch module in evaluation mode, differentiable unless it runs in onnxruntime. network: the plain network
+    that certificates speak of; None if some operator has no counterpart there: such a model serves as the standard
     classifier only. source: where it came from. faithfulness: the largest |difference| between the module's
     logits and those of the source (onnxruntime, or the given module) over the samples compared; 0 where
     the module is the source itself. no_network: why there is no plain network, or None if there is one.
     reference: the source itself, as a function; None where the module is it. note: what was left out behind the logits.
+    onnx: the bytes of a model that runs in onnxruntime; None of any other.
     """
 
     module: nn.Module
@@ -54,6 +56,7 @@ class Model:
     no_network: str | None = None
     reference: Reference | None = None
     note: str | None = None
+    onnx: bytes | None = None
 
     def compared_at(self, inputs: Float32Array) -> Faithfulness:
         """The plain network against the source at inputs (N, *input_shape). Raises UsageError where they differ."""
@@ -72,6 +75,11 @@ class Model:
             )
         return self.network
 
+    @property
+    def values_only(self) -> str:
+        """What follows for a g that runs in onnxruntime."""
+        return f"{VALUES_ONLY} ({self.no_network})"
+
     def named(self, role: str) -> str:
         """role, standard or robust, and where the model came from."""
         return f"{role} ({self.source})"
@@ -80,6 +88,19 @@ class Model:
         what = f"no plain network ({self.no_network})" if self.network is None else repr(self.network)
         text = f"Model({self.source}: {self.input_shape} -> {self.classes} classes, {what}"
         return (text if len(text) <= REPR else text[: REPR - 1] + "…") + ")"
+
+
+def load_pair(
+    standard: str | Path, robust: str | Path, input_shape: tuple[int, ...], needs_network: bool = True
+) -> tuple[Model, Model]:
+    """g and h from their files, for inputs of this shape. needs_network: of h. Raises UsageError where they do not fit
+    one another, or h has no plain network and needs one."""
+    h = load_model(robust, input_shape=input_shape)
+    if needs_network:
+        h.require_network()
+    g = load_model(standard, input_shape=h.input_shape)
+    require_pair(g, h)
+    return g, h
 
 
 def require_pair(standard: Model, robust: Model) -> None:
@@ -118,30 +139,79 @@ def about_probabilities(models: Mapping[str, nn.Module], inputs: Tensor) -> list
 def load_model(
     path: str | Path,
     samples: Float32Array | None = None,
+    input_shape: tuple[int, ...] | None = None,
     *,
     output: str | None = None,
     outputs: Outputs | None = None,
 ) -> Model:
-    """The ONNX model at `path`, compared with onnxruntime on random inputs in [0, 1] and on `samples`.
+    """The ONNX model at `path`: a plain network, compared with onnxruntime on random inputs in [0, 1] and on `samples`;
+    or, where it has none, the model as onnxruntime runs it, without gradients (Model.no_network says why).
 
-    samples: (N, *input_shape) float32 or None. output: the name of the output that holds the logits, where there are
-    several. outputs: what the outputs are; None: logits, and a Softmax over the classes at the end is refused, while a
-    LogSoftmax is left out, which changes no probability (onnx.ends). Ensures: `network` is not None. Raises UsageError
-    (one line) where the file is missing, truncated or not ONNX, holds an unsupported operator, or where onnxruntime
-    computes something else.
+    samples: (N, *input_shape) float32 or None. input_shape: of the inputs at hand, without the batch axis: fills in
+    axes that the file leaves open, and where the model takes the same pixels in another shape (front.same_pixels), they
+    are put into it. output: the name of the output that holds the logits, where there are several. outputs: what the
+    outputs are; None: logits, and a model that ends in a Softmax over the classes has no plain network, while a
+    LogSoftmax is left out, which changes no probability (onnx.ends). Raises UsageError (one line) where the file is
+    missing, truncated or not ONNX, gives no logits, or numbers that are not finite, or where the two compute something
+    else.
     """
     path = Path(path)
     model = read_file(path)
     try:
-        cut = ended(model, output, outputs)
-        network = plain_network(cut.model)
-        module = PlainModule(network).eval()
-        reference = _in_onnxruntime(cut.model)
-        faithfulness = compare(module, reference, _samples(network.input_shape, samples)).largest
+        kept = ended(model, output, outputs or "logits")
+        fitted = kept if input_shape is None else Ended(_fitted(kept.model, input_shape), kept.tail)
+        try:
+            ended(model, output, outputs)  # a Softmax that nobody spoke of
+            network = plain_network(fitted.model)
+        except UsageError as error:
+            return _opaque(fitted, str(path), samples, str(error))
+        return _plain(network, fitted, str(path), samples)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    classes, shape = network.classes, network.input_shape
-    return Model(module, network, classes, shape, str(path), faithfulness, None, reference, cut.note)
+
+
+def _plain(network: PlainNetwork, cut: Ended, source: str, samples: Float32Array | None) -> Model:
+    """Compared with onnxruntime."""
+    module, shape = PlainModule(network).eval(), network.input_shape
+    reference = _in_onnxruntime(cut.model, _samples(shape, None))
+    faithfulness = compare(module, reference, _samples(shape, samples)).largest
+    return Model(module, network, network.classes, shape, source, faithfulness, None, reference, cut.note)
+
+
+def _opaque(cut: Ended, source: str, samples: Float32Array | None, reason: str) -> Model:
+    """The model as onnxruntime runs it. reason: why it has no plain network."""
+    data = cut.model.SerializeToString(deterministic=True)
+    try:
+        ends = Runtime(data).ends
+        if 0 in ends.shape:
+            raise UsageError(f"input {ends.input!r} leaves its shape open: {list(ends.shape)}")
+        inputs = _samples(ends.shape, samples)
+        runtime = usable(data, inputs)
+        logits = runtime.logits(inputs)
+    except UsageError as error:
+        raise UsageError(f"{error}; no plain network either: {reason}") from error
+    if not np.isfinite(logits).all():
+        raise UsageError(f"its logits are not finite: {reason}")
+    module = RuntimeModule(runtime).eval()
+    return Model(module, None, logits.shape[1], ends.shape, source, 0.0, reason, None, cut.note, data)
+
+
+def reopened(data: bytes, source: str) -> Model:
+    """A model without plain network from the bytes that it was kept in (Model.onnx). Raises UsageError."""
+    return _opaque(Ended(onnx.load_from_string(data), None), source, None, "it ran in onnxruntime when it was kept")
+
+
+def _in_onnxruntime(model: onnx.ModelProto, inputs: Float32Array) -> Reference:
+    """inputs: (N, *shape) to try. Raises UsageError where onnxruntime cannot run it."""
+    return usable(model.SerializeToString(), inputs).logits
+
+
+def _fitted(model: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """The model for inputs of this shape, where it takes such; otherwise as it is."""
+    ends = ends_of(model)
+    if len(ends.shape) == len(shape) and all(n in (0, m) for n, m in zip(ends.shape, shape, strict=True)):
+        return with_shape(model, ends, shape) if 0 in ends.shape else model
+    return reshaped(model, ends, shape) if same_pixels(ends.shape, shape) else model
 
 
 def from_module(
@@ -175,7 +245,7 @@ def from_module(
         plain, given = PlainModule(network).eval(), reference
         if cut.tail is not None:
             compare(nn.Sequential(plain, TAILS[cut.tail]), reference, inputs)
-            given = _in_onnxruntime(cut.model)
+            given = _in_onnxruntime(cut.model, inputs)
         faithfulness = compare(plain, given, inputs).largest
     except UsageError as error:
         return Model(module_copy, None, classes, tuple(input_shape), source, 0.0, str(error))
@@ -238,31 +308,3 @@ def _check_control_flow(module: nn.Module, example: Tensor) -> None:
             copy.deepcopy(module).to("meta")(example.to("meta"))
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(f"its control flow may depend on the input's values: {one_line(error)}") from error
-
-
-def _in_onnxruntime(model: onnx.ModelProto) -> Reference:
-    """The ONNX model as onnxruntime runs it on the processor. Raises UsageError where it cannot."""
-    ends = signature(model)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no public base class
-        raise UsageError(f"onnxruntime cannot run it ({one_line(error)})") from error
-
-    def run(inputs: Float32Array) -> NDArray[np.float32]:
-        try:
-            return np.asarray(session.run([ends.output], {ends.input: inputs})[0])
-        except Exception as error:  # onnxruntime's errors share no public base class
-            raise UsageError(f"onnxruntime cannot run it ({one_line(error)})") from error
-
-    def logits(inputs: Float32Array) -> NDArray[np.float32]:
-        if ends.batch == "any":
-            with contextlib.suppress(UsageError):  # a graph may take one input only and not say so
-                if len(outputs := run(inputs)) == len(inputs):
-                    return outputs.reshape(len(inputs), -1)
-        single = inputs if ends.batch == "none" else inputs[:, None]
-        return np.stack([run(x).ravel() for x in single])
-
-    return logits

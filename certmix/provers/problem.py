@@ -66,7 +66,10 @@ class ProverProblem:
         self.settings.require_installed()
         expected = robust.require_network().input_shape
         if self.settings.use_standard and standard.network is None:
-            raise UsageError("use_standard needs a standard model with a plain network: leave it out")
+            raise UsageError(
+                f"use_standard bounds g, and {standard.source} has no plain network ({standard.no_network}): "
+                "leave it out"
+            )
         if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
             shape_and_dtype = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
             advice = shape_advice(tuple(self.inputs.shape[1:]), expected)

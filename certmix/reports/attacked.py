@@ -64,7 +64,7 @@ def refuted(run: OpenedRun, inputs: Sequence[Input]) -> list[int]:
     for i in inputs:
         if i.radius is None or i.attack is None or i.attack.radius > i.radius:
             continue
-        standard = None if run.standard is None else run.standard.network
+        standard = None if run.standard is None else run.standard.network or run.standard.module
         robust = run.robust.require_network()
         answer = evaluate(i.attack.point, standard, robust, s.alpha, s.temperature, i.predicted, run.adaptive)
         indices += [i.index] if isinstance(answer, Confirmed) else []

@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from certmix.formatting import lower, nearest, percent_down, upper
+from certmix.models.model import VALUES_ONLY
 from certmix.reports import claims, curves, pictures, provenance
 from certmix.reports.inputs import Input
 from certmix.reports.reading import MIX, AuditReport, G, H
@@ -57,6 +58,7 @@ def write(report: AuditReport, own: tuple[Compared, ...] = ()) -> Path:
         gallery=gallery(report),
         csv=json.dumps(as_csv(report.inputs), ensure_ascii=False).replace("<", "\\u003c"),
         settings=flat(report.settings),
+        values_only=VALUES_ONLY,
         lower=lower,
         nearest=nearest,
     )
@@ -85,6 +87,9 @@ def faithfulness(report: AuditReport) -> list[str]:
     sentences: list[str] = []
     for key, name in (("standard", "g"), ("robust", "h")):
         of = report.audit.get("faithfulness", {}).get(key)
+        if key == "standard" and report.g_without_gradients:
+            sentences.append("g: it has no plain network, and was run as given.")
+            continue
         if of is None:
             sentences.append(f"{name}: not recorded.")
             continue

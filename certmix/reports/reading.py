@@ -25,7 +25,7 @@ from certmix.reports.inputs import Input, inputs_of
 from certmix.reports.judged import Judged
 from certmix.runs import provenance
 from certmix.runs.finished import OpenedRun, opened
-from certmix.runs.store import FINAL, Store
+from certmix.runs.store import FINAL, OPAQUE, Store
 from certmix.settings import ADDED, Settings
 from proofs_check.certificate import Adaptive, Assumption
 
@@ -72,6 +72,11 @@ class AuditReport:
     @property
     def settings(self) -> dict[str, Any]:
         return self.header["settings"]
+
+    @property
+    def g_without_gradients(self) -> bool:
+        """Whether g ran in onnxruntime: attacks followed the gradients of h alone, and searched at random."""
+        return OPAQUE in self.settings
 
     @property
     def n(self) -> int:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from certmix.formatting import exact, lower, nearest, percent_down, percent_nearest
+from certmix.models.model import VALUES_ONLY
 from certmix.records import assumptions
 from certmix.reports import claims
 from certmix.reports.curves import certified_curve
@@ -33,6 +34,7 @@ def as_json(report: AuditReport) -> dict[str, Any]:
         **{name: settings[name] for name in ("alpha", "temperature", "norm", "method", "radius", "evidence")},
         "adaptive": report.said["adaptive"],
         "judged": report.verdict is not None,
+        "standard_without_gradients": report.g_without_gradients,
         "rests_on": assumptions.words(report.assumptions),
         "clean_accuracy": {_role(name): 100.0 * sum(report.right(name)) / n for name in report.clean},
         "clean_accuracy_source": {_role(name): of.source for name, of in report.clean.items()},
@@ -72,6 +74,8 @@ def show(report: AuditReport, console: Console) -> None:
     attacked = report.attacked_share(MIX)
     if attacked is not None and report.reference is not None:
         table.add_row(f"correct and not attacked at {lower(report.reference)}, at most", attacked.percent)
+    if report.g_without_gradients:
+        console.print(f"the standard model {VALUES_ONLY}", markup=False, highlight=False)
     for reason, count in Counter(i.why.split(":")[0] for i in inputs if i.radius is None).items():
         table.add_row(f"no certificate: {reason}", percent_nearest(count, n))
     print_table(console, table)

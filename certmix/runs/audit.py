@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from certmix.runs import provenance
 from certmix.runs.batches import Executor, Refuted, Task, Worker, here
 from certmix.runs.listener import After, Before, Listener
 from certmix.runs.provenance import Provenance
-from certmix.runs.store import Store, dataset_sha256
+from certmix.runs.store import OPAQUE, Store, dataset_sha256
 from certmix.settings import Settings
 from proofs_check.reading.parse import RunHeader
 
@@ -71,7 +72,8 @@ class Audit:
         networks = [n for n in (self.standard.network, self.robust.network, of_alpha) if n is not None]
         inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
         self._worker().problem(Task(0, 1))  # misuse shows before anything is written
-        done = self.store.open(self.header(), networks, inputs, self.data.labels)
+        kept = [] if self.standard.onnx is None else [self.standard.onnx]
+        done = self.store.open(self.header(), networks, inputs, self.data.labels, kept)
         if done < len(inputs):
             done -= done % self._batch_size()
             self.store.keep_first(done)
@@ -95,6 +97,7 @@ class Audit:
 
     def header(self) -> RunHeader:
         standard, robust = self.standard.network, self.robust.require_network()
+        kept = {} if self.standard.onnx is None else {OPAQUE: hashlib.sha256(self.standard.onnx).hexdigest()}
         return RunHeader(
             standard=None if standard is None else standard.sha256,
             robust=robust.sha256,
@@ -102,6 +105,7 @@ class Audit:
             count=len(self.data.inputs),
             settings={
                 **dataclasses.asdict(self.settings),
+                **kept,
                 "standard": self.standard.source,
                 "robust": self.robust.source,
                 "standard_faithfulness": self.standard.faithfulness,
@@ -166,7 +170,9 @@ class Audit:
             *doubts.about_accuracy(shares, n, self.robust.classes),
             *doubts.about_range(self.data, self.settings.domain),
         )
-        return Before(n, shares, self.settings.method == "smoothing", texts)
+        g = self.standard
+        notes = () if g.onnx is None else (f"{g.named('standard')} {g.values_only}",)
+        return Before(n, shares, self.settings.method == "smoothing", texts, notes)
 
     def _record(
         self,

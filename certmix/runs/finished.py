@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
 from certmix.mixing.adaptive import AdaptiveMix, mix_of
 from certmix.mixing.mixed import MixedClassifier
-from certmix.models.model import Model
+from certmix.models.model import Model, reopened
 from certmix.records import bound_archive
-from certmix.runs.store import FINAL, Store
+from certmix.runs.store import FINAL, MODELS, OPAQUE, Store
 from certmix.settings import Settings, with_added
-from proofs_check.certificate import MalformedError
+from proofs_check.certificate import Digest, MalformedError
 from proofs_check.reading import folder, parse
 from verifiers.network.module import PlainModule
 
@@ -37,8 +38,8 @@ class FinishedRun:
 
 @dataclass(frozen=True, eq=False)
 class OpenedRun:
-    """What a run was about. standard: None where g has no plain network: the folder does not hold it. adaptive: the mix
-    that settings.adaptive is about; None where its alpha is no network, either."""
+    """What a run was about. standard: None where the folder does not hold g, a torch module without plain network.
+    adaptive: the mix that settings.adaptive is about; None where its alpha is no network, either."""
 
     settings: Settings
     standard: Model | None
@@ -64,7 +65,7 @@ def opened(path: Path) -> OpenedRun:
         raise UsageError(f"{path} holds no finished audit: run certmix audit, again if it was interrupted")
     try:
         header = parse.run_header((path / "run.json").read_bytes())
-        standard = None if header.standard is None else _model(path, header.standard)
+        standard = _opaque(path, header) if header.standard is None else _model(path, header.standard)
         robust = _model(path, header.robust)
         rows = list(folder.rows(path))
         settings = _settings(header.settings)
@@ -99,6 +100,22 @@ def _model(path: Path, sha256: str) -> Model:
     network = folder.network(path, sha256)
     name = f"{path}/networks/{sha256}.safetensors"
     return Model(PlainModule(network).eval(), network, network.classes, network.input_shape, name, 0.0)
+
+
+def _opaque(path: Path, header: parse.RunHeader) -> Model | None:
+    """A g that has no plain network, as onnxruntime runs it; None where it was no ONNX file. Raises UsageError,
+    MalformedError."""
+    if OPAQUE not in header.settings:
+        return None
+    sha256 = parse.read(Digest, header.settings[OPAQUE], f"run.json.settings.{OPAQUE}")
+    file = path / MODELS / f"{sha256}.onnx"
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UsageError(f"{file} is not the standard model of the run: its digest differs")
+    return reopened(data, str(file))
 
 
 def _settings(stored: dict[str, Any]) -> Settings:

@@ -11,12 +11,13 @@ from certmix.provers.problem import Pursued
 @dataclass(frozen=True)
 class Before:
     """Before anything is proven. accuracies: of each model on the inputs, in percent; smoothed: h will be, and is not
-    yet. doubts: what looks like a mistake, a sentence each."""
+    yet. doubts: what looks like a mistake, a sentence each; notes: what is as it should be, and worth knowing."""
 
     inputs: int
     accuracies: dict[str, float]
     smoothed: bool
     doubts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

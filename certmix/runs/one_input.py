@@ -56,7 +56,7 @@ def judged_line(path: Path, run: OpenedRun, index: int) -> JudgedLine:
         alpha = _alpha(path, line.claim)
     except MalformedError as error:
         return JudgedLine(None, None, str(error))
-    standard = None if run.standard is None else run.standard.require_network()
+    standard = None if run.standard is None else run.standard.network
     value = run.data.inputs[index]
     robust, started = run.robust.require_network(), time.perf_counter()
     verdict = judge.check_bytes(lines[index], robust, standard, value, alpha)

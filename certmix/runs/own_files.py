@@ -19,6 +19,7 @@ import numpy as np
 from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.formatting import upper
+from certmix.runs.store import OPAQUE
 from proofs_check.certificate import MalformedError, PlainNetwork
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
@@ -57,7 +58,8 @@ def compare(
         comparisons: list[Compared] = []
         for what, file, digest in (("standard", standard, header.standard), ("robust", robust, header.robust)):
             if file is not None:
-                comparisons.append(_compared(what, file, *_network(path, file, digest, dataset)))
+                kept = header.settings.get(OPAQUE) if what == "standard" else None
+                comparisons.append(_compared(what, file, *_network(path, header, file, digest or kept, dataset)))
         if dataset is not None and data is not None:
             differences = list(_data_differences(list(folder.rows(path)), dataset))
             text = f"{'the first' if limit else 'all'} {len(dataset)} inputs and labels of {data} are those of the run"
@@ -104,13 +106,23 @@ def _domain(header: parse.RunHeader) -> tuple[float, float] | None:
     return None if stored is None else parse.read(tuple[float, float], stored, "run.json.settings.domain")
 
 
-def _network(path: Path, file: Path, digest: str | None, data: Dataset | None) -> tuple[bool | None, list[str]]:
+def _network(
+    path: Path, header: parse.RunHeader, file: Path, digest: str | None, data: Dataset | None
+) -> tuple[bool | None, list[str]]:
+    """digest: of the run's network, or of its g that ran in onnxruntime."""
     if digest is None:
         return None, [f"{file} is not compared: the run names no standard network, its certificates hold for any"]
     from certmix.models.model import load_model  # with torch and onnx, which the comparison of data does without
 
-    model = load_model(file, None if data is None else data.inputs[:PROBED])
-    network = model.require_network()
+    robust = folder.network(path, header.robust)
+    model = load_model(file, None if data is None else data.inputs[:PROBED], robust.input_shape)
+    if model.onnx is not None and hashlib.sha256(model.onnx).hexdigest() == digest:
+        return True, [f"{file} is the standard model {digest} that the run's accuracies and attacks speak of"]
+    if header.settings.get(OPAQUE) == digest:
+        return False, [f"{file} is not the standard model of the run, {digest}"]
+    if model.network is None:
+        return False, [f"{file} is not the network of the run: it has no plain network ({model.no_network})"]
+    network = model.network
     if network.sha256 == digest:
         differs = upper(model.faithfulness, 2)
         return True, [

@@ -1,9 +1,10 @@
 """The folder of a run: written so that nothing half-finished is taken for a result and nothing finished is lost.
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
-complete; certificates.partial.jsonl until then); untrusted: audit.json (predictions, faithfulness, timing),
-provenance.json (provenance.py), curves/ (bounds, bound_archive.py), attacks/ (attack_archive.py), refuted/, and until
-complete unfinished/ (unfinished.py); for readers summary.json and report.html (commands/report.py).
+complete; certificates.partial.jsonl until then); untrusted: models/<sha256>.onnx (a g without plain network, of
+which no certificate speaks), audit.json (predictions, faithfulness, timing), provenance.json (provenance.py), curves/
+(bounds, bound_archive.py), attacks/ (attack_archive.py), refuted/, and until complete unfinished/ (unfinished.py); for
+readers summary.json and report.html (commands/report.py).
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from proofs_check.reading import folder, parse
 
 PARTIAL = "certificates.partial.jsonl"
 FINAL = "certificates.jsonl"
+OPAQUE = "standard_model"  # setting of a header: the sha256 of the ONNX file in MODELS that is g
+MODELS = "models"  # folder of ONNX files that ran in onnxruntime
 _STARTING = "run.json.part"  # the first file of a folder: until it becomes run.json, the run has not begun
-_BEFORE_THE_RUN = frozenset({_STARTING, "networks", "inputs.npz", "inputs.npz.part"})
+_BEFORE_THE_RUN = frozenset({_STARTING, "networks", MODELS, "inputs.npz", "inputs.npz.part"})
 # settings that change how fast a claim is found, or where, but not what is claimed: a run may go on with others
 NEUTRAL = frozenset(
     {"batch_size", "device", "threads", "draw_batch", "standard", "robust", "standard_faithfulness"}
@@ -57,11 +60,12 @@ class Store:
         networks: Iterable[PlainNetwork],
         inputs: NDArray[np.float32],
         labels: NDArray[np.int64],
+        models: Iterable[bytes] = (),
     ) -> int:
         """Start, or go on with, this run; the number of lines already there.
 
-        Raises UsageError if the folder holds anything else, or this run, finished. Settings in NEUTRAL may differ from
-        those that the run began with; its header keeps the first ones.
+        models: ONNX files to keep beside it. Raises UsageError if the folder holds anything else, or this run,
+        finished. Settings in NEUTRAL may differ from those that the run began with; its header keeps the first ones.
         """
         run = self.path / "run.json"
         if run.exists():
@@ -80,6 +84,9 @@ class Store:
         _write_part(self.path / _STARTING, run_line(header))
         for network in networks:
             _write(self.path / "networks" / f"{network.sha256}.safetensors", network.data)
+        for data in models:
+            (self.path / MODELS).mkdir(exist_ok=True)
+            _write(self.path / MODELS / f"{hashlib.sha256(data).hexdigest()}.onnx", data)
         with (self.path / "inputs.npz.part").open("wb") as stream:
             np.savez(stream, inputs=inputs.astype("<f4"), labels=labels.astype("<i8"))
             stream.flush()

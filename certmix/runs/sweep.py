@@ -164,7 +164,7 @@ def _refuted(
         for k in np.flatnonzero(certified & leaves_class).tolist():
             answer = confirm(
                 points[k].numpy(), found.data.inputs[k], radius, s.norm, s.domain,
-                found.standard.network, found.robust.network, alpha, temperature, int(y[k]),
+                found.standard.network or found.standard.module, found.robust.network, alpha, temperature, int(y[k]),
             )  # fmt: skip
             if isinstance(answer, Confirmed):
                 where = f"alpha {alpha!r}, temperature {temperature!r}, radius {radius!r}"

@@ -212,10 +212,7 @@ def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder,
     operator = OPERATORS.get(node.op_type) if in_onnx_domain else None
     if operator is None:
         hint = ": remove it, so that the output is logits" if node.op_type in ("Softmax", "LogSoftmax") else ""
-        raise UsageError(
-            f"{label} has no counterpart in the plain network{hint}. Only the robust classifier needs one: "
-            "the standard classifier may also be a torch module passed from Python"
-        )
+        raise UsageError(f"{label} has no counterpart in the plain network{hint}. Only the robust classifier needs one")
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     try:
         result = operator(Call(label, node, opset, inputs, attributes, builder))

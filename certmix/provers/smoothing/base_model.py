@@ -26,7 +26,11 @@ def check(problem: ProverProblem) -> None:
     if s.semantics != "real":
         raise UsageError(f"smoothing certifies the real semantics only, got {s.semantics}")
     if s.use_standard and problem.standard.network is None:
-        raise UsageError(f"{problem.standard.source} has no plain network, which smoothing both networks needs")
+        g = problem.standard
+        raise UsageError(
+            f"{g.source} has no plain network ({g.no_network}), which smoothing both networks needs: "
+            "leave out use_standard"
+        )
     if s.use_standard and s.smoothing.bound not in planning.MIX_BOUNDS:
         raise UsageError(
             f"both networks smoothed: bound must be one of {', '.join(planning.MIX_BOUNDS)}, got {s.smoothing.bound}"

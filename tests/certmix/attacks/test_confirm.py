@@ -164,16 +164,27 @@ def test_a_lead_below_float64_resolution_is_decided_in_arb() -> None:
 
 
 class Opaque(nn.Module):
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.sign = sign
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([x[:, 0] * 50, x[:, 1] * 50], 1)
+        return torch.stack([x[:, 0] * 50, x[:, 1] * 50], 1) * self.sign
 
 
-def test_an_opaque_standard_model_counts_as_anything() -> None:
-    verdict = check(OVER, Opaque(), H, 0.7)
+def test_an_opaque_standard_model_counts_as_what_it_gives_and_an_absent_one_as_anything() -> None:
+    verdict = check(OVER, None, H, 0.7)
     assert isinstance(verdict, Float32Only)
     assert "standard" in verdict.reason
-    assert isinstance(check(OVER, Opaque(), H, 0.7, temperature=50.0), Confirmed)
+    assert isinstance(check(OVER, None, H, 0.7, temperature=50.0), Confirmed)
     assert isinstance(check(OVER, None, H, 1.0), Confirmed)
+    given, as_network = Opaque(1.0), linear([[50.0, 0.0], [0.0, 50.0]], [0.0, 0.0])
+    found, exact = check(OVER, given, H, 0.7), check(OVER, as_network, H, 0.7)
+    assert isinstance(found, Confirmed)
+    assert isinstance(exact, Confirmed)
+    assert found.margin_down == pytest.approx(exact.margin_down)
+    assert isinstance(check(OVER, Opaque(-1.0), H, 0.7), Float32Only)
+    assert isinstance(check(OVER, Opaque(float("nan")), H, 0.7), Float32Only)
 
 
 def test_alpha_zero_speaks_of_the_standard_model_alone() -> None:

@@ -302,7 +302,7 @@ def exported(folder: Path, module: nn.Module, *shape: int) -> str:
 
 
 PAIRS = {
-    "another shape": (lambda: nn.Linear(64, 10), (64,), ("takes (64,)", "takes (1, 8, 8)")),
+    "another shape": (lambda: nn.Linear(63, 10), (63,), ("takes (63,)", "takes (1, 8, 8)")),
     "more classes": (lambda: flat(11), (1, 8, 8), ("has 11", "has 10")),
 }
 

@@ -87,15 +87,15 @@ def test_what_is_not_over_the_classes_of_one_input_is_not_left_out(
     wide = helper.make_node("Concat", ["z"] * 4, ["c"], axis=1), helper.make_node("Reshape", ["c", "s"], ["r"])
     nodes = [PRODUCT, *wide, node(op, "r", "p", axis=axis), node("Flatten", "p", "y")]
     with pytest.raises(UsageError, match=f"operator {op} .* has no counterpart"):
-        load_model(save(tmp_path, nodes, s=shape))
+        load_model(save(tmp_path, nodes, s=shape)).require_network()
 
 
 def test_a_softmax_at_the_end_is_refused_unless_it_is_asked_for(tmp_path: Path) -> None:
     path = save(tmp_path, [PRODUCT, node("Softmax", "z", "y", axis=1)])
     with pytest.raises(UsageError, match=r"ends in Softmax.* --outputs probabilities"):
-        load_model(path)
+        load_model(path).require_network()
     with pytest.raises(UsageError, match=r"operator Softmax .* has no counterpart"):
-        load_model(path, outputs="logits")
+        load_model(path, outputs="logits").require_network()
     model = load_model(path, outputs="probabilities")
     torch.testing.assert_close(model.module(X).softmax(1), given(path, X))
     assert "Softmax, which is left out" in (model.note or "")
@@ -118,7 +118,7 @@ def test_one_of_several_outputs_is_chosen_by_its_name(tmp_path: Path) -> None:
     for name, logits in {"z": z, "l": -z, "n": -z}.items():  # n is a value inside
         torch.testing.assert_close(load_model(path, output=name).module(X), logits)
     with pytest.raises(UsageError, match="operator Erf"):
-        load_model(path, output="e")
+        load_model(path, output="e").require_network()
 
 
 def test_nodes_may_be_in_any_order(tmp_path: Path) -> None:

@@ -425,6 +425,7 @@ def by_onnxruntime(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 def check(model: onnx.ModelProto, folder: Path) -> None:
     onnx.save(model, folder / "m.onnx")
     loaded = load_model(folder / "m.onnx")
+    loaded.require_network()
     x = np.random.default_rng(1).normal(size=(3, *loaded.input_shape)).astype(np.float32)
     expected = by_onnxruntime(model, x)
     found = loaded.module(torch.from_numpy(x)).numpy()
