@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from certmix.provers.global_table import GlobalTable
 from certmix.provers.judging import JudgeSession, judge_session
@@ -14,10 +18,12 @@ from proofs_check.certificate import PlainNetwork
 from verifiers import ENGINES
 from verifiers.branching.search import Branching
 from verifiers.crown.network import CrownNetwork
-from verifiers.engine import Answer, Engine, LogitBounds, MarginQuery, Query, WarmStart
+from verifiers.engine import Answer, Engine, EngineError, LogitBounds, MarginQuery, Query, WarmStart
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import LipSDP
 
+NO_MEMORY = "can't allocate memory"  # so torch says on a CPU, in a RuntimeError
+T = TypeVar("T")
 MAX_NEURONS = 128  # a network with more leaves out LipSDP: minutes of work for the smallest radii
 
 
@@ -53,6 +59,27 @@ class EngineSession:
         return self.engine.bounds(query, self.state(query.network))
 
 
+@dataclass(eq=False)
+class BranchingSession:
+    """Branch and bound, and h prepared for it."""
+
+    engine: Branching
+    state: CrownNetwork
+
+    def within_memory(self, search: Callable[[Branching], T]) -> T:
+        """What `search` finds; where memory runs out it starts anew with half as many parts at once, and so do all
+        searches after it. Raises EngineError where one part is too much."""
+        while True:
+            try:
+                return search(self.engine)
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error)):
+                    raise
+                if self.engine.parts == 1:
+                    raise EngineError(f"branching ran out of memory with one part at once: {error}") from error
+                self.engine = dataclasses.replace(self.engine, parts=self.engine.parts // 2)
+
+
 @dataclass(frozen=True, eq=False)
 class Session:
     """What a run prepares once, and hands from batch to batch: the judge's networks, the engine with its own, and the
@@ -62,10 +89,10 @@ class Session:
     engine: EngineSession
 
     @cached_property
-    def branching(self) -> tuple[Branching, CrownNetwork]:
+    def branching(self) -> BranchingSession:
         """Branch and bound, with h prepared for it. Raises EngineError."""
         engine = Branching()
-        return engine, engine.prepare(self.judge.robust.network)
+        return BranchingSession(engine, engine.prepare(self.judge.robust.network))
 
     @cached_property
     def global_table(self) -> GlobalTable:

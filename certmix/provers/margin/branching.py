@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from certmix.settings import Settings
 from certmix.theorems.margin import required_margin
 from certmix.theorems.softmax_margin import chords, own_class
 from proofs_check.rules.margin import branching as rule
+from verifiers.branching.minimise import minimised
 from verifiers.branching.parts import Leaf, Majorant, MajorantOf
 from verifiers.branching.search import Branching, Budget, Found
 from verifiers.crown.network import CrownNetwork
@@ -34,26 +36,28 @@ class Branched:
 
 
 def branch(
-    prepared: tuple[Branching, CrownNetwork],
+    engine: Branching,
+    state: CrownNetwork,
     query: MarginQuery,
     settings: Settings,
     budget: Budget,
     start: dict[int, list[Leaf]] | None = None,
     tell: Callable[[Found], None] | None = None,
 ) -> Branched:
-    """Lemma 3.2 for the one input of `query`, by splitting what one pass does not prove.
+    """Lemma 3.2 for the one input of `query`, by splitting what one pass does not prove. state: of `engine.prepare`.
 
     start: a partition of a ball around the same input, to start from. tell: hears how far the search has come.
     Requires: alpha > 1/2, real semantics, h's own class. Raises EngineError.
     """
-    engine, state = prepared
     answer, predicted, classes = engine.answer(state, query), query.predicted, query.network.classes
     whole = head(answer, predicted, settings.alpha, settings.temperature, engine.bounds.steps)
     questions = [j for j, slack in enumerate(whole.by_rival[0].tolist()) if j != int(predicted[0]) and not slack > 0]
     listener = None if tell is None else (lambda _, found: tell(found))
-    (found,) = engine.search(answer, predicted, [questions], majorant_of(settings), budget, [start], listener)
+    majorant = majorant_of(settings)
+    (found,) = engine.search(answer, predicted, [questions], majorant, budget, [start], listener)
     if not found.proven:
         return Branched(None, found)
+    found = dataclasses.replace(found, leaves=minimised(engine, answer, predicted, majorant, found.leaves))
     slopes = answer.slopes()
     box = None if slopes is None or whole.slopes is None else whole.slopes.filled(slopes)
     (witness,) = answer.witness(box)

@@ -123,7 +123,8 @@ class Pursuit:
                 self.problem.tell(Pursued(self.problem.indices[self.k], radius, found.parts - found.unproven,
                                           found.parts, found.excess, left))  # fmt: skip
 
-        found = branch(self.session.branching, self._query(radius), s, budget, start, tell)
+        query, search = self._query(radius), self.session.branching
+        found = search.within_memory(lambda engine: branch(engine, search.state, query, s, budget, start, tell))
         self.state = dataclasses.replace(before, seconds=before.seconds + time.monotonic() - begun,
                                          parts=before.parts + found.found.bounded)  # fmt: skip
         self._keep()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from certmix.models.model import Model
 from certmix.provers.certify import certify_adaptive, prove
 from certmix.provers.judging import check
 from certmix.provers.margin import pursuit as module
+from certmix.provers.margin.branching import branch
 from certmix.provers.problem import ProverProblem, Pursued
 from certmix.provers.session import open_session
 from certmix.records.lines import _sealed
@@ -26,6 +30,8 @@ from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
 from certmix.records.unfinished import Desk, Unfinished
 from certmix.settings import Settings
 from proofs_check.certificate import Accepted, Transform
+from verifiers.branching.parts import Leaf, Side
+from verifiers.branching.search import Branching, Budget
 from verifiers.engine import EngineError
 from verifiers.network.module import PlainModule
 
@@ -175,6 +181,42 @@ def test_an_engine_that_fails_takes_nothing_away(without: Certified, monkeypatch
     assert (decided.reason, decided.advice) == (Reason.ENGINE_FAILED, "out of order")
 
 
+NO_MEMORY = (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: 1 byte"))
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda e: type(e).__name__)
+def test_where_memory_runs_out_fewer_parts_are_bounded_at_once(error: Exception, without: Certified, monkeypatch: Any):
+    """Memory for three parts at once, then for none."""
+    fits, asked = [3], list[int]()
+
+    def scarce(engine: Branching, *rest: Any) -> Any:
+        asked.append(engine.parts)
+        if engine.parts > fits[0]:
+            raise error
+        return branch(engine, *rest)
+
+    monkeypatch.setattr(module, "branch", scarce)
+    found = outcome(SETTINGS)
+    assert isinstance(found, Certified)
+    assert found.radius > 1.02 * without.radius
+    assert asked[:6] == [64, 32, 16, 8, 4, 2]
+    assert set(asked[6:]) <= {2}
+    fits[0] = 0
+    decided = outcome(dataclasses.replace(SETTINGS, radius=1.05 * without.radius))
+    assert isinstance(decided, Abstained)
+    assert decided.reason is Reason.ENGINE_FAILED
+    assert "ran out of memory with one part at once" in decided.advice
+
+
+def test_another_fault_is_no_want_of_memory(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> object:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(module, "branch", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        outcome(SETTINGS)
+
+
 def test_progress_says_parts_and_what_is_left(pushed: Certified):
     told = list[Pursued]()
     outcome(dataclasses.replace(SETTINGS, branch=1e3), None, told.append)
@@ -187,6 +229,28 @@ def test_progress_says_parts_and_what_is_left(pushed: Certified):
         "input 3 at radius 0.25: 5 of 8 parts proven, the worst lacks 0.12, 12 s left"
     )
     assert pursuit(Pursued(3, 0.5, 5, 8, 0.5, None)).endswith("lacks 0.5")
+
+
+def test_splits_that_a_proof_does_not_need_are_not_written(without: Certified):
+    """A ball that needs no split, cut in eight beforehand; and all of the eight parts are proven."""
+    asked = problem(SETTINGS)
+    session, sides = open_session(asked), [Side(False, column, 0.0, 1) for column in (0, 3, 14)]
+    ways = itertools.product(*((side, side.other()) for side in sides))
+    flat = np.zeros(22, dtype=np.uint8), np.zeros(3, dtype=np.float32)
+    eighths = [Leaf(path, False, *flat) for path in ways]
+    query = module.Pursuit(asked, session, 0, without.predicted)._query(1.01 * without.radius)
+    rivals = [j for j in range(3) if j != without.predicted]
+    start = dict.fromkeys(rivals, eighths)
+    search = session.branching
+    found = branch(search.engine, search.state, query, SETTINGS, Budget(60.0), start).found
+    assert found.proven
+    assert found.leaves
+    for leaves in found.leaves.values():
+        assert 1 <= len(leaves) < 8
+        shares = sum((Fraction(1, 2 ** len(leaf.path)) for leaf in leaves), Fraction(0))
+        assert shares == 1  # they cover the ball, once
+    kept = [leaf.path for leaves in found.leaves.values() for leaf in leaves]
+    assert all(len({side.index for side in path}) == len(path) for path in kept)
 
 
 def test_adaptive_mixes_are_not_branched_on():
