@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proofs_check.certificate import Norm
-from verifiers.lipschitz.constants import global_constants
+from proofs_check.certificate import Norm, RejectedError
+from proofs_check.kernel.bounds import Prepared
+from proofs_check.rules.lipschitz.layer_norms import global_constants
+from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import unrestricted_slopes
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import GlobalBound, LipSDP
@@ -19,12 +21,12 @@ from verifiers.lipschitz.lipsdp import GlobalBound, LipSDP
 @dataclass(frozen=True, eq=False)
 class GlobalTable:
     """Global constants of logit differences, computed when first asked for: ℓ2 by one semidefinite bound per pair, and
-    by layers for each class."""
+    by layers for each class. judge: the network as the judge has it, who is asked for the latter."""
 
     maps: LinearMaps
     solver: LipSDP
+    judge: Prepared
     by_pair: dict[tuple[int, int], GlobalBound] = field(default_factory=dict)
-    by_layers: dict[tuple[int, Norm], Tensor] = field(default_factory=dict)
 
     def bounds(self, predicted: int) -> list[GlobalBound | None]:
         """Per class j the bound of z_j - z_y; None at y. Raises EngineError."""
@@ -45,7 +47,8 @@ class GlobalTable:
         return torch.tensor(values, dtype=torch.float64)
 
     def layer_constants(self, predicted: int, norm: Norm) -> Tensor:
-        """(K,) constants of z_j - z_y by layer norms and unrestricted Jacobians."""
-        if (predicted, norm) not in self.by_layers:
-            self.by_layers[predicted, norm] = global_constants(self.maps, predicted, norm).cpu()
-        return self.by_layers[predicted, norm]
+        """(K,) constants of z_j - z_y by layer norms, blocks and unrestricted Jacobians. Raises EngineError."""
+        try:
+            return torch.tensor(global_constants(self.judge, predicted, norm), dtype=torch.float64)
+        except RejectedError as error:
+            raise EngineError(f"the judge knows no constants of layers: {error}") from error

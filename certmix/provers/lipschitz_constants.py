@@ -12,6 +12,7 @@ from torch import Tensor
 
 from certmix.errors import UsageError
 from certmix.provers.global_table import GlobalTable
+from certmix.provers.judging import prepared
 from certmix.records import assumptions
 from certmix.settings import diameter
 from certmix.theorems.lipschitz import (
@@ -110,10 +111,16 @@ def global_pairs(
         "layer norms": product_constants(maps, forms, request.norm).reshape(classes, classes).cpu(),
     }
     notes: list[str] = []
+    table = GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS), prepared(maps.network))
+    by_layers = [table.layer_constants(y, request.norm) for y in predicted]
+    by_source["layer norms"] = torch.minimum(by_source["layer norms"], _through(predicted, by_layers, classes))
     if request.lipsdp and request.norm == "L2":
         try:
-            table = GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS))
-            by_source["LipSDP"] = _through(table, predicted, classes, done)
+            semidefinite: list[Tensor] = []
+            for y in predicted:
+                semidefinite.append(table.constants(y, "L2"))
+                done()
+            by_source["LipSDP"] = _through(predicted, semidefinite, classes)
         except EngineError as error:
             notes.append(f"LipSDP left out: {error}")
     values = torch.stack(list(by_source.values())).amin(dim=0)
@@ -121,12 +128,11 @@ def global_pairs(
     return GlobalPairs(values, source, tuple(notes))
 
 
-def _through(table: GlobalTable, predicted: list[int], classes: int, done: Callable[[], None]) -> Tensor:
-    """(K, K) semidefinite bounds of pairs with a predicted class y, and of others |d_i - d_k| <= |d_i| + |d_k|."""
+def _through(predicted: list[int], constants: list[Tensor], classes: int) -> Tensor:
+    """(K, K) constants of pairs with a predicted class, from those of each; of others |d_i - d_k| <= |d_i| + |d_k|."""
     values = torch.full((classes, classes), torch.inf, dtype=torch.float64).fill_diagonal_(0.0)
-    for y in predicted:
-        values[y] = values[:, y] = table.constants(y, "L2")
-        done()
+    for y, of_y in zip(predicted, constants, strict=True):
+        values[y] = values[:, y] = of_y
     for y in predicted:
         values = torch.minimum(values, (values[:, y, None] + values[y]) * (1 + 2.0**-50))
     return values.fill_diagonal_(0.0)

@@ -98,7 +98,7 @@ class Session:
     def global_table(self) -> GlobalTable:
         """Of h. Raises EngineError."""
         maps = LinearMaps(self.judge.robust.network, self.engine.engine.device)
-        return GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS))
+        return GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS), self.judge.robust)
 
 
 def open_session(problem: ProverProblem) -> Session:

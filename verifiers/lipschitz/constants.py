@@ -10,7 +10,6 @@ from torch import Tensor
 from proofs_check import certificate as c
 from verifiers.lipschitz.jacobian import Slopes, gradient_bounds, slope_intervals, unrestricted_slopes
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms
-from verifiers.lipschitz.layer_norms import product_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import ValueBounds, value_bounds
 from verifiers.perturbation import Balls
@@ -46,16 +45,6 @@ def global_pair_constants(maps: LinearMaps, norm: c.Norm) -> Tensor:
     """(K, K): the same on the whole space, from the full slope intervals."""
     slopes = unrestricted_slopes(maps)
     return _pairs(maps, slopes, norm, 1, linked_dual_norms if _few_neurons(slopes) else _unlinked)[0]
-
-
-def global_constants(maps: LinearMaps, predicted: int, norm: c.Norm) -> Tensor:
-    """(K,) Lipschitz constants of z_j - z_y on the whole space, entry y zero: the least by layer norms and, where not
-    too many neurons are nonlinear, by the Jacobian with unrestricted slopes."""
-    forms = difference_forms(maps.network.classes, torch.tensor([predicted], device=maps.device))
-    constants = product_constants(maps, forms[0], norm)
-    if _few_neurons(slopes := unrestricted_slopes(maps)):
-        constants = torch.minimum(constants, linked_dual_norms(maps, slopes, forms, norm)[0])
-    return torch.where(forms[0].any(dim=1), constants, 0.0)
 
 
 def _few_neurons(slopes: list[Slopes]) -> bool:

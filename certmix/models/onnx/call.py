@@ -31,6 +31,7 @@ class Builder:
     """The plain nodes emitted so far, and the shape of each one's value.
 
     any_batch: the graph's batch axis may be longer than 1, at which it is read. gathered: nodes that move cells.
+    emitted: others that are cheap to compare, by all that they are.
     """
 
     def __init__(self, shape: Shape, any_batch: bool) -> None:
@@ -38,12 +39,21 @@ class Builder:
         self.nodes: list[c.Node] = [c.Input(shape)]
         self.shapes: list[Shape] = [shape]
         self.gathered: dict[tuple[int, Shape, bytes], int] = {}
+        self.emitted: dict[tuple[object, ...] | None, int] = {}
 
     def emit(self, node: c.Node) -> int:
-        """Append `node`; its index. Raises MalformedError where shapes do not fit."""
+        """Append `node`, unless the same is there; its index. Raises MalformedError where shapes do not fit."""
         inputs = [self.shapes[i] for i in getattr(node, "inputs", ())]
+        key = None
+        if isinstance(node, c.Add | c.Relu | c.Slice | c.WithConstant):
+            fields = vars(node).values()
+            key = (type(node), *((v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in fields))
+        if key in self.emitted:
+            return self.emitted[key]
         self.shapes.append(output_shape(node, inputs, "shape"))
         self.nodes.append(node)
+        if key is not None:
+            self.emitted[key] = len(self.nodes) - 1
         return len(self.nodes) - 1
 
     def view(self, node: int, shape: Shape | None = None) -> View:

@@ -121,9 +121,9 @@ def larger(call: Call, a: int, b: int) -> int:
 
 
 def smaller(call: Call, a: int, b: int) -> int:
-    """min(a, b) = b - relu(b - a)."""
+    """min(a, b) = a - relu(a - b), with the ReLU of max(a, b): where both are asked for, they share it."""
     emit = call.builder.emit
-    return emit(c.Add((b, negative(call, emit(c.Relu((emit(c.Add((b, negative(call, a)))),)))))))
+    return emit(c.Add((a, negative(call, emit(c.Relu((emit(c.Add((a, negative(call, b)))),)))))))
 
 
 def where(call: Call) -> int:

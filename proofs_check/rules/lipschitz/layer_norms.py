@@ -1,8 +1,8 @@
 """Global Lipschitz constants for any network: products of layer norms, and Jacobians with unrestricted slopes.
 
 Products: a node's value is Lipschitz in the input with its operator norm times the constant of its own input, in
-the claim's norm on both sides (each layer knows it); the affine nodes after the last nonlinear ones are folded into the
-forms d_j. Jacobians: `jacobian` with every slope an activation has anywhere. The smaller of the two counts.
+the claim's norm on both sides (each layer knows it), or in l2 with the gain of a block (`blocks`) times that of the
+node below it; the affine nodes after the last nonlinear ones or blocks are folded into the forms d_j. Jacobians: `jacobian` with every slope an activation has anywhere. The smaller of the two counts.
 
 Precondition: a prepared network. Postcondition: `global_constants` are Lipschitz constants of d_j on the whole space.
 Charged: sums and products of norms are rounded up one by one, here and in the layers.
@@ -22,9 +22,10 @@ from proofs_check.kernel.bounds import Prepared, chunks, inputs_of
 from proofs_check.kernel.jacobian import Frontier, affine_step, dual_norms_up, hand_on
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Nonlinear
-from proofs_check.kernel.rounding import Array, need_bounded, product_up, sum_up
+from proofs_check.kernel.rounding import Array, float_up, need_bounded, product_up, sum_up
 from proofs_check.kernel.slopes import Interval
 from proofs_check.rules.case import Case
+from proofs_check.rules.lipschitz import blocks
 from proofs_check.rules.lipschitz.rule import Theorem, need_theorem, premises, stated_constants
 
 MAX_CELLS = 4096  # nonlinear cells: beyond, unrestricted Jacobians take too long
@@ -64,26 +65,38 @@ def global_constants(prepared: Prepared, y: int, norm: Norm) -> tuple[float, ...
 
 
 def products(prepared: Prepared, forms: Array, norm: Norm) -> Array:
-    """(R,) constants of forms . z: forms (R, K) exact."""
-    node_constant = node_constants(prepared, norm)
+    """(R,) constants of forms . z: forms (R, K) exact; folded into affine nodes down to joins whose gain is known, or
+    past them."""
+    constants, joins = node_constants(prepared, norm)
+    return np.minimum(_folded(prepared, forms, norm, constants, joins), _folded(prepared, forms, norm, constants, ()))
+
+
+def _folded(
+    prepared: Prepared, forms: Array, norm: Norm, constants: tuple[float, ...], stops: tuple[int, ...]
+) -> Array:
     total = np.zeros(len(forms))
     for chunk in chunks(prepared.shapes, len(forms)):
         start = forms[chunk].reshape(-1, 1, 1, forms.shape[1])
-        frontier: Frontier = {len(node_constant) - 1: Interval(start, np.zeros_like(start))}
-        for k in range(len(node_constant) - 1, -1, -1):
+        frontier: Frontier = {len(constants) - 1: Interval(start, np.zeros_like(start))}
+        for k in range(len(constants) - 1, -1, -1):
             arrived, layer = frontier.pop(k, None), prepared.layers[k]
-            if arrived is not None and isinstance(layer, Affine):
+            if arrived is not None and isinstance(layer, Affine) and k not in stops:
                 hand_on(prepared, frontier, k, affine_step(layer, arrived))
             elif arrived is not None:
                 duals = dual_norms_up(arrived.magnitude().reshape(len(start), -1), norm)
-                total[chunk] = sum_up(total[chunk], product_up(duals, node_constant[k]))
+                total[chunk] = sum_up(total[chunk], product_up(duals, constants[k]))
     return total
 
 
 @functools.lru_cache(maxsize=64)
-def node_constants(prepared: Prepared, norm: Norm) -> tuple[float, ...]:
-    """Per node, a Lipschitz constant of its value as a function of the input; a pure function, as above."""
-    constants: list[float] = []
-    for node, layer in zip(prepared.network.nodes, prepared.layers, strict=True):
+def node_constants(prepared: Prepared, norm: Norm) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Per node, a Lipschitz constant of its value as a function of the input; and the joins whose gain, in l2, made
+    theirs smaller. A pure function, as above."""
+    constants, joins = list[float](), list[int]()
+    for k, (node, layer) in enumerate(zip(prepared.network.nodes, prepared.layers, strict=True)):
         constants.append(layer.lipschitz([constants[i] for i in inputs_of(node)], norm))
-    return tuple(constants)
+        block = blocks.gain(prepared, k) if norm == "L2" and len(inputs_of(node)) > 1 else None
+        if block is not None and (value := float_up(block[1] * constants[block[0]])) < constants[k]:
+            constants[k] = value
+            joins.append(k)
+    return tuple(constants), tuple(joins)

@@ -368,6 +368,35 @@ def test_slopes_are_tuned_only_where_untuned_ones_do_not_suffice_and_radii_stay(
     assert 0 < here < 60
 
 
+class MaxMin(nn.Module):
+    """Of channel pairs, as published nets write it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = x.split(x.shape[1] // 2, 1)
+        return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], 1)
+
+
+def test_a_deep_maxmin_network_is_certified_with_its_true_constant() -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(6):
+        layer = nn.Conv2d(8, 8, 1) if layers else nn.Conv2d(1, 8, 1)
+        nn.init.orthogonal_(layer.weight)
+        layers += [layer, MaxMin()]
+    last = nn.Linear(72, 3)
+    nn.init.orthogonal_(last.weight)
+    robust = model_of(nn.Sequential(*layers, nn.Flatten(), last))
+    assert robust.network is not None
+    assert sum(isinstance(node, c.Relu) for node in robust.network.nodes) == 6
+    given = problem(robust, images(4, 1), temperature=40.0, alpha=0.7)
+    table = open_session(given).global_table
+    constants = table.layer_constants(0, "L2")
+    assert bool((constants <= 2**0.5 * (1 + 1e-4)).all())  # of the logits of a 1-Lipschitz network
+    certified = [o for o in only("_layers", given).prove() if isinstance(o, Certified)]
+    assert certified
+    assert all(check(o) == Accepted(frozenset()) for o in certified)
+
+
 # ---------------------------------------------------------------- the subcommand
 
 
