@@ -2,7 +2,8 @@
 
 Products: a node's value is Lipschitz in the input with its operator norm times the constant of its own input, in
 the claim's norm on both sides (each layer knows it), or in l2 with the gain of a block (`blocks`) times that of the
-node below it; the affine nodes after the last nonlinear ones or blocks are folded into the forms d_j. Jacobians: `jacobian` with every slope an activation has anywhere. The smaller of the two counts.
+node below it; the affine nodes after the last nonlinear ones or blocks are folded into the forms d_j. Jacobians:
+`jacobian` with every slope an activation has anywhere. The smaller of the two counts.
 
 Precondition: a prepared network. Postcondition: `global_constants` are Lipschitz constants of d_j on the whole space.
 Charged: sums and products of norms are rounded up one by one, here and in the layers.
