@@ -64,8 +64,9 @@ def test_the_judge_does_not_grow_unnoticed():
     a part of the ball. 9 say of each line how large it is, and how long judging it took.
     62 are spectral norms of convolutions by their Fourier blocks. 41 are a node
     that moves cells and inputs of any rank: of the files people have a third are refused for nothing else.
+    188 are gains of blocks, where paths join.
     """
-    assert sum(map(code_lines, FILES)) <= 3364
+    assert sum(map(code_lines, FILES)) <= 3555
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
