@@ -25,7 +25,7 @@ def minimised(
     trees: dict[int, Tree] = {q: {leaf.path: leaf for leaf in proven} for q, proven in leaves.items()}
     tried: set[tuple[int, Path]] = set()
     while candidates := {q: found for q, tree in trees.items() if (found := _candidates(q, tree, tried))}:
-        bound_only = Budget(math.inf, 0)
+        bound_only = Budget(math.inf, sum(map(len, candidates.values())))  # all are bounded, and none is split
         (found,) = engine.search(answer, predicted, [list(candidates)], majorant_of, bound_only, [candidates])
         for q, proven in found.leaves.items():
             for leaf in sorted(proven, key=lambda leaf: len(leaf.path)):
