@@ -28,7 +28,7 @@ def product_constants(maps: LinearMaps, forms: Tensor, norm: c.Norm) -> Tensor:
         if k not in frontier:
             continue
         centre, radius = frontier.pop(k)
-        if not maps.affine(k):
+        if k == 0 or not maps.affine(k):
             dual = torch.linalg.vector_norm((centre.abs() + radius).flatten(1), ord=order, dim=1)
             total = total + dual * (constants[k] * (1 + 4 * maps.growth + centre[0].numel() * 2.0**-51))
             continue

@@ -313,3 +313,13 @@ def test_max_pooling_with_overlapping_windows_is_bounded(norm: c.Norm) -> None:
     truth = float(torch.linalg.vector_norm(gradient.flatten(), ord=DUAL[norm]))
     assert truth == 9.0
     assert truth <= float(product_constants(LinearMaps(network), torch.from_numpy(row)[None], norm)[0])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_paths_without_activations_reach_the_input(norm: c.Norm) -> None:
+    """z = W (x + relu(x)): the row's dual norm, once for each of the two."""
+    g = np.random.default_rng(0)
+    network = build([c.Input((4,)), c.Relu((0,)), c.Add((0, 1)), c.Linear((2,), array(g, 3, 4), array(g, 3))])
+    row = ROWS[0] @ network.nodes[3].weight.astype(np.float64)  # type: ignore[union-attr]
+    found = float(product_constants(LinearMaps(network), torch.from_numpy(ROWS[:1]), norm)[0])
+    assert found == pytest.approx(2 * np.linalg.norm(row, ord=DUAL[norm]), rel=1e-9)
