@@ -27,7 +27,8 @@ from torch import Tensor
 
 from certmix.models.model import load_model
 from verifiers.auto_lirpa import compat
-from verifiers.auto_lirpa.engine import AutoLirpa, LoweredModule
+from verifiers.auto_lirpa.engine import AutoLirpa
+from verifiers.auto_lirpa.module import LoweredModule
 from verifiers.crown.engine import Crown
 from verifiers.engine import MarginQuery
 from verifiers.network.module import PlainModule

@@ -21,7 +21,8 @@ from queries import load_query
 from torch import Tensor
 
 from verifiers.auto_lirpa import compat
-from verifiers.auto_lirpa.engine import AutoLirpa, LoweredModule, Method
+from verifiers.auto_lirpa.engine import AutoLirpa, Method
+from verifiers.auto_lirpa.module import LoweredModule
 from verifiers.engine import MarginQuery
 from verifiers.network import lowering
 

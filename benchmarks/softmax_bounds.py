@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from certmix.theorems.radius_search import largest_passing
 from proofs_check.certificate import Norm, PlainNetwork
 from verifiers.auto_lirpa import compat
-from verifiers.auto_lirpa import engine as auto_lirpa
+from verifiers.auto_lirpa.input_set import perturbation
+from verifiers.auto_lirpa.module import LoweredModule, quiet
 from verifiers.network import lowering
 from verifiers.perturbation import Balls
 
@@ -35,7 +36,7 @@ class SoftmaxBounds:
     def __init__(self, network: PlainNetwork) -> None:
         self.lirpa: Any = compat.load()
         self.classes = network.classes
-        module = nn.Sequential(auto_lirpa.LoweredModule(lowering.lower(network)), Softmax()).float().eval()
+        module = nn.Sequential(LoweredModule(lowering.lower(network)), Softmax()).float().eval()
         example = torch.zeros(1, *network.input_shape)
         self.bounded = compat.bounded_module(self.lirpa)(module, example, {"verbosity": 0})
 
@@ -49,8 +50,8 @@ class SoftmaxBounds:
         rivals = torch.tensor([[j for j in range(self.classes) if j != y] for y in predicted.tolist()])
         eye = torch.eye(self.classes)
         functionals = eye[predicted][:, None] - eye[rivals]
-        x = self.lirpa.BoundedTensor(inputs, auto_lirpa.perturbation(self.lirpa, around))
-        with torch.no_grad(), auto_lirpa.quiet():
+        x = self.lirpa.BoundedTensor(inputs, perturbation(self.lirpa, around))
+        with torch.no_grad(), quiet():
             lower, _ = self.bounded.compute_bounds(x=(x,), C=functionals, method="CROWN", bound_upper=False)
         return lower.amin(1).double()
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from proofs_check.certificate import PlainNetwork
 from verifiers.auto_lirpa import compat
-from verifiers.auto_lirpa.engine import LoweredModule, cast, default_dtype, perturbation, quiet
+from verifiers.auto_lirpa.input_set import perturbation
+from verifiers.auto_lirpa.module import LoweredModule, cast, default_dtype, quiet
 from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import GradientBounds
 from verifiers.network import lowering as low

@@ -62,5 +62,5 @@ class AveragePool2d(Monotone[c.AveragePool2d]):
         ones = torch.ones(1, 1, *self.shapes[0][1:], dtype=torch.float64)
         one = torch.full((1, 1, rows, columns), 1 / (rows * columns), dtype=torch.float64)
         step = low.padded(at, one, node.stride, node.padding)
-        share = low.convolve(ones, step.weight, None, step)[0].expand(shape)
+        share = step.mapped(ones, step.weight, None)[0].expand(shape)
         return builder.affine(low.Pointwise((k,), 1 / share, torch.zeros_like(share)), False, shape)

@@ -8,104 +8,32 @@ engines round them to their own precision once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-Shape = tuple[int, ...]
+from verifiers.layers.steps import (
+    Activation,
+    Affine,
+    Conv,
+    Dense,
+    Diagonal,
+    Flat,
+    MaxPool,
+    Pick,
+    Pointwise,
+    Shape,
+    Source,
+    Step,
+    Sum,
+    flat,
+)
 
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """The raw input; always node 0."""
-
-    inputs: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Dense:
-    """weight (m, n) @ v + bias (m,), on vectors."""
-
-    inputs: tuple[int, ...]
-    weight: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Conv:
-    """Cross-correlation, one group, no dilation, `padding` = (rows, columns) of zeros on both sides."""
-
-    inputs: tuple[int, ...]
-    weight: Tensor
-    bias: Tensor
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Diagonal:
-    """scale * v + shift; both (channels, 1, 1) on images, (features,) on vectors."""
-
-    inputs: tuple[int, ...]
-    scale: Tensor
-    shift: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Pointwise:
-    """scale * v + shift on images where they differ between the cells of a channel; both have v's shape."""
-
-    inputs: tuple[int, ...]
-    scale: Tensor
-    shift: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Activation:
-    """A nondecreasing function of each element; slope: of LeakyRelu's negative part."""
-
-    inputs: tuple[int, ...]
-    kind: Literal["relu", "leaky_relu", "sigmoid", "tanh"]
-    slope: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class MaxPool:
-    """Maximum over windows; padded cells (rows, columns on both sides) do not take part."""
-
-    inputs: tuple[int, ...]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Sum:
-    """v_a + v_b."""
-
-    inputs: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Flat:
-    """To a vector, in C order."""
-
-    inputs: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Pick:
-    """v[index], no element twice, of a vector v; the value has this shape."""
-
-    inputs: tuple[int, ...]
-    index: Tensor
-    shape: Shape
-
-
-Step = Source | Dense | Conv | Diagonal | Pointwise | Activation | MaxPool | Sum | Flat | Pick
-Affine = Dense | Conv | Diagonal | Pointwise
+__all__ = [
+    "Activation", "Affine", "Builder", "Conv", "Dense", "Diagonal", "Flat", "MaxPool", "Pick", "Pointwise", "Shape",
+    "Source", "Step", "Sum", "diagonal", "flat", "padded", "selection",
+]  # fmt: skip
 
 
 class Builder:
@@ -129,22 +57,6 @@ class Builder:
         self.steps[step.inputs[0]] = merged
         self.shapes[step.inputs[0]] = shape
         return step.inputs[0]
-
-
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, step: Conv) -> Tensor:
-    """`step`'s geometry with other weights."""
-    return torch.nn.functional.conv2d(x, weight, bias, step.stride, step.padding)
-
-
-def flat(x: Tensor) -> Tensor:
-    """(N, …) as vectors (N, n), of any number of axes."""
-    return x[..., None].flatten(1)
-
-
-def pick(step: Pick, x: Tensor) -> Tensor:
-    """`step`'s value, of vectors (N, n)."""
-    picked = x.index_select(1, step.index)
-    return picked if len(step.shape) == 1 else picked.reshape(-1, *step.shape)
 
 
 def padded(

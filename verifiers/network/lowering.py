@@ -27,14 +27,11 @@ from verifiers.layers.lowering import (
     Source,
     Step,
     Sum,
-    convolve,
-    flat,
-    pick,
 )
 
 __all__ = [
     "Activation", "Affine", "Conv", "Dense", "Diagonal", "Flat", "Lowered", "MaxPool", "Pick", "Pointwise", "Source",
-    "Step", "Sum", "convolve", "flat", "lower", "pick",
+    "Step", "Sum", "lower",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from certmix.testing.problem import exponent
 from verifiers.auto_lirpa import compat
-from verifiers.auto_lirpa.engine import LoweredModule, default_dtype, quiet
+from verifiers.auto_lirpa.module import LoweredModule, default_dtype, quiet
 from verifiers.network.lowering import lower
 from verifiers.network.module import PlainModule
 

@@ -20,7 +20,9 @@ from proofs_check import certificate as c
 from proofs_check.certificate import Norm
 from proofs_check.reading.shapes import output_shape
 from verifiers.auto_lirpa import compat as auto_lirpa_compat
-from verifiers.auto_lirpa.engine import AutoLirpa, Converted, LoweredModule, Method
+from verifiers.auto_lirpa.converted import Converted
+from verifiers.auto_lirpa.engine import AutoLirpa, Method
+from verifiers.auto_lirpa.module import LoweredModule
 from verifiers.engine import EngineError, MarginQuery, Query
 from verifiers.network import interval
 from verifiers.network import lowering as low
