@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
 from verifiers.branching.choice import choose
-from verifiers.branching.parts import Hints, Leaf, Majorant, MajorantOf, Parts, Roots, in_units, majorant_at
+from verifiers.branching.parts import Hints, Leaf, Majorant, MajorantOf, Parts, Roots, Side, in_units, majorant_at
 from verifiers.crown.backward import IntermediateBounds
 from verifiers.crown.engine import Crown, CrownLayers
 from verifiers.crown.network import CrownNetwork
 from verifiers.crown.slopes import LEVELS, Descent
-from verifiers.engine import Answer, MarginQuery
+from verifiers.engine import Answer, EngineError, MarginQuery
 
+T = TypeVar("T")
 ROUNDING = 1e-9  # of the excess: what float64 may round away
 MOST_EXTRA_STEPS = 40  # of tuning, two for every side of a part: the more sides, the more multipliers to find
 
@@ -153,15 +155,10 @@ class Branching:
         self._bound(roots, majorant_of, first, accounts, budget)
         while chosen := self._next(accounts, budget):
             begun = budget.clock()
-            parts = roots.parts(*_columns(chosen))
-            upper = torch.minimum(parts.upper, torch.stack([part.upper for part in chosen]))
-            excess = parts.upper.new_tensor([part.excess for part in chosen])
-            parts = dataclasses.replace(parts, upper=upper, excess=excess)
-            units = parts.upper.new_tensor([part.unit for part in chosen])
-            sides = choose(roots, majorant_of, parts, units, self.parts)
             children = [
                 dataclasses.replace(part, leaf=part.leaf.split(s))
-                for part, side in zip(chosen, sides, strict=True)
+                for some, sides in _within_memory(lambda some: self._sides(roots, majorant_of, some), chosen)
+                for part, side in zip(some, sides, strict=True)
                 for s in (side, side.other())
             ]
             _charge(accounts, chosen, budget.clock() - begun)
@@ -182,29 +179,38 @@ class Branching:
             del account.open[: max(share, 1)]
         return chosen
 
+    def _sides(self, roots: Roots, majorant_of: MajorantOf, chosen: list[Open]) -> list[Side]:
+        """The side > 0 of the split of each part."""
+        parts = roots.parts(*_columns(chosen))
+        upper = torch.minimum(parts.upper, torch.stack([part.upper for part in chosen]))
+        excess = parts.upper.new_tensor([part.excess for part in chosen])
+        parts = dataclasses.replace(parts, upper=upper, excess=excess)
+        return choose(roots, majorant_of, parts, parts.upper.new_tensor([part.unit for part in chosen]), self.parts)
+
     def _bound(
         self, roots: Roots, majorant_of: MajorantOf, parts: list[Open], accounts: list[Account], budget: Budget
     ) -> None:
-        """Bound these parts; they go to the accounts as leaves where they are proven, else as open."""
+        """Bound these parts; they go to the accounts as leaves where they are proven, else as open. What is left when
+        the budget is spent stays as it is, but for the first batch."""
         for first in range(0, len(parts), self.parts):
             chunk, begun = parts[first : first + self.parts], budget.clock()
-            units = roots.upper.new_tensor([part.unit for part in chunk])
-            batch, units, proven, simple = self._bounded(roots, majorant_of, roots.parts(*_columns(chunk)), units)
-            for b, part in enumerate(chunk):
-                account, leaf = accounts[part.owner], batch.leaf(b, bool(proven[b]) and not bool(simple[b]))
-                account.bounded += 1
-                if proven[b]:
-                    account.leaves[part.question].append(leaf)
-                else:
-                    excess, upper, unit = float(batch.excess[b]), batch.upper[b], float(units[b])
-                    account.open.append(Open(part.owner, part.question, leaf, excess, upper, unit))
+            if first:
+                for part in (late := [part for part in chunk if not accounts[part.owner].within(budget)]):
+                    accounts[part.owner].open.append(part)
+                chunk = [part for part in chunk if part not in late]
+            for some, bounded in _within_memory(lambda some: self._bounded(roots, majorant_of, some), chunk):
+                for part, result in zip(some, bounded, strict=True):
+                    account = accounts[part.owner]
+                    account.bounded += 1
+                    if isinstance(result, Leaf):
+                        account.leaves[part.question].append(result)
+                    else:
+                        account.open.append(result)
             _charge(accounts, chunk, budget.clock() - begun)
 
-    def _bounded(
-        self, roots: Roots, majorant_of: MajorantOf, parts: Parts, units: Tensor
-    ) -> tuple[Parts, Tensor, Tensor, Tensor]:
-        """The parts tuned, and (B,) each: their units, which are proven, and which of them without bounding d anew.
-        units: of their hints, or 0."""
+    def _bounded(self, roots: Roots, majorant_of: MajorantOf, chunk: list[Open]) -> list[Leaf | Open]:
+        """Each part tuned: a leaf where it is proven."""
+        parts, units = roots.parts(*_columns(chunk)), roots.upper.new_tensor([part.unit for part in chunk])
         here, empty = roots.cut(parts)
         upper = torch.minimum(parts.upper, roots.upper_differences(here, parts.owner))
         empty_anew = empty | (parts.lower > upper).any(1)
@@ -219,7 +225,14 @@ class Branching:
             roots.excess(here, one, one.hints.scaled(1 / of.unit), of) < -ROUNDING
             for one, of in ((judged, majorant), (as_cut, majorant_at(roots, majorant_of, as_cut)))
         ]
-        return judged, majorant.unit, empty_anew | proofs[0], empty | proofs[1]
+        proven, simple = empty_anew | proofs[0], empty | proofs[1]  # without bounding d anew, the second
+        return [
+            judged.leaf(b, not bool(simple[b]))
+            if proven[b] or simple[b]
+            else Open(part.owner, part.question, judged.leaf(b, False), float(judged.excess[b]), judged.upper[b],
+                      float(majorant.unit[b]))
+            for b, part in enumerate(chunk)
+        ]  # fmt: skip
 
 
 def _roots(answer: Answer, predicted: Tensor) -> Roots:
@@ -234,6 +247,21 @@ def _roots(answer: Answer, predicted: Tensor) -> Roots:
 def _whole_ball(roots: Roots, k: int, question: int) -> Leaf:
     slopes = (roots.slopes[k, question] * LEVELS).round().to(torch.uint8).cpu().numpy()
     return Leaf((), False, slopes, np.zeros(0, dtype=np.float32))
+
+
+def _within_memory(work: Callable[[list[Open]], list[T]], parts: list[Open]) -> list[tuple[list[Open], list[T]]]:
+    """What `work` makes of these parts, or of each half of them where memory does not hold the whole, and so on.
+
+    Raises EngineError where it does not even hold one part."""
+    try:
+        return [(parts, work(parts))] if parts else []
+    except (MemoryError, RuntimeError) as error:  # torch raises the latter, too
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        if len(parts) == 1:
+            raise EngineError(f"memory does not hold one part of the ball of one input: {error}") from error
+    middle = len(parts) // 2
+    return _within_memory(work, parts[:middle]) + _within_memory(work, parts[middle:])
 
 
 def _columns(parts: list[Open]) -> tuple[list[int], list[int], list[Leaf]]:

@@ -15,9 +15,9 @@ from small_networks import mlp
 from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
-from verifiers.branching.parts import Leaf, Majorant
-from verifiers.branching.search import Branching, Budget, Found
-from verifiers.engine import MarginQuery
+from verifiers.branching.parts import Leaf, Majorant, MajorantOf, Roots
+from verifiers.branching.search import Branching, Budget, Found, Open
+from verifiers.engine import EngineError, MarginQuery
 from verifiers.network.module import PlainModule
 
 INPUTS, WIDTHS = 3, (3, 8, 6, 3)
@@ -144,3 +144,36 @@ def test_how_many_parts_are_bounded_at_once_does_not_change_what_is_proven(parts
     answer = engine.answer(engine.prepare(asked.network), asked)
     questions = [list(one.leaves) if i == k else [] for i, one in enumerate(found)]
     assert engine.search(answer, asked.predicted, questions, linear, SMALL)[k].proven
+
+
+class Short(Branching):
+    """Memory for three parts at once."""
+
+    room = 3
+
+    def _bounded(self, roots: Roots, majorant_of: MajorantOf, chunk: list[Open]) -> list[Leaf | Open]:
+        if len(chunk) > self.room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return super()._bounded(roots, majorant_of, chunk)
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch: pytest.MonkeyPatch):
+    asked, found = hard()
+    k = next(k for k, f in enumerate(found) if f.proven and f.parts > 3)
+    engine = Short(parts=8)
+    answer = engine.answer(engine.prepare(asked.network), asked)
+    questions = [list(one.leaves) if i == k else [] for i, one in enumerate(found)]
+    assert engine.search(answer, asked.predicted, questions, linear, SMALL)[k].proven
+    monkeypatch.setattr(Short, "room", 0)
+    with pytest.raises(EngineError, match="memory"):
+        engine.search(answer, asked.predicted, questions, linear, SMALL)
+
+
+def test_parts_to_start_from_that_the_budget_does_not_reach_stay_open():
+    asked, found = hard()
+    partitions = [one.partition() for one in found]
+    again = search(asked, Budget(60.0, 1), start=partitions)
+    for before, after in zip(found, again, strict=True):
+        assert after.parts == before.parts
+        assert after.bounded <= max(8, WIDTHS[-1] - 1)
+    assert any(one.bounded < one.parts for one in again)
