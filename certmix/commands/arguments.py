@@ -20,6 +20,7 @@ from proofs_check.certificate import MalformedError, Transform
 
 if TYPE_CHECKING:
     from certmix.mixing.adaptive import AdaptiveMix
+    from certmix.models.onnx.ends import Asked
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,6 +69,44 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
     group.add_argument("--standard", metavar="S.onnx", help="g: accurate, possibly fragile")
     group.add_argument("--robust", metavar="R.onnx", help="h: robust; the certificates rest on it")
+    add_ends(parser)
+
+
+ROLES = ("standard", "robust")
+
+
+def add_ends(parser: argparse.ArgumentParser) -> None:
+    """--output, --outputs: what `ends` reads."""
+    group = parser.add_argument_group("outputs of the models")
+    words = "of several outputs the one that holds the logits; where it is that of one model alone: robust=NAME"
+    group.add_argument("--output", nargs="+", metavar="NAME", help=words)
+    words = "what models give, logits or probabilities: then they end in Softmax, and the logits before it are taken"
+    group.add_argument("--outputs", nargs="+", metavar="WHAT", help=f"{words}; of one model alone: robust=WHAT")
+
+
+def ends(options: argparse.Namespace) -> tuple[Asked, Asked]:
+    """What is asked of the ends of the standard model and of the robust one. Raises UsageError."""
+    from certmix.models.onnx.ends import Asked
+
+    found: list[Asked] = []
+    for role in ROLES:
+        what = _of_role("--outputs", options.outputs, role)
+        if what is not None and what != "logits" and what != "probabilities":
+            raise UsageError(f"--outputs must be logits or probabilities, got {what!r}")
+        found.append(Asked(_of_role("--output", options.output, role), what))
+    return found[0], found[1]
+
+
+def _of_role(option: str, given: list[str] | None, role: str) -> str | None:
+    """Of TEXT or ROLE=TEXT, what is said of this role; of both alike, where nothing else is."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        head, equals, rest = text.partition("=")
+        name, value = (head, rest) if equals and head in ROLES else ("", text)
+        if name in found:
+            raise UsageError(f"{option} says {found[name]!r} and {value!r} of the same model")
+        found[name] = value
+    return found.get(role, found.get(""))
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

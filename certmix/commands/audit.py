@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
     data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
-    standard, robust = load_pair(*files, data.inputs.shape[1:])
+    standard, robust = load_pair(*files, data.inputs.shape[1:], ends=arguments.ends(options))
     data.require(robust.input_shape, robust.classes, settings.domain)
     if adaptive is not None:
         checked(robust.input_shape, adaptive)

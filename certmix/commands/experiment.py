@@ -96,6 +96,7 @@ def _pair(options: argparse.Namespace) -> Pair:
         options.batch_size,
         arguments.device(options.device),
         options.allow_pt2,
+        arguments.ends(options),
     )
     models = {f"{name} ({sources[name]})": getattr(pair, name) for name in ("standard", "robust")}
     arguments.warn(about_probabilities(models, pair.inputs))

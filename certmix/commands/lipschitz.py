@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robust", metavar="R.onnx", required=True, help="h")
+    shared.add_ends(parser)
     shared.add_data(parser)
     shared.add_norm(parser)
     parser.add_argument("--radius", type=shared.number, metavar="R", required=True, help="of the balls, raw units")
@@ -89,7 +90,8 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
         search,
     )
     data = load_data(options.data, options.limit, domain)
-    robust = load_model(options.robust, input_shape=data.inputs.shape[1:])
+    _, end = shared.ends(options)
+    robust = load_model(options.robust, input_shape=data.inputs.shape[1:], output=end.output, outputs=end.outputs)
     network = robust.require_network()
     data.require(network.input_shape, network.classes, domain)
     shared.warn(about_probabilities({robust.named("robust"): robust.module}, torch.from_numpy(data.inputs)))

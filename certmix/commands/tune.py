@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     audit_data = load_data(arguments.required(options, "audit_data"), options.limit, settings.domain)
     need_disjoint(tune_data, audit_data)
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
-    models = load_pair(*files, tune_data.inputs.shape[1:])
+    models = load_pair(*files, tune_data.inputs.shape[1:], ends=arguments.ends(options))
     for data in (tune_data, audit_data):
         data.require(models[1].input_shape, models[1].classes, settings.domain)
     finish(Audit(models[0], models[1], tune_data, settings, Store(out / "tune"), listener=Terminal()))

@@ -18,6 +18,7 @@ from certmix.attacks.worst import Budget, members_here
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.models.model import load_model
+from certmix.models.onnx.ends import Asked
 from certmix.models.runtime import differentiable
 from proofs_check.certificate import Norm
 from verifiers.network.module import PlainModule
@@ -102,17 +103,19 @@ def load_pair(
     batch_size: int,
     device: str,
     allow_pt2: bool = False,
+    ends: tuple[Asked, Asked] = (Asked(), Asked()),
 ) -> Pair:
     """The pair and its data on `device`, from the files sources["standard"], ["robust"], ["data"].
 
-    limit: only the first inputs; None: all. radius in raw input units. allow_pt2: as load_classifier has it. Raises
-    UsageError.
+    limit: only the first inputs; None: all. radius in raw input units. allow_pt2: as load_classifier has it. ends:
+    what is asked of the ends of g's file and of h's. Raises UsageError.
     """
     if batch_size < 1:
         raise UsageError(f"batch-size must be >= 1, got {batch_size}")
     data = load_data(sources["data"], limit, domain)
     shape = data.inputs.shape[1:]
-    standard, robust = (load_classifier(sources[name], allow_pt2, shape) for name in ("standard", "robust"))
+    files = zip((sources["standard"], sources["robust"]), ends, strict=True)
+    standard, robust = (load_classifier(file, allow_pt2, shape, end) for file, end in files)
     if not differentiable(robust):
         raise UsageError(
             f"{sources['robust']} has no plain network, and without gradients of h attacks say little: "
@@ -138,7 +141,9 @@ def _require_one_shape(standard: PlainModule, robust: PlainModule, paths: dict[s
         raise UsageError(f"input shapes differ: {g} takes {shapes[0]}, {h} takes {shapes[1]}")
 
 
-def load_classifier(path: str, allow_pt2: bool = False, input_shape: tuple[int, ...] | None = None) -> nn.Module:
+def load_classifier(
+    path: str, allow_pt2: bool = False, input_shape: tuple[int, ...] | None = None, end: Asked | None = None
+) -> nn.Module:
     """A classifier in evaluation mode: an ONNX file, or a .pt2 file of torch.export.save. It is differentiable but for
     an ONNX file without plain network.
 
@@ -146,7 +151,8 @@ def load_classifier(path: str, allow_pt2: bool = False, input_shape: tuple[int, 
     code that it holds: allow_pt2 says that the file is trusted. Raises UsageError.
     """
     if Path(path).suffix != ".pt2":
-        return load_model(path, input_shape=input_shape).module
+        end = end or Asked()
+        return load_model(path, input_shape=input_shape, output=end.output, outputs=end.outputs).module
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such file")
     if not allow_pt2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import warnings
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from certmix.errors import UsageError
 from certmix.models.faithfulness import Faithfulness, Reference, compare
 from certmix.models.front import reshaped, same_pixels, with_shape
-from certmix.models.onnx.ends import Ended, Outputs, ended
+from certmix.models.onnx.ends import Asked, Ended, Outputs, ended
 from certmix.models.onnx.folding import one_line
 from certmix.models.onnx.reader import plain_network, read_file
 from certmix.models.runtime import Runtime, RuntimeModule, ends_of, usable
@@ -44,7 +45,7 @@ class Model:
     logits and those of the source (onnxruntime, or the given module) over the samples compared; 0 where
     the module is the source itself. no_network: why there is no plain network, or None if there is one.
     reference: the source itself, as a function; None where the module is it. note: what was left out behind the logits.
-    onnx: the bytes of a model that runs in onnxruntime; None of any other.
+    onnx: the bytes of a model that runs in onnxruntime; None of any other. end: what was asked of its end.
     """
 
     module: nn.Module
@@ -57,6 +58,7 @@ class Model:
     reference: Reference | None = None
     note: str | None = None
     onnx: bytes | None = None
+    end: Asked = dataclasses.field(default_factory=Asked)
 
     def compared_at(self, inputs: Float32Array) -> Faithfulness:
         """The plain network against the source at inputs (N, *input_shape). Raises UsageError where they differ."""
@@ -91,14 +93,18 @@ class Model:
 
 
 def load_pair(
-    standard: str | Path, robust: str | Path, input_shape: tuple[int, ...], needs_network: bool = True
+    standard: str | Path,
+    robust: str | Path,
+    input_shape: tuple[int, ...],
+    needs_network: bool = True,
+    ends: tuple[Asked, Asked] = (Asked(), Asked()),
 ) -> tuple[Model, Model]:
-    """g and h from their files, for inputs of this shape. needs_network: of h. Raises UsageError where they do not fit
-    one another, or h has no plain network and needs one."""
-    h = load_model(robust, input_shape=input_shape)
+    """g and h from their files, for inputs of this shape. needs_network: of h. ends: what is asked of g's and of h's.
+    Raises UsageError where they do not fit one another, or h has no plain network and needs one."""
+    h = load_model(robust, input_shape=input_shape, output=ends[1].output, outputs=ends[1].outputs)
     if needs_network:
         h.require_network()
-    g = load_model(standard, input_shape=h.input_shape)
+    g = load_model(standard, input_shape=h.input_shape, output=ends[0].output, outputs=ends[0].outputs)
     require_pair(g, h)
     return g, h
 
@@ -164,8 +170,10 @@ def load_model(
             ended(model, output, outputs)  # a Softmax that nobody spoke of
             network = plain_network(fitted.model)
         except UsageError as error:
-            return _opaque(fitted, str(path), samples, str(error))
-        return _plain(network, fitted, str(path), samples)
+            loaded = _opaque(fitted, str(path), samples, str(error))
+        else:
+            loaded = _plain(network, fitted, str(path), samples)
+        return dataclasses.replace(loaded, end=Asked(output, outputs))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 

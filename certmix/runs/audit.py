@@ -18,6 +18,7 @@ from certmix.data.dataset import Dataset
 from certmix.mixing.adaptive import AdaptiveMix
 from certmix.models.faithfulness import Faithfulness
 from certmix.models.model import Model, about_probabilities
+from certmix.models.onnx.ends import Asked
 from certmix.provers.certify import Prover, prove
 from certmix.provers.smoothing.evaluation import mix_predictions
 from certmix.records import attack_archive
@@ -27,7 +28,7 @@ from certmix.runs import provenance
 from certmix.runs.batches import Executor, Refuted, Task, Worker, here
 from certmix.runs.listener import After, Before, Listener
 from certmix.runs.provenance import Provenance
-from certmix.runs.store import OPAQUE, Store, dataset_sha256
+from certmix.runs.store import ENDS, OPAQUE, Store, dataset_sha256
 from certmix.settings import Settings
 from proofs_check.reading.parse import RunHeader
 
@@ -106,6 +107,7 @@ class Audit:
             settings={
                 **dataclasses.asdict(self.settings),
                 **kept,
+                **self._ends(),
                 "standard": self.standard.source,
                 "robust": self.robust.source,
                 "standard_faithfulness": self.standard.faithfulness,
@@ -114,6 +116,12 @@ class Audit:
                 "torch": torch.__version__,
             },
         )
+
+    def _ends(self) -> dict[str, Any]:
+        """What was asked of the models' ends, if anything was."""
+        asked = {"standard": self.standard.end, "robust": self.robust.end}
+        found = {role: dataclasses.asdict(end) for role, end in asked.items() if end != Asked()}
+        return {ENDS: found} if found else {}
 
     def _worker(self) -> Worker:
         inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
@@ -170,9 +178,10 @@ class Audit:
             *doubts.about_accuracy(shares, n, self.robust.classes),
             *doubts.about_range(self.data, self.settings.domain),
         )
-        g = self.standard
-        notes = () if g.onnx is None else (f"{g.named('standard')} {g.values_only}",)
-        return Before(n, shares, self.settings.method == "smoothing", texts, notes)
+        g, models = self.standard, {"standard": self.standard, "robust": self.robust}
+        notes = [f"{m.named(role)} {m.note}" for role, m in models.items() if m.note is not None]
+        notes += [] if g.onnx is None else [f"{g.named('standard')} {g.values_only}"]
+        return Before(n, shares, self.settings.method == "smoothing", texts, tuple(notes))
 
     def _record(
         self,

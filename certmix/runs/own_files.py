@@ -19,7 +19,7 @@ import numpy as np
 from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.formatting import upper
-from certmix.runs.store import OPAQUE
+from certmix.runs.store import ENDS, OPAQUE
 from proofs_check.certificate import MalformedError, PlainNetwork
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
@@ -59,7 +59,8 @@ def compare(
         for what, file, digest in (("standard", standard, header.standard), ("robust", robust, header.robust)):
             if file is not None:
                 kept = header.settings.get(OPAQUE) if what == "standard" else None
-                comparisons.append(_compared(what, file, *_network(path, header, file, digest or kept, dataset)))
+                found = _network(path, header, what, file, digest or kept, dataset)
+                comparisons.append(_compared(what, file, *found))
         if dataset is not None and data is not None:
             differences = list(_data_differences(list(folder.rows(path)), dataset))
             text = f"{'the first' if limit else 'all'} {len(dataset)} inputs and labels of {data} are those of the run"
@@ -107,15 +108,19 @@ def _domain(header: parse.RunHeader) -> tuple[float, float] | None:
 
 
 def _network(
-    path: Path, header: parse.RunHeader, file: Path, digest: str | None, data: Dataset | None
+    path: Path, header: parse.RunHeader, what: str, file: Path, digest: str | None, data: Dataset | None
 ) -> tuple[bool | None, list[str]]:
     """digest: of the run's network, or of its g that ran in onnxruntime."""
     if digest is None:
         return None, [f"{file} is not compared: the run names no standard network, its certificates hold for any"]
     from certmix.models.model import load_model  # with torch and onnx, which the comparison of data does without
+    from certmix.models.onnx.ends import Asked
 
     robust = folder.network(path, header.robust)
-    model = load_model(file, None if data is None else data.inputs[:PROBED], robust.input_shape)
+    asked = parse.read(dict, header.settings.get(ENDS, {}), f"run.json.settings.{ENDS}").get(what)
+    end = Asked() if asked is None else parse.read(Asked, asked, f"run.json.settings.{ENDS}.{what}")
+    probed = None if data is None else data.inputs[:PROBED]
+    model = load_model(file, probed, robust.input_shape, output=end.output, outputs=end.outputs)
     if model.onnx is not None and hashlib.sha256(model.onnx).hexdigest() == digest:
         return True, [f"{file} is the standard model {digest} that the run's accuracies and attacks speak of"]
     if header.settings.get(OPAQUE) == digest:

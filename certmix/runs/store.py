@@ -29,6 +29,7 @@ from proofs_check.reading import folder, parse
 
 PARTIAL = "certificates.partial.jsonl"
 FINAL = "certificates.jsonl"
+ENDS = "model_ends"  # setting of a header: what was asked of the ends of the models' files, by role
 OPAQUE = "standard_model"  # setting of a header: the sha256 of the ONNX file in MODELS that is g
 MODELS = "models"  # folder of ONNX files that ran in onnxruntime
 _STARTING = "run.json.part"  # the first file of a folder: until it becomes run.json, the run has not begun

@@ -18,13 +18,22 @@ from certmix.errors import UsageError
 
 Outputs = Literal["logits", "probabilities"]
 MOVES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")  # all cells, as they are
-LEFT_OUT = (
-    "ends in {}, which is left out: softmax of the logits before it gives the same probabilities, at any temperature"
-)
+LEFT_OUT = {
+    "LogSoftmax": "ends in LogSoftmax, which is left out: it changes no probability, at any temperature",
+    "Softmax": "ends in Softmax, which is left out: its probabilities are softmax of the logits before it",
+}
 ASK = (
     "ends in Softmax, and the mix takes softmax of its outputs again: with --outputs probabilities it takes the logits "
     "before it, so that its probabilities are those it gives"
 )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of one model's end: see `ended`."""
+
+    output: str | None = None
+    outputs: Outputs | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Ended:
     @property
     def note(self) -> str | None:
         """The same in words."""
-        return None if self.tail is None else LEFT_OUT.format(self.tail)
+        return None if self.tail is None else LEFT_OUT[self.tail]
 
 
 def ended(model: onnx.ModelProto, output: str | None = None, outputs: Outputs | None = None) -> Ended:
@@ -55,7 +64,10 @@ def ended(model: onnx.ModelProto, output: str | None = None, outputs: Outputs | 
     if what == "Softmax" and outputs is None:
         raise UsageError(ASK)
     if outputs == "probabilities" and what != "Softmax":
-        raise UsageError("does not end in Softmax over its classes: its outputs cannot be taken for probabilities")
+        raise UsageError(
+            "does not end in Softmax over its classes: its outputs cannot be taken for probabilities (of one model "
+            "alone: --outputs robust=probabilities)"
+        )
     if what is None or (what == "Softmax" and outputs == "logits"):
         return Ended(cut, None)
     for node in tail:
