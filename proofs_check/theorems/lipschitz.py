@@ -6,6 +6,7 @@ from proofs_check.theorems.theorem import Theorem, reals, z3
 
 alpha, g_y, g_i, h_y, h_i, at_y, at_i = reals("alpha g_y g_i h_y h_i at_y at_i")
 L, L_y, L_i, r, t, d, d_x, up_i, low_y = reals("L L_y L_i r t d d_x up_i low_y")
+rho, x, y, lost, c, square, factor, rest = reals("rho x y lost c square factor rest")
 change, slope, w, v, theta, u, inner, delta = reals("change slope w v theta u inner delta")
 
 mix = (1 - alpha) * (g_y - g_i) + alpha * (h_y - h_i)
@@ -93,5 +94,25 @@ THEOREMS = (
         },
         change * change <= L * L * delta * delta,
         ("lipschitz_global",),
+    ),
+    Theorem(
+        "gain of a block",
+        "y^2 <= (rho + e (1 + c^2)) x^2 where the block's matrix is >= -e and |w| <= c |x| (docs/maths.md 11).",
+        {
+            "matrix": rho * x * x - y * y - 2 * theta * w * (v - w) >= -lost * (x * x + w * w),
+            "increments": w * (v - w) >= 0,
+            "multiplier": theta >= 0,
+            "what rounding lost": lost >= 0,
+            "size of w": w * w <= c * c * x * x,
+        },
+        y * y <= (rho + lost * (1 + c * c)) * x * x,
+        ("lipschitz_layers",),
+    ),
+    Theorem(
+        "a matrix below a multiple of one",
+        "A A' = rho - F F' - R gives |A|^2 <= rho + |R|: here a' stands for |A' u|^2, |u| = 1 (docs/maths.md 11).",
+        {"identity": square == rho - factor * factor - rest, "size of R": -rest <= lost},
+        square <= rho + lost,
+        ("lipschitz_layers",),
     ),
 )
