@@ -112,7 +112,11 @@ def _of_role(option: str, given: list[str] | None, role: str) -> str | None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """--data, --limit, --domain."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data", metavar="D.npz", help="arrays `images` (float32 in the domain, or uint8) and `labels`")
+    group.add_argument(
+        "--data",
+        metavar="D.npz",
+        help="arrays `images` (float32 in the domain, or uint8) and `labels`; or a table D.csv",
+    )
     group.add_argument("--limit", type=int, metavar="N", help="use only the first N inputs")
     group.add_argument(
         "--domain",

@@ -1,7 +1,9 @@
 """What the ONNX files of a folder can be: g, h, or neither, and why.
 
 g, the standard model, may have any operator: without plain network it runs in onnxruntime. h, the robust one, needs a
-plain network, which is compared with onnxruntime. Exit 0: every file can be g. 1: some cannot. 2: bad input.
+plain network, which is compared with onnxruntime; docs/operators.md lists its operators.
+
+Exit 0: every file can be g. 1: some cannot. 2: bad input.
 """
 
 from __future__ import annotations

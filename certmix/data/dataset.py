@@ -1,8 +1,9 @@
-"""Labelled inputs from an .npz file, checked before anything is computed from them."""
+"""Labelled inputs from an .npz or .csv file, checked before anything is computed from them."""
 
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from certmix.errors import UsageError
 from certmix.formatting import exact
 from proofs_check.certificate import Float32Array
 
-INPUT_NAMES = ("images", "inputs")
-LABEL_NAME = "labels"
+INPUT_NAMES = ("images", "inputs", "x", "x_test", "data")
+LABEL_NAMES = ("labels", "y", "y_test", "targets")
+LABEL_COLUMNS = (*LABEL_NAMES, "label", "target", "class")  # of a table
+EXACT = 2**24  # integers up to here are float32 numbers
 UNIT: tuple[float, float] = (0.0, 1.0)
 PIXELS: tuple[float, float] = (0.0, 255.0)
 
@@ -95,25 +98,64 @@ def outside_advice(low: float, high: float) -> str:
 
 
 def load_data(path: str | Path, limit: int | None = None, domain: tuple[float, float] | None = UNIT) -> Dataset:
-    """The .npz file at `path`, or its first `limit` entries.
+    """The .npz or .csv file at `path`, or its first `limit` entries.
 
-    The file holds `images` or `inputs`, (N, …): floating point, taken as it is and rounded to float32, or uint8,
-    divided by 255 where `domain` is [0, 1] and taken as it is where it is [0, 255]; and `labels`, (N,) integers.
-    Raises UsageError: no such file, not .npz, a missing array, another dtype, uint8 with another domain (None too),
-    no entries, different lengths, a value that is not finite, a negative label, limit < 1.
+    An .npz file holds one array of INPUT_NAMES, (N, …): floating point, taken as it is and rounded to float32; uint8,
+    divided by 255 where `domain` is [0, 1] and taken as it is where it is [0, 255]; other integers likewise, but as
+    they are for any other domain, too, and for [0, 1] where all are 0 or 1. And one of LABEL_NAMES, (N,) or (N, 1)
+    classes, whole numbers of any type, or (N, K) one-hot. A .csv file begins with the names of its columns, of which
+    one of LABEL_COLUMNS holds the class and all others, as they are, the features.
+
+    Raises UsageError: no such file, another kind of file, a missing or ambiguous array, another dtype, uint8 with
+    another domain (None too), no entries, different lengths, a value that is not finite, a negative label, limit < 1.
     """
     path = Path(path)
+    inputs, labels = _table(path) if path.suffix == ".csv" else _arrays(path)
+    values = _inputs(*inputs, domain)
+    classes = _labels(*labels, len(values))
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be >= 1, got {limit}")
+    return Dataset(np.ascontiguousarray(values[:limit]), classes[:limit], str(path), len(classes))
+
+
+Placed = tuple[NDArray[Any], str]  # an array, and where it stands
+
+
+def _arrays(path: Path) -> tuple[Placed, Placed]:
+    """Inputs and labels of an .npz file."""
     arrays = _read(path)
     names = [name for name in INPUT_NAMES if name in arrays]
     if len(names) != 1:
-        raise UsageError(f"{path}: needs one array named images or inputs, has {', '.join(sorted(arrays)) or 'none'}")
-    if LABEL_NAME not in arrays:
-        raise UsageError(f"{path}: labels are missing: add an integer array named labels")
-    inputs = _inputs(arrays[names[0]], f"{path}: {names[0]}", domain)
-    labels = _labels(arrays[LABEL_NAME], len(inputs), f"{path}: labels")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be >= 1, got {limit}")
-    return Dataset(np.ascontiguousarray(inputs[:limit]), labels[:limit], str(path), len(labels))
+        known, there = ", ".join(INPUT_NAMES), ", ".join(sorted(arrays)) or "none"
+        raise UsageError(f"{path}: needs one array of inputs, named one of {known}, has {there}")
+    found = [name for name in LABEL_NAMES if name in arrays]
+    if len(found) != 1:
+        known, there = ", ".join(LABEL_NAMES), ", ".join(sorted(arrays))
+        raise UsageError(f"{path}: needs one array of labels, named one of {known}, has {there}")
+    return (arrays[names[0]], f"{path}: {names[0]}"), (arrays[found[0]], f"{path}: {found[0]}")
+
+
+def _table(path: Path) -> tuple[Placed, Placed]:
+    """Features and labels of a .csv file."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file: give the path of a table with a row of names and one row per input")
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            columns = [name.strip().strip('"').lower() for name in file.readline().split(",")]
+        with warnings.catch_warnings(action="ignore"):  # of a table without rows, which is refused below
+            values = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path}: not a table of numbers with commas between ({str(error).splitlines()[0]})"
+        ) from error
+    found = [k for k, name in enumerate(columns) if name in LABEL_COLUMNS]
+    if len(found) != 1 or len(columns) != values.shape[1]:
+        known = ", ".join(LABEL_COLUMNS)
+        raise UsageError(
+            f"{path}: its first row must name {values.shape[1]} columns, one of them one of {known}; it names "
+            f"{', '.join(columns)[:200]}"
+        )
+    return (np.delete(values, found[0], axis=1), f"{path}: features"), (values[:, found[0]], f"{path}: labels")
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
@@ -137,10 +179,14 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 def _inputs(value: NDArray[Any], place: str, domain: tuple[float, float] | None) -> Float32Array:
     if value.ndim < 2 or value.size == 0:
         raise UsageError(f"{place} has shape {value.shape}, needs (N, …) with at least one entry")
-    if value.dtype == np.uint8:
+    if value.dtype == np.uint8 or (value.dtype.kind in "iu" and domain == UNIT and value.max() > 1):
         return _pixels(value, place, domain)
+    if value.dtype.kind in "iu" and domain is not None:
+        if max(abs(int(value.min())), abs(int(value.max()))) > EXACT:
+            raise UsageError(f"{place} holds integers beyond 2^24, which float32 rounds: store it as float32")
+        return value.astype(np.float32)
     if value.dtype.kind != "f":
-        raise UsageError(f"{place} has dtype {value.dtype}, needs uint8 (0 to 255) or float32 (raw units)")
+        raise UsageError(f"{place} has dtype {value.dtype}, needs integers (0 to 255) or float32 (raw units)")
     with np.errstate(over="ignore"):
         result = value.astype(np.float32)
     if not np.isfinite(result).all():
@@ -150,6 +196,11 @@ def _inputs(value: NDArray[Any], place: str, domain: tuple[float, float] | None)
 
 
 def _pixels(value: NDArray[Any], place: str, domain: tuple[float, float] | None) -> Float32Array:
+    if value.min() < 0 or value.max() > PIXELS[1]:
+        raise UsageError(
+            f"{place} holds integers from {value.min()} to {value.max()}, which are no pixels from 0 to 255: pass the "
+            "domain that they lie in, or store them as float32 in the units that the model takes"
+        )
     if domain == UNIT:
         return value.astype(np.float32) / np.float32(255)
     if domain == PIXELS:
@@ -161,12 +212,24 @@ def _pixels(value: NDArray[Any], place: str, domain: tuple[float, float] | None)
     )
 
 
-def _labels(value: NDArray[Any], count: int, place: str) -> NDArray[np.int64]:
-    if value.dtype.kind not in "iu" or value.ndim != 1:
-        raise UsageError(f"{place} has dtype {value.dtype} and shape {value.shape}, needs integers of shape (N,)")
-    if len(value) != count:
-        raise UsageError(f"{place} has {len(value)} entries for {count} inputs")
-    labels = value.astype(np.int64)
+def _labels(value: NDArray[Any], place: str, count: int) -> NDArray[np.int64]:
+    """(N,) classes from (N,) or (N, 1) whole numbers, or from (N, K) one-hot rows."""
+    one_hot = value.ndim == 2 and value.shape[1] > 1
+    if value.dtype.kind not in "iufb" or value.ndim not in (1, 2) or (one_hot and not _rows_are_one_hot(value)):
+        raise UsageError(
+            f"{place} has dtype {value.dtype} and shape {value.shape}, needs classes of shape (N,), or (N, K) one-hot"
+        )
+    classes = value.argmax(axis=1) if one_hot else value.ravel()
+    if len(classes) != count:
+        raise UsageError(f"{place} has {len(classes)} entries for {count} inputs")
+    whole = np.isfinite(classes) & (classes == np.rint(classes))
+    if not whole.all():
+        raise UsageError(f"{place} holds {classes[~whole][0]}, needs classes 0, 1, …")
+    labels = classes.astype(np.int64)
     if (labels < 0).any():
         raise UsageError(f"{place} holds {labels.min()}, needs classes >= 0")
     return labels
+
+
+def _rows_are_one_hot(value: NDArray[Any]) -> bool:
+    return bool(((value == 0) | (value == 1)).all() and (value.astype(np.int64).sum(axis=1) == 1).all())

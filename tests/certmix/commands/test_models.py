@@ -13,6 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from refusals import refusal
 
 from certmix.__main__ import main
+from certmix.models.catalogue import page
+from certmix.models.onnx.operators import CAN_FOLD, OPERATORS
+from proofs_check.certificate import NODE_TYPES
 
 W = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 
@@ -76,3 +79,15 @@ def test_a_folder_without_models_and_no_folder_are_refused(folder: Path, tmp_pat
         path.unlink()
     assert "holds no file that ends in .onnx" in refusal(capsys, ["models", str(folder)])
     assert "--input-shape" in refusal(capsys, ["models", str(folder), "--input-shape", "3,0"])
+
+
+def test_the_page_of_operators_names_every_one() -> None:
+    text = page()
+    assert all(f"| `{name}` |" in text for name in (*OPERATORS, *NODE_TYPES))
+    assert all(f"`{name}`" in text for name in CAN_FOLD)
+
+
+@pytest.mark.slow
+def test_the_page_in_docs_is_the_one_that_the_tables_give() -> None:
+    """To write it anew: python benchmarks/operators.py"""
+    assert (Path(__file__).parents[3] / "docs" / "operators.md").read_text() == page()

@@ -71,6 +71,7 @@ def test_options_are_explained_and_refused_without_torch(command: str):
         "check": ["run"],
         "report": ["run"],
         "show": ["run", "0"],
+        "models": ["run"],
     }
     needed |= {
         "lipschitz": ["--robust", "h", "--radius", "1"],

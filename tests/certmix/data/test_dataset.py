@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from certmix.data.dataset import load_data, outside_advice, shape_advice
+from certmix.data.dataset import INPUT_NAMES, LABEL_NAMES, load_data, outside_advice, shape_advice
 from certmix.errors import UsageError
 from certmix.models.model import load_model
 
@@ -41,13 +41,74 @@ def test_uint8_pixels_become_the_nearest_float32_to_a_255th(
     assert np.array_equal(found, (pixels.astype(np.float64) / 255).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", ["images", "inputs"])
+@pytest.mark.parametrize("name", INPUT_NAMES)
 def test_float32_inputs_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
     data = load_data(save(tmp_path, **{name: images(), "labels": np.array([0, 1, 2], dtype=np.uint8)}))
     assert np.array_equal(data.inputs, images())
     assert data.labels.dtype == np.int64
     assert data.labels.tolist() == [0, 1, 2]
     data.require((1, 2, 2), 3, (0.0, 1.0))
+
+
+@pytest.mark.parametrize("name", LABEL_NAMES)
+@pytest.mark.parametrize("form", [
+    lambda y: y, lambda y: y[:, None], lambda y: y.astype(np.float32), lambda y: y.astype(np.uint8)[:, None],
+    lambda y: np.eye(5)[y], lambda y: np.eye(5, dtype=bool)[y],
+])  # fmt: skip
+def test_labels_may_be_whole_numbers_of_any_type_or_one_hot(tmp_path: Path, name: str, form) -> None:
+    labels = np.array([3, 0, 2])
+    found = load_data(save(tmp_path, images=images(), **{name: form(labels)})).labels
+    assert found.dtype == np.int64
+    assert found.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16])
+def test_integers_are_pixels_where_they_can_be_and_the_domain_says_so(tmp_path: Path, kind) -> None:
+    pixels = np.array([[0, 7], [255, 1], [2, 3]], kind)
+    path = save(tmp_path, images=pixels, labels=LABELS)
+    assert np.array_equal(load_data(path).inputs, pixels.astype(np.float32) / np.float32(255))
+    for domain in ((0.0, 255.0), (-3.0, 300.0)):
+        assert np.array_equal(load_data(path, domain=domain).inputs, pixels.astype(np.float32))
+    with pytest.raises(UsageError, match=r"dtype \S*int\d+, needs"):
+        load_data(path, domain=None)
+    bits = save(tmp_path, images=pixels % 2, labels=LABELS)
+    assert np.array_equal(load_data(bits).inputs, (pixels % 2).astype(np.float32))
+    with pytest.raises(UsageError, match="beyond 2\\^24"):
+        load_data(save(tmp_path, images=np.array([[2**24 + 1]] * 3), labels=LABELS), domain=(0.0, 1e9))
+
+
+@given(values=hnp.arrays(np.float64, (4, 3), elements=st.floats(-9, 9)), place=st.integers(0, 3))
+def test_a_table_names_its_columns_and_one_of_them_holds_the_classes(
+    tmp_path_factory: pytest.TempPathFactory, values: np.ndarray, place: int
+) -> None:
+    path = tmp_path_factory.mktemp("table") / "d.csv"
+    names, rows = ["a", "b", "c"], values.tolist()
+    for row, label in zip([names, *rows], ["Label", 2, 0, 1, 7], strict=True):
+        row.insert(place, label)
+    path.write_text("\n".join(",".join(map(str, row)) for row in [names, *rows]) + "\n")
+    found = load_data(path)
+    assert np.array_equal(found.inputs, values.astype(np.float32))
+    assert found.labels.tolist() == [2, 0, 1, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,2\n3,4\n", "its first row must name 2 columns"),
+        ("a,b\n3,4\n", "one of them one of labels, y"),
+        ("label,y\n3,4\n", "one of them one of"),
+        ("label,a\n3,four\n", "not a table of numbers"),
+        ("label,a\n3,4\n5\n", "not a table of numbers"),
+        ("label,a\n", "needs .N, …. with at least one entry|must name"),
+    ],
+)
+def test_a_table_without_names_classes_or_numbers_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(UsageError, match=words) as caught:
+        load_data(tmp_path / "d.csv")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="no such file"):
+        load_data(tmp_path / "absent.csv")
 
 
 @given(st.integers(1, 5))
@@ -141,9 +202,10 @@ def bad(entry: object, position: int = 0) -> np.ndarray:
 
 LABELS = np.arange(3)
 UNUSABLE = {
-    "labels are missing": {"images": images()},
-    "needs one array named images or inputs, has labels": {"labels": LABELS},
-    "needs one array named images or inputs, has images, inputs": {
+    "needs one array of labels, named one of labels, y, y_test, targets, has images": {"images": images()},
+    "needs one array of labels, .* has images, labels, y": {"images": images(), "labels": LABELS, "y": LABELS},
+    "needs one array of inputs, .* has labels": {"labels": LABELS},
+    "needs one array of inputs, .* has images, inputs": {
         "images": images(),
         "inputs": images(),
         "labels": LABELS,
@@ -153,11 +215,16 @@ UNUSABLE = {
     "not finite in entry 1": {"images": bad(np.nan, 4), "labels": LABELS},
     "not finite in entry 0": {"images": bad(np.inf), "labels": LABELS},
     "not finite in entry 2": {"images": np.full((3, 1, 2, 2), [[[[0.5]]], [[[0.5]]], [[[1e300]]]]), "labels": LABELS},
-    "dtype int64, needs uint8": {"images": np.zeros((3, 4), np.int64), "labels": LABELS},
+    "dtype complex64, needs integers": {"images": np.zeros((3, 4), np.complex64), "labels": LABELS},
+    "integers from 0 to 256, which are no pixels": {"images": np.array([[0, 256]] * 3), "labels": LABELS},
+    "integers from -1 to 2, which are no pixels": {"images": np.array([[-1, 2]] * 3), "labels": LABELS},
     "2 entries for 3 inputs": {"images": images(), "labels": LABELS[:2]},
     "holds -1, needs classes >= 0": {"images": images(), "labels": LABELS - 1},
-    "dtype float64": {"images": images(), "labels": LABELS + 0.5},
-    "shape \\(3, 1\\)": {"images": images(), "labels": LABELS[:, None]},
+    "holds 0.5, needs classes": {"images": images(), "labels": LABELS + 0.5},
+    "holds nan, needs classes": {"images": images(), "labels": np.array([0, np.nan, 1])},
+    "dtype <U1": {"images": images(), "labels": np.array(["a", "b", "c"])},
+    "shape \\(3, 3\\), needs classes": {"images": images(), "labels": np.eye(3) / 2},
+    "shape \\(3, 2\\), needs classes": {"images": images(), "labels": np.ones((3, 2))},
     "not a complete .npz file": {"images": np.array([[None]] * 3), "labels": LABELS},
 }
 
