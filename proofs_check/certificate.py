@@ -156,6 +156,56 @@ class Tanh(Unary):
     """tanh(x)."""
 
 
+class Softplus(Unary):
+    """log(1 + exp(x))."""
+
+
+class Exp(Unary):
+    """exp(x)."""
+
+
+class Square(Unary):
+    """x * x."""
+
+
+class Cube(Unary):
+    """x * x * x."""
+
+
+class Erf(Unary):
+    """erf(x)."""
+
+
+class Abs(Unary):
+    """|x|."""
+
+
+class HardSwish(Unary):
+    """x * min(max(x + 3, 0), 6) / 6."""
+
+
+@dataclass(frozen=True, eq=False)
+class Elu(Unary):
+    """x if x >= 0 else alpha * (exp(x) - 1); alpha >= 0."""
+
+    alpha: float
+
+
+@dataclass(frozen=True, eq=False)
+class Gelu(Unary):
+    """x * (1 + erf(x / divisor)) / 2; divisor > 0."""
+
+    divisor: float
+
+
+@dataclass(frozen=True, eq=False)
+class Swish(Unary):
+    """x / (1 + exp(-(linear * x + cubic * x^3))); linear > 0, cubic >= 0. GELU in its tanh form is one, too."""
+
+    linear: float
+    cubic: float
+
+
 @dataclass(frozen=True, eq=False)
 class Pool(Unary):
     """Windows of an image; padding (top, left, bottom, right)."""
@@ -221,6 +271,7 @@ class Gather(Unary):
 
 Node = (
     Input | Linear | Conv2d | BatchNorm | Shift | Scale | Divide | Relu | LeakyRelu | Sigmoid | Tanh
+    | Softplus | Exp | Square | Cube | Erf | Abs | HardSwish | Elu | Gelu | Swish
     | MaxPool2d | AveragePool2d | Pad | Slice | Concat | Add | Flatten
     | Gather
 )  # fmt: skip
@@ -237,6 +288,16 @@ NODE_TYPES: dict[str, type[Node]] = {
     "leaky_relu": LeakyRelu,
     "sigmoid": Sigmoid,
     "tanh": Tanh,
+    "softplus": Softplus,
+    "exp": Exp,
+    "square": Square,
+    "cube": Cube,
+    "erf": Erf,
+    "abs": Abs,
+    "hard_swish": HardSwish,
+    "elu": Elu,
+    "gelu": Gelu,
+    "swish": Swish,
     "max_pool2d": MaxPool2d,
     "average_pool2d": AveragePool2d,
     "pad": Pad,

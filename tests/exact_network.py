@@ -55,7 +55,27 @@ def _by_arb(function: Callable[[arb], arb]) -> Callable[[fmpq], fmpq]:
 
 SIGMOID = _by_arb(lambda x: 1 / (1 + (-x).exp()))
 TANH = _by_arb(lambda x: x.tanh())
+SOFTPLUS = _by_arb(lambda x: x.exp().log1p())
+ERF = _by_arb(lambda x: x.erf())
+EXP = _by_arb(lambda x: x.exp())
 ZERO = fmpq(0)
+
+
+def hard_swish(v: fmpq) -> fmpq:
+    return v * min(max(v + 3, ZERO), fmpq(6)) / 6
+
+
+def elu(alpha: float) -> Callable[[fmpq], fmpq]:
+    below = _by_arb(lambda x: arb(alpha) * x.expm1())
+    return lambda v: v if v >= 0 else below(v)
+
+
+def gelu(divisor: float) -> Callable[[fmpq], fmpq]:
+    return _by_arb(lambda x: x * (-x / arb(divisor)).erfc() / 2)  # erf would cancel
+
+
+def swish(linear: float, cubic: float) -> Callable[[fmpq], fmpq]:
+    return _by_arb(lambda x: x / (1 + (-(arb(linear) * x + arb(cubic) * x**3)).exp()))
 
 
 def exact_values(network: c.PlainNetwork, point: Exact) -> list[Exact]:
@@ -96,6 +116,26 @@ def _apply(node: c.Node, args: list[Exact]) -> Exact:
             return each(SIGMOID, x)
         case c.Tanh():
             return each(TANH, x)
+        case c.Softplus():
+            return each(SOFTPLUS, x)
+        case c.Exp():
+            return each(EXP, x)
+        case c.Square():
+            return x * x
+        case c.Cube():
+            return x * x * x
+        case c.Erf():
+            return each(ERF, x)
+        case c.Abs():
+            return each(abs, x)
+        case c.HardSwish():
+            return each(hard_swish, x)
+        case c.Elu():
+            return each(elu(node.alpha), x)
+        case c.Gelu():
+            return each(gelu(node.divisor), x)
+        case c.Swish():
+            return each(swish(node.linear, node.cubic), x)
         case c.MaxPool2d():
             return _pool(node, x, max)
         case c.AveragePool2d():

@@ -70,6 +70,9 @@ def gathered(rng: Rng, source: int, shape: tuple[int, ...]) -> c.Gather:
     return c.Gather((source,), index.astype(np.int32))
 
 
+TANH_GELU = 2 * math.sqrt(2 / math.pi)
+SWISHES = ((1.0, 0.0), (1.702, 0.0), (TANH_GELU, TANH_GELU * 0.044715))  # SiLU, and two forms of GELU
+
 # op -> the shapes its input may have, and the node on the value `source` of such a shape
 Draw = Callable[[Rng, int, tuple[int, ...]], c.Node]
 DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
@@ -83,6 +86,16 @@ DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
     "leaky_relu": ((IMAGE, VECTOR), lambda g, k, _s: c.LeakyRelu((k,), float(g.choice([0.0, 0.125, 0.3, 1.0])))),
     "sigmoid": ((IMAGE, VECTOR), lambda _g, k, _s: c.Sigmoid((k,))),
     "tanh": ((IMAGE, VECTOR), lambda _g, k, _s: c.Tanh((k,))),
+    "softplus": ((IMAGE, VECTOR), lambda _g, k, _s: c.Softplus((k,))),
+    "exp": ((IMAGE, VECTOR), lambda _g, k, _s: c.Exp((k,))),
+    "square": ((IMAGE, VECTOR), lambda _g, k, _s: c.Square((k,))),
+    "cube": ((IMAGE, VECTOR), lambda _g, k, _s: c.Cube((k,))),
+    "erf": ((IMAGE, VECTOR), lambda _g, k, _s: c.Erf((k,))),
+    "abs": ((IMAGE, VECTOR), lambda _g, k, _s: c.Abs((k,))),
+    "hard_swish": ((IMAGE, VECTOR), lambda _g, k, _s: c.HardSwish((k,))),
+    "elu": ((IMAGE, VECTOR), lambda g, k, _s: c.Elu((k,), float(g.choice([0.0, 0.5, 1.0, 1.7])))),
+    "gelu": ((IMAGE, VECTOR), lambda g, k, _s: c.Gelu((k,), float(g.choice([math.sqrt(2), 0.7])))),
+    "swish": ((IMAGE, VECTOR), lambda g, k, _s: c.Swish((k,), *SWISHES[g.integers(len(SWISHES))])),
     "max_pool2d": ((IMAGE,), lambda g, k, _s: c.MaxPool2d((k,), (2, 2), pair(g, 1, 2), sides(g))),
     "average_pool2d": (
         (IMAGE,),

@@ -8,7 +8,7 @@ import numpy as np
 from flint import arb, arb_mat, ctx
 from numpy.typing import NDArray
 
-from certmix.attacks.running_error import columns, output_size, pool_counts, pooled, rearranged
+from certmix.attacks.running_error import columns, curve, output_size, pool_counts, pooled, rearranged
 from proofs_check import certificate as c
 
 Balls = NDArray[np.object_]
@@ -80,6 +80,10 @@ def _apply(node: c.Node, inputs: list[Balls]) -> Balls:
             return _each(lambda v: 1 / (1 + (-v).exp()), x)
         case c.Tanh():
             return _each(lambda v: v.tanh(), x)
+        case c.Abs():
+            return _each(lambda v: abs(v), x)
+        case c.Softplus() | c.Exp() | c.Square() | c.Cube() | c.Erf() | c.HardSwish() | c.Elu() | c.Gelu() | c.Swish():
+            return _each(curve(node), x)
         case c.MaxPool2d():
             cells = pooled(x, node, arb("-inf"))
             return _each(_largest, _rows(cells))

@@ -86,6 +86,10 @@ def _apply(node: c.Node, inputs: list[Approximate]) -> Approximate:
             return _through_arb(lambda t: 1 / (1 + (-t).exp()), x)
         case c.Tanh():
             return _through_arb(lambda t: t.tanh(), x)
+        case c.Abs():
+            return Approximate(np.abs(x.value), x.error)
+        case c.Softplus() | c.Exp() | c.Square() | c.Cube() | c.Erf() | c.HardSwish() | c.Elu() | c.Gelu() | c.Swish():
+            return _through_balls(curve(node), x)
         case c.MaxPool2d():
             return Approximate(pooled(x.value, node, -math.inf).max(-1), pooled(x.error, node, 0.0).max(-1))
         case c.AveragePool2d():
@@ -200,6 +204,43 @@ def _average(node: c.AveragePool2d, x: Approximate) -> Approximate:
     n = cells.shape[-1]
     rounding = (n + 8) * 2 * UNIT * np.abs(cells).sum(-1) / count
     return Approximate(cells.sum(-1) / count, _up(errors.sum(-1) / count + rounding, n + 4))
+
+
+Curve = c.Softplus | c.Exp | c.Square | c.Cube | c.Erf | c.HardSwish | c.Elu | c.Gelu | c.Swish
+
+
+def curve(node: Curve) -> Callable[[arb], arb]:
+    """The node's function on Arb balls."""
+    match node:
+        case c.Softplus():
+            return lambda t: t.exp().log1p()
+        case c.Exp():
+            return lambda t: t.exp()
+        case c.Square():
+            return lambda t: t**2
+        case c.Cube():
+            return lambda t: t**3
+        case c.Erf():
+            return lambda t: t.erf()
+        case c.HardSwish():
+            return lambda t: t * (t + 3).max(arb(0)).min(arb(6)) / 6
+        case c.Elu():
+            return lambda t: t.max(arb(0)) + arb(node.alpha) * t.min(arb(0)).expm1()
+        case c.Gelu():
+            return lambda t: t * (1 + (t / arb(node.divisor)).erf()) / 2
+        case c.Swish():
+            return lambda t: t / (1 + (-(arb(node.linear) * t + arb(node.cubic) * t**3)).exp())
+
+
+def _through_balls(function: Callable[[arb], arb], x: Approximate) -> Approximate:
+    """A function on each value's ball."""
+    value, error = np.full_like(x.value, math.nan), np.full_like(x.error, math.nan)
+    for index in np.ndindex(x.value.shape):
+        if math.isfinite(x.value[index]) and math.isfinite(x.error[index]):
+            exact = function(arb(float(x.value[index]), float(x.error[index])))
+            middle = float(exact.mid())
+            value[index], error[index] = middle, float(abs(exact - middle).upper())
+    return Approximate(value, _up(error, 2))
 
 
 def _through_arb(function: Callable[[arb], arb], x: Approximate) -> Approximate:

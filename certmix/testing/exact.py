@@ -67,6 +67,14 @@ def _apply(node: c.Node, args: list[Exact], shape: tuple[int, ...]) -> Exact:
         case c.LeakyRelu():
             slope = Fraction(node.slope)
             return _map(x, lambda v: v if v >= 0 else slope * v)
+        case c.Abs():
+            return _map(args[0], abs)
+        case c.Square():
+            return _map(args[0], lambda v: v * v)
+        case c.Cube():
+            return _map(args[0], lambda v: v * v * v)
+        case c.HardSwish():
+            return _map(args[0], lambda v: v * min(max(v + 3, Fraction(0)), Fraction(6)) / 6)
         case c.MaxPool2d():
             return _pool(node, x, shape, max)
         case c.AveragePool2d():

@@ -1,6 +1,6 @@
 """Forms with interval coefficients, and a nonlinear node's slopes as the factor they are multiplied by.
 
-Precondition: 0 <= least <= most hold every derivative of the node on the set (of max pooling: every cell's share of its
+Precondition: least <= most hold every derivative of the node on the set (of max pooling: every cell's share of its
 window). Postcondition: `times` holds every form times every such slope.
 Charged: what a product, or a sum over windows, rounds, to the radius of the result, which is itself rounded up.
 """
@@ -35,11 +35,11 @@ class Interval:
 
 
 def scaled(forms: Interval, least: Array, most: Array) -> Interval:
-    """Forms times slopes in [least, most], 0 <= least <= most, broadcast."""
+    """Forms times slopes in [least, most], broadcast: extreme where both are at an end."""
     low, high = down(forms.centre - forms.radius), up(forms.centre + forms.radius)
-    bottom = down(np.where(low >= 0, low * least, low * most))
-    top = up(np.where(high >= 0, high * most, high * least))
-    return Interval.between(bottom, top)
+    bottom = np.minimum(*(np.where(s >= 0, low, high) * s for s in (least, most)))
+    top = np.maximum(*(np.where(s >= 0, high, low) * s for s in (least, most)))
+    return Interval.between(down(bottom), up(top))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Slopes:
         return Slopes(least, most, middle, np.where(least == most, 0.0, radius), sliding, shape)
 
     def times(self, forms: Interval, least: Array, most: Array) -> Interval:
-        """Forms of the node's input: each coefficient times a slope in [least, most], 0 <= least <= most."""
+        """Forms of the node's input: each coefficient times a slope in [least, most]."""
         if self.sliding is None:
             low, high = (take(s, LinearForms(forms.centre, forms.corner)) for s in (least, most))
             product = scaled(forms, low, high)
@@ -91,9 +91,8 @@ class Slopes:
         """The middle slopes applied to an image (C, H, W)."""
         if self.sliding is None:
             centre = value.centre * self.middle
-            return Interval(
-                centre, sum_up(product_up(value.radius, self.middle), product_up(sum_error(2), np.abs(centre)))
-            )
+            radius = product_up(value.radius, np.abs(self.middle))
+            return Interval(centre, sum_up(radius, product_up(sum_error(2), np.abs(centre))))
         sliding, shares = self.sliding, np.transpose(self.middle, (4, 2, 3, 0, 1))
         parts = (value.centre, np.abs(value.centre), value.radius)
         centre, size, radius = ((sliding.windows(v, 0.0) * shares).sum(axis=(1, 2)) for v in parts)

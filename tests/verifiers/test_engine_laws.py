@@ -32,7 +32,7 @@ NORMS = st.sampled_from(["Linf", "L2", "L1"])
 KINDS = st.sampled_from(["linear", "mlp", "conv", "residual"])
 SEEDS = st.integers(0, 2**32 - 1)
 DOMAINS = st.sampled_from([None, (0.0, 1.0)])
-REFUSALS = {"auto_lirpa": r"uneven padding|auto_LiRPA .* cannot do CROWN on this network"}
+REFUSALS = {"auto_lirpa": r"no steps for auto_LiRPA|uneven padding|auto_LiRPA .* cannot do CROWN on this network"}
 RADII = st.sampled_from([1e-3, 0.05, 0.4])
 
 

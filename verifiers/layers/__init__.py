@@ -17,14 +17,15 @@ from verifiers.layers.average_pool2d import AveragePool2d
 from verifiers.layers.concat import Concat
 from verifiers.layers.conv2d import Conv2d
 from verifiers.layers.cropping import Pad, Slice
-from verifiers.layers.curve import Sigmoid, Tanh
 from verifiers.layers.diagonal import BatchNorm, Divide, Scale, Shift
 from verifiers.layers.gather import Flatten, Gather
 from verifiers.layers.input import Input
+from verifiers.layers.kinked import Abs, Elu, HardSwish
 from verifiers.layers.layer import AnyLayer
 from verifiers.layers.linear import Linear
 from verifiers.layers.max_pool2d import MaxPool2d
 from verifiers.layers.relu import LeakyRelu, Relu
+from verifiers.layers.smooth import Cube, Erf, Exp, Gelu, Sigmoid, Softplus, Square, Swish, Tanh
 
 KINDS: dict[type[c.Node], type[AnyLayer]] = {
     c.Input: Input,
@@ -38,6 +39,16 @@ KINDS: dict[type[c.Node], type[AnyLayer]] = {
     c.LeakyRelu: LeakyRelu,
     c.Sigmoid: Sigmoid,
     c.Tanh: Tanh,
+    c.Softplus: Softplus,
+    c.Exp: Exp,
+    c.Square: Square,
+    c.Cube: Cube,
+    c.Erf: Erf,
+    c.Abs: Abs,
+    c.HardSwish: HardSwish,
+    c.Elu: Elu,
+    c.Gelu: Gelu,
+    c.Swish: Swish,
     c.MaxPool2d: MaxPool2d,
     c.AveragePool2d: AveragePool2d,
     c.Pad: Pad,

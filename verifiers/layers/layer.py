@@ -129,7 +129,7 @@ class Layer(abc.ABC, Generic[NodeT]):
     @abc.abstractmethod
     def derivative_range(self, lower: Tensor, upper: Tensor) -> Interval:
         """(least, most) of every partial derivative on [lower, upper], Clarke's where there is a kink: (N, *shapes[0])
-        of an elementwise kind, (N, C, taps, windows) of a pooling one. 0 <= least <= most, rounded outward."""
+        of an elementwise kind, (N, C, taps, windows) of a pooling one. Rounded outward."""
 
 
 AnyLayer = Layer[Any]

@@ -18,7 +18,7 @@ WAY_OUT = "it is not affine, ask for a relaxation"
 
 @dataclass(frozen=True, eq=False)
 class Nonlinear(Layer[NodeT]):
-    """A nondecreasing function of one input.
+    """A function of one input; nondecreasing, or with an `interval` of its own.
 
     Derivatives lie in memory as `derivative_range` says: one per tap, a pair of an input and a neuron that depends on
     it. taps: of each neuron.

@@ -1,8 +1,8 @@
 """Upper bounds of Lipschitz constants of logit differences over balls, from bounds of the Jacobian.
 
 Interval form of the chain rule for Clarke's generalised Jacobian (Clarke 1983, 2.6.6): every element of the
-Jacobian at a point of the ball is a product of the affine nodes' matrices and of diagonal (ReLU, LeakyReLU,
-sigmoid, tanh) or selecting (max pooling) factors, each entry of which lies in a known interval. The ball is
+Jacobian at a point of the ball is a product of the affine nodes' matrices and of diagonal (ReLU, curves)
+or selecting (max pooling) factors, each entry of which lies in a known interval. The ball is
 convex, so the mean value theorem makes the largest dual norm a Lipschitz constant there (docs/maths.md 4).
 """
 
@@ -114,8 +114,9 @@ def interval_product(
     low, up = layer.over_taps(low), layer.over_taps(up)
     least, most = slopes  # type: ignore[misc]
     a, b = (s.repeat_interleave(number, 0) if len(s) > 1 else s for s in (least, most))
-    # 0 <= a <= b: the product's ends are low·(a or b), up·(a or b)
-    bottom, top = torch.where(low >= 0, low * a, low * b), torch.where(up >= 0, up * b, up * a)
+    # extreme where both factors are at an end
+    bottom = torch.minimum(*(torch.where(s >= 0, low, up) * s for s in (a, b)))
+    top = torch.maximum(*(torch.where(s >= 0, up, low) * s for s in (a, b)))
     middle = (bottom + top) / 2
     spread = torch.maximum(top - middle, middle - bottom) + 2.0**-51 * (bottom.abs() + top.abs())
     return from_taps(layer, middle, spread)

@@ -107,7 +107,7 @@ class _Pass:
         self._hand_on(self.plain, k, *interval_product(self.maps, k, self.slopes[k], low, high, self.number))
         slope, doubt = (s.repeat_interleave(self.number, 0) for s in _halves(self.slopes[k]))
         through = middle * slope
-        parts, errors = from_taps(layer, through, _up(_up(error * slope) + U * through.abs()))
+        parts, errors = from_taps(layer, through, _up(_up(error * slope.abs()) + U * through.abs()))
         self._hand_on(self.middle, k, parts, errors)
         size = layer.over_taps(torch.maximum(low.abs(), high.abs()))
         # an uncertain share of a window moves one cell: sizes are summed over the windows of that cell
@@ -146,7 +146,8 @@ class _Pass:
                 continue
             layer, ((centre, radius),) = self.maps.nonlinear(k), inputs
             slope = _halves(self.slopes[k])[0].repeat_interleave(self.number, 0)
-            taps = (layer.at_taps(t) * slope for t in (centre, centre.abs(), radius))
+            factors = (centre, slope), (centre.abs(), slope.abs()), (radius, slope.abs())
+            taps = (layer.at_taps(t) * s for t, s in factors)
             new, size, spread = map(layer.sum_of_taps, taps)
             if layer.taps == 1:
                 values.append((new, _up(_up(spread) + U * size)))
@@ -190,7 +191,10 @@ class _Pass:
                 errors = self.maps.adjoint_step(k, total, error)[1]
             else:
                 slope = _halves(self.slopes[k])[0]
-                each, summed = (slope.repeat_interleave(n, 0) for n in (weights.shape[2], self.number))
+                each, summed = (
+                    slope.repeat_interleave(weights.shape[2], 0),
+                    slope.abs().repeat_interleave(self.number, 0),
+                )
                 layer = self.maps.nonlinear(k)
                 parts = [layer.from_taps(layer.over_taps(forms) * each)]
                 size = layer.over_taps(total) * summed

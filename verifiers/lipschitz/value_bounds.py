@@ -56,7 +56,9 @@ def point_values(maps: LinearMaps, points: Tensor) -> list[Interval]:
             radii = [torch.maximum(high - m, m - low) for m, (low, high) in zip(centres, inputs, strict=True)]
             centre, radius = maps.step(k, centres, radii)
             values.append((centre - radius * (1 + maps.growth), centre + radius * (1 + maps.growth)))
-        else:  # all are nondecreasing
+        else:
             layer, ((low, high),) = maps.nonlinear(k), inputs
-            values.append((layer.value(low) - layer.rounding(low), layer.value(high) + layer.rounding(high)))
+            least, most = layer.interval((low, high))
+            error = torch.maximum(layer.rounding(low), layer.rounding(high))
+            values.append((least - error, most + error))
     return values

@@ -1,4 +1,4 @@
-"""ONNX affine operators and smooth curves as plain nodes.
+"""ONNX affine operators and products as plain nodes.
 
 What acts on each cell by itself is given its values laid out alike, and constants to broadcast against them.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from certmix.models.onnx import curves
 from certmix.models.onnx.call import Call, Input
 from certmix.models.onnx.view import View
 from proofs_check import certificate as c
@@ -133,7 +134,9 @@ def sub(call: Call) -> int:
 def mul(call: Call) -> int:
     data, constant = _with_constant(call)
     if constant is None:
-        call.fail("multiplies two values that depend on the input; only a constant factor is supported")
+        return curves.product(call, data, call.data(1))
+    if constant.size == 1:
+        return curves.scaled(call, data, np.float32(constant.item()))
     return call.builder.emit(c.Scale((data,), constant))
 
 
@@ -150,11 +153,3 @@ def neg(call: Call) -> int:
 def negative(call: Call, data: int) -> int:
     minus_one = np.full((1,) * len(call.builder.shapes[data]), -1, dtype=np.float32)
     return call.builder.emit(c.Scale((data,), minus_one))
-
-
-def sigmoid(call: Call) -> int:
-    return call.builder.emit(c.Sigmoid((call.data(),)))
-
-
-def tanh(call: Call) -> int:
-    return call.builder.emit(c.Tanh((call.data(),)))

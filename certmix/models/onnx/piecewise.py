@@ -27,13 +27,6 @@ def leaky_relu(call: Call) -> int:
     return _leaky(call, slope, np.array([slope], dtype=np.float32))
 
 
-def absolute(call: Call) -> int:
-    """2 relu(x) - x: lines below it keep a slope that can be tuned."""
-    data, emit = call.data(), call.builder.emit
-    twice = emit(c.Scale((emit(c.Relu((data,))),), np.array([2], dtype=np.float32)))
-    return emit(c.Add((twice, negative(call, data))))
-
-
 def prelu(call: Call) -> int:
     """x where x >= 0, else slope * x; a slope for all or for each channel or cell."""
     slopes = fit(call, call.constant(1), call.data())

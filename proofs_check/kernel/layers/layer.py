@@ -44,7 +44,7 @@ class Layer(abc.ABC):
 
 
 class Nonlinear(Layer):
-    """A nondecreasing function of one input.
+    """A function of one input.
 
     both_ends: its relaxation gains from both bounds of a neuron, whatever their signs.
     """
@@ -89,7 +89,7 @@ class Elementwise(Nonlinear):
 
     @abc.abstractmethod
     def derivative_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """least <= derivative <= most wherever lower <= input <= upper; 0 <= least <= most."""
+        """least <= derivative <= most wherever lower <= input <= upper."""
 
     def slopes(self, lower: Array, upper: Array) -> Slopes:
         return Slopes.within(*self.derivative_range(lower, upper), None, self.shapes[0])
@@ -99,4 +99,5 @@ class Elementwise(Nonlinear):
         return Slopes.within(least, most, None, self.shapes[0])
 
     def lipschitz(self, before: Sequence[float], norm: Norm) -> float:
-        return float_up(before[0] * self.derivative()[1])
+        least, most = self.derivative()
+        return float_up(before[0] * max(-least, most))

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper, shape_inference
 
-from certmix.models.model import load_model
+from certmix.models.model import from_module, load_model
 from certmix.models.onnx.operators import OPERATORS
+from proofs_check import certificate as c
 
 Draw = Callable[..., int]
 
@@ -128,6 +129,47 @@ def activation(g: Graph, draw: Draw) -> None:
     line = st.sampled_from([{}, {"alpha": 0.7, "beta": -0.2}, {"alpha": -1.0, "beta": 0.1}])
     attributes = {"Cast": {"to": 1}, "LeakyRelu": {"alpha": draw(slopes)}, "HardSigmoid": draw(line)}.get(op, {})
     g.add(op, g.last, **attributes)
+
+
+def curve(g: Graph, draw: Draw) -> None:
+    op = draw(st.sampled_from(["Softplus", "Erf", "Elu", "Selu", "Celu", "HardSwish", "Exp", "Pow"]))
+    if op in ("Exp", "Pow"):  # which soon leave float32
+        g.add("Tanh", g.last)
+    inputs = [g.constant(np.float32(draw(st.sampled_from([1, 2, 3]))))] if op == "Pow" else []
+    alpha = {"alpha": draw(st.sampled_from([0.5, 1.0, 1.7]))} if op in ("Elu", "Selu", "Celu") else {}
+    g.add(op, g.last, *inputs, **alpha)
+
+
+def gate(g: Graph, draw: Draw) -> None:
+    """GELU, SiLU and hard swish, as exporters spell them out; squares and cubes."""
+    x, number = g.last, lambda value: g.constant(np.float32(value))
+    kind, twice = draw(st.sampled_from(["erf", "tanh", "fast", "silu", "quick", "clip", "square", "cube"])), False
+    inner = draw(st.booleans())  # the factor 1/2 is of x, not of the product
+    if kind == "erf":
+        divided = draw(st.booleans())
+        v = g.add(*(("Div", x, number(2**0.5)) if divided else ("Mul", x, number(0.5**0.5))))
+        side, twice = g.add("Add", g.add("Erf", v), number(1)), True
+    elif kind == "tanh":
+        cube = g.add("Pow", x, number(3)) if draw(st.booleans()) else g.add("Mul", g.add("Mul", x, x), x)
+        total = g.add("Add", *draw(st.permutations([x, g.add("Mul", cube, number(0.044715))])))
+        side, twice = g.add("Add", number(1), g.add("Tanh", g.add("Mul", total, number(0.7978846)))), True
+    elif kind == "fast":
+        growth = g.add("Add", g.add("Mul", number(0.044715), g.add("Mul", x, x)), number(1))
+        total = g.add("Mul", g.add("Mul", x, number(0.7978846)), growth)
+        side, twice = g.add("Add", g.add("Tanh", total), number(1)), True
+    elif kind in ("silu", "quick"):
+        side = g.add("Sigmoid", x if kind == "silu" else g.add("Mul", x, number(1.702)))
+    elif kind == "clip":
+        side = g.add("Clip", g.add("Add", x, number(3)), number(0), number(6))
+    else:
+        x = side = g.add("HardSigmoid", x)
+        side = g.add("Mul", x, x) if kind == "cube" else side
+    x = g.add("Mul", x, number(0.5)) if twice and inner else x
+    g.add("Mul", *draw(st.permutations([x, side])))
+    if twice and not inner:
+        g.add("Mul", g.last, number(0.5))
+    if kind == "clip":
+        g.add("Div", g.last, number(6))
 
 
 def broadcastable(g: Graph, draw: Draw) -> np.ndarray:
@@ -396,7 +438,7 @@ ANY_RANK = [
     activation, with_constant, residual, clip, extreme, prelu, many_summands, where, reduction,
     vectors_by_matrix, *MOVES,
 ]  # fmt: skip
-ANY = [*ANY_RANK, concat, pad, slice_]
+ANY = [*ANY_RANK, curve, gate, concat, pad, slice_]
 IMAGE = [*ANY, conv, pool, batch_norm, mean, flattening, view_by_batch_size, axes_of_length_one]
 VECTOR = [*ANY, gemm, matmul, batch_norm, flattening]
 
@@ -472,3 +514,30 @@ def test_the_number_of_cells_is_a_constant(tmp_path: Path) -> None:
 def test_the_graphs_above_use_every_supported_operator() -> None:
     source = Path(__file__).read_text()
     assert [op for op in OPERATORS if f'"{op}"' not in source] == []
+
+
+@pytest.mark.parametrize(("op", "opset", "attributes"), [
+    ("Gelu", 20, {}), ("Gelu", 20, {"approximate": "tanh"}), ("Swish", 24, {"alpha": 1.3}),
+])  # fmt: skip
+def test_operators_of_newer_opsets_compute_what_onnxruntime_computes(
+    tmp_path: Path, op: str, opset: int, attributes: dict[str, object]
+) -> None:
+    g = Graph((4,), np.random.default_rng(0), opset)
+    g.add(op, g.last, **attributes)
+    model = g.head()
+    model.ir_version = 10
+    check(model, tmp_path)
+
+
+@pytest.mark.parametrize(("module", "kind"), [
+    (torch.nn.GELU(), c.Gelu), (torch.nn.GELU("tanh"), c.Swish), (torch.nn.SiLU(), c.Swish),
+    (torch.nn.Hardswish(), c.HardSwish), (torch.nn.ELU(0.5), c.Elu), (torch.nn.SELU(), c.Elu),
+    (torch.nn.CELU(0.7), c.Elu), (torch.nn.Softplus(), c.Softplus), (torch.nn.Hardsigmoid(), c.Relu),
+    (torch.nn.ReLU6(), c.Relu), (torch.nn.Hardtanh(), c.Relu), (torch.nn.PReLU(5), c.LeakyRelu),
+], ids=str)  # fmt: skip
+def test_torch_activations_are_one_node_of_their_own(module: torch.nn.Module, kind: type[c.Node]) -> None:
+    nonlinear = from_module(torch.nn.Sequential(torch.nn.Linear(4, 5), module, torch.nn.Linear(5, 3)), (4,))
+    nodes = [type(node) for node in nonlinear.require_network().nodes]
+    assert kind in nodes
+    others = [k for k in nodes if k not in (c.Input, c.Linear, c.Scale, c.Divide)]
+    assert kind in (c.Relu, c.LeakyRelu) or others == [kind]

@@ -37,6 +37,16 @@ SMALL: dict[str, tuple[c.Node, list[Shape]]] = {
     "leaky_relu": (c.LeakyRelu((0,), 0.1), [(2, 4, 4)]),
     "sigmoid": (c.Sigmoid((0,)), [(2,)]),
     "tanh": (c.Tanh((0,)), [(2,)]),
+    "softplus": (c.Softplus((0,)), [(2,)]),
+    "exp": (c.Exp((0,)), [(2,)]),
+    "square": (c.Square((0,)), [(2,)]),
+    "cube": (c.Cube((0,)), [(2,)]),
+    "erf": (c.Erf((0,)), [(2,)]),
+    "abs": (c.Abs((0,)), [(2,)]),
+    "hard_swish": (c.HardSwish((0,)), [(2,)]),
+    "elu": (c.Elu((0,), 0.5), [(2,)]),
+    "gelu": (c.Gelu((0,), 1.5), [(2,)]),
+    "swish": (c.Swish((0,), 1.0, 0.1), [(2,)]),
     "max_pool2d": (c.MaxPool2d((0,), *WINDOWS), [(2, 4, 4)]),
     "average_pool2d": (c.AveragePool2d((0,), *WINDOWS, False), [(2, 4, 4)]),
     "pad": (c.Pad((0,), (1, 0, 0), (0, 1, 0), 0.5), [(2, 4, 4)]),
@@ -46,11 +56,15 @@ SMALL: dict[str, tuple[c.Node, list[Shape]]] = {
     "flatten": (c.Flatten((0,)), [(2, 4, 4)]),
     "gather": (c.Gather((0,), np.array([5, 0, 5], np.int32)), [(2, 4, 4)]),
 }
+CURVES = ("sigmoid", "tanh", "softplus", "exp", "square", "cube", "erf", "abs", "hard_swish", "elu", "gelu", "swish")
 REFUSED = {
-    ("sigmoid", "float32_error"): "sigmoid and tanh are not covered",
-    ("tanh", "float32_error"): "sigmoid and tanh are not covered",
-    ("sigmoid", "lower_slopes"): "takes no slopes",
-    ("tanh", "lower_slopes"): "takes no slopes",
+    **{(op, "float32_error"): "curves such as sigmoid and tanh are not covered" for op in CURVES if op != "abs"},
+    **{(op, "lower_slopes"): "takes no slopes" for op in CURVES},
+    **{
+        (op, question): "slopes of .* have no bound"
+        for op in ("exp", "square", "cube")
+        for question in ("derivative", "slopes_anywhere", *(f"lipschitz {norm}" for norm in c.DUAL_NORM))
+    },
     ("max_pool2d", "lower_slopes"): "takes no slopes",
     ("max_pool2d", "derivative"): "no multipliers",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import exact_network as en
@@ -91,53 +92,126 @@ def test_charged_lines_move_by_the_whole_error_term():
         assert (found.lower_slope == w).all()
 
 
-CURVES = ((layer(c.Sigmoid((0,)), (1, 1, 1)), en.SIGMOID), (layer(c.Tanh((0,)), (1, 1, 1)), en.TANH))
+CURVES: dict[str, tuple[c.Node, Callable[[fmpq], fmpq]]] = {
+    "sigmoid": (c.Sigmoid((0,)), en.SIGMOID),
+    "tanh": (c.Tanh((0,)), en.TANH),
+    "softplus": (c.Softplus((0,)), en.SOFTPLUS),
+    "exp": (c.Exp((0,)), en.EXP),
+    "square": (c.Square((0,)), lambda v: v * v),
+    "cube": (c.Cube((0,)), lambda v: v * v * v),
+    "erf": (c.Erf((0,)), en.ERF),
+    "abs": (c.Abs((0,)), abs),
+    "hard_swish": (c.HardSwish((0,)), en.hard_swish),
+    "elu": (c.Elu((0,), 1.0), en.elu(1.0)),
+    "steep_elu": (c.Elu((0,), 1.7), en.elu(1.7)),
+    "flat_elu": (c.Elu((0,), 0.0), en.elu(0.0)),
+    "gelu": (c.Gelu((0,), 2**0.5), en.gelu(2**0.5)),
+    "silu": (c.Swish((0,), 1.0, 0.0), en.swish(1.0, 0.0)),
+    "tanh_gelu": (c.Swish((0,), 1.595769, 0.0713548), en.swish(1.595769, 0.0713548)),
+}
+curves = pytest.mark.parametrize(("node", "exact"), CURVES.values(), ids=CURVES)
 
 
-@pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
-def test_curve_lines_enclose_the_curve_where_they_touch_it(curve: Curve, exact: Callable[[fmpq], fmpq]):
-    rng = np.random.default_rng(1)
-    lower, upper = (np.clip(v, -20, 20) for v in intervals(rng, 60))
-    lines = curve.relaxation(lower, upper, None)
-    touch = curve.touching_point(lower, upper), -curve.touching_point(-upper, -lower)
-    shares = [rng.uniform(size=lower.shape) for _ in range(3)]
-    for y in (lower, upper, *(np.clip(v, lower, upper) for v in (0.0, *touch)),
-              *(np.clip(lower + s * (upper - lower), lower, upper) for s in shares)):  # fmt: skip
-        assert all(line_errors(lines, en.exact(y), en.each(exact, en.exact(y))))
+def curve_of(node: c.Node) -> Curve:
+    found = layer(node, (1, 1, 1))
+    assert isinstance(found, Curve)
+    return found
 
 
-@pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
-def test_the_upper_intercept_is_right_for_any_slope_and_any_touching_point(curve: Curve, exact: Callable[[fmpq], fmpq]):
-    rng = np.random.default_rng(2)
-    lower, upper = (np.clip(v, -6, 6) for v in intervals(rng, 80))
-    first = np.maximum(lower, 0)
-    touch = np.clip(first + rng.uniform(size=lower.shape) * (upper - first), first, np.maximum(upper, 0))
-    at_touch = rng.integers(3, size=lower.shape)  # the tangent's own slope, or near it, or anything
-    tangent = curve.slope(curve.approximate(touch))
-    k = np.select([at_touch == 0, at_touch == 1], [tangent, tangent + 1e-3],
-                  rng.uniform(-0.3, 1.3, lower.shape))  # fmt: skip
-    t = en.exact(curve.upper_intercept(lower, upper, k, touch))
-    points = [lower, upper, np.clip(touch, lower, upper), np.clip(0.0, lower, upper)]
-    points += [np.clip(lower + s * (upper - lower), lower, upper) for s in np.linspace(0, 1, 15)]
-    for y in points:
-        assert all((en.each(exact, en.exact(y)) <= en.exact(k) * en.exact(y) + t).ravel())
+def around_borders(curve: Curve, rng: Rng, count: int) -> tuple[Array, Array]:
+    """Intervals of every sort, cut to [-20, 20]; among them those that end at a border of pieces, or next to one."""
+    lower, upper = (np.clip(v, -20, 20).ravel() for v in intervals(rng, count))
+    for border in curve.borders:
+        middle = float(border.mid())
+        for end in (middle, np.nextafter(middle, 9e9), np.nextafter(middle, -9e9)):
+            lower = np.concatenate([lower, [end, end - 1.5, end, end - 1e-9]])
+            upper = np.concatenate([upper, [end + 0.7, end, end, end + 1e-9]])
+    return lower[:, None, None], upper[:, None, None]
 
 
-@pytest.mark.parametrize(("curve", "exact"), CURVES, ids=["sigmoid", "tanh"])
-def test_curve_lines_are_about_as_good_as_can_be(curve: Curve, exact: Callable[[fmpq], fmpq]):
-    """The chord where the curve is convex, tangents where concave: on average well below what constants would cost."""
-    lower, upper = (np.array(v)[:, None, None] for v in ([-3.0, 1.0, -2.0, -0.5, -1.0], [-1.0, 3.0, 2.0, 1.0, 0.3]))
-    lines = curve.relaxation(lower, upper, None)
-    y = lower + np.linspace(0, 1, 201) * (upper - lower)
-    above = lines.upper_slope * y + lines.upper_intercept - curve.approximate(y)
-    under = curve.approximate(y) - lines.lower_slope * y - lines.lower_intercept
-    rise = curve.approximate(upper) - curve.approximate(lower)
-    assert (above.mean(axis=-1, keepdims=True) <= 0.45 * rise).all()
-    assert (under.mean(axis=-1, keepdims=True) <= 0.45 * rise).all()
-    assert above[0, 0, -1] < 1e-12, "convex: the chord"
-    assert under[1, 0, 0] < 1e-12, "concave: the chord from below"
-    below = lines.upper_slope * lower + lines.upper_intercept - curve.approximate(lower)
-    assert (below[[0, 2, 3, 4]] < 1e-6).all(), "the line passes the lower end"
+def points_between(curve: Curve, rng: Rng, lower: Array, upper: Array) -> Iterator[Array]:
+    yield from (lower, upper)
+    for border in curve.borders:
+        yield np.clip(float(border.mid()), lower, upper)
+    for share in (*np.linspace(0, 1, 12), rng.uniform(size=lower.shape)):
+        yield np.clip(lower + share * (upper - lower), lower, upper)
+
+
+@curves
+def test_curve_lines_and_bounds_enclose_the_curve(node: c.Node, exact: Callable[[fmpq], fmpq]):
+    rng, curve = np.random.default_rng(1), curve_of(node)
+    lower, upper = around_borders(curve, rng, 40)
+    lines, (low, high) = curve.relaxation(lower, upper, None), curve.interval(lower, upper)
+    for y in points_between(curve, rng, lower, upper):
+        value = en.each(exact, en.exact(y))
+        assert all(line_errors(lines, en.exact(y), value))
+        assert at_least(value, low)
+        assert at_most(value, high)
+
+
+@curves
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_intercept_is_right_for_any_slope(node: c.Node, exact: Callable[[fmpq], fmpq], sign: int):
+    rng, curve = np.random.default_rng(2), curve_of(node)
+    lower, upper = (np.clip(v, -6, 6) for v in around_borders(curve, rng, 30))
+    which = rng.integers(3, size=lower.shape)  # the slope somewhere, or near that, or anything
+    somewhere = np.clip(lower + rng.uniform(size=lower.shape) * (upper - lower), lower, upper)
+    tangent = sign * curve.approximate(curve.slope, somewhere)
+    k = np.select([which == 0, which == 1], [tangent, tangent + 1e-3], rng.uniform(-1.5, 1.5, lower.shape))
+    t = en.exact(curve.upper_intercept(sign, lower, upper, k))
+    for y in (somewhere, *points_between(curve, rng, lower, upper)):
+        assert all((sign * en.each(exact, en.exact(y)) <= en.exact(k) * en.exact(y) + t).ravel())
+
+
+@curves
+@pytest.mark.parametrize("sign", [1, -1])
+def test_curve_lines_are_about_as_low_in_the_middle_as_can_be(node: c.Node, exact: Callable[[fmpq], fmpq], sign: int):
+    """No line above is lower there than any chord of points to the left and right; bounds are those of many points."""
+    rng, curve = np.random.default_rng(3), curve_of(node)
+    lower = rng.uniform(-5, 3, (60, 1, 1))
+    upper = lower + rng.uniform(0.01, 5, lower.shape)
+    middle, shares = (lower + upper) / 2, np.linspace(0, 1, 80)
+    left, right = middle + shares[::-1] * (lower - middle), middle + shares * (upper - middle)
+    at_left, at_right = (sign * curve.approximate(curve.value, side)[:, 0] for side in (left, right))
+    weight = np.abs(right - middle)[:, 0, None] / np.maximum(right[:, 0, None] - left[:, 0, :, None], 1e-300)
+    heights = weight * at_left[:, :, None] + (1 - weight) * at_right[:, None]
+    heights[:, -1, 0] = at_left[:, -1]  # the curve itself
+    best, worst = heights.max(axis=(1, 2)), heights.min(axis=(1, 2))
+    k = curve.upper_slope(sign, lower, upper)
+    found = (k * middle + curve.upper_intercept(sign, lower, upper, k)).ravel()
+    assert (found <= best + 0.05 * (best - worst) + 1e-9).all()
+    extreme = sign * curve.interval(lower, upper)[1 if sign > 0 else 0].ravel()
+    assert (extreme <= np.concatenate([at_left, at_right], axis=1).max(axis=1) + 0.02 * (upper - lower).ravel()).all()
+
+
+@curves
+def test_pieces_bend_as_they_say_and_slopes_are_those_of_the_formula(node: c.Node, exact: Callable[[fmpq], fmpq]):
+    """By divided differences, on every piece and up to its borders."""
+    curve = curve_of(node)
+    ends = [-8.0, *(float(border.mid()) for border in curve.borders), 8.0]
+    for j, bend in enumerate(curve.bends):
+        x = np.linspace(ends[j], ends[j + 1], 300)[1:-1]
+        values = en.each(exact, en.exact(x))
+        rises = (values[1:] - values[:-1]) / (en.exact(x[1:]) - en.exact(x[:-1]))
+        assert all(bend * (b - a) >= -fmpq(1, 2**200) for a, b in itertools.pairwise(rises))
+        slopes = bend * en.exact(curve.approximate(curve.slope, x))
+        for before, rise, after in zip(slopes[:-1], bend * rises, slopes[1:], strict=True):
+            assert before - fmpq(1, 2**40) <= rise <= after + fmpq(1, 2**40)
+
+
+@curves
+def test_slopes_of_a_curve_hold_every_difference_quotient(node: c.Node, exact: Callable[[fmpq], fmpq]):
+    rng, curve = np.random.default_rng(4), curve_of(node)
+    lower, upper = (np.clip(v, -6, 6) for v in around_borders(curve, rng, 30))
+    least, most = curve.derivative_range(lower, upper)
+    points = [np.clip(lower + s * (upper - lower), lower, upper) for s in np.linspace(0, 1, 9)]
+    for a, b in itertools.pairwise(points):
+        rise, run = en.each(exact, en.exact(b)) - en.each(exact, en.exact(a)), en.exact(b) - en.exact(a)
+        assert all((en.exact(least) * run <= rise + fmpq(1, 2**250)).ravel())
+        assert all((rise <= en.exact(most) * run + fmpq(1, 2**250)).ravel())
+    if np.isfinite(sum(curve.limits)):
+        assert curve.derivative()[0] <= least.min() + 1e-12
+        assert most.max() <= curve.derivative()[1] + 1e-12
 
 
 @pytest.mark.parametrize("seed", range(6))

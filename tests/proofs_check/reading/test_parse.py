@@ -195,7 +195,7 @@ def set_field(node: int, field: str, value: object):
 
 
 NETWORK_DAMAGE = {
-    "an unknown op": set_field(3, "op", "softplus"),
+    "an unknown op": set_field(3, "op", "mish"),
     "an op that is no text": set_field(3, "op", ["relu"]),
     "an unknown field": set_field(3, "inplace", True),
     "a later input": set_field(3, "inputs", [4]),
