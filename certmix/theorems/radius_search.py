@@ -83,7 +83,8 @@ class _Brackets:
         self.trial = torch.where(torch.isinf(self.high), torch.clamp(self.low * 2, max=limit), inside)
 
     def finished(self, limit: float, tolerance: float) -> Tensor:
-        narrow = torch.isfinite(self.high) & (self.high - self.low <= tolerance * self.high)
+        # a hair wider than the tolerance: rounding must not keep open a bracket that has no grid point inside
+        narrow = torch.isfinite(self.high) & (self.high - self.low <= tolerance * self.high * (1 + 2.0**-40))
         return (self.low >= limit) | (self.high <= limit * 2.0**-24) | narrow
 
     def _middle(self) -> Tensor:

@@ -1,5 +1,6 @@
 """The batched radius search finds the threshold of a monotone test."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,3 +86,22 @@ def test_where_the_test_is_not_monotone_the_result_still_passed(thresholds: list
 def test_nothing_that_passes_gives_zero():
     found = largest_passing(lambda i, r: torch.zeros(len(i), dtype=torch.bool), 3, 1.0, 1e-3)
     assert (found == 0).all()
+
+
+@pytest.mark.parametrize(("tolerance", "share", "cells"), [(1e-2, 100, 128), (1e-3, 1000, 1024)])
+def test_a_search_ends_where_rounding_makes_a_bracket_of_one_grid_step_wider_than_the_tolerance(
+    tolerance: float, share: int, cells: int
+) -> None:
+    """tolerance · high / limit is a power of two at high = 100/128 and 1000/1024 of the limit: the grid's step is the
+    tolerance itself, up to rounding."""
+    for limit in [0.2, 0.1, 0.3, 0.7, *(k / 997 for k in range(1, 60))]:
+        edge, asked = limit * (share - 0.5) / cells, 0
+
+        def passes(index: torch.Tensor, radii: torch.Tensor, edge: float = edge) -> torch.Tensor:
+            nonlocal asked
+            asked += 1
+            assert asked < 100, "the search goes round in circles"
+            return radii <= edge
+
+        (found,) = largest_passing(passes, 1, limit, tolerance).tolist()
+        assert edge * (1 - 2 * tolerance) <= found <= edge
