@@ -42,7 +42,7 @@ class Bar:
 
 def pursuit(how: Pursued) -> str:
     """How far branching on an input has come, in a line."""
-    left = "" if how.seconds is None else f", {how.seconds:.0f} s left"
+    left = "" if how.seconds is None else f", {int(how.seconds)} s left"
     parts = f"{how.proven} of {how.parts} parts proven, the worst lacks {nearest(how.lack, 2)}"
     return f"input {how.index} at radius {nearest(how.radius, 4)}: {parts}{left}"
 

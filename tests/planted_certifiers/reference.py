@@ -102,7 +102,7 @@ def last_difference(matrix: Array, offset: Array, y: int) -> tuple[Array, Array]
 def forward(module: nn.Module, x: Tensor) -> Array:
     """Logits in float64."""
     with torch.no_grad():
-        dtype = next((p.dtype for p in module.parameters()), torch.float32)
+        dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
         found = module.double()(x.double()).numpy()
         module.to(dtype)
     return found

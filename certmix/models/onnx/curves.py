@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from certmix.formatting import exact
 from certmix.models.onnx.call import Call
 from proofs_check import certificate as c
 
@@ -58,7 +59,7 @@ def power(call: Call) -> int:
     kinds, exponents = {1.0: None, 2.0: c.Square, 3.0: c.Cube}, call.constant(1)
     exponent = float(exponents.flat[0]) if exponents.size else math.nan
     if exponent not in kinds or (exponents != exponent).any():
-        call.fail(f"has the exponent {exponent:g}; only 1, 2 and 3 are supported")
+        call.fail(f"has the exponent {exact(exponent)}; only 1, 2 and 3 are supported")
     kind = kinds[exponent]
     return call.data() if kind is None else call.builder.emit(kind((call.data(),)))
 

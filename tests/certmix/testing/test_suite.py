@@ -42,10 +42,10 @@ HARD_LAWS = (
 
 
 def first_broken(subject: Certifier, kind: str) -> str | None:
-    """A law of this kind that breaks within 150 examples, the likeliest one first."""
+    """A law of this kind that breaks within 200 examples, the likeliest one first."""
     laws = [law for law in laws_of(subject.protocol) if law.kind == kind and not law.needs]
     for law in sorted(laws, key=lambda law: law.name != LAW_TO_TRY_FIRST.get(subject.name)):
-        if run_law(law, subject, 60.0, 0, 0.0, most_examples=150).broken is not None:
+        if run_law(law, subject, 60.0, 0, 0.0, most_examples=200).broken is not None:
             return law.name
     return None
 

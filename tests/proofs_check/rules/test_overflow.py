@@ -27,7 +27,7 @@ from proofs_check.rules.margin.rule import NetworkMargin
 )
 def test_gains_that_add_up_beyond_a_double_are_infinite(norm: c.Norm, scales: list[float], joined: Any):
     case = dead_chain(scales, joined)
-    assert layer_norms.node_constants(case.robust, norm)[-2] == math.inf
+    assert layer_norms.node_constants(case.robust, norm)[0][-2] == math.inf
     evidence = LayerLipschitz("4a", (0.0, 100.0))
     assert isinstance(ho.verdict(case, "lipschitz_layers", evidence, norm=norm), (c.Accepted, c.Rejected))
 
