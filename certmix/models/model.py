@@ -29,7 +29,10 @@ from verifiers.network.module import PlainModule
 SAMPLES = 16
 INPUTS_LOOKED_AT = 64
 REPR = 250  # characters
-VALUES_ONLY = "runs in onnxruntime, without gradients: attacks follow h's gradients and search at random"
+VALUES_ONLY = (
+    "runs in onnxruntime, without gradients: attacks follow h's gradients and search at random, and take g's float32 "
+    "logits as they are"
+)
 PROBABILITIES = "its outputs are probabilities, not logits: the mix takes softmax of them again; remove its softmax"
 TAILS = {"LogSoftmax": nn.LogSoftmax(1), "Softmax": nn.Softmax(1)}
 PROBABILITY_TOLERANCE = 1e-5  # of a sum of float32 probabilities

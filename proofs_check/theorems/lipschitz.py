@@ -27,7 +27,7 @@ THEOREMS = (
             "radius": r * (alpha * (L_y + L_i)) < alpha * (at_y - at_i) + alpha - 1,
         },
         mix > 0,
-        local,
+        beside=True,
     ),
     Theorem(
         "theorem 3.5, of the difference",

@@ -35,14 +35,14 @@ THEOREMS = (
         "At any smaller margin some probabilities g make the mix not prefer y (docs/maths.md 2).",
         {"margin": alpha * (h_y - h_i) <= 1 - alpha},
         z3.Exists([g_y, g_i], z3.And(g_y >= 0, g_i >= 0, g_y + g_i <= 1, mix <= 0)),
-        on_lemma,
+        beside=True,
     ),
     Theorem(
         "alpha of one half certifies nothing",
         "At alpha <= 1/2 no probabilities h exceed the required margin (docs/maths.md 2).",
         {"alpha": alpha <= 0.5, "alpha >= 0": alpha >= 0, "h_y is a probability": h_y <= 1, "h_i is one": h_i >= 0},
         z3.Not(alpha * (h_y - h_i) > 1 - alpha),
-        on_lemma,
+        beside=True,
     ),
     Theorem(
         "box form, rival below",
@@ -73,7 +73,7 @@ THEOREMS = (
         "The margin exceeds mu iff (1 + mu) e + mu others < 1 - mu (docs/maths.md 3b).",
         {"exponentials": z3.And(e > 0, others >= 0)},
         ((1 - e) / (1 + e + others) > mu) == ((1 + mu) * e + mu * others < 1 - mu),
-        ("network_margin", "branched_margin", "adaptive_margin"),
+        beside=True,
     ),
     Theorem(
         "exponential form, times alpha",

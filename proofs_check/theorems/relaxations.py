@@ -42,6 +42,6 @@ THEOREMS = (
         "(b + r, a - r) with r = max(a - b, 0) is (max, min), and has the length of (a, b).",
         {},
         z3.And((b + positive) ** 2 + (a - positive) ** 2 == a * a + b * b, b + positive >= a, a - positive <= b),
-        layers=("Relu",),
+        beside=True,
     ),
 )

@@ -50,7 +50,7 @@ THEOREMS = (
             "Phi is strictly increasing": z3.Implies(q_i < q_y, Phi(q_i) < Phi(q_y)),
         },
         mix > 0,
-        ("smoothed_means",),
+        beside=True,
     ),
     Theorem(
         "layers of a value",

@@ -16,7 +16,7 @@ class Theorem:
     """hypotheses => conclusion, for all values of the variables in them.
 
     statement: in words, with its section of the page on the mathematics. rules: of `proofs_check.rules.RULES` that rest
-    on it. layers: classes of `proofs_check.kernel.layers.KINDS`.
+    on it. layers: classes of `proofs_check.kernel.layers.KINDS` that do. beside: no line of the judge rests on it.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Theorem:
     conclusion: Any
     rules: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    beside: bool = False
     seconds: float = 60.0
 
     def decide(self, without: str | None = None) -> Verdict:

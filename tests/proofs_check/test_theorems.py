@@ -39,7 +39,7 @@ def test_every_rule_rests_on_a_theorem_and_every_theorem_bears_something():
     assert {rule for t in THEOREMS for rule in t.rules} == set(RULES)
     kinds = {kind.__name__ for kind in KINDS.values()}
     for theorem in THEOREMS:
-        assert theorem.rules or theorem.layers
+        assert theorem.beside != bool(theorem.rules or theorem.layers)
         assert set(theorem.layers) <= kinds
 
 

@@ -20,6 +20,7 @@ from verifiers.auto_lirpa import compat
 from verifiers.auto_lirpa.input_set import perturbation
 from verifiers.auto_lirpa.module import LoweredModule, cast, default_dtype, quiet
 from verifiers.engine import EngineError
+from verifiers.layers.steps import Dense
 from verifiers.lipschitz.jacobian import GradientBounds
 from verifiers.network import lowering as low
 from verifiers.perturbation import Balls
@@ -42,7 +43,7 @@ def upstream_gradient_bounds(network: PlainNetwork, balls: Balls, forms: Tensor)
     lirpa = load()
     lowered = low.lower(network)
     last = len(lowered.steps) - 1
-    head = low.Dense((last,), forms.cpu().double(), torch.zeros(len(forms), dtype=torch.float64))
+    head = Dense((last,), forms.cpu().double(), torch.zeros(len(forms), dtype=torch.float64))
     device = balls.center.device
     steps = tuple(cast(step, torch.float64, device) for step in (*lowered.steps, head))
     with quiet(), default_dtype(torch.float64), torch.no_grad():

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, nn
 
+from verifiers.layers.steps import Step
 from verifiers.network import lowering as low
 
 
@@ -36,7 +37,7 @@ class LoweredModule(nn.Module):
         return values[-1]
 
 
-def cast(step: low.Step, dtype: torch.dtype, device: torch.device) -> low.Step:
+def cast(step: Step, dtype: torch.dtype, device: torch.device) -> Step:
     values = {f.name: getattr(step, f.name) for f in fields(step)}
     tensors = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
     return replace(step, **{k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})

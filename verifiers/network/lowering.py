@@ -12,27 +12,8 @@ import torch
 from proofs_check import certificate as c
 from verifiers.layers import layer
 from verifiers.layers.layer import tensors
-from verifiers.layers.lowering import (
-    Activation,
-    Affine,
-    Builder,
-    Conv,
-    Dense,
-    Diagonal,
-    Flat,
-    MaxPool,
-    Pick,
-    Pointwise,
-    Shape,
-    Source,
-    Step,
-    Sum,
-)
-
-__all__ = [
-    "Activation", "Affine", "Conv", "Dense", "Diagonal", "Flat", "Lowered", "MaxPool", "Pick", "Pointwise", "Source",
-    "Step", "Sum", "lower",
-]  # fmt: skip
+from verifiers.layers.lowering import Builder
+from verifiers.layers.steps import Shape, Step
 
 
 @dataclass(frozen=True, eq=False)
