@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
+from proofs_check.kernel.layers import curve as curve_module
 from proofs_check.kernel.layers.curve import Curve
 from proofs_check.kernel.relaxations import LinearRelaxation
 from verifiers.network.module import build
@@ -151,7 +152,11 @@ def test_curve_lines_and_bounds_enclose_the_curve(node: c.Node, exact: Callable[
 
 @curves
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_intercept_is_right_for_any_slope(node: c.Node, exact: Callable[[fmpq], fmpq], sign: int):
+@pytest.mark.parametrize("bisections", [0, 1, curve_module.BISECTIONS])
+def test_the_intercept_is_right_for_any_slope_and_touching_point(
+    node: c.Node, exact: Callable[[fmpq], fmpq], sign: int, bisections: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(curve_module, "BISECTIONS", bisections)  # few: the tangent touches far from where it should
     rng, curve = np.random.default_rng(2), curve_of(node)
     lower, upper = (np.clip(v, -6, 6) for v in around_borders(curve, rng, 30))
     which = rng.integers(3, size=lower.shape)  # the slope somewhere, or near that, or anything
