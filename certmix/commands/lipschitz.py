@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--radius", type=shared.number, metavar="R", required=True, help="of the balls, raw units")
     parser.add_argument("--alpha", type=shared.number, default=1.0, metavar="A", help="of the mix (default 1: h alone)")
     parser.add_argument("--temperature", type=shared.number, default=1.0, metavar="T", help="T > 0 (default 1)")
+    parser.add_argument(
+        "--engine",
+        choices=("best", "auto_lirpa", "crown"),
+        default="best",
+        help="bounds behind relaxed constants: auto_LiRPA's, the native engine's (crown), or both (best, default)",
+    )
     parser.add_argument("--no-lipsdp", action="store_true", help="leave out the semidefinite bounds (L2 only)")
     parser.add_argument(
         "--upstream-jacobian", action="store_true", help="also use auto_LiRPA's JacobianOP (>= 0.7; its word is taken)"
@@ -88,6 +94,7 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
         not options.no_lipsdp,
         options.upstream_jacobian,
         search,
+        options.engine,
     )
     data = load_data(options.data, options.limit, domain)
     _, end = shared.ends(options)

@@ -88,6 +88,11 @@ def _who(alpha: float, noise_std: float) -> str:
     return f"baseline, {sigma}" if alpha == 1 else f"mix, α {exact(alpha)}, {sigma}"
 
 
+def _short(source: str) -> str:
+    """Without the run's folder, for a legend."""
+    return source.split(" (")[0]
+
+
 def run(runs: Sequence[Path], all_bounds: bool, logs: Sequence[LogSource], predictions: Path | None, out: Path) -> None:
     """Draw the curves of smoothing audits and of logs; writes `out`/certified-curves.json and .png.
 
@@ -127,7 +132,7 @@ def _draw(curves: list[Radii], clean: dict[str, float], sources: list[dict[str, 
     begins with where that is less: an h that is wrong certifies nothing, though the mix may be right."""
     bounds = list(dict.fromkeys(c.bound for c in curves))
     owners = {c.source: "--" if c.baseline else "-" for c in curves}
-    lines = [Line(source, (), (), style, color="gray") for source, style in owners.items()]
+    lines = [Line(_short(source), (), (), style, color="gray") for source, style in owners.items()]
     marks: list[Mark] = []
     for c in curves:
         color = COLORS[bounds.index(c.bound) % len(COLORS)]
@@ -136,7 +141,7 @@ def _draw(curves: list[Radii], clean: dict[str, float], sources: list[dict[str, 
         if c.source not in clean or clean[c.source] > start:
             marks.append(Mark("", 0.0, start, color=color, filled=False))
     for source, accuracy_ in clean.items():
-        marks.append(Mark(f"clean: {source}", 0.0, accuracy_, "D" if owners[source] == "-" else "s"))
+        marks.append(Mark(f"clean: {_short(source)}", 0.0, accuracy_, "D" if owners[source] == "-" else "s"))
     panel = Panel("certified accuracy (%)", tuple(lines), tuple(marks))
     plot(out / f"{NAME}.png", [panel], "ℓ2 radius", "certified accuracy over the radius")
     settings = {

@@ -29,7 +29,7 @@ FLOOR_ALPHAS = (0.5, 0.6, 0.75, 0.9)
 RATIOS: dict[Scaling, str] = {
     "one": r"$R_i=1$",
     "gradient": r"$R_i=\|\nabla g_i\|_{p*}$",
-    "largest_gradient": r"$R_i=\|\nabla\max_j g_j\|_{p*}$",
+    "largest_gradient": r"$R_i=\|\nabla\,\mathrm{max}_j\,g_j\|_{p*}$",
     "gradient_ratio": r"$R_i=\|\nabla g_i\|_{p*}/\|\nabla h_i\|_{p*}$",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 from certmix.errors import UsageError
 from certmix.provers.global_table import GlobalTable
 from certmix.provers.judging import prepared
+from certmix.provers.lipschitz_relaxed import Asker, EngineChoice, RelaxedLocal, askers, attacked, contradiction
 from certmix.records import assumptions
 from certmix.settings import diameter
 from certmix.theorems.lipschitz import (
@@ -29,8 +31,6 @@ from certmix.theorems.lipschitz import (
     paper_radius,
     probability_bounds,
     probability_constants,
-    relaxed_constants,
-    relaxed_holds,
 )
 from proofs_check.certificate import Norm, PlainNetwork
 from verifiers.auto_lirpa.jacobian import upstream_constants
@@ -50,6 +50,7 @@ class Request:
     """What is measured: balls of `radius` in `norm` within `domain`; the mix's alpha (1: h alone) and temperature.
 
     upstream: also take upstream auto_LiRPA's word for local constants, where it is installed and covers the graph.
+    engine: which bounds relaxed constants come from; best: from the native engine's and auto_LiRPA's, side by side.
     """
 
     norm: Norm
@@ -60,6 +61,7 @@ class Request:
     lipsdp: bool = True
     upstream: bool = False
     search: Search = field(default_factory=Search)
+    engine: EngineChoice = "best"
 
     def __post_init__(self) -> None:
         if not self.radius > 0:
@@ -80,7 +82,8 @@ class GlobalPairs:
 class Measurement:
     """Per input (N,): constants max_j of z_j - z_y, constants of h_y, and radii; estimates are marked as such.
 
-    Ensures: estimate <= local <= overall, for the logit differences and for h_y alike.
+    relaxed: of h, L_y plus the largest other L_i, by what found them: an attack ("estimate") or an engine. Ensures:
+    estimate <= local <= overall, for the logit differences and for h_y alike; relaxed["estimate"] is the least.
     """
 
     predicted: Tensor
@@ -90,8 +93,9 @@ class Measurement:
     probability_estimate: Tensor
     probability_local: Tensor
     probability_overall: Tensor
+    relaxed: dict[str, Tensor]
     radii: dict[str, Tensor]
-    relaxed: Tensor
+    relaxed_holds: Tensor
     source: str
     notes: tuple[str, ...]
 
@@ -138,7 +142,9 @@ def _through(predicted: list[int], constants: list[Tensor], classes: int) -> Ten
     return values.fill_diagonal_(0.0)
 
 
-def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalPairs) -> Measurement:
+def measure(
+    maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalPairs, engines: dict[str, Asker]
+) -> Measurement:
     """Constants and radii of one batch. Raises EngineError."""
     network = maps.network
     count, classes = len(inputs), network.classes
@@ -158,6 +164,8 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
     local_h = probability_constants(pairs, variance, request.temperature)
     overall_h = probability_constants(overall.values[None].expand_as(pairs), None, request.temperature)
     estimate_h = probability_gradients(maps, bounds.balls, estimates.points, request.temperature).cpu()
+    by_attack = attacked(maps, bounds.balls, point, request.search, estimates.points, request.radius)
+    by_engine, more_notes = _by_engine(engines, inputs, point, request)
     local = SoundConstants(pairs[each, y], local_h, margin_constants(point, pairs[each, y], least, most))
     everywhere = SoundConstants(overall.values[y], overall_h, margin_constants(point, overall.values[y], None, None))
     return Measurement(
@@ -168,10 +176,16 @@ def measure(maps: LinearMaps, inputs: Tensor, request: Request, overall: GlobalP
         probability_estimate=estimate_h[each, y],
         probability_local=local_h[each, y],
         probability_overall=overall_h[each, y],
-        radii=_radii(point, request, estimates.best.cpu(), local, everywhere),
-        relaxed=relaxed_holds(point, relaxed_constants(point, lower, upper, radius)),
+        relaxed={
+            "estimate": _summed(point, by_attack.constants),
+            **{name: _summed(point, one.constants) for name, one in by_engine.items()},
+        },
+        radii=_radii(point, request, estimates.best.cpu(), local, everywhere)
+        | {"estimate, paper": by_attack.radius}
+        | {f"local, {name}": one.radius for name, one in by_engine.items()},
+        relaxed_holds=torch.stack([one.radius for one in by_engine.values()]).amax(dim=0) >= request.radius,
         source=overall.source,
-        notes=notes,
+        notes=notes + more_notes,
     )
 
 
@@ -188,6 +202,35 @@ def _upstream(maps: LinearMaps, bounds: ValueBounds, predicted: Tensor, pairs: T
     return ("certified local constants also rest on auto_LiRPA's JacobianOP, which does not count its rounding",)
 
 
+def _by_engine(
+    engines: dict[str, Asker], inputs: Tensor, point: LogitsAtInputs, request: Request
+) -> tuple[dict[str, RelaxedLocal], tuple[str, ...]]:
+    """What each engine's bounds give; and notes: who failed, and where two engines contradict each other."""
+    found: dict[str, RelaxedLocal] = {}
+    notes: list[str] = []
+    for name, asker in engines.items():
+        try:
+            found[name] = asker.relaxed(inputs, point, request.radius, request.norm, request.domain)
+        except EngineError as error:
+            if len(engines) == 1:
+                raise
+            notes.append(f"{name} left out: {error}")
+    if len(found) == 2:
+        first, second = found.values()
+        if wrong := contradiction(first, second):
+            names = " and ".join(found)
+            notes.append(
+                f"{names} contradict each other at {len(wrong)} inputs of a batch: one is wrong, please report it"
+            )
+    return found, tuple(notes)
+
+
+def _summed(point: LogitsAtInputs, values: Tensor) -> Tensor:
+    """(N,) L_y plus the largest of the others: Theorem 3.5's denominator at worst."""
+    own = values.gather(1, point.predicted[:, None])[:, 0]
+    return own + values.masked_fill(point.own, 0.0).amax(dim=1)
+
+
 @dataclass(frozen=True, eq=False)
 class SoundConstants:
     """Sound constants of one kind, (N, K) each: of z_j - z_y, of h_i, of h_y - h_i."""
@@ -201,7 +244,7 @@ def _radii(
     point: LogitsAtInputs, request: Request, estimated: Tensor, local: SoundConstants, everywhere: SoundConstants
 ) -> dict[str, Tensor]:
     """Every radius in the table; local ones are at most the ball's."""
-    eps = torch.full((len(estimated),), request.radius, dtype=torch.float64)
+    eps = torch.full((len(point.logits),), request.radius, dtype=torch.float64)
     limit = 1e6 if request.domain is None else diameter(request.norm, request.domain, 2**26)
     anchored = AnchoredConstants(local.differences, "differences", eps)
     return {
@@ -234,9 +277,11 @@ def measure_all(
     steps, total = itertools.count(1), len(predicted) + len(batches)
     progress(0, total)
     overall = global_pairs(maps, request, predicted, lambda: progress(next(steps), total))
+    engines, left_out = askers(network, request.engine, device)
+    overall = dataclasses.replace(overall, notes=overall.notes + left_out)
     parts: list[Measurement] = []
     for n, part in enumerate(batches, start=1):
-        parts.append(measure(maps, part, request, overall))
+        parts.append(measure(maps, part, request, overall, engines))
         progress(len(predicted) + n, total)
     return parts
 
@@ -255,8 +300,9 @@ def as_record(parts: list[Measurement], request: Request) -> dict[str, Any]:
                     "probability": {
                         k: float(getattr(part, f"probability_{k}")[n]) for k in ("estimate", "local", "overall")
                     },
+                    "relaxed": {k: float(v[n]) for k, v in part.relaxed.items()},
                     "radius": {k: v if v < float("inf") else None for k, v in radii.items()},
-                    "relaxed_holds": bool(part.relaxed[n]),
+                    "relaxed_holds": bool(part.relaxed_holds[n]),
                 }
             )
     settings = {k: getattr(request, k) for k in ("norm", "radius", "domain", "alpha", "temperature")}

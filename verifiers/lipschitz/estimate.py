@@ -121,6 +121,94 @@ def probability_gradients(maps: LinearMaps, balls: Balls, points: Tensor, temper
     return (norms - 4 * doubt[:, None] * wrong).clamp(min=0).reshape(count, number, -1).amax(dim=1)
 
 
+@dataclass(frozen=True, eq=False)
+class MoveEstimate:
+    """(N, K) lower bounds, rounded down, of how far probabilities move within each ball: h_y(x) - h_y(x') in column y,
+    else h_i(x') - h_i(x), largest over x'. points (N, K, *shape) attain them."""
+
+    moved: Tensor
+    points: Tensor
+
+
+def estimate_moves(
+    maps: LinearMaps, balls: Balls, predicted: Tensor, temperature: float, search: Search, samples: Tensor | None = None
+) -> MoveEstimate:
+    """Attack the fall of h_y and the rise of each other h_i = softmax(temperature z)_i within balls of positive radius.
+
+    These are the relaxed local constants of the paper's Theorem 3.5, times the radius (Yang et al. 2020, of
+    probabilities). samples: (N, S, *shape) further points. Ensures: each figure is a lower bound of the true move; none
+    is below that at any of the samples.
+    """
+    if not bool((balls.radius > 0).all()):
+        raise ValueError(f"radius must be > 0, got {float(balls.radius.min())}")
+    own = torch.arange(maps.network.classes, device=maps.device) == predicted.to(maps.device)[:, None]
+    signs = torch.where(own, -1.0, 1.0).to(torch.float64)
+    best = _evaluated_moves(maps, balls, signs, temperature, _search_moves(maps, balls, signs, temperature, search))
+    if samples is None:
+        return best
+    for points in samples.unbind(1):
+        inside = _project(points, balls.center, balls.radius, balls)
+        best = _larger(best, _evaluated_moves(maps, balls, signs, temperature, _for_each_form(inside, signs)))
+    return best
+
+
+def _search_moves(maps: LinearMaps, balls: Balls, signs: Tensor, temperature: float, search: Search) -> Tensor:
+    """(N, K, *shape) float64: where projected ascent of sign · log-odds of h_i ends up highest, over all restarts.
+
+    The first restart starts at the centre. Log-odds move as the probability does, and are never flat.
+    """
+    count, classes = signs.shape
+    shape = (count * classes, *balls.center.shape[1:])
+    model = PlainModule(maps.network).to(maps.device, search.dtype)
+    center, radius = balls.center.repeat_interleave(classes, 0), balls.radius.repeat_interleave(classes, 0)
+    mine = torch.eye(classes, dtype=torch.bool, device=maps.device).repeat(count, 1)
+    sign = signs.flatten().to(search.dtype)
+    generator = torch.Generator().manual_seed(search.seed)
+    best = (torch.full((shape[0],), -torch.inf, dtype=search.dtype, device=maps.device), center.clone())
+    for restart in range(search.restarts):
+        points = center
+        if restart:
+            move = torch.randn(shape, generator=generator, dtype=torch.float64).to(maps.device)
+            points = _project(center + radius.reshape(-1, *[1] * (move.ndim - 1)) * move, center, radius, balls)
+        for step in range(search.steps + 1):
+            x = points.to(search.dtype, copy=True).requires_grad_()
+            logits = temperature * model(x)
+            rest = logits.masked_fill(mine, -torch.inf).logsumexp(dim=1)
+            score = sign * (logits[mine] - rest)
+            (gradient,) = torch.autograd.grad(score.sum(), x)
+            best = _keep(best, score.detach(), points)
+            length = radius * (1.5 / math.sqrt(step + 1))
+            points = _project(points + _steepest(gradient.double(), balls.norm, length), center, radius, balls)
+    return best[1].reshape(count, classes, *shape[1:])
+
+
+def _evaluated_moves(maps: LinearMaps, balls: Balls, signs: Tensor, temperature: float, points: Tensor) -> MoveEstimate:
+    """The moves at points (N, K, *shape), every rounding error counted against them."""
+    count, classes = signs.shape
+    far, near = point_values(maps, points.flatten(0, 1))[-1], point_values(maps, balls.center)[-1]
+    (low_far, high_far), (low_near, high_near) = (_probabilities(*z, temperature) for z in (far, near))
+    each = torch.arange(classes, device=maps.device)
+    low, high = (h.reshape(count, classes, classes)[:, each, each] for h in (low_far, high_far))
+    return MoveEstimate(torch.where(signs > 0, low - high_near, low_near - high).clamp(min=0) * (1 - 2.0**-50), points)
+
+
+def _probabilities(lower: Tensor, upper: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(N, K) bounds of softmax(temperature z)_i for lower <= z <= upper (N, K), its own rounding counted (2^-40)."""
+    own = torch.eye(lower.shape[1], dtype=torch.bool, device=lower.device)
+    odds = (
+        (temperature * (mine[:, :, None] - others[:, None])).masked_fill(own, torch.inf).neg().logsumexp(dim=2).neg()
+        for mine, others in ((lower, upper), (upper, lower))
+    )
+    low, high = (torch.sigmoid(one) for one in odds)
+    return low * (1 - 2.0**-40), high * (1 + 2.0**-40) + 1e-300
+
+
+def _larger(first: MoveEstimate, second: MoveEstimate) -> MoveEstimate:
+    wins = second.moved > first.moved
+    mask = wins.reshape(*wins.shape, *[1] * (first.points.ndim - 2))
+    return MoveEstimate(torch.maximum(first.moved, second.moved), torch.where(mask, second.points, first.points))
+
+
 def _search(maps: LinearMaps, balls: Balls, forms: Tensor, search: Search) -> tuple[Tensor, Tensor]:
     """(N, R, *shape) float64 points with the largest quotient and the largest gradient."""
     count, number = forms.shape[:2]

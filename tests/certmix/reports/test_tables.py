@@ -29,7 +29,8 @@ def test_no_cell_is_cut_or_wrapped_at_any_width(width: int) -> None:
 def test_constants_are_shown_from_above_and_radii_from_below(capsys: pytest.CaptureFixture[str]) -> None:
     names = dict.fromkeys(lipschitz_tables.RADII, 0.123456)
     logits = {"estimate": 2.34567, "local": 3.45671, "overall": 4.56781}
-    row = {"index": 0, "predicted": 1, "logits": logits, "radius": names, "relaxed_holds": True}
+    row = {"index": 0, "predicted": 1, "logits": logits, "radius": names, "relaxed_holds": True,
+           "relaxed": {"estimate": 1.11119, "crown": 2.22221}}  # fmt: skip
     wider = {**row, "index": 1, "logits": {**logits, "local": 7.00001}, "radius": {**names, "local, paper": 0.9}}
     settings = {"norm": "L2", "radius": 2 / 255, "alpha": 0.75, "temperature": 1.0}
     record = {"settings": settings, "rows": [row, wider], "rests_on": "x", "global": "y", "notes": []}
@@ -41,7 +42,9 @@ def test_constants_are_shown_from_above_and_radii_from_below(capsys: pytest.Capt
     assert "3.456 " not in shown
     assert "0.1234" in shown
     medians = [line for line in shown.splitlines() if "median" in line]
-    assert ["7.001" in medians[0], "0.9" in medians[1]] == [True, False]
+    assert ["7.001" in medians[0], "0.9" in medians[2]] == [True, False]
+    assert "1.111 " in medians[1]  # an estimate, from below
+    assert "2.223 " in medians[1]  # a relaxed constant, from above
 
 
 @dataclass(frozen=True)
