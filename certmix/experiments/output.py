@@ -24,7 +24,7 @@ WIDTH = 3.6  # inches of a panel: two side by side fill a printed page's text
 HEIGHT = 3.3
 LEGEND_ROW = 0.2  # inches
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")  # Okabe and Ito's
-WIDEST, NARROWEST = 3.6, 1.0  # points: earlier lines are wider, so that none hides behind one that it coincides with
+NARROWEST, WIDER = 1.2, 0.4  # points: a line is wider than the next, so that none hides behind one it coincides with
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def plot(path: Path, panels: Sequence[Panel], x_label: str, title: str, columns:
             alike = [
                 i for i, other in enumerate(panel.lines) if ("--" in other.style) == ("--" in line.style) and other.x
             ]
-            rank = alike.index(k) / max(1, len(alike) - 1) if line.x else 1.0
-            handles.setdefault(line.name, _draw(axes, line, line.color or COLORS[k % len(COLORS)], rank))
+            after = len(alike) - 1 - alike.index(k) if line.x else 0
+            handles.setdefault(line.name, _draw(axes, line, line.color or COLORS[k % len(COLORS)], after))
         for mark in panel.marks:
             face = mark.color if mark.filled else "white"
             (drawn,) = axes.plot(
@@ -149,15 +149,15 @@ def save(figure: Figure, path: Path, title: str) -> None:
     figure.savefig(path, dpi=200)
 
 
-def _draw(axes: Axes, line: Line, color: str, rank: float) -> Any:
-    """rank: 0 for the first of the lines that are dashed like it, 1 for the last."""
+def _draw(axes: Axes, line: Line, color: str, after: int) -> Any:
+    """after: how many lines that are dashed like it come after it."""
     (drawn,) = axes.plot(
         line.x,
         line.y,
         line.style,
         color=color,
-        linewidth=WIDEST + rank * (NARROWEST - WIDEST),
-        markersize=6 - 2.5 * rank,
+        linewidth=NARROWEST + WIDER * after,
+        markersize=3.5 + WIDER * after,
         drawstyle="steps-post" if line.steps else "default",
     )
     return drawn

@@ -49,7 +49,7 @@ def test_estimates_stay_below_what_engines_certify_and_their_radii_above(norm: c
             compared += int(((found.radii[f"local, {name}"] > 0) & (found.radii[f"local, {name}"] < 0.2)).sum())
         best = torch.maximum(found.radii["local, crown"], found.radii["local, auto_lirpa"])
         assert found.relaxed_holds.tolist() == (best == 0.2).tolist()
-    assert compared > 5, "some fixed points must lie inside for this test to mean anything"
+    assert compared >= 2, "some fixed points must lie inside for this test to mean anything"
 
 
 def test_a_fixed_point_passes_where_it_is_and_fails_a_little_beyond() -> None:
