@@ -11,18 +11,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from certmix.models.onnx import curves
+from certmix.models.onnx import contractions, curves
 from certmix.models.onnx.call import Call, Input
 from certmix.models.onnx.view import View
 from proofs_check import certificate as c
 
 
 def gemm(call: Call) -> View:
-    """alpha * x @ B + beta * C."""
-    view, matrix = call.view(), call.weight(1)
-    if call.attribute("transA", 0):
-        view = view.moved(np.transpose)
-    product = _linear(call, view, matrix if call.attribute("transB", 0) else matrix.T)
+    """alpha * A @ B + beta * C, of which one of A and B is a constant."""
+    turned = [call.attribute("transA", 0), call.attribute("transB", 0)]
+    if isinstance(call.value(0), np.ndarray):  # the transpose of B' A'
+        matrix, view = call.weight(0), call.view(1)
+        view = view if turned[1] else view.moved(np.transpose)
+        product = _linear(call, view, matrix.T if turned[0] else matrix).moved(np.transpose)
+    else:
+        view, matrix = call.view(), call.weight(1)
+        view = view.moved(np.transpose) if turned[0] else view
+        product = _linear(call, view, matrix if turned[1] else matrix.T)
     node = product.node
     if (alpha := call.attribute("alpha", 1.0)) != 1:
         node = call.builder.emit(c.Scale((node,), np.full((1,) * len(call.builder.shapes[node]), alpha, np.float32)))
@@ -35,13 +40,16 @@ def gemm(call: Call) -> View:
 
 
 def matmul(call: Call) -> View:
-    """x @ B; A @ x, as the transpose of x transposed times A transposed."""
-    if not isinstance(call.value(0), np.ndarray):
-        return _linear(call, call.view(), call.weight(1).T)
-    vector = len(call.view(1).shape) == 1
-    view = call.view(1) if vector else call.view(1).moved(lambda index: index.swapaxes(-1, -2))
-    product = _linear(call, view, call.weight(0))
-    return product if vector else product.moved(lambda index: index.swapaxes(-1, -2))
+    """x @ B; A @ x, as the transpose of x transposed times A transposed; of stacks of constant matrices, too."""
+    first, second = call.value(0), call.value(1)
+    if isinstance(first, View) and isinstance(second, np.ndarray) and second.ndim == 2:
+        return _linear(call, first, call.weight(1).T)
+    if isinstance(second, View) and isinstance(first, np.ndarray) and first.ndim == 2:
+        if len(second.shape) == 1:
+            return _linear(call, second, call.weight(0))
+        columns = second.moved(lambda index: index.swapaxes(-1, -2))
+        return _linear(call, columns, call.weight(0)).moved(lambda index: index.swapaxes(-1, -2))
+    return contractions.matrices(call)
 
 
 def _linear(call: Call, view: View, weight: c.Float32Array) -> View:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from certmix.models.onnx import curves, elementwise, piecewise, reductions, shapes, windows
+from certmix.models.onnx import contractions, curves, elementwise, piecewise, reductions, shapes, windows
 from certmix.models.onnx.call import Call, Result, cellwise
 from proofs_check import certificate as c
 
 OPERATORS: dict[str, Callable[[Call], Result]] = {
     "Abs": cellwise(curves.of_kind(c.Abs)),
     "Add": cellwise(elementwise.add),
-    "AveragePool": windows.average_pool,
+    "AveragePool": windows.of_sequences(windows.average_pool),
     "BatchNormalization": elementwise.batch_normalization,
     "Cast": shapes.cast,
     "Celu": cellwise(curves.celu),
     "Clip": cellwise(piecewise.clip),
     "Concat": shapes.concat,
-    "Conv": windows.conv,
+    "Conv": windows.of_sequences(windows.conv),
+    "ConvTranspose": windows.of_sequences(windows.conv_transpose),
     "DepthToSpace": shapes.move,
     "Div": cellwise(elementwise.div),
     "Dropout": shapes.dropout,
+    "Einsum": contractions.einsum,
     "Elu": cellwise(curves.elu),
     "Erf": cellwise(curves.of_kind(c.Erf)),
     "Exp": cellwise(curves.of_kind(c.Exp)),
@@ -31,15 +33,15 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "GatherND": shapes.move,
     "Gelu": cellwise(curves.gelu),
     "Gemm": elementwise.gemm,
-    "GlobalAveragePool": windows.global_average_pool,
-    "GlobalMaxPool": windows.global_max_pool,
+    "GlobalAveragePool": windows.of_sequences(windows.global_average_pool),
+    "GlobalMaxPool": windows.of_sequences(windows.global_max_pool),
     "HardSigmoid": cellwise(piecewise.hard_sigmoid),
     "HardSwish": cellwise(curves.of_kind(c.HardSwish)),
     "Identity": shapes.identity,
     "LeakyRelu": cellwise(piecewise.leaky_relu),
     "MatMul": elementwise.matmul,
     "Max": cellwise(piecewise.maximum),
-    "MaxPool": windows.max_pool,
+    "MaxPool": windows.of_sequences(windows.max_pool),
     "Mean": cellwise(elementwise.mean),
     "Min": cellwise(piecewise.minimum),
     "Mul": cellwise(elementwise.mul),
@@ -53,6 +55,7 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "ReduceSum": reductions.reduce_sum,
     "Relu": cellwise(piecewise.relu),
     "Reshape": shapes.reshape,
+    "Resize": shapes.resize,
     "Selu": cellwise(curves.selu),
     "Shape": shapes.shape,
     "Sigmoid": cellwise(curves.of_kind(c.Sigmoid)),
@@ -69,6 +72,7 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "Tile": shapes.move,
     "Transpose": shapes.move,
     "Unsqueeze": shapes.move,
+    "Upsample": shapes.resize,
     "Where": cellwise(piecewise.where),
 }
 

@@ -8,9 +8,11 @@ import math
 import numpy as np
 
 from certmix.models.onnx.call import Call, Result
-from certmix.models.onnx.folding import evaluated, one_line
+from certmix.models.onnx.folding import evaluated, in_onnxruntime, one_line
 from certmix.models.onnx.view import Shape, View
 from proofs_check import certificate as c
+
+LARGEST_WHOLE = 2**24  # below which every whole number is a float32
 
 
 def move(call: Call) -> Result:
@@ -129,8 +131,8 @@ def pad(call: Call) -> Result:
     order = _axes(view, call.builder.shapes[view.node])
     if order is None or any(sides[0]):
         return _framed(call, view, sides, float(value))
-    by_axis = [sides[1 + order.index(axis)] for axis in range(rank - 1)]
-    node = _padded(call, view.node, [before for before, _ in by_axis], [after for _, after in by_axis], float(value))
+    before, after = ([sides[1 + order.index(axis)][k] for axis in range(rank - 1)] for k in (0, 1))
+    node = crop_or_pad(call, view.node, before, after, float(value))
     return call.builder.view(node).moved(lambda index: index.transpose(0, *(1 + axis for axis in order)))
 
 
@@ -155,7 +157,8 @@ def _framed(call: Call, view: View, sides: list[tuple[int, int]], value: float) 
     return builder.view(node).at(grown)
 
 
-def _padded(call: Call, data: int, before: list[int], after: list[int], value: float) -> int:
+def crop_or_pad(call: Call, data: int, before: list[int], after: list[int], value: float) -> int:
+    """A node's value surrounded by that many cells on each axis; where they are negative, so many fewer."""
     shape = call.builder.shapes[data]
     if min(before + after) < 0:
         start = tuple(max(-n, 0) for n in before)
@@ -165,6 +168,31 @@ def _padded(call: Call, data: int, before: list[int], after: list[int], value: f
         return data
     grow = tuple(max(n, 0) for n in before), tuple(max(n, 0) for n in after)
     return call.builder.emit(c.Pad((data,), *grow, value))
+
+
+def zeros_between(call: Call, data: int, stride: tuple[int, int]) -> int:
+    """An image whose cells stand that far apart, zeros between them."""
+    builder, (channels, height, width) = call.builder, call.builder.shapes[data]
+    with_zero = builder.emit(c.Pad((builder.vector(data),), (0,), (1,), 0.0))
+    cells = channels * height * width
+    index = np.full((channels, (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1), cells, dtype=np.int32)
+    index[:, :: stride[0], :: stride[1]] = np.arange(cells).reshape(channels, height, width)
+    return builder.emit(c.Gather((with_zero,), index))
+
+
+def resize(call: Call) -> View:
+    """To the nearest cell, which onnxruntime is asked for: runtimes differ where two are as near."""
+    mode, view = call.attribute("mode", "nearest"), call.view()
+    if mode != "nearest":
+        call.fail(f"interpolates ({mode}): only nearest moves cells alone; export it with mode='nearest'")
+    if view.cells > LARGEST_WHOLE:
+        call.fail(f"moves more than {LARGEST_WHOLE} cells")
+    others = [None if call.value(k) is None else call.constant(k) for k in range(1, len(call.inputs))]
+    numbers = in_onnxruntime(call.node, [view.index.astype(np.float32), *others], call.opset, call.label)
+    cells = numbers.astype(np.int64)
+    if cells.size == 0 or cells.min() < 0:
+        call.fail(f"leaves nothing of a value of shape {view.shape}")
+    return view.at(cells)
 
 
 def shape(call: Call) -> np.ndarray:

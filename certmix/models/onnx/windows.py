@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from certmix.models.onnx.call import Call
-from certmix.models.onnx.view import Shape
+from certmix.models.onnx.call import Call, Input
+from certmix.models.onnx.shapes import crop_or_pad, zeros_between
+from certmix.models.onnx.view import Shape, View
 from proofs_check import certificate as c
 
 Quad = tuple[int, int, int, int]
+LENGTHENED = {"strides": 1, "dilations": 1, "kernel_shape": 1, "output_padding": 0}  # of an axis of length 1
+
+
+def of_sequences(function: Callable[[Call], int]) -> Callable[[Call], View | int]:
+    """A function of images, made to serve sequences (1, channels, length): images of height 1."""
+
+    def on_any(call: Call) -> View | int:
+        view = call.view()
+        if len(view.shape) != 3:
+            return function(call)
+        image: list[Input] = [view.reshaped((*view.shape[:2], 1, view.shape[2]))]
+        for value in call.inputs[1:]:
+            image.append(value[:, :, None] if isinstance(value, np.ndarray) and value.ndim == 3 else value)
+        attributes = dict(call.attributes)
+        for name, own in LENGTHENED.items():
+            if name in attributes:
+                attributes[name] = [own, *attributes[name]]
+        if "pads" in attributes:
+            before, after = attributes["pads"]
+            attributes["pads"] = [0, before, 0, after]
+        node = function(dataclasses.replace(call, inputs=tuple(image), attributes=attributes))
+        channels, _, length = call.builder.shapes[node]
+        return call.builder.view(node, (1, channels, length))
+
+    return on_any
 
 
 def conv(call: Call) -> int:
@@ -23,6 +51,31 @@ def conv(call: Call) -> int:
     bias = np.zeros(len(weight), dtype=np.float32) if call.value(2) is None else call.weight(2)
     groups = int(call.attribute("group", 1))
     return call.builder.emit(c.Conv2d((call.data(),), weight, bias, stride, padding, dilation, groups))
+
+
+def conv_transpose(call: Call) -> int:
+    """The convolution by the kernel turned around, of the image with zeros between its cells."""
+    size, weight, groups = call.image()[1:], call.weight(1), int(call.attribute("group", 1))
+    if weight.ndim != 4 or len(weight) % groups:
+        call.fail(f"needs a 2-d kernel for {groups} groups of channels, got weights of shape {weight.shape}")
+    if call.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in call.attributes:
+        call.fail("has auto_pad or output_shape, which runtimes read differently: export it with pads")
+    stride, dilation = _pair(call, "strides"), _pair(call, "dilations")
+    pads = [int(n) for n in call.attribute("pads", (0, 0, 0, 0))] if "pads" in call.attributes else [0] * 4
+    more = [int(n) for n in call.attribute("output_padding", (0, 0))]
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    before = [reach[a] - pads[a] for a in (0, 1)]
+    after = [reach[a] - pads[a + 2] + more[a] for a in (0, 1)]
+    data = zeros_between(call, call.data(), stride) if max(stride) > 1 and max(size) > 1 else call.data()
+    padding = (0, 0, 0, 0)
+    if min(before + after) < 0:
+        data = crop_or_pad(call, data, [0, *before], [0, *after], 0.0)
+    else:
+        padding = (before[0], before[1], after[0], after[1])
+    kernel = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)[..., ::-1, ::-1]
+    kernel = np.ascontiguousarray(kernel.reshape(-1, *kernel.shape[2:]))
+    bias = np.zeros(len(kernel), dtype=np.float32) if call.value(2) is None else call.weight(2)
+    return call.builder.emit(c.Conv2d((data,), kernel, bias, (1, 1), padding, dilation, groups))
 
 
 def _pair(call: Call, name: str) -> tuple[int, int]:

@@ -115,6 +115,96 @@ def pool(g: Graph, draw: Draw) -> None:
         g.add("AveragePool", g.last, count_include_pad=int(draw(st.booleans())), **where)
 
 
+def sequence(g: Graph, draw: Draw) -> None:
+    """An image as a sequence of its rows, through a one-dimensional operator."""
+    channels, length = g.output_shape()[0], int(np.prod(g.output_shape()[1:]))
+    x = g.add("Reshape", g.last, g.ints(-1, channels, length))
+    kernel, stride, dilation = draw(st.integers(1, min(3, length))), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    around = [draw(st.integers(0, kernel - 1)), draw(st.integers(0, kernel - 1))]
+    pools = ["MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"]
+    op = draw(st.sampled_from(["Conv", "ConvTranspose", *pools]))
+    where: dict[str, object] = {} if op.startswith("Global") else {"strides": [stride], "pads": around}
+    if op in ("MaxPool", "AveragePool"):
+        where["kernel_shape"] = [kernel]
+    if op == "Conv" and draw(st.booleans()):
+        where = {"strides": [stride], "auto_pad": draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"]))}
+    elif op in ("Conv", "ConvTranspose"):
+        where["dilations"] = [dilation]
+        assume(op == "ConvTranspose" or length + sum(around) > dilation * (kernel - 1))
+        assume(op == "Conv" or stride * (length - 1) + dilation * (kernel - 1) + 1 > sum(around))
+    weights = {"Conv": (2, channels, kernel), "ConvTranspose": (channels, 2, kernel)}
+    g.add(op, x, *([g.weight(*weights[op])] if op in weights else []), **where)
+
+
+def conv_transpose(g: Graph, draw: Draw) -> None:
+    channels, groups = g.output_shape()[0], draw(st.sampled_from([1, 1, 2]))
+    assume(channels % groups == 0)
+    kernel, strides, dilations = ([draw(st.integers(1, n)), draw(st.integers(1, n))] for n in (3, 3, 2))
+    more = [draw(st.integers(0, strides[a] - 1)) for a in (0, 1)]
+    around, size = pads(draw, 2), g.output_shape()[1:]
+    out = [strides[a] * (size[a] - 1) + dilations[a] * (kernel[a] - 1) + 1 + more[a] for a in (0, 1)]
+    assume(all(out[a] > around[a] + around[a + 2] for a in (0, 1)))
+    inputs = [g.last, g.weight(channels, draw(st.integers(1, 2)), *kernel)]
+    if draw(st.booleans()):
+        inputs.append(g.weight(groups * g.initial[inputs[1]].shape[1]))
+    where = {"strides": strides, "dilations": dilations, "output_padding": more, "pads": around}
+    g.add("ConvTranspose", *inputs, group=groups, **where)
+
+
+def resize(g: Graph, draw: Draw) -> None:
+    factors = [draw(st.sampled_from([0.5, 0.7, 1.0, 1.5, 2.0, 2.6])) for _ in (0, 1)]
+    size = g.output_shape()[1:]
+    assume(all(int(f * n) > 0 for f, n in zip(factors, size, strict=True)))
+    if all(2 * f == int(2 * f) for f in factors):  # else where onnx and onnxruntime agree on the shape
+        inputs = ["", g.constant(np.array([1, 1, *factors], dtype=np.float32))]
+    else:
+        target = [int(f * n) for f, n in zip(factors, size, strict=True)]
+        inputs = ["", "", g.ints(1, g.output_shape()[0], *target)]
+    places = ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"]
+    nearest = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
+    place, near = draw(st.sampled_from(places)), draw(st.sampled_from(nearest))
+    g.add("Resize", g.last, *inputs, mode="nearest", coordinate_transformation_mode=place, nearest_mode=near)
+
+
+def einsum(g: Graph, draw: Draw) -> None:
+    """Of a value with a constant that has axes in common with it and its own; or of a value alone."""
+    shape = g.output_shape()
+    own = dict(zip("abcdefgh", shape, strict=False))
+    term = "n" + "".join(own)
+    shared = [letter for letter in own if draw(st.booleans())]
+    over = draw(st.permutations([*shared, *draw(st.sampled_from(["", "y", "yz"]))]))
+    sizes = {**own, "y": 2, "z": 3}
+    kept = [letter for letter in own if draw(st.booleans())]
+    output = "n" + "".join(draw(st.permutations([*kept, *(x for x in over if x in "yz")])))
+    if not over or draw(st.integers(0, 4)) == 0:
+        output = "n" + "".join(x for x in output if x in own)
+        g.add("Einsum", g.last, equation=f"{term} -> {output}")
+        return
+    constant = g.weight(*(sizes[x] for x in over))
+    first, second = f"{term},{''.join(over)}", f"{''.join(over)},{term}"
+    if draw(st.booleans()):
+        g.add("Einsum", g.last, constant, equation=f"{first}->{output}")
+    else:
+        g.add("Einsum", constant, g.last, equation=f"{second}->{output}")
+
+
+def ellipsis(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    assume(shape)
+    equation = draw(st.sampled_from(["...k,km->...m", "...k,km", "...k,k->...k"]))
+    g.add("Einsum", g.last, g.weight(shape[-1], *([2] if "m" in equation else [])), equation=equation)
+
+
+def stacks_of_matrices(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    assume(len(shape) > 1)
+    stack = [n if draw(st.booleans()) else 1 for n in (1, *shape[:-2])][draw(st.integers(0, len(shape) - 2)) :]
+    if draw(st.booleans()):
+        g.add("MatMul", g.last, g.weight(*stack, shape[-1], 2))
+    else:
+        g.add("MatMul", g.weight(*stack, 2, shape[-2]), g.last)
+
+
 def batch_norm(g: Graph, draw: Draw) -> None:
     channels = g.output_shape()[0]
     variance = g.constant(g.rng.uniform(0.1, 2, channels).astype(np.float32))
@@ -418,6 +508,10 @@ def vectors_by_matrix(g: Graph, draw: Draw) -> None:
 def gemm(g: Graph, draw: Draw) -> None:
     size, out = g.output_shape()[0], draw(st.integers(1, 4))
     transposed = draw(st.booleans())
+    if draw(st.integers(0, 3)) == 0:  # the constant first
+        columns = g.last if transposed else g.add("Transpose", g.last)
+        g.add("Transpose", g.add("Gemm", g.weight(out, size), columns, transB=int(transposed), alpha=0.5))
+        return
     inputs = [g.last, g.weight(out, size) if transposed else g.weight(size, out)]
     inputs += draw(st.sampled_from([[], [g.weight(out)], [g.weight(1, out)], [g.weight(1)]]))
     scales = st.sampled_from([1.0, 0.5, -1.7])
@@ -436,10 +530,13 @@ MOVES = [
 ]  # fmt: skip
 ANY_RANK = [
     activation, with_constant, residual, clip, extreme, prelu, many_summands, where, reduction,
-    vectors_by_matrix, *MOVES,
+    vectors_by_matrix, einsum, ellipsis, stacks_of_matrices, *MOVES,
 ]  # fmt: skip
 ANY = [*ANY_RANK, curve, gate, concat, pad, slice_]
-IMAGE = [*ANY, conv, pool, batch_norm, mean, flattening, view_by_batch_size, axes_of_length_one]
+IMAGE = [
+    *ANY, conv, conv_transpose, sequence, resize, pool, batch_norm, mean, flattening, view_by_batch_size,
+    axes_of_length_one,
+]  # fmt: skip
 VECTOR = [*ANY, gemm, matmul, batch_norm, flattening]
 
 
@@ -483,7 +580,7 @@ def test_random_graphs_compute_what_onnxruntime_computes(
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(model=graphs())
 def test_many_random_graphs_compute_what_onnxruntime_computes(
     tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto
@@ -514,6 +611,13 @@ def test_the_number_of_cells_is_a_constant(tmp_path: Path) -> None:
 def test_the_graphs_above_use_every_supported_operator() -> None:
     source = Path(__file__).read_text()
     assert [op for op in OPERATORS if f'"{op}"' not in source] == []
+
+
+def test_upsample_of_old_opsets_computes_what_onnxruntime_computes(tmp_path: Path) -> None:
+    g = Graph((2, 3, 4), np.random.default_rng(0), opset=9)
+    g.add("Upsample", g.last, g.constant(np.array([1, 1, 2, 3], dtype=np.float32)), mode="nearest")
+    g.add("Gemm", g.add("Flatten", g.last), g.weight(2 * 6 * 12, 3), g.weight(3))
+    check(g.model(), tmp_path)
 
 
 @pytest.mark.parametrize(("op", "opset", "attributes"), [

@@ -1,0 +1,117 @@
+"""ONNX sums of products over axes, as Einsum writes them: of a value with a constant, one convolution by 1 x 1.
+
+Every axis has a letter. Of those of a value and a constant: shared ones that stay are groups of the convolution, shared
+ones that are summed over are channels before it, the constant's own are channels after it, and the value's own are
+places of the image.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Mapping
+
+import numpy as np
+
+from certmix.models.onnx.call import Call
+from certmix.models.onnx.folding import one_line
+from certmix.models.onnx.view import View
+from proofs_check import certificate as c
+
+
+def einsum(call: Call) -> View:
+    """Of a value, or of a value and a constant."""
+    shapes = [value.shape if isinstance(value, View | np.ndarray) else () for value in call.inputs]
+    terms, output = _letters(call, call.attribute("equation", ""), [len(shape) for shape in shapes])
+    views = [k for k, value in enumerate(call.inputs) if isinstance(value, View)]
+    if len(views) != 1 or len(terms) > 2:
+        call.fail(f"has {len(terms)} inputs, of which {len(views)} depend on the model's; only one may, of two at most")
+    (k,) = views
+    constant, over = np.ones((), dtype=np.float32), ""
+    if len(terms) == 2:
+        constant, over = call.weight(1 - k), terms[1 - k]
+    return contracted(call, call.view(k), terms[k], constant, over, output)
+
+
+def contracted(call: Call, view: View, term: str, constant: np.ndarray, over: str, output: str) -> View:
+    """Sums over all letters that `output` lacks, of the view's axes `term` times the constant's axes `over`."""
+    view, term = _diagonal(call, view, term)
+    if len(set(over)) < len(over):
+        call.fail(f"takes a diagonal {over!r} of its constant")
+    sizes = dict(zip(term, view.shape, strict=True))
+    for letter, n in zip(over, constant.shape, strict=True):
+        if sizes.setdefault(letter, n) != n:
+            call.fail(f"needs axes of one length, {sizes[letter]} and {n} are both {letter!r}")
+    if set(over) - set(term) - set(output):
+        call.fail(f"sums its constant over {sorted(set(over) - set(term) - set(output))}: work the sum out beforehand")
+    groups = [letter for letter in over if letter in term and letter in output]
+    before = [letter for letter in term if letter not in output]
+    after = [letter for letter in over if letter not in term]
+    places = [letter for letter in term if letter in output and letter not in over]
+    missing = [letter for letter in before if letter not in over]  # summed over: the constant is the same along them
+    kept = constant.reshape((*constant.shape, *(1 for _ in missing)))
+    axes = [*over, *missing]
+    kept = kept.transpose([axes.index(letter) for letter in (*groups, *after, *before)])
+    kept = np.broadcast_to(kept, [sizes[letter] for letter in (*groups, *after, *before)])
+    parts, rows, columns, cells = (_size(sizes, letters) for letters in (groups, after, before, places))
+    order = [term.index(letter) for letter in (*groups, *before, *places)]
+    image = call.builder.plain(view.moved(lambda index: index.transpose(order)), (parts * columns, cells, 1))
+    weight = np.ascontiguousarray(kept.reshape(parts * rows, columns, 1, 1))
+    bias = np.zeros(len(weight), dtype=np.float32)
+    node = call.builder.emit(c.Conv2d((image,), weight, bias, (1, 1), (0, 0, 0, 0), (1, 1), parts))
+    found = [*groups, *after, *places]
+    result = call.builder.view(node, tuple(sizes[letter] for letter in found))
+    return result.moved(lambda index: index.transpose([found.index(letter) for letter in output]))
+
+
+def _size(sizes: Mapping[str, int], letters: list[str]) -> int:
+    return math.prod(sizes[letter] for letter in letters)
+
+
+def _diagonal(call: Call, view: View, term: str) -> tuple[View, str]:
+    """Every letter once."""
+    once = "".join(dict.fromkeys(term))
+    try:
+        return (view, term) if once == term else (view.moved(lambda index: np.einsum(f"{term}->{once}", index)), once)
+    except ValueError as error:
+        call.fail(one_line(error))
+
+
+def _letters(call: Call, equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """Letters of every input's axes, and of the output's; an ellipsis becomes letters that the equation lacks."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(ranks):
+        call.fail(f"has the equation {equation!r}, which is of {len(terms)} inputs, not of {len(ranks)}")
+    free = [letter for letter in string.ascii_letters if letter not in equation]
+    hidden = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True) if "..." in term]
+    if len(set(hidden)) > 1 or min(hidden, default=0) < 0:
+        call.fail(f"has the equation {equation!r}, whose ellipses stand for different numbers of axes")
+    dots = "".join(free[: max(hidden, default=0)])
+    terms = [term.replace("...", dots) for term in terms]
+    if not arrow:
+        letters = "".join(terms)
+        right = "..." + "".join(sorted(x for x in set(letters) - set(dots) if letters.count(x) == 1))
+    output = right.replace("...", dots)
+    fits = all(len(term) == rank for term, rank in zip(terms, ranks, strict=True))
+    if not fits or len(set(output)) < len(output) or set(output) - set("".join(terms)):
+        call.fail(f"has the equation {equation!r}, which does not fit inputs of {ranks} axes")
+    return terms, output
+
+
+def matrices(call: Call) -> View:
+    """The product of stacks of matrices, or of vectors, one of them constant."""
+    k = 0 if isinstance(call.value(0), View) else 1
+    view, constant = call.view(k), call.weight(1 - k)
+    shapes = [view.shape, constant.shape][:: 1 if k == 0 else -1]
+    if min(map(len, shapes)) == 0 or shapes[0][-1] != shapes[1][-2:][0]:
+        call.fail(f"has no product of shapes {shapes[0]} and {shapes[1]}")
+    stack = np.broadcast_shapes(*(shape[:-2] for shape in shapes))
+    letters = string.ascii_lowercase[: len(stack)]
+    rows, columns = "Y" if len(shapes[0]) > 1 else "", "Z" if len(shapes[1]) > 1 else ""
+    own, core = [rows + "K", "K" + columns], view.shape[-2:]
+    view = view.broadcast((*stack, *core))
+    long = [n > 1 for n in constant.shape[:-2]]  # along the other axes of its stack the constant is the same
+    over = "".join(x for x, kept in zip(letters[len(stack) - len(long) :], long, strict=True) if kept)
+    constant = constant.reshape(*(n for n in constant.shape[:-2] if n > 1), *constant.shape[-2:])
+    return contracted(call, view, letters + own[k], constant, over + own[1 - k], letters + rows + columns)
