@@ -22,7 +22,6 @@ RUN_FORMAT = "certmix-run/1"
 Norm = Literal["Linf", "L2", "L1"]
 Semantics = Literal["real", "float32"]
 ClassOf = Literal["robust", "mix"]
-DUAL_NORM: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]

@@ -11,7 +11,7 @@ from verifiers.network.module import build
 
 NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
 ORDER: dict[c.Norm, float] = {"Linf": np.inf, "L2": 2, "L1": 1}
-DUAL: dict[c.Norm, float] = {norm: ORDER[c.DUAL_NORM[norm]] for norm in NORMS}
+DUAL: dict[c.Norm, float] = {"Linf": 1, "L2": 2, "L1": np.inf}
 ACTIVATIONS = {"relu": c.Relu, "leaky": lambda i: c.LeakyRelu(i, 0.3), "sigmoid": c.Sigmoid, "tanh": c.Tanh}
 
 

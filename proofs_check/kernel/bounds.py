@@ -29,9 +29,9 @@ from proofs_check.kernel.layers import KINDS
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Layer, Nonlinear
 from proofs_check.kernel.linear_forms import LinearForms, Shape, add, dot, image, take, to_dense, unit_forms
+from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.relaxations import LinearRelaxation
 from proofs_check.kernel.rounding import (
-    UNDERFLOW,
     Array,
     centred,
     down,
@@ -292,7 +292,8 @@ def _concretize(values: Values, k: int, forms: LinearForms) -> Array:
     sizes = np.abs(forms.values)
     error = 4 * sum_error(lower.size) * dot(sizes, take(size, forms))
     over_box = sum_up(dot(sizes, take(radius, forms)), error, dot(forms.values, take(center, forms)))
-    return over_box if k > 0 or values.ball.norm == "Linf" else np.minimum(over_box, _concretize_ball(values, forms))
+    only_box = k > 0 or NORMS[values.ball.norm].is_box
+    return over_box if only_box else np.minimum(over_box, _concretize_ball(values, forms))
 
 
 def _concretize_ball(values: Values, forms: LinearForms) -> Array:
@@ -306,29 +307,12 @@ def _concretize_ball(values: Values, forms: LinearForms) -> Array:
     error = 2 * sum_error(center.size) * dot(sizes, take(size, forms))
     above, below = (take(np.maximum(up(v), 0.0), forms) for v in (values.upper[0] - center, center - values.lower[0]))
     flat, box_extent = (v.reshape(len(sizes), -1) for v in (sizes, np.where(forms.values > 0, above, below)))
-    ball_share = _ball_share(flat, box_extent, values.ball)
-    length = ball_share.max(axis=1)  # the dual norm of L1
+    norm, radius = NORMS[values.ball.norm], values.ball.radius
+    ball_share = norm.share(flat, box_extent, radius)
+    by_ball = product_up(norm.dual(ball_share), radius)
     growth = 1 + 2 * sum_error(flat.shape[1])
-    if values.ball.norm == "L2":
-        squares = np.einsum("rx,rx->r", ball_share, ball_share)
-        length = np.sqrt(squares) * growth  # what underflows is below `up`'s UNDERFLOW
-    by_ball = product_up(up(length), values.ball.radius)
     by_box = product_up(np.einsum("rx,rx->r", up(flat - ball_share), box_extent), growth)
     return sum_up(by_ball, by_box, error, dot(forms.values, take(center, forms)))
-
-
-def _ball_share(sizes: Array, box_extent: Array, ball: Ball) -> Array:
-    """a of `_concretize_ball`, (R, n): any would do. Best: in L1 min(|c|, t); in L2 min(|c|, t extent), t = ‖a‖ / r."""
-    if ball.norm == "L1":
-        order = np.argsort(-sizes, axis=1)
-        spent = np.cumsum(np.take_along_axis(box_extent, order, 1), axis=1)
-        beyond = np.take_along_axis(sizes, order, 1) * (spent >= ball.radius)
-        return np.minimum(sizes, beyond.max(axis=1, keepdims=True))
-    share = sizes
-    for _ in range(4):
-        ratio = np.sqrt(np.einsum("rx,rx->r", share, share)) / max(ball.radius, UNDERFLOW)
-        share = np.minimum(sizes, box_extent * ratio[:, None])
-    return share
 
 
 # ---------------------------------------------------------------- functionals of the logits

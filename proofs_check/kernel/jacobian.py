@@ -27,6 +27,7 @@ from proofs_check.kernel.bounds import Prepared, Values, chunks, inputs_of
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Nonlinear
 from proofs_check.kernel.linear_forms import LinearForms, Shape, add, to_dense, unit_forms
+from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.rounding import Array, dot_up, down, need_bounded, product_up, sum_error, sum_up, up
 from proofs_check.kernel.slopes import Interval, Slopes
 
@@ -152,25 +153,14 @@ def _weighted(weights: Array, magnitudes: Array) -> Array:
 # ---------------------------------------------------------------- constants
 
 
-def dual_norms_up(magnitudes: Array, norm: Norm) -> Array:
-    """(R, n) bounds of |partial derivatives| -> (R,) upper bounds of the gradients' norm dual to `norm`."""
-    error = sum_error(magnitudes.shape[1])
-    if norm == "L1":
-        return magnitudes.max(axis=1)
-    if norm == "Linf":
-        return up(magnitudes.sum(axis=1) * (1 + 2 * error))
-    squares = np.einsum("rx,rx->r", magnitudes, magnitudes)
-    return up(np.sqrt(squares) * (1 + 2 * error))  # what underflows is below `up`'s UNDERFLOW
-
-
 def dual_norms(prepared: Prepared, slopes: list[Slopes | None], coefficients: Array, norm: Norm) -> Array:
     """(R,) upper bounds of the norm dual to `norm` of the gradients of coefficients . z, for slopes as given."""
     norms = np.zeros(len(coefficients))
     with np.errstate(all="ignore"):
         for chunk in chunks(prepared.shapes, len(coefficients)):
             gradient = gradients(prepared, slopes, coefficients[chunk])
-            norms[chunk] = dual_norms_up(gradient.forms.magnitude().reshape(len(norms[chunk]), -1), norm)
-            if norm == "Linf":
+            norms[chunk] = NORMS[norm].dual(gradient.forms.magnitude().reshape(len(norms[chunk]), -1))
+            if NORMS[norm].dual_is_sum:
                 norms[chunk] = np.minimum(norms[chunk], _sums_of_sizes(prepared, slopes, gradient))
     return norms
 

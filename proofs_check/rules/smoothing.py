@@ -22,6 +22,7 @@ import numpy as np
 from flint import arb, ctx
 
 from proofs_check.certificate import Assumption, Claim, RejectedError, Smoothing, need
+from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.rounding import normal_cdf, normal_quantile
 from proofs_check.rules.case import Case
 
@@ -148,7 +149,7 @@ def _scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:
     """Hypotheses of every smoothing rule, and s."""
     if claim.smoothing is None:
         raise RejectedError("smoothing", "the claim speaks of no smoothed classifier")
-    need(claim.norm == "L2", "norm", f"Gaussian smoothing certifies L2 balls, got {claim.norm}")
+    need(NORMS[claim.norm].euclidean, "norm", f"Gaussian smoothing certifies l2 balls, got {claim.norm}")
     if claim.smoothing.networks == "both":
         need(None not in (claim.standard, case.standard), "standard", "must be named and at hand to be smoothed")
         need(claim.class_of == "mix", "class_of", "smoothing both networks certifies the mix's class")

@@ -11,7 +11,7 @@ from proofs_check import certificate as c
 from proofs_check.certificate import Norm, wellformed
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.linear_forms import LinearForms, Shape
-from proofs_check.kernel.norms import norm_up
+from proofs_check.kernel.norms import total_up
 from proofs_check.kernel.rounding import Array
 
 
@@ -30,4 +30,4 @@ class Add(Affine):
         return forms, forms
 
     def lipschitz(self, before: Sequence[float], norm: Norm) -> float:
-        return norm_up(before, "L1")
+        return total_up(before)

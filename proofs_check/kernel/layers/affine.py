@@ -10,7 +10,6 @@ Charged: nothing in `apply` and `adjoint`; `terms` says how much either may roun
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from proofs_check.certificate import Norm, need
 from proofs_check.kernel.layers.layer import Layer
 from proofs_check.kernel.linear_forms import LinearForms
+from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.rounding import (
     OVERFLOW_LIMIT,
     UNDERFLOW_ERROR,
@@ -99,11 +99,11 @@ class Affine(Layer):
         return float_up(before[0] * self.operator_norm(norm))
 
     def operator_norm(self, norm: Norm) -> float:
-        """An upper bound of the norm of a map of one input: the largest sums of absolute weights over rows (Linf) and
-        columns (L1); the root of their product (L2, by interpolation)."""
+        """An upper bound of the norm of a map of one input: between the largest sums of absolute weights over rows
+        and over columns."""
         growth = 1 + 2 * sum_error(self.terms)
         rows = self.apply(np.ones(self.shapes[0]), absolute=True)
         ones = LinearForms(np.ones((1, *rows.shape[1:], rows.shape[0])), None)
         columns = self.adjoint(ones, absolute=True)[0].values
         by_rows, by_columns = (float_up(float(sums.max()) * growth) for sums in (rows, columns))
-        return {"Linf": by_rows, "L1": by_columns, "L2": float_up(math.sqrt(float_up(by_rows * by_columns)))}[norm]
+        return NORMS[norm].between(by_rows, by_columns)

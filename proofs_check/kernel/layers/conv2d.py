@@ -14,7 +14,7 @@ from proofs_check import certificate as c
 from proofs_check.certificate import Norm, wellformed
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.linear_forms import LinearForms, Shape
-from proofs_check.kernel.norms import spectral_norm
+from proofs_check.kernel.norms import NORMS, spectral_norm
 from proofs_check.kernel.rounding import Array, float_up
 from proofs_check.kernel.spectra import convolution_norm
 from proofs_check.kernel.windows import Sliding
@@ -67,7 +67,7 @@ class Conv2d(Affine):
         """L2: of the matrix itself where that is small; else by frequencies or, where these are too many, as a matrix
         applied to every patch, where an input cell lies in at most `overlap` patches."""
         between = super().operator_norm(norm)
-        if norm != "L2":
+        if not NORMS[norm].euclidean:
             return between
         shape, counts = self.shapes[0], self.sliding.counts(self.shapes[0], "conv2d")
         out = (math.prod(self.weight.shape[:2]), *counts)

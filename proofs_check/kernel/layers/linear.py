@@ -14,7 +14,7 @@ from proofs_check import certificate as c
 from proofs_check.certificate import Norm, wellformed
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.linear_forms import LinearForms, Shape
-from proofs_check.kernel.norms import spectral_norm
+from proofs_check.kernel.norms import NORMS, spectral_norm
 from proofs_check.kernel.rounding import Array
 
 
@@ -47,4 +47,4 @@ class Linear(Affine):
 
     def operator_norm(self, norm: Norm) -> float:
         between = super().operator_norm(norm)
-        return min(between, spectral_norm(self.weight)) if norm == "L2" else between
+        return min(between, spectral_norm(self.weight)) if NORMS[norm].euclidean else between

@@ -6,7 +6,6 @@ over windows that overlap are charged in `relaxations` and `slopes`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from proofs_check import certificate as c
 from proofs_check.certificate import Norm
 from proofs_check.kernel.layers.layer import Nonlinear
 from proofs_check.kernel.linear_forms import Shape
+from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.relaxations import LinearRelaxation, Selection
 from proofs_check.kernel.rounding import Array, float_up
 from proofs_check.kernel.slopes import Slopes
@@ -69,5 +69,4 @@ class MaxPool2d(Nonlinear):
 
     def lipschitz(self, before: Sequence[float], norm: Norm) -> float:
         """|max(a) - max(b)|^p, summed over windows, is at most sum |a - b|^p with each cell once per window."""
-        count = self.sliding.overlap()
-        return float_up(before[0] * {"Linf": 1.0, "L2": float_up(math.sqrt(count)), "L1": float(count)}[norm])
+        return float_up(before[0] * NORMS[norm].of_ones(self.sliding.overlap()))

@@ -20,9 +20,10 @@ import numpy as np
 from proofs_check.certificate import Assumption, Claim, Norm, need
 from proofs_check.kernel import jacobian
 from proofs_check.kernel.bounds import Prepared, chunks, inputs_of
-from proofs_check.kernel.jacobian import Frontier, affine_step, dual_norms_up, hand_on
+from proofs_check.kernel.jacobian import Frontier, affine_step, hand_on
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Nonlinear
+from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.rounding import Array, float_up, need_bounded, product_up, sum_up
 from proofs_check.kernel.slopes import Interval
 from proofs_check.rules.case import Case
@@ -84,7 +85,7 @@ def _folded(
             if arrived is not None and isinstance(layer, Affine) and k not in stops:
                 hand_on(prepared, frontier, k, affine_step(layer, arrived))
             elif arrived is not None:
-                duals = dual_norms_up(arrived.magnitude().reshape(len(start), -1), norm)
+                duals = NORMS[norm].dual(arrived.magnitude().reshape(len(start), -1))
                 total[chunk] = sum_up(total[chunk], product_up(duals, constants[k]))
     return total
 
@@ -96,7 +97,7 @@ def node_constants(prepared: Prepared, norm: Norm) -> tuple[tuple[float, ...], t
     constants, joins = list[float](), list[int]()
     for k, (node, layer) in enumerate(zip(prepared.network.nodes, prepared.layers, strict=True)):
         constants.append(layer.lipschitz([constants[i] for i in inputs_of(node)], norm))
-        block = blocks.gain(prepared, k) if norm == "L2" and len(inputs_of(node)) > 1 else None
+        block = blocks.gain(prepared, k) if NORMS[norm].euclidean and len(inputs_of(node)) > 1 else None
         if block is not None and (value := float_up(block[1] * constants[block[0]])) < constants[k]:
             constants[k] = value
             joins.append(k)

@@ -25,6 +25,7 @@ from proofs_check.kernel import jacobian
 from proofs_check.kernel.bounds import Prepared, inputs_of
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Nonlinear
+from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.rounding import Array, down, need_bounded, up
 from proofs_check.kernel.slopes import Interval, scaled
 from proofs_check.rules.case import Case
@@ -49,7 +50,7 @@ def global_lipschitz(claim: Claim, evidence: GlobalLipschitz, case: Case) -> fro
     _, at_x = premises(claim, case)
     stated = stated_constants(claim, evidence.constants, case)
     _proven(case.robust, claim.predicted, evidence.constants, evidence.multipliers)
-    factor = math.nextafter(math.sqrt(case.input.size), math.inf) if claim.norm == "Linf" else 1.0
+    factor = NORMS[claim.norm].length(case.input.size)
     need_theorem(claim, evidence.theorem, at_x, np.nextafter(stated * factor, np.inf))
     return frozenset()
 
