@@ -17,6 +17,7 @@ from certmix.records.outcomes import Method
 from proofs_check.certificate import Adaptive, Norm, Semantics
 
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
+BEST = "best"
 METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing", "adaptive")
 NORM_NAMES: dict[str, Norm] = {"inf": "Linf", "linf": "Linf", "2": "L2", "l2": "L2", "1": "L1", "l1": "L1"}
 
@@ -92,6 +93,7 @@ class Settings:
     """alpha: mixing weight of h. radius: raw input units, None for the largest provable. domain: box or None.
 
     norm: also inf, 2, 1 or "l2"; radius: also "2/255", the nearest double. Both are kept as what they mean.
+    engine: what proposes bounds; "best": the native one, with auto_LiRPA asked on a sample of an audit's balls.
     evidence "network": the judge re-derives everything; "engine": it takes the engine's bounds (ENGINE_TRUSTED).
     use_standard: also bound g (docs/maths.md 6), for any alpha; the class certified is then the mix's own.
     optimise: gradient steps spent on relu slopes per query (engine "auto_lirpa": with evidence "engine" alone, for the
@@ -136,7 +138,7 @@ class Settings:
         if self.radius is not None:
             object.__setattr__(self, "radius", as_number(self.radius, "radius"))
         choose("method", self.method, METHODS)
-        choose("engine", self.engine, tuple(ENGINES))
+        choose("engine", self.engine, (BEST, *ENGINES))
         choose("evidence", self.evidence, ("network", "engine"))
         choose("semantics", self.semantics, ("real", "float32"))
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
@@ -160,6 +162,11 @@ class Settings:
                 f"batch_size must be >= 1, attack_steps and optimise >= 0, "
                 f"got {self.batch_size}, {self.attack_steps}, {self.optimise}"
             )
+
+    @property
+    def proposer(self) -> str:
+        """The engine, of verifiers.ENGINES, whose bounds are proposed."""
+        return "crown" if self.engine == BEST else self.engine
 
     @property
     def branches(self) -> bool:
@@ -197,7 +204,7 @@ class Settings:
             from verifiers.engine import EngineError
 
             try:
-                ENGINES[self.engine].require_installed()
+                ENGINES[self.proposer].require_installed()
             except EngineError as error:
                 raise UsageError(f"engine {self.engine}: {error}") from error
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from certmix.errors import UsageError
 from certmix.formatting import exact
-from certmix.settings import METHODS, NORMS, Settings, SmoothingSettings, as_norm, as_number
+from certmix.settings import BEST, METHODS, NORMS, Settings, SmoothingSettings, as_norm, as_number
 from proofs_check.certificate import MalformedError, Transform
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         help="theorem: margin (Lemma 3.2), lipschitz (Theorem 3.5), smoothing (Theorem 3.7), adaptive (Lemma 3.2 for "
         "the mixes at the end)",
     )
-    group.add_argument("--engine", default="crown", metavar="NAME", help="bounder: crown (default) or auto_lirpa")
+    words = "what bounds: best (default: crown, and auto_LiRPA asked on a sample of the balls), crown or auto_lirpa"
+    group.add_argument("--engine", default=BEST, metavar="NAME", help=words)
     group.add_argument(
         "--evidence",
         choices=("network", "engine"),

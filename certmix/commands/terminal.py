@@ -78,6 +78,9 @@ class Terminal(Listener):
             print(f"of the others {found.attackable} are attackable (a confirmed attack), {found.open} are open")
         if found.cost is not None:
             print(f"largest relative part of a proposed radius that the judge did not accept: {upper(found.cost, 3)}")
+        if found.compared is not None:
+            text, doubtful = found.compared.in_words()
+            arguments.warn([text]) if doubtful else print(text)
         print(f"next: certmix check {found.path}; certmix report {found.path}")
 
     def stopped(self) -> None:

@@ -257,7 +257,7 @@ class LipschitzProver(Prover[LogitsAtInputs]):
             return LocalLipschitz("4a", tuple(stated), None)
         bounds = self._ask(index, radii, torch.tensor([predicted]))
         if rule == "engine_lipschitz_relaxed":
-            name = self.problem.settings.engine
+            name = self.problem.settings.proposer
             return EngineRelaxedLipschitz(name, tuple(bounds.lower[0].tolist()), tuple(bounds.upper[0].tolist()))
         data = bounds.witness[0]
         return RelaxedLipschitz(None if data is None else base64.b64encode(data).decode())

@@ -141,7 +141,7 @@ def askers(network: PlainNetwork, choice: EngineChoice, device: str) -> tuple[di
     return found, tuple(notes)
 
 
-def contradiction(first: RelaxedLocal, second: RelaxedLocal) -> list[int]:
+def contradiction(first: LogitBounds | RelaxedLocal, second: LogitBounds | RelaxedLocal) -> list[int]:
     """The inputs at which the two engines' intervals of some d_j have no number in common: then one of them is wrong.
 
     Rounding, which neither counts, is forgiven.

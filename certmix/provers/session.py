@@ -32,7 +32,7 @@ def make_engine(settings: Settings) -> Engine:
 
     Where the judge re-derives the bounds and the engine cannot tell him its slopes, tuning them would be for nothing.
     """
-    kind = ENGINES[settings.engine]
+    kind = ENGINES[settings.proposer]
     tuned = settings.evidence == "engine" or kind.capabilities.witness
     return kind(steps=settings.optimise if tuned else 0, device=settings.device)
 

@@ -26,10 +26,11 @@ from certmix.records.bound_archive import ArchiveWriter
 from certmix.records.unfinished import Desk
 from certmix.runs import provenance
 from certmix.runs.batches import Executor, Refuted, Task, Worker, here
+from certmix.runs.cross_check import CrossCheck, cross_check
 from certmix.runs.listener import After, Before, Listener
 from certmix.runs.provenance import Provenance
 from certmix.runs.store import ENDS, OPAQUE, Store, dataset_sha256
-from certmix.settings import Settings
+from certmix.settings import BEST, Settings
 from proofs_check.reading.parse import RunHeader
 
 SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
@@ -88,12 +89,14 @@ class Audit:
         self.listener.before(self._before(clean, faithfulness))
         started = time.monotonic()
         proposed = self._certify_from(done)
-        self.store.write_json(
-            "audit.json", self._record(time.monotonic() - started, done, proposed, clean, faithfulness)
-        )
+        seconds, compared = time.monotonic() - started, self._compared()
+        record = self._record(seconds, done, proposed, clean, faithfulness)
+        if compared is not None:
+            record["cross_check"] = dataclasses.asdict(compared)
+        self.store.write_json("audit.json", record)
         hits = [r for r in self.store.lines() if r["outcome"] == "falsified"]
         self.store.finish()
-        self.listener.after(self._after(done, proposed))
+        self.listener.after(self._after(done, proposed, compared))
         return 1 if any(r["confirmed"] for r in hits) else 0
 
     def header(self) -> RunHeader:
@@ -204,7 +207,18 @@ class Audit:
             "faithfulness": {name: dataclasses.asdict(f) for name, f in faithfulness.items()},
         }
 
-    def _after(self, done: int, radii: list[tuple[float, float]]) -> After:
+    def _compared(self) -> CrossCheck | None:
+        """What a second engine says of a sample of the certified balls, where one is to be asked."""
+        if self.settings.engine != BEST or self.settings.method == "smoothing":
+            return None
+        certified = [
+            (int(r["index"]), float(r["radius"]), int(r["predicted"]))
+            for r in self.store.lines()
+            if r["outcome"] == "certified"
+        ]
+        return cross_check(self.robust.require_network(), self.data.inputs, certified, self.settings)
+
+    def _after(self, done: int, radii: list[tuple[float, float]], compared: CrossCheck | None) -> After:
         n, lines, attacks = len(self.data.inputs), self.store.lines(), attack_archive.read(self.store.path)
         ends = Counter(
             "attackable" if r["outcome"] == "abstained" and r["index"] in attacks else r["outcome"] for r in lines
@@ -220,6 +234,7 @@ class Audit:
             attackable=ends["attackable"] if attacked else None,
             open=ends["abstained"] if attacked else None,
             cost=_cost(radii) if radii and self.settings.radius is None else None,
+            compared=compared,
         )
 
 

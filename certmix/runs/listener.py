@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certmix.provers.problem import Pursued
+from certmix.runs.cross_check import CrossCheck
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Before:
 class After:
     """A finished run. proven: of the `session` inputs that this session took up. attackable, open: of those without a
     certificate; None where nothing was attacked. cost: the largest relative part of a proposed largest radius that the
-    judge did not accept; None where there is none."""
+    judge did not accept; None where there is none. compared: the engines, where both were asked for."""
 
     path: Path
     inputs: int
@@ -35,6 +36,7 @@ class After:
     attackable: int | None
     open: int | None
     cost: float | None
+    compared: CrossCheck | None = None
 
 
 class Listener:

@@ -45,7 +45,7 @@ class MarginBound:
             return PairMargin(_encoded(self.robust, k), _encoded(self.standard, k))
         if settings.evidence == "engine":
             lower, upper = (tuple(b[k].tolist()) for b in (self.robust.lower, self.robust.upper))
-            return EngineMargin(settings.engine, lower, upper)
+            return EngineMargin(settings.proposer, lower, upper)
         return NetworkMargin(_encoded(self.robust, k))
 
 

@@ -163,7 +163,7 @@ class MarginProver(Prover[Points]):
         if s.radius is None and radius == 0:
             advice = "the bounds certify no radius: optimise the slopes, or raise alpha or the temperature"
             return Refusal(Reason.RADIUS_NOT_REACHED, advice)
-        advice = _too_small(radius, s.engine)
+        advice = _too_small(radius, s.proposer)
         if not bool(bound.worth_judging[k]):
             return Refusal(Reason.RADIUS_NOT_REACHED, advice)
         evidence = bound.evidence(k, s)
