@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, get_args
 
 from certmix.errors import UsageError
 from certmix.formatting import exact
@@ -16,10 +16,10 @@ from certmix.mixing.parameters import check_alpha, check_temperature
 from certmix.records.outcomes import Method
 from proofs_check.certificate import Adaptive, Norm, Semantics
 
-NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
+NORMS: tuple[Norm, ...] = get_args(Norm)
 BEST = "best"
 METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing", "adaptive")
-NORM_NAMES: dict[str, Norm] = {"inf": "Linf", "linf": "Linf", "2": "L2", "l2": "L2", "1": "L1", "l1": "L1"}
+NORM_NAMES: dict[str, Norm] = {name: norm for norm in NORMS for name in (norm.lower(), norm[1:])}
 
 # what earlier versions did not know: each default is what they did
 ADDED = ("threads", "branch", "branch_parts", "adaptive")
@@ -228,5 +228,6 @@ def choose(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def diameter(norm: Norm, domain: tuple[float, float], dimension: int) -> float:
     """Largest distance, in `norm`, of two points of the box domain with `dimension` coordinates."""
-    side = domain[1] - domain[0]
-    return side * {"Linf": 1.0, "L2": math.sqrt(dimension), "L1": float(dimension)}[norm]
+    from verifiers import norms  # brings torch
+
+    return (domain[1] - domain[0]) * norms.NORMS[norm].of_ones(dimension)

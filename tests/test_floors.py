@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("verifiers.linear_forms",),
     ("verifiers.engine",),
     ("verifiers.perturbation",),
+    ("verifiers.norms",),
     ("proofs_check.theorems",),  # beside the judge: statements for z3
     ("proofs_check.__main__",),
     ("proofs_check.run",),

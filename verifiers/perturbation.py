@@ -1,20 +1,16 @@
-"""What inputs may be changed to: balls in a norm, cut by a box; the one perturbation set above the trust line.
-
-To add a norm: its order and its dual's here; FORMAT.md and the judge's own tables say what may be claimed in it.
-"""
+"""What inputs may be changed to: balls in a norm, cut by a box; the one perturbation set above the trust line."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from proofs_check.certificate import Norm
-
-ORDER: dict[Norm, float] = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}
-DUAL_ORDER: dict[Norm, float] = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}
+from verifiers.norms import NORMS, Lp
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +59,19 @@ class BoxedBalls:
     lower: Tensor
     upper: Tensor
 
-    def pick(self, index: Tensor | slice) -> BoxedBalls:
-        """The balls of the inputs `index` (possibly repeated)."""
-        return BoxedBalls(self.center[index], self.radius[index], self.norm, self.lower[index], self.upper[index])
+    def __len__(self) -> int:
+        return len(self.center)
+
+    @property
+    def lp(self) -> Lp:
+        """What is known of the norm."""
+        return NORMS[self.norm]
+
+    def pick(self, index: Tensor | slice) -> Self:
+        """The balls of the inputs `index` (a mask, or indices, possibly repeated)."""
+        parts = {name: getattr(self, name)[index] for name in ("center", "radius", "lower", "upper")}
+        return dataclasses.replace(self, **parts)
+
+    def column(self, values: Tensor) -> Tensor:
+        """(N,) as (N, 1, ..., 1), to multiply with the inputs."""
+        return values.reshape(-1, *[1] * (self.center.ndim - 1))

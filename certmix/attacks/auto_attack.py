@@ -56,7 +56,7 @@ def auto_attack(
     points, found = ball.center.clone(), torch.zeros(len(ball), dtype=torch.bool, device=ball.center.device)
     for radius in ball.radius[ball.radius > 0].unique():
         index = (ball.radius == radius).nonzero().squeeze(1)
-        part = ball.subset(index)
+        part = ball.pick(index)
         attack = importlib.import_module("pyautoattack").AutoAttack(
             model,
             attacks=used,

@@ -16,6 +16,7 @@ from certmix.attacks.arb_network import logits_in_arb
 from certmix.attacks.running_error import Approximate, logits_with_error
 from certmix.mixing.adaptive import AdaptiveMix
 from proofs_check.certificate import Norm, PlainNetwork
+from verifiers.norms import NORMS
 
 PRECISION_BITS = 256
 
@@ -48,12 +49,7 @@ def contained(
         return False
     points = [Fraction(float(v)) for v in candidate.ravel()]
     offsets = [abs(p - Fraction(float(v))) for p, v in zip(points, x.ravel(), strict=True)]
-    exact_radius = Fraction(radius)
-    inside = {
-        "Linf": lambda: max(offsets, default=Fraction(0)) <= exact_radius,
-        "L2": lambda: sum(o * o for o in offsets) <= exact_radius * exact_radius,
-        "L1": lambda: sum(offsets) <= exact_radius,
-    }[norm]()
+    inside = NORMS[norm].within(offsets, Fraction(radius))
     if domain is None or not inside:
         return inside
     low, high = Fraction(domain[0]), Fraction(domain[1])

@@ -84,15 +84,13 @@ def pgd(
         aims = any_class if targets is None else targets[:, restart]
         begin = points if restart == 0 else ball.random(generator)
         climb = _adaptive if schedule.step == "adaptive" else _fixed
-        result = climb(
-            objective, ball.subset(remaining), labels[remaining], aims[remaining], begin[remaining], schedule
-        )
+        result = climb(objective, ball.pick(remaining), labels[remaining], aims[remaining], begin[remaining], schedule)
         better = result.found | ~success[remaining]
         points[remaining[better]] = result.points[better]
         success[remaining] |= result.found
     if objective.blind:
         remaining = (torch.ones_like(success) if schedule.keep_going else ~success).nonzero().squeeze(1)
-        searched, y = ball.subset(remaining), labels[remaining]
+        searched, y = ball.pick(remaining), labels[remaining]
         evaluations = EVALUATIONS * rounds * schedule.steps
         points[remaining] = random_search(objective, searched, y, points[remaining], evaluations, generator)
         success[remaining] = objective.broken(points[remaining], y)
@@ -113,7 +111,7 @@ def _fixed(
         if broken is not None and bool(broken.any()):
             result[inputs[broken]], success[inputs[broken]] = points[broken], True
             stay = ~broken
-            inputs, points, ball, size = inputs[stay], points[stay], ball.subset(stay), size[stay]
+            inputs, points, ball, size = inputs[stay], points[stay], ball.pick(stay), size[stay]
             labels, targets, ascent = labels[stay], targets[stay], replace(ascent, gradient=ascent.gradient[stay])
             if len(inputs) == 0:
                 return Candidates(result, success)
@@ -167,7 +165,7 @@ def _adaptive(
         if not schedule.keep_going and bool(broken.any()):
             # the broken iterate itself: a best iterate need not be broken, where score and class disagree
             result[state.inputs[broken]], success[state.inputs[broken]] = points[broken], True
-            state, ball = state.subset(~broken), ball.subset(~broken)
+            state, ball = state.subset(~broken), ball.pick(~broken)
             if len(state.inputs) == 0:
                 return Candidates(result, success)
         if step - 1 in checkpoints:

@@ -55,7 +55,7 @@ def attack_mix(
     remaining = (~entropy_candidates.found).nonzero().squeeze(1)
     if len(remaining) == 0:
         return entropy_candidates
-    floor_candidates = pgd(FloorObjective(mix), ball.subset(remaining), predicted[remaining], schedule)
+    floor_candidates = pgd(FloorObjective(mix), ball.pick(remaining), predicted[remaining], schedule)
     points, success = entropy_candidates.points.clone(), entropy_candidates.found.clone()
     points[remaining[floor_candidates.found]] = floor_candidates.points[floor_candidates.found]
     success[remaining] = floor_candidates.found

@@ -102,10 +102,10 @@ class _Search:
             remaining = (~hit).nonzero().squeeze(1)
             if len(remaining) == 0:
                 break
-            result = pgd(objective, ball.subset(remaining), labels[remaining], schedule, start=start[remaining])
+            result = pgd(objective, ball.pick(remaining), labels[remaining], schedule, start=start[remaining])
             points[remaining[result.found]] = result.points[result.found]
             hit[remaining] = result.found
-        points[hit] = self._nearer(ball.subset(hit), points[hit], labels[hit])
+        points[hit] = self._nearer(ball.pick(hit), points[hit], labels[hit])
         return hit, points, torch.minimum(size_up(points, ball.center, self.norm), radius)
 
     def _nearer(self, ball: Ball, points: Tensor, labels: Tensor) -> Tensor:

@@ -31,10 +31,10 @@ def random_search(
             left = (best <= 0).nonzero().squeeze(1)
             if len(left) == 0:
                 break
-            part = ball.subset(left)
+            part = ball.pick(left)
             share = LARGEST_SHARE / 2 ** (step * HALVINGS // steps)
             change = _change(points[left], share, generator)
-            trial = part.step(points[left], change, 2 * part.radius if ball.norm == "Linf" else part.radius)
+            trial = part.step(points[left], change, 2 * part.radius if ball.lp.is_box else part.radius)
             reached = margins(objective.logits(trial), labels[left])
             better = reached > best[left]
             points[left[better]], best[left[better]] = trial[better], reached[better]

@@ -132,7 +132,7 @@ def worst(
         remaining = (~success).nonzero().squeeze(1)
         if len(remaining) == 0:
             break
-        result = ATTACKS[name](mix, ball.subset(remaining), labels[remaining], budget)
+        result = ATTACKS[name](mix, ball.pick(remaining), labels[remaining], budget)
         points[remaining[result.found]] = result.points[result.found]
         success[remaining] = result.found
     return Candidates(points, success)

@@ -13,7 +13,7 @@ from certmix.errors import UsageError
 from proofs_check import certificate as c
 from proofs_check.certificate import Norm
 from verifiers.network.module import PlainModule
-from verifiers.perturbation import DUAL_ORDER, ORDER
+from verifiers.norms import NORMS
 
 Scaling = Literal["one", "gradient", "largest_gradient", "gradient_ratio"]
 Output = Literal["probabilities", "logits"]
@@ -104,7 +104,7 @@ class GeneralMixedClassifier(nn.Module):
         return self._dual_norm(jacobian)
 
     def _dual_norm(self, gradients: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(gradients, DUAL_ORDER[self.norm], dim=-1)
+        return NORMS[self.norm].dual(gradients)
 
     def _mix(self, g: Tensor, h: Tensor, scale: Tensor) -> Tensor:
         return self._mixed_logs(g, h, scale) if self.output == "probabilities" else self._mixed_logits(g, h, scale)
@@ -158,7 +158,7 @@ class LocallyBiasedSmoothing(nn.Module):
             point = x if x.requires_grad else x.detach().requires_grad_()
             score = self.standard(point)
             (gradient,) = torch.autograd.grad(score.sum(), point, create_graph=wanted, retain_graph=True)
-            size = torch.linalg.vector_norm(gradient.flatten(1), DUAL_ORDER[self.norm], dim=1)
+            size = NORMS[self.norm].dual(gradient.flatten(1))
             biased = score + self.gamma * self.oracle(x.detach()) * size
         return biased if wanted else biased.detach()
 
@@ -180,5 +180,5 @@ class OneNearestNeighbour(nn.Module):
         self.norm: Norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        distances = torch.cdist(x.flatten(1).to(self.points.dtype), self.points, p=ORDER[self.norm])
+        distances = torch.cdist(x.flatten(1).to(self.points.dtype), self.points, p=NORMS[self.norm].order)
         return self.directions[distances.argmin(1)].to(x.dtype)

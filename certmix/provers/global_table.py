@@ -16,6 +16,7 @@ from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import unrestricted_slopes
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import GlobalBound, LipSDP
+from verifiers.norms import NORMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +41,9 @@ class GlobalTable:
         self.by_pair.update(zip(missing, bounds, strict=True))
         return [None if j == predicted else self.by_pair[min(j, predicted), max(j, predicted)] for j in range(classes)]
 
-    def constants(self, predicted: int, norm: str) -> Tensor:
+    def constants(self, predicted: int, norm: Norm) -> Tensor:
         """(K,) constants of z_j - z_y in `norm`: ‖·‖_2 <= ‖·‖_1, ‖·‖_2 <= sqrt(n) ‖·‖_inf."""
-        factor = math.sqrt(math.prod(self.maps.network.input_shape)) if norm == "Linf" else 1.0
+        factor = NORMS[norm].length(math.prod(self.maps.network.input_shape))
         values = [0.0 if b is None else b.constant * factor for b in self.bounds(predicted)]
         return torch.tensor(values, dtype=torch.float64)
 

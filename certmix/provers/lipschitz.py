@@ -44,6 +44,7 @@ from verifiers.engine import Bounds, EngineError, LogitBounds, MarginQuery, Quer
 from verifiers.lipschitz.constants import local_bounds, local_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.network.module import PlainModule
+from verifiers.norms import NORMS
 from verifiers.perturbation import Balls
 
 Evidence = LocalLipschitz | RelaxedLipschitz | GlobalLipschitz | LayerLipschitz | EngineRelaxedLipschitz
@@ -123,7 +124,7 @@ class LipschitzProver(Prover[LogitsAtInputs]):
         else:
             kinds["lipschitz_local"] = self._local
             kinds["lipschitz_layers"] = self._layers
-            if s.norm == "L2":  # in the other norms sqrt(n) or nothing is gained: local constants are better
+            if NORMS[s.norm].euclidean:  # in the other norms sqrt(n) or nothing is gained: local constants are better
                 kinds["lipschitz_global"] = self._global
         proposals: dict[str, Proposals] = {}
         failures: list[str] = []

@@ -41,6 +41,7 @@ from verifiers.lipschitz.layer_norms import product_constants
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import LipSDP
 from verifiers.lipschitz.value_bounds import ValueBounds
+from verifiers.norms import NORMS
 
 MAX_NEURONS = 256  # beyond, the semidefinite bounds take hours
 
@@ -118,11 +119,11 @@ def global_pairs(
     table = GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS), prepared(maps.network))
     by_layers = [table.layer_constants(y, request.norm) for y in predicted]
     by_source["layer norms"] = torch.minimum(by_source["layer norms"], _through(predicted, by_layers, classes))
-    if request.lipsdp and request.norm == "L2":
+    if request.lipsdp and NORMS[request.norm].euclidean:
         try:
             semidefinite: list[Tensor] = []
             for y in predicted:
-                semidefinite.append(table.constants(y, "L2"))
+                semidefinite.append(table.constants(y, request.norm))
                 done()
             by_source["LipSDP"] = _through(predicted, semidefinite, classes)
         except EngineError as error:

@@ -10,8 +10,12 @@ from certmix.formatting import exact, lower
 from certmix.reports.inputs import Input
 from proofs_check.certificate import Assumption
 
-BALL = {"Linf": "ℓ∞", "L2": "ℓ2", "L1": "ℓ1"}
 SHARED = ("norm", "temperature", "domain", "semantics", "class_of", "standard", "robust", "smoothing", "adaptive")
+
+
+def ball(norm: str) -> str:
+    """Linf as ℓ∞, L2 as ℓ2."""
+    return "ℓ" + norm[1:].replace("inf", "∞")
 
 
 def said(settings: dict[str, Any], header: dict[str, Any], inputs: Sequence[Input]) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def title(n: int, settings: dict[str, Any], of: dict[str, Any]) -> str:
     asked = "largest certified radius" if settings["radius"] is None else f"radius {lower(settings['radius'])}"
     weight = f"α = {exact(of['alpha'])}" if "alpha" in of else "α depends on the input"
     return (
-        f"{n} inputs, {BALL[of['norm']]}, {asked}, {weight}, T = {exact(of['temperature'])}, "
+        f"{n} inputs, {ball(of['norm'])}, {asked}, {weight}, T = {exact(of['temperature'])}, "
         f"method {settings['method']}"
     )
 
@@ -67,7 +71,7 @@ def claim(of: dict[str, Any]) -> list[str]:
     values.append(f"T = {exact(of['temperature'])}")
     computed = ", and with their logits as computed in IEEE float32" if of["semantics"] == "float32" else ""
     sentences = [
-        f"For every input marked certified: at every point whose {BALL[of['norm']]} distance from the input is at most "
+        f"For every input marked certified: at every point whose {ball(of['norm'])} distance from the input is at most "
         f"the radius shown{box}, the mix {mix_words(of)} with {' and '.join(values)} gives one and the same class, the "
         "class shown."
     ]

@@ -83,7 +83,7 @@ def said_of(judged: JudgedLine) -> Verdict:
 
 def lines(report: AuditReport, of: Input, judged: JudgedLine, others: Mapping[Method, Outcome | str]) -> list[str]:
     """The text, line by line."""
-    ball = claims.BALL[report.said["norm"]]
+    ball = claims.ball(report.said["norm"])
     text_lines = [f"input {of.index} of {report.path}: label {of.label}, class {of.predicted}, {_verdict(of)}"]
     for name, model in report.clean.items():
         given = model.classes[of.index]

@@ -41,7 +41,7 @@ def write(report: AuditReport, own: tuple[Compared, ...] = ()) -> Path:
         report=report,
         own=own_files.verdict(own) if own else [],
         own_same=own_files.all_same(own),
-        ball=claims.BALL[report.said["norm"]],
+        ball=claims.ball(report.said["norm"]),
         title=claims.title(report.n, report.settings, report.said),
         headline=headline(report),
         claim=claims.claim(report.said),
@@ -69,7 +69,7 @@ def write(report: AuditReport, own: tuple[Compared, ...] = ()) -> Path:
 
 def headline(report: AuditReport) -> str:
     """The result in one sentence."""
-    n, ball = report.n, claims.BALL[report.said["norm"]]
+    n, ball = report.n, claims.ball(report.said["norm"])
     hits = sum(i.counts for i in report.inputs)
     if report.settings["radius"] is not None:
         within = f"within {ball} radius {lower(report.settings['radius'])}"

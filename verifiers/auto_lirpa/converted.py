@@ -215,7 +215,7 @@ class Converted:
         for k, activation in self.nodes:
             node, value = activation.inputs[0], asked.values[k]
             first = type(node.inputs[0]).__name__ == "BoundInput" if node.inputs else True
-            (fixed if final or (first and asked.inputs.norm != "Linf") else reference)[node.name] = (
+            (fixed if final or (first and not asked.inputs.lp.is_box) else reference)[node.name] = (
                 value.lower,
                 value.upper,
             )

@@ -7,20 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verifiers.perturbation import DUAL_ORDER, BoxedBalls
+from verifiers.perturbation import BoxedBalls
 
 
 def perturbation(lirpa: Any, inputs: BoxedBalls) -> Any:
     """The input set in auto_LiRPA's terms.
 
-    l2 and l1 balls pose as their bounding box, so that interval steps are sound with a radius per input;
+    Balls that are no boxes pose as their bounding box, so that interval steps are sound with a radius per input;
     linear functions of the input take the better of the box and the dual norm.
     """
     base = lirpa.PerturbationLpNorm
     box = {"norm": float("inf"), "eps": None, "x_L": inputs.lower, "x_U": inputs.upper}
-    if inputs.norm == "Linf":
+    if inputs.lp.is_box:
         return base(**box)
-    dual = DUAL_ORDER[inputs.norm]
 
     class Ball(base):
         def concretize_matrix(self, x: Tensor, A: Any, sign: int, *rest: Any) -> Tensor:
@@ -28,7 +27,7 @@ def perturbation(lirpa: Any, inputs: BoxedBalls) -> Any:
             if not isinstance(A, Tensor):
                 return bound  # an identity: the box is exact
             rows = A.reshape(*A.shape[:2], -1)
-            spread = rows.norm(dual, -1) * inputs.radius[:, None]
+            spread = inputs.lp.dual(rows) * inputs.radius[:, None]
             ball = rows.matmul(inputs.center.flatten(1)[:, :, None])[..., 0] + sign * spread
             return (torch.maximum if sign < 0 else torch.minimum)(bound, ball.reshape(bound.shape))
 
@@ -56,8 +55,4 @@ def _patch_norms(lirpa: Any, A: Any, inputs: BoxedBalls) -> Tensor:
     if A.unstable_idx is not None:
         mask = mask[A.unstable_idx[1], A.unstable_idx[2]]
     taps = A.patches * mask.unsqueeze(1 if A.unstable_idx is not None else 0)
-    if inputs.norm == "L2":  # the square root's slope at zero is infinite
-        norms = taps.square().sum((-3, -2, -1)).clamp(min=1e-30).sqrt()
-    else:
-        norms = taps.abs().amax((-3, -2, -1))
-    return norms.transpose(0, 1)
+    return inputs.lp.dual(taps, (-3, -2, -1)).transpose(0, 1)

@@ -19,8 +19,6 @@ from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, S
 from verifiers.linear_forms.relaxation import Relaxation
 from verifiers.perturbation import BoxedBalls
 
-FIXED_POINT_STEPS = 4  # of the fixed point that splits a form between ball and box
-
 
 class AffineValues(NamedTuple):
     """Values (N, *shape) of one node at the balls' centres and at the midpoints of the boxes."""
@@ -142,7 +140,7 @@ def _through_interval(forms: LinearForms, values: Interval, form_to_input: FormT
 def _concretize_ball(intermediate_bounds: IntermediateBounds, frontier: Frontier, form_to_input: FormToInput) -> Tensor:
     """Upper bounds (R,) of forms on affine nodes: over the boxes, or over the balls cut by them if that is smaller."""
     net, ball, values = intermediate_bounds.net, intermediate_bounds.ball, intermediate_bounds.affine_values
-    boxes_only = ball.norm == "Linf"
+    boxes_only = ball.lp.is_box
     at_midpoint = _at_points(frontier, {k: values[k].midpoint for k in frontier.nodes}, form_to_input)
     centers = {k: values[k].center for k in frontier.nodes}
     at_center = at_midpoint if boxes_only else _at_points(frontier, centers, form_to_input)
@@ -161,32 +159,7 @@ def _concretize_ball(intermediate_bounds: IntermediateBounds, frontier: Frontier
     extent = torch.where(coefficients > 0, *gathered).flatten(2).flatten(0, 1)
     extent = extent / unit.clamp(min=torch.finfo(unit.dtype).tiny)
     radius = ball.radius if len(ball.radius) == 1 else ball.radius[form_to_input.index]
-    if ball.norm == "L1":
-        return torch.minimum(box, at_center + (sizes * _farthest(sizes.detach(), extent, radius[:, None])).sum(1))
-    ball_share = torch.minimum(sizes, _ball_share(sizes.detach(), extent, radius[:, None]))
-    by_ball = radius * ball_share.norm(dim=1) + ((sizes - ball_share) * extent).sum(1)
-    return torch.minimum(box, at_center + by_ball)
-
-
-def _ball_share(sizes: Tensor, extent: Tensor, radius: Tensor) -> Tensor:
-    """Caps a (R, n) in L2: c . (x - center) <= radius * ‖min(|c|, a)‖ + sum of (|c| - min(|c|, a)) extent on the ball
-    cut by its box, `extent` being how far the box extends the way the form grows. Best: `extent` times a number, a
-    fixed point.
-    """
-    cap = sizes
-    for _ in range(FIXED_POINT_STEPS):
-        cap = extent * (torch.minimum(sizes, cap).norm(dim=1, keepdim=True) / radius.clamp(min=1e-30))
-    return cap
-
-
-def _farthest(sizes: Tensor, extent: Tensor, radius: Tensor) -> Tensor:
-    """Sizes (R, n) of the offset in the L1 ball cut by its box at which a form is largest: the radius goes to the
-    largest coefficients first. Where it is spent the form's value has a kink; these sizes are a subgradient there.
-    """
-    order = sizes.argsort(dim=1, descending=True)
-    room = extent.gather(1, order)
-    spent = torch.minimum((radius - (room.cumsum(1) - room)).clamp(min=0), room)
-    return torch.zeros_like(sizes).scatter(1, order, spent)
+    return torch.minimum(box, at_center + ball.lp.reach(sizes, extent, radius))
 
 
 def _at_points(frontier: Frontier, values: dict[int, Tensor], form_to_input: FormToInput) -> Tensor:

@@ -18,7 +18,8 @@ from verifiers.crown.network import CrownNetwork, Interval
 from verifiers.crown.neurons import chunk_size, footprint, tightened
 from verifiers.engine import NOTHING_KNOWN, Constraints
 from verifiers.linear_forms.forms import FormToInput, LinearForms
-from verifiers.perturbation import DUAL_ORDER, BoxedBalls
+from verifiers.norms import NORMS
+from verifiers.perturbation import BoxedBalls
 
 
 def value_bounds(
@@ -32,7 +33,7 @@ def value_bounds(
     n = len(ball.center)
     chosen = torch.zeros(n, net.slopes, dtype=net.dtype, device=net.device) if slopes is None else slopes
     affine_values = {0: AffineValues(ball.center, (ball.lower + ball.upper) / 2)}
-    domain_cuts = ball.norm != "Linf" and _is_cut(ball)
+    domain_cuts = not ball.lp.is_box and _is_cut(ball)
     intermediate_bounds = IntermediateBounds(net, ball, [(ball.lower, ball.upper)], affine_values, chosen)
     values = intermediate_bounds.values
     for k in range(1, len(net.layers)):
@@ -70,7 +71,7 @@ def _is_cut(ball: BoxedBalls) -> bool:
 
 def _by_dual_norm(net: CrownNetwork, k: int, bounds: Interval, center: Tensor, ball: BoxedBalls) -> Interval:
     """`bounds` of an affine node, cut to its value at the centre plus and minus the radius times its dual norm."""
-    if ball.norm == "Linf" and _layers(net, k) <= 1:
+    if ball.lp.is_box and _layers(net, k) <= 1:
         return bounds  # nothing is shared between the inputs of one layer: interval arithmetic is exact
     half_width = ball.radius.view(-1, *(1,) * (center.dim() - 1)) * dual_norms(net, k, ball.norm)
     lower, upper = torch.maximum(bounds[0], center - half_width), torch.minimum(bounds[1], center + half_width)
@@ -104,7 +105,7 @@ def dual_norms(net: CrownNetwork, k: int, norm: c.Norm) -> Tensor:
         index = torch.arange(math.prod(shape), device=net.device)
         size = chunk_size(footprint(net, k)[0])
         parts = (_gradient(net, k, i).coefficients.flatten(1) for i in index.split(size))
-        norms = [torch.linalg.vector_norm(p, DUAL_ORDER[norm], dim=1) for p in parts]
+        norms = [NORMS[norm].dual(p) for p in parts]
         net.dual_norms[k, norm] = torch.cat(norms).view(shape)
     return net.dual_norms[k, norm]
 

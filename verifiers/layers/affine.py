@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -16,6 +15,7 @@ from proofs_check import certificate as c
 from verifiers.layers.layer import Interval, Layer, NodeT, Weights
 from verifiers.linear_forms.forms import DenseForms, LinearForms
 from verifiers.linear_forms.relaxation import Relaxation
+from verifiers.norms import NORMS
 
 WAY_OUT = "it is affine, ask for its adjoint"
 
@@ -49,15 +49,15 @@ class Affine(Layer[NodeT]):
         return before[0] * self.operator_norm(norm)
 
     def operator_norm(self, norm: c.Norm) -> float:
-        """An upper bound of the operator norm of a map of one input: the largest sums of absolute weights over rows
-        (Linf) and columns (L1); the root of their product (L2, by interpolation)."""
+        """An upper bound of the operator norm of a map of one input: between the largest sums of absolute weights over
+        rows and over columns."""
         growth = 1 + 4 * (self.terms + 16) * 2.0**-51
         absolute, like = self.absolute(), next(iter(self.weights.values()), torch.zeros((), dtype=torch.float64))
         rows = absolute.value(like.new_ones(1, *self.shapes[0]))
         (below,) = absolute.adjoint(DenseForms(torch.ones_like(rows)))
         columns = below.complete().to_dense().coefficients
         by_rows, by_columns = (float(sums.max()) * growth for sums in (rows, columns))
-        return {"Linf": by_rows, "L1": by_columns, "L2": math.sqrt(by_rows * by_columns) * growth}[norm]
+        return NORMS[norm].between(by_rows, by_columns) * growth
 
     def offset(self, forms: LinearForms) -> Tensor | None:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from proofs_check import certificate as c
 from verifiers.layers import lowering as low
 from verifiers.layers.affine import Monotone
 from verifiers.linear_forms.forms import DenseForms, LinearForms, PatchForms, Summand
-from verifiers.perturbation import ORDER
+from verifiers.norms import NORMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +30,7 @@ class Concat(Monotone[c.Concat]):
         return tuple(map(DenseForms, torch.split(forms.to_dense().coefficients, channels, dim=1)))
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
-        return float(np.linalg.norm(before, ord=ORDER[norm]))
+        return float(NORMS[norm].size(torch.tensor(before, dtype=torch.float64)))
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
         """Each part is embedded among zeros; the parts are summed."""

@@ -23,6 +23,7 @@ from verifiers.linear_forms.blocks import Pair
 from verifiers.linear_forms.convolution import Adjoint, adjoint_of
 from verifiers.linear_forms.forms import LinearForms, PatchForms, Summand, channels_last
 from verifiers.linear_forms.patches import Patches
+from verifiers.norms import NORMS
 
 MAX_MATRIX_ENTRIES = 2**20  # of a map between patches that is kept as one matrix
 MAX_UNROLLED_ENTRIES = 2**22  # and of a convolution's whole matrix, of so many
@@ -124,7 +125,7 @@ class Conv2d(Affine[c.Conv2d]):
     def operator_norm(self, norm: c.Norm) -> float:
         """L2: also `spectral_norm`, once computed."""
         between = super().operator_norm(norm)
-        return between if norm != "L2" else min(between, self.spectral_norm)
+        return min(between, self.spectral_norm) if NORMS[norm].euclidean else between
 
     @functools.cached_property
     def spectral_norm(self) -> float:

@@ -15,6 +15,7 @@ from verifiers.layers import lowering as low
 from verifiers.layers.affine import Monotone
 from verifiers.layers.layer import LayerError, NodeT
 from verifiers.linear_forms.forms import DenseForms, LinearForms, Summand
+from verifiers.norms import NORMS
 
 MAX_DENSE_ENTRIES = 2**24  # of a matrix that repeats elements, for engines without a step that does
 
@@ -83,7 +84,7 @@ class Gather(Moving[c.Gather]):
         return self.copies
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
-        return before[0] * {"Linf": 1.0, "L2": math.sqrt(self.copies), "L1": float(self.copies)}[norm]
+        return before[0] * NORMS[norm].of_ones(self.copies)
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
         """What repeats elements is a matrix: auto_LiRPA's own step for it loses copies."""

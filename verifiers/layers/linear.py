@@ -15,6 +15,7 @@ from verifiers.layers import lowering as low
 from verifiers.layers.affine import Affine, interval_by_centre, spectral_norm, with_weights
 from verifiers.layers.layer import Interval
 from verifiers.linear_forms.forms import DenseForms, LinearForms, Summand
+from verifiers.norms import NORMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Linear(Affine[c.Linear]):
     def operator_norm(self, norm: c.Norm) -> float:
         """L2: also by singular values."""
         between = super().operator_norm(norm)
-        return min(between, spectral_norm(self.node.weight)) if norm == "L2" else between
+        return min(between, spectral_norm(self.node.weight)) if NORMS[norm].euclidean else between
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
         dense = low.Dense(at, self.weights["weight"], self.weights["bias"])

@@ -21,6 +21,7 @@ from verifiers.layers.nonlinear import Nonlinear
 from verifiers.layers.windows import overlap, pad, scatter_windows, windows
 from verifiers.linear_forms.forms import DenseForms, FormToInput, LinearForms, dot
 from verifiers.linear_forms.relaxation import Relaxation
+from verifiers.norms import NORMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +75,7 @@ class MaxPool2d(Nonlinear[c.MaxPool2d]):
 
     def lipschitz(self, before: Sequence[float], norm: c.Norm) -> float:
         """|max(a) - max(b)|^p, summed over windows, is at most sum |a - b|^p with each cell once per window."""
-        windows_per_cell = overlap(self.node.kernel, self.node.stride)
-        return before[0] * {"Linf": 1.0, "L2": math.sqrt(windows_per_cell), "L1": float(windows_per_cell)}[norm]
+        return before[0] * NORMS[norm].of_ones(overlap(self.node.kernel, self.node.stride))
 
 
 @dataclass(frozen=True, eq=False)

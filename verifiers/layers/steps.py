@@ -4,6 +4,7 @@ for each question of an engine. Rounding is not accounted for."""
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proofs_check.certificate import Norm
+from verifiers.norms import Lp
 from verifiers.perturbation import BoxedBalls
 
 Shape = tuple[int, ...]
@@ -101,21 +102,22 @@ class Linear(Step):
         middle = self.mapped(v.middle, self.weight, self.bias)
         half = self.mapped(v.half, self.weight.abs(), None)
         lower, upper = middle - half, middle + half
-        if v.scale is None or v.point is None or balls.norm == "Linf":
+        if v.scale is None or v.point is None or balls.lp.is_box:
             return Value(lower, upper)
         center = self.mapped(v.point, self.weight, self.bias)
-        spread = self.dual_norms(v.scale, balls.norm)
+        spread = self.dual_norms(v.scale, balls.lp)
         spread = spread * balls.radius.reshape(-1, *(1 for _ in spread.shape[1:]))
         # an element of the value lies in both intervals
         return Value(torch.maximum(lower, center - spread), torch.minimum(upper, center + spread))
 
-    def dual_norms(self, scale: Tensor, norm: Norm) -> Tensor:
-        """(1, *out) the dual norm (l2: l2, l1: largest) of each output's coefficients on the raw input, borders
+    def dual_norms(self, scale: Tensor, norm: Lp) -> Tensor:
+        """(1, *out) the dual norm of each output's coefficients on the raw input, borders
         included. scale: of the input's shape, the factor between the raw input and this step's.
         """
-        if norm == "L2":
-            return self.mapped(scale.square()[None], self.weight.square(), None).clamp(min=0).sqrt()
-        return self.largest(scale)
+        q = norm.dual_order
+        if q == math.inf:
+            return self.largest(scale)
+        return self.mapped(scale.abs()[None].pow(q), self.weight.abs().pow(q), None).clamp(min=0).pow(1 / q)
 
 
 @dataclass(frozen=True, eq=False)

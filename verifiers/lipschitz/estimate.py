@@ -20,7 +20,8 @@ from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import point_values
 from verifiers.network.module import PlainModule
-from verifiers.perturbation import DUAL_ORDER, ORDER, Balls
+from verifiers.norms import NORMS
+from verifiers.perturbation import Balls
 
 INSIDE = 1 - 2.0**-30
 
@@ -230,9 +231,9 @@ def _search(maps: LinearMaps, balls: Balls, forms: Tensor, search: Search) -> tu
             gap = (model(x) * functional).sum(1)
             (gradient,) = torch.autograd.grad(gap.sum(), x)
             gap = (gap - base).detach()
-            size = torch.linalg.vector_norm((points - center).flatten(1), ord=ORDER[balls.norm], dim=1)
+            size = NORMS[balls.norm].size((points - center).flatten(1))
             quotient = gap.abs() / size.clamp(min=1e-30).to(search.dtype)
-            dual = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL_ORDER[balls.norm], dim=1)
+            dual = NORMS[balls.norm].dual(gradient.flatten(1))
             best = [_keep(b, v, points) for b, v in zip(best, (quotient, dual), strict=True)]
             ascent = gradient.double() * torch.where(gap >= 0, 1.0, -1.0).reshape(-1, *[1] * (x.ndim - 1))
             length = radius * (1.5 / math.sqrt(step + 1))
@@ -247,44 +248,16 @@ def _keep(best: tuple[Tensor, Tensor], value: Tensor, points: Tensor) -> tuple[T
 
 
 def _steepest(gradient: Tensor, norm: Norm, length: Tensor) -> Tensor:
-    """The step of ℓp length `length` along which the linearised value grows most (ℓ1: a share of the top entries)."""
-    flat = gradient.flatten(1)
-    if norm == "Linf":
-        direction = flat.sign()
-    elif norm == "L2":
-        direction = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp(min=1e-30)
-    else:
-        top = flat.abs() >= flat.abs().amax(dim=1, keepdim=True) * 0.9
-        direction = flat.sign() * top / top.sum(dim=1, keepdim=True)
-    return (direction * length[:, None]).reshape(gradient.shape)
+    """The step of this length along which the linearised value grows most."""
+    return (NORMS[norm].steepest(gradient.flatten(1)) * length[:, None]).reshape(gradient.shape)
 
 
 def _project(points: Tensor, center: Tensor, radius: Tensor, balls: Balls) -> Tensor:
-    """Into the ball, a hair inside so that rounding cannot leave it, and into the domain."""
-    if balls.domain is not None:
-        points = points.clamp(*balls.domain)
-    move, limit = (points - center).flatten(1), radius * INSIDE
-    if balls.norm == "Linf":
-        move = move.clamp(-limit[:, None], limit[:, None])
-    elif balls.norm == "L2":
-        size = torch.linalg.vector_norm(move, dim=1)
-        move = move * (limit / size.clamp(min=1e-300)).clamp(max=1.0)[:, None]
-    else:
-        move = _into_l1(move, limit)
-    # a last common shrinking pays for the rounding of the additions
-    return center + (move * INSIDE).reshape(center.shape)
-
-
-def _into_l1(move: Tensor, limit: Tensor) -> Tensor:
-    """Euclidean projection on the ℓ1 ball (Duchi et al. 2008)."""
-    size = move.abs()
-    ordered = size.sort(dim=1, descending=True).values
-    excess = ordered.cumsum(1) - limit[:, None]
-    index = torch.arange(1, move.shape[1] + 1, device=move.device)
-    last = ((ordered * index > excess).sum(dim=1) - 1).clamp(min=0)
-    threshold = (excess.gather(1, last[:, None]) / (last + 1)[:, None]).clamp(min=0)
-    inside = (size.sum(dim=1) <= limit)[:, None]
-    return torch.where(inside, move, move.sign() * (size - threshold).clamp(min=0))
+    """Into ball and domain, a hair inside so that rounding cannot leave the ball."""
+    move, flat = (points - center).flatten(1), center.flatten(1)
+    low, high = balls.domain or (-math.inf, math.inf)
+    move = NORMS[balls.norm].closest(move, low - flat, high - flat, radius * INSIDE)
+    return center + (move * INSIDE).reshape(center.shape)  # the shrinking pays for the rounding of the additions
 
 
 def _counted(maps: LinearMaps, balls: Balls, forms: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,7 +271,7 @@ def _counted(maps: LinearMaps, balls: Balls, forms: Tensor, points: Tensor) -> t
     value = (forms * middle).sum(2)
     doubt = (forms.abs() * half).sum(2) + growth * (forms.abs() * (low.abs() + high.abs())).sum(2)
     move = (points - balls.center[:, None]).flatten(2)
-    size = torch.linalg.vector_norm(move, ord=ORDER[balls.norm], dim=2)
+    size = NORMS[balls.norm].size(move)
     size = size * (1 + (move.shape[2] + 16) * 2.0**-51) + 2.0**-52 * _rounding(balls, points)
     quotient = ((value.abs() - doubt).clamp(min=0) / size.clamp(min=1e-300)) * (1 - 2.0**-51)
     return torch.where(size > 0, quotient, 0.0).reshape(count, number), size
@@ -307,7 +280,7 @@ def _counted(maps: LinearMaps, balls: Balls, forms: Tensor, points: Tensor) -> t
 def _rounding(balls: Balls, points: Tensor) -> Tensor:
     """ℓp size of the vectors whose relative rounding enters point - centre."""
     total = (points.abs() + balls.center.abs()[:, None]).flatten(2)
-    return 2 * torch.linalg.vector_norm(total, ord=ORDER[balls.norm], dim=2)
+    return 2 * NORMS[balls.norm].size(total)
 
 
 def _counted_gradient(maps: LinearMaps, balls: Balls, forms: Tensor, points: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from proofs_check import certificate as c
 from verifiers.layers.nonlinear import Nonlinear
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.value_bounds import Interval
-from verifiers.perturbation import DUAL_ORDER
+from verifiers.norms import NORMS
 
 Slopes = tuple[Tensor, Tensor] | None
 
@@ -42,9 +42,8 @@ class GradientBounds:
 
 
 def _norm(entries: Tensor, norm: c.Norm, direction: int) -> Tensor:
-    order = DUAL_ORDER[norm]
     growth = (entries.shape[2] + 16) * 2.0**-51
-    return torch.linalg.vector_norm(entries, ord=order, dim=2) * (1 + direction * growth)
+    return NORMS[norm].dual(entries) * (1 + direction * growth)
 
 
 def slope_intervals(maps: LinearMaps, values: Sequence[Interval]) -> list[Slopes]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from proofs_check import certificate as c
 from verifiers.lipschitz.jacobian import GradientBounds, Slopes, from_taps, interval_product
 from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.norms import NORMS
 
 MAX_COEFFICIENTS = 2**24
 U = 2.0**-51  # twice the relative rounding error of one operation
@@ -39,14 +40,14 @@ def linked_gradient_bounds(maps: LinearMaps, slopes: list[Slopes], forms: Tensor
 def linked_dual_norms(maps: LinearMaps, slopes: list[Slopes], forms: Tensor, norm: c.Norm) -> Tensor:
     """(N, R) upper bounds of the dual norms of these gradients.
 
-    For Linf also sum_i |J_i| <= sum_i (a_i J_i + b_i), b_i the largest |J_i| - a_i J_i between the bounds of J_i: one
-    functional of the gradient, which an uncertain slope moves by its size times |P_k a| (a carried forward by
-    midpoints), so that its effects on the entries cancel as they do in the gradient.
+    Where the dual norm is a sum of sizes also sum_i |J_i| <= sum_i (a_i J_i + b_i), b_i the largest |J_i| - a_i J_i
+    between the bounds of J_i: one functional of the gradient, which an uncertain slope moves by its size times |P_k a|
+    (a carried forward by midpoints), so that its effects on the entries cancel as they do in the gradient.
     """
     work = _Pass(maps, slopes, forms.shape[0], forms.shape[1])
     bounds = work.run(forms.to(torch.float64))
     norms = bounds.dual_norm_upper(norm)
-    return torch.minimum(norms, work.sum_of_sizes(bounds)) if norm == "Linf" else norms
+    return torch.minimum(norms, work.sum_of_sizes(bounds)) if NORMS[norm].dual_order == 1 else norms
 
 
 @dataclass(eq=False)

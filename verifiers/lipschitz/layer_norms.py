@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proofs_check import certificate as c
 from verifiers.lipschitz.linear_maps import LinearMaps
-from verifiers.perturbation import DUAL_ORDER
+from verifiers.norms import NORMS
 
 
 def product_constants(maps: LinearMaps, forms: Tensor, norm: c.Norm) -> Tensor:
@@ -19,7 +19,6 @@ def product_constants(maps: LinearMaps, forms: Tensor, norm: c.Norm) -> Tensor:
     The affine nodes after the last nonlinear ones are folded into the forms exactly.
     """
     constants = _node_constants(maps, norm)
-    order = DUAL_ORDER[norm]
     last = len(maps.network.nodes) - 1
     centre = forms.to(maps.device, torch.float64)
     frontier: dict[int, tuple[Tensor, Tensor]] = {last: (centre, torch.zeros_like(centre))}
@@ -29,7 +28,7 @@ def product_constants(maps: LinearMaps, forms: Tensor, norm: c.Norm) -> Tensor:
             continue
         centre, radius = frontier.pop(k)
         if k == 0 or not maps.affine(k):
-            dual = torch.linalg.vector_norm((centre.abs() + radius).flatten(1), ord=order, dim=1)
+            dual = NORMS[norm].dual((centre.abs() + radius).flatten(1))
             total = total + dual * (constants[k] * (1 + 4 * maps.growth + centre[0].numel() * 2.0**-51))
             continue
         for source, m, r in zip(maps.parents(k), *maps.adjoint_step(k, centre, radius), strict=True):

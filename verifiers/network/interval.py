@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verifiers.layers.steps import Value
 from verifiers.network import lowering as low
-from verifiers.perturbation import DUAL_ORDER, BoxedBalls
+from verifiers.perturbation import BoxedBalls
 
 Interval = tuple[Tensor, Tensor]
 
@@ -40,9 +40,9 @@ def _of_forms(weight: Tensor, bias: Tensor, v: Value, inputs: BoxedBalls) -> Int
         torch.einsum("nrm,nm->nr", w, t.flatten(1)) for w, t in ((weight, v.middle), (weight.abs(), v.half))
     )
     lower, upper = bias + middle - half, bias + middle + half
-    if v.scale is None or v.point is None or inputs.norm == "Linf":
+    if v.scale is None or v.point is None or inputs.lp.is_box:
         return lower, upper
     center = bias + torch.einsum("nrm,nm->nr", weight, v.point.flatten(1))
     scaled = weight * v.scale.flatten()
-    spread = inputs.radius[:, None] * torch.linalg.vector_norm(scaled, DUAL_ORDER[inputs.norm], dim=2)
+    spread = inputs.radius[:, None] * inputs.lp.dual(scaled)
     return torch.maximum(lower, center - spread), torch.minimum(upper, center + spread)

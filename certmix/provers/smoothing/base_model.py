@@ -9,6 +9,7 @@ from certmix.errors import UsageError
 from certmix.provers.problem import ProverProblem
 from certmix.provers.smoothing import plan as planning
 from certmix.settings import choose
+from verifiers.norms import NORMS
 from verifiers.smoothing import confidence, sampling
 from verifiers.smoothing.sampling import Base, GridNoise
 
@@ -21,8 +22,8 @@ def check(problem: ProverProblem) -> None:
     choose("bound", s.smoothing.bound, planning.BOUNDS)
     choose("base", s.smoothing.base, ("soft", "hard"))
     choose("precision", s.smoothing.precision, ("float32", "bfloat16"))
-    if s.norm != "L2":
-        raise UsageError(f"Gaussian smoothing certifies L2 balls: pass norm L2, got {s.norm}")
+    if not NORMS[s.norm].euclidean:
+        raise UsageError(f"Gaussian smoothing certifies l2 balls: pass norm L2, got {s.norm}")
     if s.semantics != "real":
         raise UsageError(f"smoothing certifies the real semantics only, got {s.semantics}")
     if s.use_standard and problem.standard.network is None:
