@@ -199,7 +199,8 @@ class Converted:
             except Exception as error:
                 raise EngineError(_limit("conversion", lirpa, error)) from error
         fed = [step.inputs[0] for step in self.lowered.steps if step.nonlinear]
-        activations = [node for node in bounded._modules.values() if type(node).__name__ in BOUND_NAMES]
+        names = {step.bound_name for step in self.lowered.steps}
+        activations = [node for node in bounded._modules.values() if type(node).__name__ in names]
         if len(activations) != len(fed):
             raise EngineError(f"auto_LiRPA {lirpa.__version__} found {len(activations)} of {len(fed)} activations")
         self.nodes = list(zip(fed, activations, strict=True))
@@ -250,9 +251,6 @@ def _per_row(alpha: Tensor) -> Tensor:
 def _as_alpha(slopes: Tensor, shape: torch.Size) -> Tensor:
     """auto_LiRPA's (a, R, N, *shape) from (N, R, n)."""
     return slopes.reshape(shape[2], shape[1], shape[0], *shape[3:]).permute(2, 1, 0, *range(3, len(shape)))
-
-
-BOUND_NAMES = frozenset({"BoundRelu", "BoundLeakyRelu", "BoundSigmoid", "BoundTanh", "BoundMaxPool"})
 
 
 def _options(network: low.Lowered, patches: bool) -> dict[str, Any]:

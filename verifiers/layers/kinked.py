@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from proofs_check import certificate as c
@@ -30,7 +31,7 @@ class Abs(Curve[c.Abs]):
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
         """2 relu(x) - x."""
-        relu = builder.push(low.Activation(at, "relu"), self.shape)
+        relu = builder.push(low.Activation(at, F.relu, "BoundRelu"), self.shape)
         factors = (torch.full((1,) * len(self.shape), s, dtype=torch.float64) for s in (2.0, -1.0))
         parts = [
             builder.affine(low.diagonal(source, self.shape, factor, 0 * factor), False, self.shape)

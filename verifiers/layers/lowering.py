@@ -8,7 +8,6 @@ engines round them to their own precision once.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ class Builder:
 
     def affine(self, step: Affine, only: bool, shape: Shape) -> int:
         """Push `step`, or merge it into its input if it is the only one to read that."""
-        merged = _merge(self.steps[step.inputs[0]], step) if only else None
+        merged = step.after(self.steps[step.inputs[0]]) if only else None
         if merged is None:
             return self.push(step, shape)
         self.steps[step.inputs[0]] = merged
@@ -110,22 +109,3 @@ def diagonal(at: tuple[int, ...], shape: Shape, scale: Tensor, shift: Tensor) ->
     target = (shape[0], *(1 for _ in shape[1:])) if channelwise else shape
     full = [part.expand(target).clone() for part in parts]
     return (Diagonal if channelwise else Pointwise)(at, full[0], full[1])
-
-
-def _merge(first: Step, second: Affine) -> Affine | None:
-    """`second` after `first` as one step, where that is one step of the same size."""
-    match first, second:
-        case ((Dense() | Conv()), Diagonal()):
-            rows = second.scale.reshape(-1, *(1 for _ in first.weight.shape[1:]))
-            bias = first.bias * second.scale.flatten() + second.shift.flatten()
-            return replace(first, weight=first.weight * rows, bias=bias)
-        case Diagonal(), Diagonal():
-            return replace(first, scale=first.scale * second.scale, shift=first.shift * second.scale + second.shift)
-        case Diagonal(), Dense():
-            bias = second.bias + second.weight @ first.shift
-            return replace(second, inputs=first.inputs, weight=second.weight * first.scale, bias=bias)
-        case Diagonal(), Conv() if second.padding == (0, 0):  # padded zeros are zeros of the scaled image
-            bias = second.bias + (second.weight * first.shift).sum((1, 2, 3))
-            return replace(second, inputs=first.inputs, weight=second.weight * first.scale, bias=bias)
-        case _:
-            return None

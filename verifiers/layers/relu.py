@@ -7,6 +7,7 @@ et al. 2018.
 from __future__ import annotations
 
 import abc
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,7 @@ class Relu(ReluLike[c.Relu]):
         return F.relu(inputs[0])
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
-        return builder.push(low.Activation(at, "relu"), self.shape)
+        return builder.push(low.Activation(at, F.relu, "BoundRelu"), self.shape)
 
     def rounding(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
@@ -79,7 +80,8 @@ class LeakyRelu(ReluLike[c.LeakyRelu]):
         return F.leaky_relu(inputs[0], self.node.slope)
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
-        return builder.push(low.Activation(at, "leaky_relu", self.node.slope), self.shape)
+        leaky = functools.partial(F.leaky_relu, negative_slope=self.node.slope)
+        return builder.push(low.Activation(at, leaky, "BoundLeakyRelu"), self.shape)
 
     def rounding(self, x: Tensor) -> Tensor:
         """The product with the slope is rounded."""

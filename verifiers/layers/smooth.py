@@ -34,7 +34,7 @@ class Sigmoid(Curve[c.Sigmoid]):
         return torch.sigmoid(x) * torch.sigmoid(-x)
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
-        return builder.push(low.Activation(at, "sigmoid"), self.shape)
+        return builder.push(low.Activation(at, torch.sigmoid, "BoundSigmoid"), self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Tanh(Curve[c.Tanh]):
         return 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)
 
     def lower(self, builder: low.Builder, at: tuple[int, ...], only: bool) -> int:
-        return builder.push(low.Activation(at, "tanh"), self.shape)
+        return builder.push(low.Activation(at, torch.tanh, "BoundTanh"), self.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,23 @@ class Step(abc.ABC):
     nonlinear: ClassVar[bool] = False
 
     inputs: tuple[int, ...]
+
+    @property
+    def bound_name(self) -> str | None:
+        """The name of auto_LiRPA's class for it, of a nonlinear step."""
+        return None
+
+    def after(self, first: Step) -> Step | None:
+        """This step and `first`, its input, as one step of the same size; None: there is none."""
+        del first
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> Step | None:
+        """scale * value + shift, per channel, as one step of the same size; None: there is none."""
+        del scale, shift
+
+    def channels(self) -> tuple[Tensor, Tensor] | None:
+        """(scale, shift), where the value is scale * input + shift per channel."""
+        return None
 
     def weights(self) -> dict[str, Tensor]:
         """What `value` needs, by name."""
@@ -94,6 +111,10 @@ class Linear(Step):
     def weights(self) -> dict[str, Tensor]:
         return {"weight": self.weight, "bias": self.bias}
 
+    def scaled(self, scale: Tensor, shift: Tensor) -> Step:
+        rows = scale.reshape(-1, *(1 for _ in self.weight.shape[1:]))
+        return replace(self, weight=self.weight * rows, bias=self.bias * scale.flatten() + shift.flatten())
+
     def value(self, args: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return self.mapped(args[0], weights["weight"], weights["bias"])
 
@@ -133,6 +154,12 @@ class Dense(Linear):
     def folded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return rows @ self.weight, rows @ self.bias
 
+    def after(self, first: Step) -> Step | None:
+        if (channels := first.channels()) is None:
+            return None
+        scale, shift = channels
+        return replace(self, inputs=first.inputs, weight=self.weight * scale, bias=self.bias + self.weight @ shift)
+
 
 @dataclass(frozen=True, eq=False)
 class Conv(Linear):
@@ -153,6 +180,14 @@ class Conv(Linear):
             for axis in (0, 1)
         ]
         return spread.reshape(1, len(spread), *counts)
+
+    def after(self, first: Step) -> Step | None:
+        """Padded zeros would have to be zeros of the scaled image."""
+        if (channels := first.channels()) is None or self.padding != (0, 0):
+            return None
+        scale, shift = channels
+        bias = self.bias + (self.weight * shift).sum((1, 2, 3))
+        return replace(self, inputs=first.inputs, weight=self.weight * scale, bias=bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +219,15 @@ class Diagonal(Scaling):
         one_by_one = F.conv2d if args[0].ndim == 4 else F.linear
         return one_by_one(args[0], weights["weight"], weights["bias"])
 
+    def after(self, first: Step) -> Step | None:
+        return first.scaled(self.scale, self.shift)
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> Step:
+        return replace(self, scale=self.scale * scale, shift=self.shift * scale + shift)
+
+    def channels(self) -> tuple[Tensor, Tensor]:
+        return self.scale, self.shift
+
 
 @dataclass(frozen=True, eq=False)
 class Pointwise(Scaling):
@@ -209,16 +253,18 @@ class Monotone(Step):
 
 @dataclass(frozen=True, eq=False)
 class Activation(Monotone):
-    """A function of each element; slope: of LeakyRelu's negative part."""
+    """A function of each element. bound_as: the name of auto_LiRPA's class for it."""
 
-    kind: Literal["relu", "leaky_relu", "sigmoid", "tanh"]
-    slope: float = 0.0
+    function: Callable[[Tensor], Tensor]
+    bound_as: str
+
+    @property
+    def bound_name(self) -> str:
+        return self.bound_as
 
     def value(self, args: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         del weights
-        if self.kind == "leaky_relu":
-            return F.leaky_relu(args[0], self.slope)
-        return {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[self.kind](args[0])
+        return self.function(args[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +274,10 @@ class MaxPool(Monotone):
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
+
+    @property
+    def bound_name(self) -> str:
+        return "BoundMaxPool"
 
     def value(self, args: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         del weights
