@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from small_networks import array
 
 from proofs_check import certificate as c
 from proofs_check.reading.shapes import output_shape
+from verifiers.layers import KINDS
+from verifiers.layers.nonlinear import Elementwise
 from verifiers.network.module import build
 
 Rng = np.random.Generator
+Draw = Callable[[Rng, int, tuple[int, ...]], c.Node]
 IMAGE, VECTOR = (2, 6, 5), (5,)
 CLASSES = 4
 
@@ -73,26 +77,26 @@ def gathered(rng: Rng, source: int, shape: tuple[int, ...]) -> c.Gather:
 TANH_GELU = 2 * math.sqrt(2 / math.pi)
 SWISHES = ((1.0, 0.0), (1.702, 0.0), (TANH_GELU, TANH_GELU * 0.044715))  # SiLU, and two forms of GELU
 
+
+def is_function(kind: Any) -> bool:
+    """Of each element, without fields: such a kind needs no line in the table."""
+    return issubclass(KINDS[kind], Elementwise) and [f.name for f in fields(kind)] == ["inputs"]
+
+
+def without_fields(kind: Any) -> Draw:
+    return lambda _g, k, _s: kind((k,))
+
+
 # op -> the shapes its input may have, and the node on the value `source` of such a shape
-Draw = Callable[[Rng, int, tuple[int, ...]], c.Node]
 DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
+    **{op: ((IMAGE, VECTOR), without_fields(kind)) for op, kind in c.NODE_TYPES.items() if is_function(kind)},
     "linear": ((VECTOR,), lambda g, k, s: c.Linear((k,), array(g, 4, s[0]), array(g, 4))),
     "conv2d": ((IMAGE,), lambda g, k, s: conv2d(g, k, s[0])),
     "batch_norm": ((IMAGE, VECTOR), lambda g, k, s: batch_norm(g, k, s[0])),
     "shift": ((IMAGE, VECTOR), lambda g, k, s: c.Shift((k,), constant(g, s))),
     "scale": ((IMAGE, VECTOR), lambda g, k, s: c.Scale((k,), constant(g, s))),
     "divide": ((IMAGE, VECTOR), lambda g, k, s: c.Divide((k,), constant(g, s))),
-    "relu": ((IMAGE, VECTOR), lambda _g, k, _s: c.Relu((k,))),
     "leaky_relu": ((IMAGE, VECTOR), lambda g, k, _s: c.LeakyRelu((k,), float(g.choice([0.0, 0.125, 0.3, 1.0])))),
-    "sigmoid": ((IMAGE, VECTOR), lambda _g, k, _s: c.Sigmoid((k,))),
-    "tanh": ((IMAGE, VECTOR), lambda _g, k, _s: c.Tanh((k,))),
-    "softplus": ((IMAGE, VECTOR), lambda _g, k, _s: c.Softplus((k,))),
-    "exp": ((IMAGE, VECTOR), lambda _g, k, _s: c.Exp((k,))),
-    "square": ((IMAGE, VECTOR), lambda _g, k, _s: c.Square((k,))),
-    "cube": ((IMAGE, VECTOR), lambda _g, k, _s: c.Cube((k,))),
-    "erf": ((IMAGE, VECTOR), lambda _g, k, _s: c.Erf((k,))),
-    "abs": ((IMAGE, VECTOR), lambda _g, k, _s: c.Abs((k,))),
-    "hard_swish": ((IMAGE, VECTOR), lambda _g, k, _s: c.HardSwish((k,))),
     "elu": ((IMAGE, VECTOR), lambda g, k, _s: c.Elu((k,), float(g.choice([0.0, 0.5, 1.0, 1.7])))),
     "gelu": ((IMAGE, VECTOR), lambda g, k, _s: c.Gelu((k,), float(g.choice([math.sqrt(2), 0.7])))),
     "swish": ((IMAGE, VECTOR), lambda g, k, _s: c.Swish((k,), *SWISHES[g.integers(len(SWISHES))])),

@@ -8,7 +8,8 @@ import numpy as np
 from flint import arb, arb_mat, ctx
 from numpy.typing import NDArray
 
-from certmix.attacks.running_error import columns, curve, output_size, pool_counts, pooled, rearranged
+from certmix.attacks.functions import function
+from certmix.attacks.running_error import columns, output_size, pool_counts, pooled, rearranged
 from proofs_check import certificate as c
 
 Balls = NDArray[np.object_]
@@ -71,19 +72,6 @@ def _apply(node: c.Node, inputs: list[Balls]) -> Balls:
             return x * _exact(node.constant)
         case c.Divide():
             return x / _exact(node.constant)
-        case c.Relu():
-            return _each(lambda v: v.max(arb(0)), x)
-        case c.LeakyRelu():
-            # 0 <= slope <= 1: the larger of x and slope * x
-            return _each(lambda v: v.max(arb(node.slope) * v), x)
-        case c.Sigmoid():
-            return _each(lambda v: 1 / (1 + (-v).exp()), x)
-        case c.Tanh():
-            return _each(lambda v: v.tanh(), x)
-        case c.Abs():
-            return _each(lambda v: abs(v), x)
-        case c.Softplus() | c.Exp() | c.Square() | c.Cube() | c.Erf() | c.HardSwish() | c.Elu() | c.Gelu() | c.Swish():
-            return _each(curve(node), x)
         case c.MaxPool2d():
             cells = pooled(x, node, arb("-inf"))
             return _each(_largest, _rows(cells))
@@ -92,6 +80,8 @@ def _apply(node: c.Node, inputs: list[Balls]) -> Balls:
             return cells.sum(-1) / _exact(pool_counts(node, x.shape))
         case c.Add():
             return x + inputs[1]
+        case _ if (curve := function(node)) is not None:
+            return _each(curve, x)
         case _:
             return _each(arb, rearranged(node, inputs))
 

@@ -6,7 +6,6 @@ Used to confirm counterexamples. Written apart from the judge's arithmetic on pu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from flint import arb
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from certmix.attacks.functions import FUNCTIONS, Function, function
 from proofs_check import certificate as c
 
 Array = NDArray[np.float64]
@@ -82,20 +82,18 @@ def _apply(node: c.Node, inputs: list[Approximate]) -> Approximate:
             return Approximate(np.maximum(x.value, 0), x.error)
         case c.LeakyRelu():
             return _rounded(np.where(x.value >= 0, x.value, node.slope * x.value), x.error)
-        case c.Sigmoid():
-            return _through_arb(lambda t: 1 / (1 + (-t).exp()), x)
-        case c.Tanh():
-            return _through_arb(lambda t: t.tanh(), x)
+        case c.Sigmoid() | c.Tanh():
+            return _through_arb(FUNCTIONS[type(node)](node), x)
         case c.Abs():
             return Approximate(np.abs(x.value), x.error)
-        case c.Softplus() | c.Exp() | c.Square() | c.Cube() | c.Erf() | c.HardSwish() | c.Elu() | c.Gelu() | c.Swish():
-            return _through_balls(curve(node), x)
         case c.MaxPool2d():
             return Approximate(pooled(x.value, node, -math.inf).max(-1), pooled(x.error, node, 0.0).max(-1))
         case c.AveragePool2d():
             return _average(node, x)
         case c.Add():
             return _rounded(x.value + inputs[1].value, x.error + inputs[1].error)
+        case _ if (curve := function(node)) is not None:
+            return _through_balls(curve, x)
         case _:
             return Approximate(
                 rearranged(node, [i.value for i in inputs]), rearranged(node, [i.error for i in inputs], error=True)
@@ -206,51 +204,25 @@ def _average(node: c.AveragePool2d, x: Approximate) -> Approximate:
     return Approximate(cells.sum(-1) / count, _up(errors.sum(-1) / count + rounding, n + 4))
 
 
-Curve = c.Softplus | c.Exp | c.Square | c.Cube | c.Erf | c.HardSwish | c.Elu | c.Gelu | c.Swish
-
-
-def curve(node: Curve) -> Callable[[arb], arb]:
-    """The node's function on Arb balls."""
-    match node:
-        case c.Softplus():
-            return lambda t: t.exp().log1p()
-        case c.Exp():
-            return lambda t: t.exp()
-        case c.Square():
-            return lambda t: t**2
-        case c.Cube():
-            return lambda t: t**3
-        case c.Erf():
-            return lambda t: t.erf()
-        case c.HardSwish():
-            return lambda t: t * (t + 3).max(arb(0)).min(arb(6)) / 6
-        case c.Elu():
-            return lambda t: t.max(arb(0)) + arb(node.alpha) * t.min(arb(0)).expm1()
-        case c.Gelu():
-            return lambda t: t * (1 + (t / arb(node.divisor)).erf()) / 2
-        case c.Swish():
-            return lambda t: t / (1 + (-(arb(node.linear) * t + arb(node.cubic) * t**3)).exp())
-
-
-def _through_balls(function: Callable[[arb], arb], x: Approximate) -> Approximate:
+def _through_balls(curve: Function, x: Approximate) -> Approximate:
     """A function on each value's ball."""
     value, error = np.full_like(x.value, math.nan), np.full_like(x.error, math.nan)
     for index in np.ndindex(x.value.shape):
         if math.isfinite(x.value[index]) and math.isfinite(x.error[index]):
-            exact = function(arb(float(x.value[index]), float(x.error[index])))
+            exact = curve(arb(float(x.value[index]), float(x.error[index])))
             middle = float(exact.mid())
             value[index], error[index] = middle, float(abs(exact - middle).upper())
     return Approximate(value, _up(error, 2))
 
 
-def _through_arb(function: Callable[[arb], arb], x: Approximate) -> Approximate:
+def _through_arb(curve: Function, x: Approximate) -> Approximate:
     """A function with slope at most 1 (sigmoid, tanh), through Arb at the float64 value; the error passes through."""
     value, error = np.empty_like(x.value), np.empty_like(x.error)
     for index in np.ndindex(x.value.shape):
         if not math.isfinite(x.value[index]):
             value[index], error[index] = math.nan, math.nan
             continue
-        exact = function(arb(float(x.value[index])))
+        exact = curve(arb(float(x.value[index])))
         middle = float(exact.mid())
         value[index], error[index] = middle, float(abs(exact - middle).upper())
     return Approximate(value, _up(x.error + _up(error, 1), 2))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
-from proofs_check import certificate as c
 from proofs_check.certificate import Norm
+from verifiers.layers import KINDS
 from verifiers.network.module import PlainModule
 from verifiers.norms import NORMS
 
@@ -20,9 +20,6 @@ Output = Literal["probabilities", "logits"]
 
 SCALINGS: tuple[Scaling, ...] = ("one", "gradient", "largest_gradient", "gradient_ratio")
 OUTPUTS: tuple[Output, ...] = ("probabilities", "logits")
-
-
-CURVED = (c.Sigmoid, c.Tanh, c.Softplus, c.Exp, c.Square, c.Cube, c.Erf, c.HardSwish, c.Elu, c.Gelu, c.Swish)
 
 
 class GeneralMixedClassifier(nn.Module):
@@ -132,7 +129,7 @@ class GeneralMixedClassifier(nn.Module):
 
 def _piecewise_linear(model: nn.Module) -> bool:
     """Whether this is a plain network without curved layers; False of any other module."""
-    return isinstance(model, PlainModule) and not any(isinstance(n, CURVED) for n in model.network.nodes)
+    return isinstance(model, PlainModule) and all(KINDS[type(n)].piecewise_linear for n in model.network.nodes)
 
 
 class LocallyBiasedSmoothing(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from proofs_check import certificate as c
+from verifiers.layers import kinked, relu, smooth
 from verifiers.layers.add import Add
 from verifiers.layers.average_pool2d import AveragePool2d
 from verifiers.layers.concat import Concat
@@ -20,12 +21,9 @@ from verifiers.layers.cropping import Pad, Slice
 from verifiers.layers.diagonal import BatchNorm, Divide, Scale, Shift
 from verifiers.layers.gather import Flatten, Gather
 from verifiers.layers.input import Input
-from verifiers.layers.kinked import Abs, Elu, HardSwish
 from verifiers.layers.layer import AnyLayer
 from verifiers.layers.linear import Linear
 from verifiers.layers.max_pool2d import MaxPool2d
-from verifiers.layers.relu import LeakyRelu, Relu
-from verifiers.layers.smooth import Cube, Erf, Exp, Gelu, Sigmoid, Softplus, Square, Swish, Tanh
 
 KINDS: dict[type[c.Node], type[AnyLayer]] = {
     c.Input: Input,
@@ -35,20 +33,9 @@ KINDS: dict[type[c.Node], type[AnyLayer]] = {
     c.Shift: Shift,
     c.Scale: Scale,
     c.Divide: Divide,
-    c.Relu: Relu,
-    c.LeakyRelu: LeakyRelu,
-    c.Sigmoid: Sigmoid,
-    c.Tanh: Tanh,
-    c.Softplus: Softplus,
-    c.Exp: Exp,
-    c.Square: Square,
-    c.Cube: Cube,
-    c.Erf: Erf,
-    c.Abs: Abs,
-    c.HardSwish: HardSwish,
-    c.Elu: Elu,
-    c.Gelu: Gelu,
-    c.Swish: Swish,
+    **relu.KINDS,
+    **smooth.KINDS,
+    **kinked.KINDS,
     c.MaxPool2d: MaxPool2d,
     c.AveragePool2d: AveragePool2d,
     c.Pad: Pad,

@@ -34,6 +34,8 @@ class Curve(Elementwise[NodeT]):
     """bends: of each piece, 1 if it is convex, -1 if concave (a straight one is both). kinked: every piece has its own
     formula. limits: of the slope at -inf and at +inf."""
 
+    piecewise_linear: ClassVar[bool] = False
+
     bends: ClassVar[tuple[int, ...]]
     kinked: ClassVar[bool] = False
     limits: ClassVar[tuple[float, float]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from verifiers.layers.curve import Curve
 class Abs(Curve[c.Abs]):
     """|x|."""
 
+    piecewise_linear = True
     bends, kinked, limits = (1, 1), True, (-1.0, 1.0)
 
     @property
@@ -72,3 +74,6 @@ class HardSwish(Curve[c.HardSwish]):
 
     def slope(self, x: Tensor, piece: int) -> Tensor:
         return (torch.zeros_like(x), (2 * x + 3) / 6, torch.ones_like(x))[piece]
+
+
+KINDS: dict[type[c.Node], type[Curve[Any]]] = {c.Abs: Abs, c.HardSwish: HardSwish, c.Elu: Elu}

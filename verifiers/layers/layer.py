@@ -39,8 +39,8 @@ class Layer(abc.ABC, Generic[NodeT]):
     field, in one dtype on one device; what engines compute from them is computed in float64 and rounded once.
 
     affine: the value is an affine function of the inputs. mixes: a neuron may depend on several of them.
-    adds: the value is the sum of the inputs. slope_range: (least, most) of the slopes that lines below it may have
-    where the sign of its input is unknown; None: it takes no slopes.
+    adds: the value is the sum of the inputs. piecewise_linear: so it is in them. slope_range: (least, most) of the
+    slopes that lines below it may have where the sign of its input is unknown; None: it takes no slopes.
     """
 
     node: NodeT
@@ -51,6 +51,7 @@ class Layer(abc.ABC, Generic[NodeT]):
     affine: ClassVar[bool]
     mixes: ClassVar[bool] = False
     adds: ClassVar[bool] = False
+    piecewise_linear: ClassVar[bool] = True
 
     def refuse(self, question: str, way_out: str) -> NoReturn:
         """Raise the LayerError that says which kind, which question, and the way out."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,3 +97,6 @@ def relu_relaxation(lower: Tensor, upper: Tensor, slopes: Tensor, leak: float) -
     above = torch.where(stable, exact, (upper - leak * lower) / width)
     intercept = torch.where(stable, torch.zeros_like(lower), (leak - 1) * lower * upper / width)
     return LinearRelaxation(above, intercept, torch.where(stable, exact, slopes.clamp(leak, 1) if leak else slopes))
+
+
+KINDS: dict[type[c.Node], type[Elementwise[Any]]] = {c.Relu: Relu, c.LeakyRelu: LeakyRelu}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -202,3 +203,16 @@ class Swish(Curve[c.Swish]):
 
     def rounding(self, x: Tensor) -> Tensor:
         return Curve.rounding(self, x) * (1 + self._gate(x).abs())
+
+
+KINDS: dict[type[c.Node], type[Curve[Any]]] = {
+    c.Sigmoid: Sigmoid,
+    c.Tanh: Tanh,
+    c.Softplus: Softplus,
+    c.Exp: Exp,
+    c.Square: Square,
+    c.Cube: Cube,
+    c.Erf: Erf,
+    c.Gelu: Gelu,
+    c.Swish: Swish,
+}

@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 from proofs_check import certificate as c
+from proofs_check.kernel.layers import gates, kinked, relu, smooth
 from proofs_check.kernel.layers.add import Add
 from proofs_check.kernel.layers.average_pool2d import AveragePool2d
 from proofs_check.kernel.layers.concat import Concat
 from proofs_check.kernel.layers.conv2d import Conv2d
 from proofs_check.kernel.layers.cropping import Pad, Slice
 from proofs_check.kernel.layers.diagonal import BatchNorm, Divide, Scale, Shift
-from proofs_check.kernel.layers.gates import Gelu, Swish
 from proofs_check.kernel.layers.gather import Flatten, Gather
 from proofs_check.kernel.layers.input import Input
-from proofs_check.kernel.layers.kinked import Abs, Elu, HardSwish
 from proofs_check.kernel.layers.layer import Layer
 from proofs_check.kernel.layers.linear import Linear
 from proofs_check.kernel.layers.max_pool2d import MaxPool2d
-from proofs_check.kernel.layers.relu import LeakyRelu, Relu
-from proofs_check.kernel.layers.smooth import Cube, Erf, Exp, Sigmoid, Softplus, Square, Tanh
 
 KINDS: dict[type[c.Node], type[Layer]] = {
     c.Input: Input,
@@ -28,20 +25,10 @@ KINDS: dict[type[c.Node], type[Layer]] = {
     c.Shift: Shift,
     c.Scale: Scale,
     c.Divide: Divide,
-    c.Relu: Relu,
-    c.LeakyRelu: LeakyRelu,
-    c.Sigmoid: Sigmoid,
-    c.Tanh: Tanh,
-    c.Softplus: Softplus,
-    c.Exp: Exp,
-    c.Square: Square,
-    c.Cube: Cube,
-    c.Erf: Erf,
-    c.Abs: Abs,
-    c.HardSwish: HardSwish,
-    c.Elu: Elu,
-    c.Gelu: Gelu,
-    c.Swish: Swish,
+    **relu.KINDS,
+    **smooth.KINDS,
+    **gates.KINDS,
+    **kinked.KINDS,
     c.MaxPool2d: MaxPool2d,
     c.AveragePool2d: AveragePool2d,
     c.Pad: Pad,

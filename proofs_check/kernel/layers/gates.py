@@ -84,3 +84,6 @@ def root(falling: Callable[[arb], arb]) -> arb:
         middle = (low + high) / 2
         low, high = (middle if falling(arb(middle)) > 0 else low), (middle if falling(arb(middle)) < 0 else high)
     return arb(low).union(arb(high))
+
+
+KINDS: dict[type[c.Node], type[Curve]] = {c.Gelu: Gelu, c.Swish: Swish}

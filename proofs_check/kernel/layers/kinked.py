@@ -64,3 +64,6 @@ class HardSwish(Curve):
 
     def slope(self, x: Any, f: Arithmetic, piece: int) -> Any:
         return (0 * x, (2 * x + 3) / 6, 0 * x + 1)[piece]
+
+
+KINDS: dict[type[c.Node], type[Curve]] = {c.Abs: Abs, c.HardSwish: HardSwish, c.Elu: Elu}

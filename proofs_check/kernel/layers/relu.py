@@ -76,3 +76,6 @@ class LeakyRelu(Relu):
     def float32_error(self, sizes: Sequence[Array], errors: Sequence[Array]) -> Array:
         """1-Lipschitz; the slope and a product are rounded."""
         return sum_up(errors[0], up(2.0**-22 * (sizes[0] + errors[0]) + UNDERFLOW_ERROR))
+
+
+KINDS: dict[type[c.Node], type[Elementwise]] = {c.Relu: Relu, c.LeakyRelu: LeakyRelu}

@@ -11,6 +11,7 @@ from typing import Any
 
 from flint import arb
 
+from proofs_check import certificate as c
 from proofs_check.kernel.arithmetic import Arithmetic
 from proofs_check.kernel.layers.curve import Curve
 
@@ -97,3 +98,14 @@ class Erf(Curve):
 
     def slope(self, x: Any, f: Arithmetic, piece: int) -> Any:
         return 2 * f.exp(-(x * x)) / f.pi**0.5
+
+
+KINDS: dict[type[c.Node], type[Curve]] = {
+    c.Sigmoid: Sigmoid,
+    c.Tanh: Tanh,
+    c.Softplus: Softplus,
+    c.Exp: Exp,
+    c.Square: Square,
+    c.Cube: Cube,
+    c.Erf: Erf,
+}
