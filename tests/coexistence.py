@@ -115,6 +115,11 @@ class Law:
         counts = f"{len(self.proven)} claims proven, {len(self.refuted)} counterexamples confirmed"
         terminalreporter.write_line(f"{counts}, {len(found)} in conflict")
 
+    def settle(self, norm: Any) -> list[str]:
+        """`conflicts` of the claims in this norm, which are then let go: for tests that take a norm away again."""
+        claims = [self.proven.pop(key) for key, claim in list(self.proven.items()) if claim.norm == norm]
+        return conflicts(claims, self.refuted.values())
+
     def keep(self, kept: dict[tuple[Any, ...], Any], record: Proven | Refuted) -> None:
         """Each once, whatever test met it first."""
         kept.setdefault(dataclasses.astuple(record)[:-1], record)

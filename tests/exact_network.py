@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
+from small_networks import DUAL, ORDER
 
 from certmix.attacks.functions import function
 from proofs_check import certificate as c
@@ -42,8 +43,8 @@ def each(function: Callable[[fmpq], fmpq], values: Exact) -> Exact:
     return result.reshape(values.shape)
 
 
-def root(value: fmpq) -> fmpq:
-    return fmpq(math.isqrt(int((value * fmpq(4**300)).floor())), 2**300)
+def root(value: fmpq, p: int = 2) -> fmpq:
+    return fmpq((value * fmpq(2 ** (300 * p))).floor().root(p), 2**300)
 
 
 def _by_arb(function: Callable[[arb], arb]) -> Callable[[fmpq], fmpq]:
@@ -359,15 +360,16 @@ def points(rng: np.random.Generator, ball: Ball, directions: list[NDArray[np.flo
 
 def _unit(norm: c.Norm, direction: NDArray[np.float64]) -> Exact:
     """Norm at most 1, exactly, and as far along the direction as rationals allow."""
-    if norm == "Linf":
+    if ORDER[norm] == np.inf:
         return exact(np.sign(direction))
-    if norm == "L1":
+    if ORDER[norm] == 1:
         vertex = np.zeros(direction.size)
         vertex[np.abs(direction).argmax()] = np.sign(direction.ravel()[np.abs(direction).argmax()])
         return exact(vertex.reshape(direction.shape))
-    v = exact(direction)
-    square = (v * v).sum()
-    return v if square == 0 else v / (root(square) + fmpq(1, 2**290))
+    p = int(ORDER[norm])
+    v = exact(direction if p == 2 else np.sign(direction) * np.abs(direction) ** (DUAL[norm] - 1))
+    total = (abs(v) ** p).sum()
+    return v if total == 0 else v / (root(total, p) + fmpq(1, 2**290))
 
 
 def random_ball(rng: np.random.Generator, shape: tuple[int, ...]) -> Ball:

@@ -9,9 +9,9 @@ import numpy as np
 from proofs_check import certificate as c
 from verifiers.network.module import build
 
-NORMS: tuple[c.Norm, ...] = ("Linf", "L2", "L1")
 ORDER: dict[c.Norm, float] = {"Linf": np.inf, "L2": 2, "L1": 1}
-DUAL: dict[c.Norm, float] = {"Linf": 1, "L2": 2, "L1": np.inf}
+DUAL: dict[c.Norm, float] = {norm: {np.inf: 1, 1: np.inf}.get(p) or p / (p - 1) for norm, p in ORDER.items()}
+NORMS: tuple[c.Norm, ...] = tuple(ORDER)
 ACTIVATIONS = {"relu": c.Relu, "leaky": lambda i: c.LeakyRelu(i, 0.3), "sigmoid": c.Sigmoid, "tanh": c.Tanh}
 
 

@@ -123,6 +123,51 @@ def test_every_room_of_the_table_exists_and_every_folder_is_in_a_room() -> None:
             assert room_of(module_of(path)) not in PACKAGES, f"{path}: its folder is not in the table"
 
 
+NORM_NAMES = {"Linf", "L2", "L1"}
+NORMS_STAND_IN = {
+    "proofs_check.certificate": "the type",
+    "proofs_check.kernel.norms": "the judge's table",
+    "verifiers.norms": "engines' and attacks' table",
+    "certmix.settings": "a default",
+    "certmix.commands.arguments": "a default",
+    "certmix.commands.smoothing_bounds": "a default",
+    "certmix.mixing.general": "a default",
+    "certmix.testing.problem": "the suite reads the norms that anybody's certifier may write, L7 too",
+    "certmix.testing.protocol": "a default",
+    "certmix.testing.adapters.auto_lirpa": "a default",
+    "certmix.testing.adapters.certmix_methods": "a default",
+    "certmix.testing.adapters.certmix_smoothing": "what smoothing is asked in",
+}
+
+
+def _names_of_norms(path: Path) -> Iterator[int]:
+    """Their lines; docstrings do not count."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and node.value in NORM_NAMES:
+            yield node.lineno
+
+
+@pytest.mark.parametrize("path", files(), ids=module_of)
+def test_a_norm_is_named_only_where_norms_have_their_rooms(path: Path) -> None:
+    """Whoever needs to know asks the norm (docs/architecture.md)."""
+    lines = list(_names_of_norms(path))
+    assert bool(lines) == (module_of(path) in NORMS_STAND_IN), f"{path.relative_to(ROOT)}, lines {lines}"
+
+
+@pytest.mark.parametrize("path", files(), ids=module_of)
+def test_nothing_is_decided_by_the_name_of_a_norm(path: Path) -> None:
+    """No comparison, no table but the two, nor the suite's reader of names."""
+    if module_of(path) in ("proofs_check.kernel.norms", "verifiers.norms", "certmix.testing.problem"):
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        deciding = isinstance(node, ast.Compare | ast.Dict | ast.match_case | ast.Subscript)
+        if deciding and not (
+            isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
+        ):
+            named = [n for n in ast.walk(node) if isinstance(n, ast.Constant) and n.value in NORM_NAMES]
+            assert not named, f"{path.relative_to(ROOT)}, line {node.lineno}"
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in files()}), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_folder_says_what_belongs_there(folder: Path) -> None:
     assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))

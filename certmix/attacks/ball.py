@@ -44,8 +44,8 @@ class Ball(BoxedBalls):
             inside = self._holds(clamped)
             if bool(inside.all()):
                 return clamped
-        box = ((end - self.center).flatten(1) for end in (self.lower, self.upper))
-        offset = self.lp.closest(offset.flatten(1), *box, self.radius.float()).reshape(offset.shape)
+        low, high = ((end - self.center).flatten(1) for end in (self.lower, self.upper))
+        offset = self.lp.closest(offset.flatten(1), low, high, self.radius.float()).reshape(offset.shape)
         near = torch.minimum(torch.maximum(self.center + offset * NEAR, self.lower), self.upper)
         fits = self._holds(near)
         if not bool((fits | inside).all()):

@@ -16,6 +16,7 @@ import flint
 import numpy as np
 from numpy.typing import NDArray
 
+from certmix.testing.problem import exponent
 from proofs_check import certificate as c
 
 Exact = NDArray[np.object_]
@@ -207,7 +208,7 @@ def inside(center: NDArray[Any], point: NDArray[Any], radius: float, norm: str) 
         return True
     gaps = [abs(v) for v in (rational(point) - rational(center)).reshape(-1)]
     r = Fraction(radius)
-    if norm == "Linf":
+    if exponent(norm) == math.inf:
         return max(gaps) < r
     p = int(norm.removeprefix("L"))
     return sum((g**p for g in gaps), Fraction(0)) < r**p
@@ -216,7 +217,7 @@ def inside(center: NDArray[Any], point: NDArray[Any], radius: float, norm: str) 
 def distance(center: NDArray[Any], point: NDArray[Any], norm: str) -> flint.arb:
     """|point - center|_norm as an enclosure, at the context's precision."""
     gaps = [abs(v) for v in (rational(point) - rational(center)).reshape(-1)]
-    if norm == "Linf":
+    if exponent(norm) == math.inf:
         return flint.arb(_fmpq(max(gaps)))
     p = int(norm.removeprefix("L"))
     total = sum((g**p for g in gaps), Fraction(0))

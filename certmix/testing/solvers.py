@@ -136,7 +136,7 @@ def by_program(claims: Claims, seed: int) -> AttackProposal:
     """
     problem = claims.problem
     allowed = (*AFFINE, c.Input, c.Relu, c.Add)
-    if problem.norm not in ("Linf", "L1") or any(not isinstance(n, allowed) for n in problem.robust.nodes):
+    if exponent(problem.norm) not in (1, math.inf) or any(not isinstance(n, allowed) for n in problem.robust.nodes):
         return AttackProposal([], 0)
     inputs = claimed_rows(claims)
     pairs = [(int(r), y, i) for r in inputs for y, i in itertools.permutations(range(problem.robust.classes), 2)]
@@ -156,7 +156,7 @@ def _solve(claims: Claims, row: int, y: int, i: int) -> NDArray[Any] | None:
     center = problem.inputs[row].astype(np.float64).reshape(-1)
     if not 0 < radius < 1e5 or np.abs(center).max() > 1e5:
         return None
-    program = _Program(problem.robust, center, radius, problem.norm == "L1", problem.domain)
+    program = _Program(problem.robust, center, radius, exponent(problem.norm) == 1, problem.domain)
     if program.widest > 1e6:
         return None
     solved = program.minimise(y, i)

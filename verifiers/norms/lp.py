@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,10 +93,12 @@ class Lp(abc.ABC):
         better."""
         return self.steepest(gradients)
 
-    @abc.abstractmethod
     def noise(self, uniform: Tensor, generator: torch.Generator) -> Tensor:
-        """Random vectors that are uniform in the ball once scaled to norms U^(1/n), U uniform in [0, 1). uniform: such
-        draws, of the shape and on the device wanted."""
+        """Random vectors, of density exp(-size^p): scaled to norms U^(1/n), U uniform in [0, 1), they fill the ball
+        evenly. uniform: such draws, of the shape and on the device wanted."""
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        powers = np.random.default_rng(seed).gamma(1 / self.order, size=tuple(uniform.shape))
+        return torch.from_numpy(powers ** (1 / self.order)).to(uniform) * (uniform - 0.5).sign()
 
 
 def unit_l2(gradients: Tensor) -> Tensor:
