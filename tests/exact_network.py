@@ -90,6 +90,11 @@ def exact_values(network: c.PlainNetwork, point: Exact) -> list[Exact]:
     return values
 
 
+def of_elements(node: c.Node) -> Callable[[fmpq], fmpq]:
+    """The function of a node that is one of each element."""
+    return lambda v: _apply(node, [np.array([v], dtype=object)])[0]
+
+
 def _channels(parameter: Exact, like: Exact) -> Exact:
     return parameter.reshape(-1, *[1] * (like.ndim - 1))
 

@@ -16,6 +16,7 @@ from small_networks import array
 from proofs_check import certificate as c
 from proofs_check.reading.shapes import output_shape
 from verifiers.layers import KINDS
+from verifiers.layers.curve import Curve
 from verifiers.layers.nonlinear import Elementwise
 from verifiers.network.module import build
 
@@ -113,6 +114,15 @@ DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
     "gather": ((IMAGE, VECTOR), gathered),
 }
 OPS = tuple(DRAWN)
+CURVES: dict[str, c.Node] = {
+    **{op: kind((0,)) for op, kind in c.NODE_TYPES.items() if is_function(kind) and issubclass(KINDS[kind], Curve)},
+    "elu": c.Elu((0,), 1.0),
+    "steep_elu": c.Elu((0,), 1.7),
+    "flat_elu": c.Elu((0,), 0.0),
+    "gelu": c.Gelu((0,), math.sqrt(2)),
+    "silu": c.Swish((0,), 1.0, 0.0),
+    "tanh_gelu": c.Swish((0,), 1.595769, 0.0713548),
+}
 
 
 def alone(op: str, seed: int) -> tuple[c.PlainNetwork, int]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from exact_steps import at_least, at_most, cancelling, exact_images, holds, image_net, layer, small_ball, windows
 from flint import fmpq
+from layer_kinds import CURVES
 from numpy.typing import NDArray
 
 from proofs_check import certificate as c
@@ -93,24 +94,9 @@ def test_charged_lines_move_by_the_whole_error_term():
         assert (found.lower_slope == w).all()
 
 
-CURVES: dict[str, tuple[c.Node, Callable[[fmpq], fmpq]]] = {
-    "sigmoid": (c.Sigmoid((0,)), en.SIGMOID),
-    "tanh": (c.Tanh((0,)), en.TANH),
-    "softplus": (c.Softplus((0,)), en.SOFTPLUS),
-    "exp": (c.Exp((0,)), en.EXP),
-    "square": (c.Square((0,)), lambda v: v * v),
-    "cube": (c.Cube((0,)), lambda v: v * v * v),
-    "erf": (c.Erf((0,)), en.ERF),
-    "abs": (c.Abs((0,)), abs),
-    "hard_swish": (c.HardSwish((0,)), en.hard_swish),
-    "elu": (c.Elu((0,), 1.0), en.elu(1.0)),
-    "steep_elu": (c.Elu((0,), 1.7), en.elu(1.7)),
-    "flat_elu": (c.Elu((0,), 0.0), en.elu(0.0)),
-    "gelu": (c.Gelu((0,), 2**0.5), en.gelu(2**0.5)),
-    "silu": (c.Swish((0,), 1.0, 0.0), en.swish(1.0, 0.0)),
-    "tanh_gelu": (c.Swish((0,), 1.595769, 0.0713548), en.swish(1.595769, 0.0713548)),
-}
-curves = pytest.mark.parametrize(("node", "exact"), CURVES.values(), ids=CURVES)
+curves = pytest.mark.parametrize(
+    ("node", "exact"), [(node, en.of_elements(node)) for node in CURVES.values()], ids=list(CURVES)
+)
 
 
 def curve_of(node: c.Node) -> Curve:

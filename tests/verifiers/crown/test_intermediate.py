@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_kinds import CURVES
 
 from proofs_check import certificate as c
 from verifiers.crown.engine import Crown
@@ -31,22 +32,6 @@ from verifiers.perturbation import Balls
 seeds = st.integers(0, 2**32 - 1)
 small = st.integers(1, 3)
 MANY = settings(max_examples=40, deadline=None)
-TANH_GELU = (1.595769, 0.0713548)
-CURVES: dict[str, c.Node] = {
-    "tanh": c.Tanh((0,)),
-    "sigmoid": c.Sigmoid((0,)),
-    "softplus": c.Softplus((0,)),
-    "exp": c.Exp((0,)),
-    "square": c.Square((0,)),
-    "cube": c.Cube((0,)),
-    "erf": c.Erf((0,)),
-    "abs": c.Abs((0,)),
-    "hard_swish": c.HardSwish((0,)),
-    "elu": c.Elu((0,), 1.7),
-    "gelu": c.Gelu((0,), math.sqrt(2)),
-    "silu": c.Swish((0,), 1.0, 0.0),
-    "tanh_gelu": c.Swish((0,), *TANH_GELU),
-}
 
 
 def curve(name: str) -> Curve[Any]:
