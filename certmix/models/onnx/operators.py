@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from certmix.models.onnx import contractions, curves, elementwise, piecewise, reductions, shapes, windows
+from certmix.models.onnx import contractions, curves, elementwise, piecewise, reductions, shapes, sorting, windows
 from certmix.models.onnx.call import Call, Result, cellwise
 from proofs_check import certificate as c
 
@@ -70,6 +70,7 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "Swish": cellwise(curves.swish),
     "Tanh": cellwise(curves.of_kind(c.Tanh)),
     "Tile": shapes.move,
+    "TopK": sorting.top_k,
     "Transpose": shapes.move,
     "Unsqueeze": shapes.move,
     "Upsample": shapes.resize,

@@ -9,8 +9,9 @@ import numpy as np
 
 from certmix.models.onnx.call import Call
 from certmix.models.onnx.elementwise import negative
-from certmix.models.onnx.piecewise import larger
+from certmix.models.onnx.piecewise import larger, smaller
 from certmix.models.onnx.shapes import vector
+from certmix.models.onnx.sorting import taken
 from certmix.models.onnx.view import View
 from certmix.models.onnx.windows import mean_over
 from proofs_check import certificate as c
@@ -25,14 +26,19 @@ def reduce_sum(call: Call) -> View:
 
 
 def reduce_max(call: Call) -> View:
-    return _reduced(call, lambda data, axes: _max(call, data, axes))
+    """Of pairs, one ReLU, which the smallest of the same pairs shares."""
+    return _reduced(call, lambda data, axes: _max(call, data, axes), larger)
 
 
 def reduce_min(call: Call) -> View:
-    return _reduced(call, lambda data, axes: negative(call, _max(call, negative(call, data), axes)))
+    return _reduced(call, lambda data, axes: negative(call, _max(call, negative(call, data), axes)), smaller)
 
 
-def _reduced(call: Call, reduction: Callable[[int, list[int]], int]) -> View:
+def _reduced(
+    call: Call,
+    reduction: Callable[[int, list[int]], int],
+    of_pairs: Callable[[Call, int, int], int] | None = None,
+) -> View:
     """`reduction` of a vector or image over its axes, which keep length 1; then they are dropped where that is asked
     for. Of any other value what is kept becomes channels, and what is reduced height and width."""
     view, builder = call.view(), call.builder
@@ -45,6 +51,9 @@ def _reduced(call: Call, reduction: Callable[[int, list[int]], int]) -> View:
     keep = [axis for axis in range(len(view.shape)) if axis not in axes]
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(view.shape))
     shape = shape if call.attribute("keepdims", 1) else tuple(view.shape[axis] for axis in keep)
+    if of_pairs is not None and len(axes) == 1 and view.shape[axes[0]] == 2:
+        pair = [taken(call, view, axes[0], place) for place in (1, 0)]
+        return vector(call, builder.view(of_pairs(call, pair[0], pair[1]), shape))
     if builder.untouched(view) and axes and axes[0] > 0:
         return vector(call, builder.view(reduction(view.node, [axis - 1 for axis in axes]), shape))
     lengths = [view.shape[axis] for axis in axes if view.shape[axis] > 1]

@@ -4,8 +4,8 @@ increments; w stands for the values of elementwise nonlinear nodes whose slopes 
 For any diagonal Λ >= 0: w' Λ (v - w) >= 0. So if [[rho I - A'A, -A'B - C'Λ], [., 2Λ - B'B]] >= -e I, then |y|^2 <=
 rho |x|^2 + e (|x|^2 + |w|^2), and |w| <= |C| |x| (docs/maths.md 11). Λ makes the coupling vanish as far as a diagonal
 one can, or is the same for all; both as large as B asks for. rho and a Cholesky factor are estimated; what the factor
-leaves is bounded. A block that only moves, adds, and scales cells by powers of two falls apart into small ones, most of
-them alike; else it is written out, where it is small.
+leaves is bounded. Without nonlinear nodes the gain is the norm of A. A block that only moves, adds, and scales cells by
+powers of two falls apart into small ones, most of them alike; else it is written out, where it is small.
 
 Precondition: a prepared network. Postcondition: `gain` is a Lipschitz constant of a node's value in that of another.
 Charged: coefficients of a block written out are intervals, whose radii are added as matrices; products and sums, to e.
@@ -34,7 +34,7 @@ SHIFT = 2.0**-32  # of the matrix's diagonal, relative: its factor then exists
 
 def gain(prepared: Prepared, node: int) -> tuple[int, float] | None:
     """(k, constant of this node's value in the value of k), k the nearest node that all paths to this one come through,
-    past one nonlinear node at most; None where there is none, or nothing is known of such a block."""
+    each past one nonlinear node at most; None where there is none, or nothing is known of such a block."""
     found = _between(prepared, node)
     if found is None:
         return None
@@ -46,12 +46,12 @@ def gain(prepared: Prepared, node: int) -> tuple[int, float] | None:
 
 def _between(prepared: Prepared, node: int) -> tuple[int, list[int]] | None:
     """That node, and those from there to this one."""
-    frontier, inside, nonlinear = {node: False}, list[int](), False  # whether a path from there passed a nonlinear node
-    while not (len(frontier) == 1 and nonlinear):
+    frontier, inside = {node: False}, list[int]()  # whether a path from there passed a nonlinear node
+    while not (len(frontier) == 1 and inside):
         k = max(frontier)
         passed, layer = frontier.pop(k), prepared.layers[k]
         if isinstance(layer, Elementwise) and layer.derivative()[0] == 0 and not passed:
-            passed = nonlinear = True
+            passed = True
         elif not isinstance(layer, Affine):
             return None
         inside.append(k)
@@ -69,16 +69,16 @@ def _written_out(prepared: Prepared, below: int, inside: list[int]) -> float | N
     sizes = [math.prod(prepared.shapes[k]) for k in (below, inside[-1], *nonlinear)]
     if max(*sizes, sum(sizes[2:])) > MAX_CELLS:
         return None
-    from_x, from_w, of_x = list[Interval](), list[Interval](), list[Interval]()
     reached = _descend(prepared, inside[-1], {below, *nonlinear})
-    from_x.append(_matrix(reached.get(below), sizes[1], sizes[0]))
+    a = _matrix(reached.get(below), sizes[1], sizes[0])
+    from_w, of_x = [_matrix(None, sizes[1], 0)], [_matrix(None, 0, sizes[0])]
     for k, cells in zip(nonlinear, sizes[2:], strict=True):
         slope = cast("Elementwise", prepared.layers[k]).derivative()[1]
         part = _matrix(reached.get(k), sizes[1], cells)
         from_w.append(Interval(part.centre * slope, up(part.radius * slope)))
         before = _descend(prepared, inputs_of(prepared.network.nodes[k])[0], {below})
         of_x.append(_matrix(before.get(below), cells, sizes[0]))
-    a, b, c = (_joined(from_x, 1), _joined(from_w, 1), _joined(of_x, 0))
+    b, c = _joined(from_w, 1), _joined(of_x, 0)
     return _gain((a.centre, b.centre, c.centre), (_frobenius(a.radius), _frobenius(b.radius), _frobenius(c.radius)))
 
 
@@ -118,6 +118,8 @@ def _frobenius(matrix: Array) -> float:
 def _gain(matrices: Matrices, off: tuple[float, float, float]) -> float | None:
     """The least proven gain with matrices that are `off` by norms of at most so much."""
     a, b, c = matrices
+    if not len(c):
+        return float_up(spectral_norm(a) + off[0])
     found: list[float] = []
     squares = np.square(c).sum(axis=1)
     by_coupling = -np.einsum("ij,ik,kj->k", a, b, c) / np.where(squares > 0, squares, 1.0)

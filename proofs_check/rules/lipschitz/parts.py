@@ -55,7 +55,7 @@ def parts_of(prepared: Prepared, below: int, inside: list[int]) -> list[Matrices
             return None
     flat = [t.reshape(*t.shape[:2], -1) for t in (values[inside[-1]], *nonlinear)]
     of_y, *of_w = _alike(flat)
-    return _apart(math.prod(prepared.shapes[below]), of_y, np.concatenate(of_w, axis=2))
+    return _apart(math.prod(prepared.shapes[below]), of_y, np.concatenate([of_y[:, :, :0], *of_w], axis=2))
 
 
 def _alike(values: list[Array]) -> list[Array]:
@@ -81,7 +81,7 @@ def _apart(size: int, of_y: Array, of_w: Array) -> list[Matrices] | None:
         return None
     groups: list[IntArray] = [label[:size], label[size:count], label[y].min(axis=0)]  # of x, w and y
     places = [_places(group) for group in groups]
-    nx, nw, ny = (int(place.max()) + 1 for place in places)
+    nx, nw, ny = (int(place.max(initial=-1)) + 1 for place in places)
     if (count + 1) * (ny * (nx + nw) + nw * nx) > MAX_ENTRIES:
         return None
     on_y, on_v = np.zeros((count + 1, ny, nx + nw)), np.zeros((count + 1, nw, nx + nw))

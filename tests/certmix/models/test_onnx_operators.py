@@ -344,6 +344,19 @@ def reduction(g: Graph, draw: Draw) -> None:
         g.add(op, g.last, axes=axes, keepdims=keep)
 
 
+def sort(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    assume(shape)
+    axis = draw(st.integers(1, len(shape)))
+    count = draw(st.sampled_from([1, shape[axis - 1]]))
+    given = g.ints(count)
+    g.last = f"v{len(g.nodes)}"
+    outputs = [g.last, f"places of {g.last}"]
+    largest = int(draw(st.booleans()))
+    before = g.last_input()
+    g.nodes.append(helper.make_node("TopK", [before, given], outputs, axis=axis, largest=largest))
+
+
 def pad(g: Graph, draw: Draw) -> None:
     shape = g.output_shape()
     rank = len(shape)
@@ -529,7 +542,7 @@ MOVES = [
     transpose, reshape, unit_axes, gather, gather_cells, split, depth, repeat, concat_along, pad_anywhere, slice_back,
 ]  # fmt: skip
 ANY_RANK = [
-    activation, with_constant, residual, clip, extreme, prelu, many_summands, where, reduction,
+    activation, with_constant, residual, clip, extreme, prelu, many_summands, where, reduction, sort,
     vectors_by_matrix, einsum, ellipsis, stacks_of_matrices, *MOVES,
 ]  # fmt: skip
 ANY = [*ANY_RANK, curve, gate, concat, pad, slice_]
