@@ -42,7 +42,7 @@ def convolution_norm(weight: Array, sliding: Sliding, image: Shape, counts: Shap
     products = count * short * short * (short + long)
     if short > MAX_SQUARED or size > MAX_PLACES or products > MAX_PRODUCTS:
         return None
-    cosines, sines, radius = _circle(size)
+    cosines, sines, radius = circle(size)
     norms: list[float] = []
     for row, column in np.array_split(frequencies, -(-count * short * long // CHUNK_ENTRIES), axis=1):
         turns = ((row * row_turns + column * column_turns) % size).reshape(len(row), taps)
@@ -65,7 +65,7 @@ def _axis(sliding: Sliding, axis: int, length: int, count: int) -> tuple[int, In
 
 
 @functools.lru_cache(maxsize=16)
-def _circle(size: int) -> tuple[Array, Array, float]:
+def circle(size: int) -> tuple[Array, Array, float]:
     """cos and sin of 2 pi k / size, and how far they may be off."""
     angles = np.arange(size, dtype=np.float64)
     cosines, radius = centred(*enclose(lambda k: (2 * k / size).cos_pi(), angles))

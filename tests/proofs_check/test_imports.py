@@ -64,11 +64,12 @@ def test_the_judge_does_not_grow_unnoticed():
     a part of the ball. 9 say of each line how large it is, and how long judging it took.
     62 are spectral norms of convolutions by their Fourier blocks. 41 are a node
     that moves cells and inputs of any rank: of the files people have a third are refused for nothing else.
-    190 are gains of blocks, where paths join.
+    413 are gains of blocks, where paths join: 223 of them take convolutions frequency by frequency, residual and
+    circular ones, for those of networks that are Lipschitz by design are too large to be written out.
     43 are signatures: of norms, which answer in one file what nine asked by name.
     248 are curves: 90 bound any function that bends piecewise, the others are ten functions of two lines, and fields.
     """
-    assert sum(map(code_lines, FILES)) <= 3848
+    assert sum(map(code_lines, FILES)) <= 4071
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

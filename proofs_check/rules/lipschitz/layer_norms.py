@@ -97,7 +97,8 @@ def node_constants(prepared: Prepared, norm: Norm) -> tuple[tuple[float, ...], t
     constants, joins = list[float](), list[int]()
     for k, (node, layer) in enumerate(zip(prepared.network.nodes, prepared.layers, strict=True)):
         constants.append(layer.lipschitz([constants[i] for i in inputs_of(node)], norm))
-        block = blocks.gain(prepared, k) if NORMS[norm].euclidean and len(inputs_of(node)) > 1 else None
+        joins_paths = len(inputs_of(node)) > 1 or any(blocks.repeats(prepared, i) for i in inputs_of(node))
+        block = blocks.gain(prepared, k) if NORMS[norm].euclidean and joins_paths else None
         if block is not None and (value := float_up(block[1] * constants[block[0]])) < constants[k]:
             constants[k] = value
             joins.append(k)

@@ -18,12 +18,12 @@ from proofs_check.kernel.layers.diagonal import Scale, Shift
 from proofs_check.kernel.layers.layer import Elementwise
 from proofs_check.kernel.linear_forms import IntArray
 from proofs_check.kernel.rounding import Array
+from proofs_check.rules.lipschitz.inequality import Matrices
 
 MAX_TERMS, MAX_PARTS = 16, 64  # of a cell's sum; different ones that a block falls apart into
 MAX_ROUNDS = 32  # to find them
 MAX_ENTRIES = 2**24  # of all parts
 LARGEST = 2.0**16  # coefficient of such a part: its sums are exact
-Matrices = tuple[Array, Array, Array]  # A, B, C
 
 
 def parts_of(prepared: Prepared, below: int, inside: list[int]) -> list[Matrices] | None:

@@ -15,7 +15,7 @@ from small_networks import array
 
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
-from proofs_check.rules.lipschitz import blocks, parts
+from proofs_check.rules.lipschitz import blocks, frequencies, inequality, parts
 from proofs_check.rules.lipschitz.layer_norms import node_constants, products
 from verifiers.network.module import PlainModule, build
 
@@ -237,6 +237,7 @@ def test_what_is_too_large_has_no_gain(limit: str, value: float, monkeypatch: py
     monkeypatch.setattr(blocks, "MAX_CELLS", 15)
     assert blocks.gain(prepared, last) is not None
     monkeypatch.setattr(parts, limit, value)
+    monkeypatch.setattr(frequencies, "MAX_COLUMNS", 0)
     assert blocks.gain(prepared, last) is None
 
 
@@ -244,14 +245,14 @@ def test_radii_of_coefficients_are_added_as_matrices() -> None:
     g = np.random.default_rng(0)
     matrices = (np.eye(5), 0.3 * g.normal(size=(5, 4)), g.normal(size=(4, 5)))
     norm = np.linalg.norm(matrices[2], 2)
-    exact = blocks._gain(matrices, (0.0, 0.0, 0.0))
+    exact = inequality.gain(matrices, (0.0, 0.0, 0.0))
     assert exact is not None
     for off, least in (((1e-3, 0.0, 0.0), 1e-3), ((0.0, 1e-3, 0.0), 1e-3 * norm)):
-        more = blocks._gain(matrices, off)
+        more = inequality.gain(matrices, off)
         assert more is not None
         assert least * (1 - 1e-6) <= more - exact <= least * 1.001
     shifted = (matrices[0], matrices[1], matrices[2] + 1e-3 * np.eye(4, 5))
-    more, other = blocks._gain(matrices, (0.0, 0.0, 1e-3)), blocks._gain(shifted, (0.0, 0.0, 0.0))
+    more, other = inequality.gain(matrices, (0.0, 0.0, 1e-3)), inequality.gain(shifted, (0.0, 0.0, 0.0))
     assert more is not None
     assert other is not None
     assert more > exact
@@ -263,7 +264,7 @@ def test_a_wrong_estimate_only_loosens_the_gain(share: float, monkeypatch: pytes
     eigenvalues = np.linalg.eigvalsh
     monkeypatch.setattr(np.linalg, "eigvalsh", lambda m: share * eigenvalues(m))
     monkeypatch.setattr(np.linalg, "cholesky", lambda m: 0.5 * np.eye(len(m)))
-    found = blocks._gain((np.eye(3), np.eye(3), np.eye(3)), (0.0, 0.0, 0.0))
+    found = inequality.gain((np.eye(3), np.eye(3), np.eye(3)), (0.0, 0.0, 0.0))
     assert found is not None
     assert found >= 2
 
@@ -273,7 +274,7 @@ def test_no_factor_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
         raise np.linalg.LinAlgError
 
     monkeypatch.setattr(np.linalg, "cholesky", fail)
-    assert blocks._gain((np.eye(3), np.eye(3), np.eye(3)), (0.0, 0.0, 0.0)) is None
+    assert inequality.gain((np.eye(3), np.eye(3), np.eye(3)), (0.0, 0.0, 0.0)) is None
 
 
 def test_chains_of_joins_multiply() -> None:

@@ -227,13 +227,13 @@ def test_norms_by_frequencies_are_never_below_the_unrolled_matrix(data: st.DataO
 def test_what_the_cosines_of_frequencies_and_their_sums_round_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = np.random.default_rng(0).normal(size=(1, 4, 3, 3, 4))
     given = (weight, Sliding((3, 3), (1, 1), (1, 1, 1, 1)), (12, 12), (12, 12))
-    found, circle = convolution_norm(*given), spectra._circle(14 * 14)
-    monkeypatch.setattr(spectra, "_circle", lambda _: (circle[0], circle[1], circle[2] + 1e-3))
+    found, circle = convolution_norm(*given), spectra.circle(14 * 14)
+    monkeypatch.setattr(spectra, "circle", lambda _: (circle[0], circle[1], circle[2] + 1e-3))
     more, size = convolution_norm(*given), float(np.abs(weight).sum())
     assert found is not None
     assert more is not None
     assert more - found == pytest.approx(2e-3 * size, rel=1e-6)
-    monkeypatch.setattr(spectra, "_circle", lambda _: circle)
+    monkeypatch.setattr(spectra, "circle", lambda _: circle)
     monkeypatch.setattr(spectra, "spectral_norm", lambda _: 0.0)
     assert convolution_norm(*given) >= 2 * (circle[2] + 9 * 2.0**-52) * size  # type: ignore[operator]
     assert (np.abs(circle[0] - np.cos(2 * np.pi * np.arange(196) / 196)) <= circle[2] + 2.0**-50).all()

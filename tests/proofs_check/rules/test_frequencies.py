@@ -1,0 +1,265 @@
+"""Gains of blocks that do the same at every pixel: never below a sampled Jacobian, and exact where that is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import array
+
+from proofs_check import certificate as c
+from proofs_check.kernel import bounds
+from proofs_check.kernel.bounds import Prepared
+from proofs_check.rules.lipschitz import blocks, frequencies
+from proofs_check.rules.lipschitz.layer_norms import node_constants
+from verifiers.network.module import PlainModule, build
+
+Nodes = list[c.Node]
+Padding = tuple[int, int, int, int]
+SHAPE = (4, 5, 3)
+
+
+def push(nodes: Nodes, node: c.Node) -> int:
+    nodes.append(node)
+    return len(nodes) - 1
+
+
+def around(shape: tuple[int, ...], size: int) -> np.ndarray:
+    cells = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    return np.pad(cells, ((0, 0), (size, size), (size, size)), mode="wrap")
+
+
+def conv(nodes: Nodes, source: int, weight: np.ndarray, circular: bool = False, shape: tuple[int, ...] = SHAPE) -> int:
+    """Of odd kernels, image sizes kept."""
+    size = weight.shape[2] // 2
+    if circular and size:
+        source = push(nodes, c.Gather((source,), around((weight.shape[1], *shape[1:]), size)))
+    padding: Padding = (0,) * 4 if circular else (size,) * 4  # type: ignore[assignment]
+    bias = np.full(len(weight), 0.1, np.float32)
+    return push(nodes, c.Conv2d((source,), weight.astype(np.float32), bias, (1, 1), padding, (1, 1), 1))
+
+
+def closed(nodes: Nodes, last: int, shape: tuple[int, ...] = SHAPE) -> Prepared:
+    """With two logits."""
+    flat = push(nodes, c.Flatten((last,)))
+    size = math.prod(shape)
+    push(nodes, c.Linear((flat,), np.eye(2, size, dtype=np.float32), np.zeros(2, np.float32)))
+    return bounds.prepare(build(nodes))
+
+
+def known(prepared: Prepared, node: int) -> float | None:
+    """The gain by frequencies of the block that ends in a node."""
+    found = blocks._between(prepared, node)
+    assert found is not None
+    return frequencies.gain(prepared, *found)
+
+
+def random_block(g: np.random.Generator, circular: bool) -> tuple[Nodes, int]:
+    nodes: Nodes = [c.Input(SHAPE), c.Shift((0,), array(g, 4, 1, 1))]
+    layers = [[1], [1]]  # nodes before, and also after the nonlinear ones
+
+    def step(level: int) -> int:
+        kind, x = int(g.integers(0, 5)), int(g.choice(layers[level]))
+        if kind == 0:
+            return conv(nodes, x, 0.4 * array(g, 4, 4, 3, 3), circular)
+        if kind == 1:
+            return conv(nodes, x, array(g, 4, 4, 1, 1))
+        if kind == 2:
+            return push(nodes, c.Scale((x,), array(g, 4, 1, 1)))
+        if kind == 3:
+            halves = [push(nodes, c.Slice((x,), (s, 0, 0), SHAPE, (2, 1, 1))) for s in (1, 0)]
+            return push(nodes, c.Concat((halves[0], halves[1])))
+        return push(nodes, c.Add((x, int(g.choice(layers[level])))))
+
+    for _ in range(int(g.integers(0, 2))):
+        layers[0].append(step(0))
+    for _ in range(int(g.integers(0, 3))):
+        kind = [c.Relu, c.Tanh, c.Sigmoid][int(g.integers(0, 3))]
+        layers[1].append(push(nodes, kind((int(g.choice(layers[0])),))))
+    for _ in range(int(g.integers(1, 4))):
+        layers[1].append(step(1))
+    return nodes, push(nodes, c.Add((layers[1][-1], int(g.choice(layers[1])))))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_no_sampled_jacobian_exceeds_the_gain_by_frequencies(seed: int, circular: bool) -> None:
+    nodes, last = random_block(np.random.default_rng(seed), circular)
+    prepared = closed(nodes, last)
+    last = len(prepared.network.nodes) - 3
+    found = blocks._between(prepared, last)
+    gain = None if found is None else frequencies.gain(prepared, *found)
+    if found is None or gain is None:
+        return
+    model, at = PlainModule(prepared.network).double(), (found[0], last)
+
+    def value(k: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda x: model.values(x[None])[k][0].flatten()
+
+    for point in torch.randn((3, *SHAPE), generator=torch.Generator().manual_seed(seed), dtype=torch.float64):
+        of_below, of_last = (torch.autograd.functional.jacobian(value(k), point).flatten(1).numpy() for k in at)
+        room = gain**2 * of_below.T @ of_below - of_last.T @ of_last  # |of_last v| <= gain |of_below v|
+        assert np.linalg.eigvalsh(room)[0] >= -1e-12 * np.linalg.norm(of_last, 2) ** 2
+
+
+def matrix_of(prepared: Prepared, node: int) -> np.ndarray:
+    """Of an affine node in the input."""
+    model = PlainModule(prepared.network).double()
+    point = torch.zeros(prepared.network.input_shape, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda x: model.values(x[None])[node][0].flatten(), point)
+    return jacobian.flatten(1).numpy()
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_a_linear_residual_step_has_the_norm_of_its_sum(circular: bool) -> None:
+    nodes: Nodes = [c.Input(SHAPE)]
+    last = push(nodes, c.Add((0, conv(nodes, 0, 0.2 * array(np.random.default_rng(0), 4, 4, 3, 3), circular))))
+    prepared = closed(nodes, last)
+    exact, found = np.linalg.norm(matrix_of(prepared, last), 2), known(prepared, last)
+    assert found is not None
+    assert exact <= found <= exact * (1 + 1e-9 if circular else 1.3)
+
+
+@pytest.mark.parametrize("corner", [(1, 1), (0, 2)])
+def test_a_circular_convolution_has_its_true_norm(corner: tuple[int, int]) -> None:
+    shape = (8, 16, 16)
+    cells = around(shape, 2)[:, corner[0] : corner[0] + 18, corner[1] : corner[1] + 18]
+    weight = array(np.random.default_rng(0), 8, 8, 3, 3).astype(np.float64)
+    nodes: Nodes = [c.Input(shape), c.Gather((0,), cells)]
+    nodes.append(c.Conv2d((1,), weight.astype(np.float32), np.zeros(8, np.float32), (1, 1), (0,) * 4, (1, 1), 1))  # type: ignore[arg-type]
+    constants, joins = node_constants(closed(nodes, 2, shape), "L2")
+    transform = np.fft.fft2(weight, (16, 16))
+    exact = np.linalg.norm(np.moveaxis(transform, (0, 1), (2, 3)), 2, axis=(2, 3)).max()
+    assert exact <= constants[2] * (1 + 1e-12)
+    assert constants[2] <= exact * (1 + 1e-9)
+    assert joins == (2,)
+
+
+def potential(nodes: Nodes, g: np.random.Generator, circular: bool, shape: tuple[int, ...]) -> int:
+    """x - 2 W T^-1 relu(W' x), T by sums of |W' W| (SLL), of convolutions."""
+    weight = 0.3 * array(g, shape[0], shape[0], 3, 3).astype(np.float64)
+    gram = np.zeros((shape[0], shape[0], 5, 5))  # of the convolution after its transpose
+    for i in range(3):
+        for j in range(3):
+            gram[:, :, i : i + 3, j : j + 3] += np.einsum("oi,opkl->ipkl", weight[:, :, i, j], weight[:, :, ::-1, ::-1])
+    scale = 2 / np.abs(gram).sum(axis=(1, 2, 3))
+    hidden = push(nodes, c.Relu((conv(nodes, 0, weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1], circular, shape),)))
+    return push(nodes, c.Add((0, conv(nodes, hidden, -weight * scale[:, None, None], circular, shape))))
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_convolutional_sll_blocks_are_1_lipschitz(circular: bool) -> None:
+    shape = (8, 16, 16)  # too large to be written out
+    nodes: Nodes = [c.Input(shape)]
+    last = potential(nodes, np.random.default_rng(0), circular, shape)
+    constants, _ = node_constants(closed(nodes, last, shape), "L2")
+    assert 1 <= constants[last] <= 1 + 1e-4
+
+
+def test_householder_reflections_of_channel_pairs_cost_nothing() -> None:
+    shape = (6, 20, 20)
+    turn = np.random.default_rng(0).uniform(0, math.pi, 3)
+    cosines, sines = (f(turn).astype(np.float32).reshape(3, 1, 1) for f in (np.cos, np.sin))
+    nodes: Nodes = [c.Input(shape)]
+    a, b = (push(nodes, c.Slice((0,), (s, 0, 0), (s + 3, 20, 20), (1, 1, 1))) for s in (0, 3))
+    inner = push(nodes, c.Add((push(nodes, c.Scale((a,), sines)), push(nodes, c.Scale((b,), -cosines)))))
+    r = push(nodes, c.Relu((inner,)))
+    sides = [
+        push(nodes, c.Add((x, push(nodes, c.Scale((r,), factor))))) for x, factor in ((a, -2 * sines), (b, 2 * cosines))
+    ]
+    last = push(nodes, c.Concat((sides[0], sides[1])))
+    found = blocks.gain(closed(nodes, last, shape), last)
+    assert found is not None
+    assert found[0] == 0
+    assert 1 - 1e-5 <= found[1] <= 1 + 1e-5
+
+
+def twice(nodes: Nodes, g: np.random.Generator) -> int:
+    """One convolution reads what another left beyond the image."""
+    return conv(nodes, conv(nodes, 0, array(g, 4, 4, 3, 3)), array(g, 4, 4, 3, 3))
+
+
+def mixed(nodes: Nodes, g: np.random.Generator) -> int:
+    """Zero padding and periods."""
+    return push(nodes, c.Add((conv(nodes, 0, array(g, 4, 4, 3, 3)), conv(nodes, 0, array(g, 4, 4, 3, 3), True))))
+
+
+def by_pixel(nodes: Nodes, g: np.random.Generator) -> int:
+    return push(nodes, c.Scale((0,), array(g, *SHAPE)))
+
+
+def turned(nodes: Nodes, g: np.random.Generator) -> int:
+    return push(nodes, c.Gather((0,), np.arange(60, dtype=np.int32)[::-1].reshape(SHAPE).copy()))
+
+
+def strided(nodes: Nodes, g: np.random.Generator) -> int:
+    up = push(nodes, c.Pad((0,), (0, 5, 3), (0, 1, 1), 0.0))
+    return push(nodes, c.Conv2d((up,), array(g, 4, 4, 2, 2), np.zeros(4, np.float32), (2, 2), (0,) * 4, (1, 1), 1))  # type: ignore[arg-type]
+
+
+def reflected(nodes: Nodes, g: np.random.Generator) -> int:
+    cells = np.pad(np.arange(60, dtype=np.int32).reshape(SHAPE), ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    gathered = push(nodes, c.Gather((0,), cells))
+    return push(
+        nodes, c.Conv2d((gathered,), array(g, 4, 4, 3, 3), np.zeros(4, np.float32), (1, 1), (0,) * 4, (1, 1), 1)
+    )  # type: ignore[arg-type]
+
+
+def stepped(nodes: Nodes, g: np.random.Generator) -> int:
+    """Padded once more, and every second window taken: as large as before."""
+    return push(nodes, c.Conv2d((0,), array(g, 4, 4, 1, 1), np.zeros(4, np.float32), (2, 2), (2, 1, 2, 2), (1, 1), 1))
+
+
+def cut(nodes: Nodes, g: np.random.Generator) -> int:
+    """The corner of what was surrounded with periods."""
+    return push(nodes, c.Slice((push(nodes, c.Gather((0,), around(SHAPE, 1))),), (0, 0, 0), SHAPE, (1, 1, 1)))
+
+
+def doubled(nodes: Nodes, g: np.random.Generator) -> int:
+    """Channels repeated, too."""
+    gathered = push(nodes, c.Gather((0,), np.concatenate([around(SHAPE, 1)] * 2)))
+    return push(
+        nodes, c.Conv2d((gathered,), array(g, 4, 8, 3, 3), np.zeros(4, np.float32), (1, 1), (0,) * 4, (1, 1), 1)
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", [doubled, twice, mixed, by_pixel, turned, strided, reflected, stepped, cut])
+def test_what_differs_from_pixel_to_pixel_is_no_such_block(side: Callable[[Nodes, np.random.Generator], int]) -> None:
+    nodes: Nodes = [c.Input(SHAPE)]
+    last = push(nodes, c.Add((0, side(nodes, np.random.default_rng(0)))))
+    assert known(closed(nodes, last), last) is None
+
+
+def test_what_is_surrounded_with_periods_is_no_block_without_its_convolution() -> None:
+    nodes: Nodes = [c.Input(SHAPE), c.Gather((0,), around(SHAPE, 1))]
+    prepared = closed(nodes, conv(nodes, 1, np.ones((4, 4, 3, 3))), (4, 7, 5))
+    assert frequencies.gain(prepared, 0, [1]) is None
+
+
+def test_few_frequencies_at_a_time_prove_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (4, 8, 8)
+    nodes: Nodes = [c.Input(shape)]
+    last = potential(nodes, np.random.default_rng(0), False, shape)
+    prepared = closed(nodes, last, shape)
+    whole = known(prepared, last)
+    monkeypatch.setattr(frequencies, "MAX_ENTRIES", 1000)
+    parts = known(prepared, last)
+    assert whole is not None
+    assert parts is not None
+    assert abs(whole - parts) < 1e-5
+
+
+@pytest.mark.parametrize("limit", ["MAX_SQUARED", "MAX_PLACES", "MAX_PRODUCTS", "MAX_COLUMNS"])
+def test_what_takes_too_long_has_no_gain(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes: Nodes = [c.Input(SHAPE)]
+    side = 1 if limit == "MAX_COLUMNS" else 3
+    last = push(nodes, c.Add((0, conv(nodes, 0, array(np.random.default_rng(0), 4, 4, side, side)))))
+    prepared = closed(nodes, last)
+    assert known(prepared, last) is not None
+    monkeypatch.setattr(frequencies, limit, 1)
+    assert known(prepared, last) is None
