@@ -77,7 +77,7 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UsageError(f"unknown command {command!r}; known are {', '.join(COMMANDS)}")
     # here and not above: help, and the answer to a mistyped command, come at once
-    from certmix.commands.arguments import Parser, parse
+    from certmix.commands.parsing import Parser, parse
 
     module = importlib.import_module(COMMANDS[command][0])
     parser = Parser(prog=f"certmix {command}", description=module.__doc__, allow_abbrev=False)

@@ -1,33 +1,20 @@
-"""Arguments shared by the subcommands, their parsing, and configuration files with the same names."""
+"""Arguments shared by the subcommands."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import os
-import shlex
 import sys
-import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certmix.errors import UsageError
 from certmix.formatting import exact
 from certmix.settings import BEST, METHODS, NORMS, Settings, SmoothingSettings, as_norm, as_number
-from proofs_check.certificate import MalformedError, Transform
 
 if TYPE_CHECKING:
     from certmix.mixing.adaptive import AdaptiveMix
     from certmix.models.onnx.ends import Asked
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are UsageErrors: one line, exit code 2."""
-
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def number(text: str) -> float:
@@ -202,59 +189,13 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     noise.add_argument("--precision", choices=("float32", "bfloat16"), default=d.precision, help="of the base model")
 
 
-def add_adaptive(parser: argparse.ArgumentParser) -> None:
-    """What of the mix is adaptive; `adaptive_mix` reads it."""
-    group = parser.add_argument_group("alpha that depends on the input, transformed logits (--method adaptive)")
-    words = "its two logits s give alpha(x) = LOW + (HIGH - LOW) sigmoid(s1 - s0), in place of --alpha"
-    group.add_argument("--alpha-network", metavar="A.onnx", help=words)
-    group.add_argument("--alpha-range", nargs=2, type=number, metavar=("LOW", "HIGH"), help="of alpha(x), in [0, 1]")
-    words = "h's logits z become sign(z + SHIFT) |z + SHIFT|^POWER"
-    group.add_argument("--transform", nargs=2, type=number, metavar=("SHIFT", "POWER"), help=words)
-    group.add_argument("--clamp", action="store_true", help="they become max(z + SHIFT, 0)^POWER instead")
-
-
-def adaptive_mix(options: argparse.Namespace) -> AdaptiveMix | None:
-    """The mix of --method adaptive; None for another method. Raises UsageError where options contradict each other."""
-    network, ends, transform = options.alpha_network, options.alpha_range, options.transform
-    if options.method != "adaptive":
-        for name in ("alpha_network", "alpha_range", "transform", "clamp"):
-            if getattr(options, name):
-                raise UsageError(f"--{name.replace('_', '-')} is for --method adaptive, not for {options.method}")
-        return None
-    from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
-    from certmix.models.model import load_model
-
-    if network is None and transform is None:
-        raise UsageError("nothing of this mix is adaptive: give --alpha-network or --transform, or another --method")
-    if (network is None) != (ends is None):
-        raise UsageError("--alpha-network and --alpha-range LOW HIGH go together: give both, or neither")
-    if options.clamp and transform is None:
-        raise UsageError("--clamp says how to transform: give --transform SHIFT POWER with it")
-    if network is not None and options.alpha is not None:
-        raise UsageError(f"alpha is given twice, --alpha {exact(options.alpha)} and --alpha-network: leave one out")
-    how = None if transform is None else _transform(transform[0], transform[1], options.clamp)
-    if network is None or ends is None:
-        return AdaptiveMix(required(options, "alpha"), transform=how)
-    try:
-        return AdaptiveMix(SigmoidAlpha(load_model(network).require_network(), ends[0], ends[1]), transform=how)
-    except UsageError as error:
-        raise UsageError(f"--alpha-network: {error}") from None
-
-
-def _transform(shift: float, power: float, clamp: bool) -> Transform:
-    try:
-        return Transform(shift, power, clamp)
-    except MalformedError as error:
-        raise UsageError(f"--transform {exact(shift)} {exact(power)}: {error.place} {error.reason}") from None
-
-
 def fractions(text: str) -> tuple[float, ...]:
     """Comma-separated numbers."""
     return tuple(number(part) for part in text.split(","))
 
 
 def settings(options: argparse.Namespace, adaptive: AdaptiveMix | None = None) -> Settings:
-    """The run's settings. adaptive: see `adaptive_mix`. Raises UsageError, also where the engine's package is not
+    """The run's settings. adaptive: see `commands.adaptive`. Raises UsageError, also where the engine's package is not
     installed."""
     run_settings = Settings(
         alpha=required(options, "alpha") if adaptive is None else adaptive.least(),
@@ -321,99 +262,11 @@ def device(name: str) -> str:
     return name
 
 
-def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Parse, taking defaults from --config FILE.toml where it is given; the command line has the last word."""
-    _refuse_repeated(parser, arguments)
-    first, _ = _config_only().parse_known_args(arguments)
-    if first.config is not None:
-        parser.set_defaults(**_from_file(parser, Path(first.config)))
-    return parser.parse_args(arguments)
-
-
-def spelled(command: str, add: Callable[[argparse.ArgumentParser], None], options: argparse.Namespace) -> str:
-    """The command line, as a shell reads it, that asks for `options` without a configuration file.
-
-    add: what gives the command its arguments. Numbers are written so that they read back as they are.
-    """
-    parser = Parser()
-    add(parser)
-    words = ["certmix", command]
-    for action in parser._actions:
-        value = getattr(options, action.dest, None)
-        if action.dest in ("help", "config") or value is None or value == action.default:
-            continue
-        if not action.option_strings:
-            words.append(str(value))
-        elif action.nargs == 0:
-            words.append(action.option_strings[0])
-        else:
-            given = [_word(v) for v in (value if isinstance(value, list | tuple) else [value])]
-            words += [action.option_strings[0], *(given if action.nargs is not None else [",".join(given)])]
-    return shlex.join(words)
-
-
-def _word(value: object) -> str:
-    return exact(value) if isinstance(value, float) else str(value)
-
-
-def _refuse_repeated(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    """Raises UsageError where an option is given twice: argparse would take the last in silence."""
-    seen: dict[str, str] = {}
-    for text in itertools.takewhile(lambda a: a != "--", arguments):
-        action = parser._option_string_actions.get(text.split("=", 1)[0])
-        if action is None:
-            continue
-        if action.dest in seen and action.dest != "help":
-            raise UsageError(f"{text} comes after {seen[action.dest]}: give it once (see {parser.prog} --help)")
-        seen[action.dest] = text
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE.toml", help="arguments from a file, same names; paths relative to it")
 
 
 def add_certification(parser: argparse.ArgumentParser) -> None:
     """Everything that says what to certify, and how: `settings` reads it."""
     for add in (add_config, add_models, add_data, add_mix, add_norm, add_radius, add_method):
         add(parser)
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE.toml", help="arguments from a file, same names; paths relative to it")
-
-
-def _config_only() -> argparse.ArgumentParser:
-    parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    return parser
-
-
-def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
-    actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
-    options: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in actions:
-            raise UsageError(f"{path}: {key!r} is not known; known are {', '.join(sorted(actions))}")
-        options[name] = _convert(actions[name], value, path, key)
-    return options
-
-
-def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
-    if action.dest in ("standard", "robust", "alpha_network", "data", "audit_data", "out"):
-        return os.fspath(path.parent / str(value))
-    if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise UsageError(f"{path}: {key} must be true or false, got {value!r}")
-        return value
-    try:
-        if isinstance(value, list):
-            return tuple(action.type(str(v)) if callable(action.type) else v for v in value)
-        converted = action.type(str(value)) if callable(action.type) else str(value)
-    except (argparse.ArgumentTypeError, ValueError) as error:
-        raise UsageError(f"{path}: {key}: {error}") from None
-    if action.choices is not None and converted not in action.choices:
-        raise UsageError(f"{path}: {key} must be one of {', '.join(map(str, action.choices))}, got {value!r}")
-    return converted

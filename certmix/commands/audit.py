@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from certmix.commands import arguments
+from certmix.commands import adaptive, arguments, parsing
 from certmix.data.dataset import load_data
 from certmix.runs.provenance import GivenFile, Provenance
 from certmix.runs.store import Store
@@ -20,7 +20,7 @@ from certmix.runs.store import Store
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_certification(parser)
-    arguments.add_adaptive(parser)
+    adaptive.add_arguments(parser)
     parser.add_argument("--out", metavar="DIR", help="folder to write; new, or that of the same run, interrupted")
     arguments.add_gate(parser)
 
@@ -31,25 +31,26 @@ def run(options: argparse.Namespace) -> int:
     from certmix.models.model import load_pair
     from certmix.runs.audit import Audit
 
-    adaptive = arguments.adaptive_mix(options)
-    settings = arguments.settings(options, adaptive)
+    mix = adaptive.mix(options)
+    settings = arguments.settings(options, mix)
     out = Path(arguments.required(options, "out"))
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
     data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
     standard, robust = load_pair(*files, data.inputs.shape[1:], ends=arguments.ends(options))
     data.require(robust.input_shape, robust.classes, settings.domain)
-    if adaptive is not None:
-        checked(robust.input_shape, adaptive)
+    if mix is not None:
+        checked(robust.input_shape, mix)
+        adaptive.tried(mix, data.inputs)
     names = [n for n in ("standard", "robust", "alpha_network", "data") if getattr(options, n) is not None]
     origin = Provenance(
-        arguments.spelled("audit", add_arguments, options),
+        parsing.spelled("audit", add_arguments, options),
         {name: GivenFile.of(getattr(options, name)) for name in names},
         len(data),
         data.available,
     )
     code = Audit(
-        standard, robust, data, settings, Store(out), adaptive=adaptive, provenance=origin, listener=Terminal()
+        standard, robust, data, settings, Store(out), adaptive=mix, provenance=origin, listener=Terminal()
     ).run()
     return code or arguments.gate(options.fail_under, _certified_correct(Store(out)), len(data))
 

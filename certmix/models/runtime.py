@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.models.onnx.folding import one_line
+from certmix.models.onnx.reader import read_file
 from proofs_check.certificate import Float32Array
 
 # of the input's numbers; float32 ones are converted
@@ -126,11 +129,22 @@ class Runtime:
             ) from error
         values = np.asarray(outputs[0])
         one = values if self.ends.batch == 0 or values.ndim < 2 else values[:1]
-        if values.dtype.kind != "f" or one.size < 2 or one.size != max(one.shape):
-            raise UsageError(
-                f"must give logits, one number for each class, gives {values.dtype} of shape {values.shape}"
-            )
+        if values.dtype.kind != "f" or not self._fits(one.shape):
+            raise UsageError(f"must give {self.gives}, gives {values.dtype} of shape {values.shape}")
         return values.astype(np.float32)
+
+    gives = "logits, one number for each class"
+
+    def _fits(self, one: tuple[int, ...]) -> bool:
+        """Whether the answer at one input may have this shape."""
+        return math.prod(one) >= 2 and math.prod(one) == max(one)
+
+
+class _Scalar(Runtime):
+    gives = "one number for each input"
+
+    def _fits(self, one: tuple[int, ...]) -> bool:
+        return math.prod(one) == 1
 
 
 class RuntimeModule(nn.Module):
@@ -143,6 +157,20 @@ class RuntimeModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inputs = np.ascontiguousarray(x.detach().cpu().numpy(), dtype=np.float32)
         return torch.from_numpy(self.runtime.logits(inputs)).to(x.device)
+
+
+class RuntimeWeight(RuntimeModule):
+    """The one number that a model gives at each input: (N, *shape) -> (N,), without gradients."""
+
+    @staticmethod
+    def of(path: str) -> RuntimeWeight:
+        """Raises UsageError where the file is no such model."""
+        runtime = _Scalar(read_file(Path(path)).SerializeToString(), alone=True)
+        _ = runtime.ends  # two outputs show here
+        return RuntimeWeight(runtime)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, 0]
 
 
 def differentiable(module: nn.Module) -> bool:

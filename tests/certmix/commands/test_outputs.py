@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from certmix.__main__ import main
-from certmix.commands import arguments
+from certmix.commands import arguments, parsing
 from certmix.errors import UsageError
 
 WEIGHT = 3 * np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -92,7 +92,7 @@ def test_what_cannot_be_taken_is_refused_with_the_way_out(
 
 
 def test_a_role_comes_before_what_is_said_of_both() -> None:
-    parser = arguments.Parser()
+    parser = parsing.Parser()
     arguments.add_ends(parser)
     found = arguments.ends(parser.parse_args(["--output", "y", "robust=a=b"]))
     assert [end.output for end in found] == ["y", "a=b"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmix.commands import certify_log
-from certmix.commands.arguments import Parser
+from certmix.commands.parsing import Parser
 from certmix.errors import UsageError
 from certmix.records import smoothing_log
 

@@ -18,7 +18,7 @@ from certmix.attacks.objectives import ClassifierObjective
 from certmix.attacks.pgd import Candidates, Schedule
 from certmix.attacks.worst import Budget, worst
 from certmix.commands import experiment
-from certmix.commands.arguments import Parser, parse
+from certmix.commands.parsing import Parser, parse
 from certmix.errors import UsageError
 from certmix.experiments import accuracy_vs_alpha, confidence, match_clean, tradeoff
 from certmix.experiments.certified_curves import Radii

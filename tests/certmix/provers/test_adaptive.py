@@ -531,7 +531,15 @@ def files(digits: Path, tmp_path: Path) -> list[str]:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter
-        for name, module in (("alpha", model), ("three", nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))):
+        heavy = nn.Linear(64, 1)
+        nn.init.zeros_(heavy.weight), nn.init.constant_(heavy.bias, 7.0)
+        models = {
+            "alpha": model,
+            "three": nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+            "weight": nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Sigmoid()),
+            "heavy": nn.Sequential(nn.Flatten(), heavy),
+        }
+        for name, module in models.items():
             torch.onnx.export(module, (torch.zeros(1, 1, 8, 8),), str(tmp_path / f"{name}.onnx"), dynamo=False)
     given = {"standard": "standard.onnx", "robust": "robust.onnx", "data": "audit.npz"}
     return [f"--{role}={digits / file}" for role, file in given.items()] + ["--limit=2", f"--out={tmp_path / 'run'}"]
@@ -567,6 +575,32 @@ def test_the_command_audits_an_adaptive_mix_and_header_and_report_say_so(
     assert "method adaptive" not in capsys.readouterr().err
 
 
+def test_the_command_takes_a_model_of_alpha_at_its_declared_bound(files: list[str], tmp_path: Path, capsys):
+    how = ["--method=adaptive", f"--alpha-network={tmp_path / 'weight.onnx'}", "--alpha-lower=0.7", "--radius=0.05"]
+    assert main(["audit", *files, *how]) == 0
+    assert main(["check", str(tmp_path / "run")]) == 0
+    header = json.loads((tmp_path / "run" / "run.json").read_bytes())["settings"]
+    assert header["adaptive"]["alpha"] == {"network": None, "low": 0.7, "high": 1.0}
+    (session,) = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert main(shlex.split(session["command"])[1:]) == 2
+    assert "already holds this run, finished" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "α depends on the input" in shown
+    assert "ALPHA_BOUND_TRUSTED" in shown
+
+
+def test_adaptive_runs_have_no_sweep_and_are_not_tuned(files: list[str], tmp_path: Path, capsys):
+    """Bounds of single logits are not in the archive; and alpha, or M, is chosen already."""
+    how = ["--method=adaptive", "--alpha=0.75", "--transform", "0", "2"]
+    assert main(["audit", *files, *how, "--radius=0.01"]) == 0
+    assert main(["sweep", str(tmp_path / "run")]) == 2
+    assert "method margin" in capsys.readouterr().err
+    more = [f"--audit-data={tmp_path}", f"--out={tmp_path / 'tuned'}"]
+    assert main(["tune", *files[:-1], "--method=adaptive", "--radius=0.01", "--clean-accuracy=0", *more]) == 2
+    assert "leave out --method" in capsys.readouterr().err
+
+
 def test_the_command_repeats_itself(files: list[str], tmp_path: Path, capsys):
     """The command that the run records, given again, finds the run finished: it asks for the same."""
     assert main(["audit", "--method=adaptive", *files, "--alpha=0.75", "--transform", "-1", "2", "--radius=0.01"]) == 0
@@ -583,8 +617,16 @@ def test_the_command_repeats_itself(files: list[str], tmp_path: Path, capsys):
         (["--alpha=0.75", "--transform", "0", "2"], "--transform is for --method adaptive, not for margin"),
         (["--alpha=0.75", "--clamp"], "--clamp is for --method adaptive"),
         (["--method=adaptive", "--alpha-range", "0.6", "0.9"], "nothing of this mix is adaptive"),
-        (["--method=adaptive", "--alpha-network=ALPHA"], "go together"),
-        (["--method=adaptive", "--alpha-range", "0.6", "0.9", "--transform", "0", "2"], "go together"),
+        (["--method=adaptive", "--alpha-network=ALPHA"], "goes together with one of"),
+        (["--method=adaptive", "--alpha-range", "0.6", "0.9", "--transform", "0", "2"], "goes together with one of"),
+        (["--method=adaptive", "--alpha-lower=0", "--transform", "0", "2"], "goes together with one of"),
+        (["--alpha=0.75", "--alpha-lower=0"], "--alpha-lower is for --method adaptive, not for margin"),
+        (
+            ["--method=adaptive", "--alpha-network=THREE", "--alpha-lower=0.6"],
+            "one number for each input, gives",
+        ),
+        (["--method=adaptive", "--alpha-network=WEIGHT", "--alpha-lower=1.6"], "alpha must be in [0, 1], got 1.6"),
+        (["--method=adaptive", "--alpha-network=HEAVY", "--alpha-lower=0.6"], "weights in [0, 1], gives 7 at"),
         (["--method=adaptive", "--alpha-network=ALPHA", "--alpha-range", "0.9", "0.6"], "got 0.9, 0.6"),
         (["--method=adaptive", "--alpha-network=ALPHA", "--alpha-range", "0.6", "0.9", "--clamp"], "--clamp says how"),
         (["--method=adaptive", "--alpha-network=THREE", "--alpha-range", "0.6", "0.9"], "two logits, has 3"),
@@ -599,7 +641,7 @@ def test_the_command_repeats_itself(files: list[str], tmp_path: Path, capsys):
 def test_the_command_refuses_options_that_contradict_each_other(
     files: list[str], tmp_path: Path, given: list[str], words: str, capsys
 ):
-    named = {"ALPHA": str(tmp_path / "alpha.onnx"), "THREE": str(tmp_path / "three.onnx")}
+    named = {name.upper(): str(tmp_path / f"{name}.onnx") for name in ("alpha", "three", "weight", "heavy")}
     for name, path in named.items():
         given = [word.replace(name, path) for word in given]
     assert main(["audit", *files, *given]) == 2

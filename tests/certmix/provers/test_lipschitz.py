@@ -14,7 +14,7 @@ from small_networks import NORMS, ORDER
 from torch import nn
 
 from certmix.commands import lipschitz
-from certmix.commands.arguments import Parser
+from certmix.commands.parsing import Parser
 from certmix.errors import UsageError
 from certmix.models.model import Model, from_module
 from certmix.provers.judging import check

@@ -12,7 +12,7 @@ from scipy.stats import binom, norm
 
 from certmix.commands import replay as command_replay
 from certmix.commands import smoothing_bounds as smoothing_command
-from certmix.commands.arguments import Parser
+from certmix.commands.parsing import Parser
 from certmix.errors import UsageError
 from certmix.models.model import Model
 from certmix.provers.judging import JudgeSession, judge_session

@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmix.__main__ import main
-from certmix.commands import arguments, audit
+from certmix.commands import audit, parsing
 from certmix.errors import UsageError
 from certmix.runs import provenance
 from certmix.runs.provenance import GivenFile
 
 
 def parsed(words: list[str]) -> argparse.Namespace:
-    parser = arguments.Parser(allow_abbrev=False)
+    parser = parsing.Parser(allow_abbrev=False)
     audit.add_arguments(parser)
-    return arguments.parse(parser, words)
+    return parsing.parse(parser, words)
 
 
 numbers = st.floats(1e-6, 1.0).map(repr)
@@ -47,7 +47,7 @@ def test_the_recorded_command_reads_back_as_the_same_options(given, standard: bo
     line = [word for pair in given.items() for word in pair]
     line += ["--use-standard"] * standard + ["--domain", "0", "255"] * domain
     options = parsed(line)
-    spelled = shlex.split(arguments.spelled("audit", audit.add_arguments, options))
+    spelled = shlex.split(parsing.spelled("audit", audit.add_arguments, options))
     assert spelled[:2] == ["certmix", "audit"]
     assert vars(parsed(spelled[2:])) == vars(options)
 
