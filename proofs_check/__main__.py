@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 2000  # characters of a reason
 STATES = ("accepted", "rejected", "malformed", "abstained", "falsified")
-NAMED = ("dataset", "robust", "standard")  # digests in a header
+NAMED = ("dataset", "robust", "standard")  # in a header, by digest
 BAR = 30  # characters
 
 
@@ -133,7 +133,7 @@ class Summary:
         depends on the input), and the ends of their radii; digests: of what was judged."""
         from proofs_check.words import down
 
-        claim, header = None, None if self.run is None else self.run.header
+        claim, header = None, {} if self.run is None else dataclasses.asdict(self.run.header)
         if self.claim is not None:
             claim = {n: v for n, v in dataclasses.asdict(self.claim).items() if n not in ("predicted", "input")}
             claim["radius"] = self.radii[0] if self.radii[0] == self.radii[1] else None
@@ -141,12 +141,12 @@ class Summary:
             claim["alpha"] = None if claim["adaptive"] and claim["adaptive"]["alpha"] else claim["alpha"]
         return {
             "summary": {name: self.states[name] for name in STATES},
-            "count": getattr(header, "count", None),
+            "count": header.get("count"),
             "correct": self.correct,
             "assumptions": dict(self.rests),
             "claim": claim,
             "words": self.words(),
-            "digests": {**(self.run.digests if self.run else {}), **{n: getattr(header, n, None) for n in NAMED}},
+            "digests": {**(self.run.digests if self.run else {}), **{n: header.get(n) for n in NAMED}},
             "problem": self.problem,
         }
 

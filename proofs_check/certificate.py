@@ -65,6 +65,7 @@ class Assumption(enum.Enum):
     SAMPLES_IID = "the certifying draws were independent, distributed as stated, and taken after the plan was fixed"
     COUNTS_TRUSTED = "the counts are those of the stated draws through the stated networks, and were not recounted"
     REAL_ARITHMETIC_BASE = "the base model's floating-point outputs count as its exact values"
+    MODEL_FILE = "the model's file gives as many logits, for inputs of the shape, as the claim states"
     ALPHA_BOUND_TRUSTED = "the declared lower bound of the input-dependent alpha was not re-derived"
 
 
@@ -337,6 +338,20 @@ class PlainNetwork:
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """A classifier that need not be a plain network: what the ONNX file with this digest computes. Nothing of it is
+    derived; counts of its answers may prove a claim. input_shape, classes: of one input, and how many logits it gives.
+    """
+
+    sha256: Digest
+    input_shape: tuple[int, ...]
+    classes: int
+
+    def __post_init__(self) -> None:
+        wellformed(self.classes >= 2, "classes", f"must be >= 2, got {self.classes}")
+
+
+@dataclass(frozen=True)
 class Smoothing:
     """h is the mean of h̄(q(x + ξ)) over ξ ~ N(0, noise_std² I) (docs/maths.md 5).
 
@@ -405,8 +420,8 @@ class Claim:
     """For every x' with ‖x' - x‖_norm <= radius (and, if `domain` is given, every coordinate of x' in it)
     the strict argmax of (1 - alpha) softmax(g(x')) + alpha softmax(temperature * h(x')) is `predicted`.
 
-    g, h: the networks with digests `standard`, `robust`; `standard` None: for *every* g with as many
-    classes. x: the float32 array with digest `input`. class_of "robust": `predicted` is also the strict
+    g, h: the networks with digests `standard`, `robust`, or the models of such files; `standard` None: for *every* g
+    with as many classes. x: the float32 array with digest `input`. class_of "robust": `predicted` is also the strict
     argmax of h(x); "mix": it need not be. Every float means exactly the IEEE double it parses to.
     semantics "float32": the claim also holds for the networks' logits as computed in IEEE float32 in any
     summation order. smoothing: softmax(temperature * h) is replaced by its Gaussian smoothing, also where class_of
@@ -423,8 +438,8 @@ class Claim:
     class_of: ClassOf
     domain: tuple[float, float] | None
     semantics: Semantics
-    robust: Digest
-    standard: Digest | None
+    robust: Digest | ModelFile
+    standard: Digest | ModelFile | None
     input: Digest
     smoothing: Smoothing | None
     adaptive: Adaptive | None = None

@@ -8,17 +8,18 @@ from proofs_check.certificate import (
     Accepted,
     Float32Array,
     MalformedError,
+    ModelFile,
     PlainNetwork,
     Rejected,
     RejectedError,
     Verdict,
     need,
 )
-from proofs_check.kernel.bounds import Prepared, prepare
+from proofs_check.kernel.bounds import prepare
 from proofs_check.kernel.rounding import need_arithmetic
 from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE, prove
-from proofs_check.rules.case import Case
+from proofs_check.rules.case import Case, Model, named, signature
 
 
 def check(certificate: parse.Certificate, case: Case) -> Verdict:
@@ -41,9 +42,9 @@ def check(certificate: parse.Certificate, case: Case) -> Verdict:
 
 def _tie(certificate: parse.Certificate, case: Case) -> None:
     """The claim speaks of exactly the networks and the input at hand."""
-    claim, network = certificate.claim, case.robust.network
-    need(claim.robust == network.sha256, "robust", "the claim speaks of another robust network")
-    _tie_other("standard", claim.standard, case.standard, network.classes, network.input_shape)
+    claim, network = certificate.claim, signature(case.h)
+    need(claim.robust == named(case.h), "robust", "the claim speaks of another robust network")
+    _tie_other("standard", claim.standard, case.g, network.classes, network.input_shape)
     _tie_other("alpha", claim.alpha_network, case.alpha, 2, network.input_shape)
     need(case.input.dtype == np.float32, "input", f"must be float32, got {case.input.dtype}")
     need(case.input.shape == network.input_shape, "input", f"has shape {case.input.shape}, not {network.input_shape}")
@@ -57,22 +58,28 @@ def _tie(certificate: parse.Certificate, case: Case) -> None:
         need(inside, "domain", f"the input leaves the domain [{low}, {high}]")
 
 
-def _tie_other(step: str, named: str | None, at_hand: Prepared | None, classes: int, shape: tuple[int, ...]) -> None:
+def _tie_other(
+    step: str, claimed: str | ModelFile | None, at_hand: Model | None, classes: int, shape: tuple[int, ...]
+) -> None:
     """A further network that the claim names is the one at hand, and has that many logits and such inputs."""
-    if named is None:
+    if claimed is None:
         return
     if at_hand is None:
         raise RejectedError(step, "the claim speaks of a network that is not at hand")
-    network = at_hand.network
-    need(network.sha256 == named, step, "the claim speaks of another network")
+    network = signature(at_hand)
+    need(named(at_hand) == claimed, step, "the claim speaks of another network")
     need(network.classes == classes, step, f"its network must have {classes} logits, has {network.classes}")
     need(network.input_shape == shape, step, "its network takes other inputs")
 
 
+def _prepared(model: PlainNetwork | ModelFile) -> Model:
+    return model if isinstance(model, ModelFile) else prepare(model)
+
+
 def check_bytes(
     line: bytes,
-    robust: PlainNetwork,
-    standard: PlainNetwork | None,
+    robust: PlainNetwork | ModelFile,
+    standard: PlainNetwork | ModelFile | None,
     value: Float32Array,
     alpha: PlainNetwork | None = None,
 ) -> Verdict:
@@ -81,8 +88,8 @@ def check_bytes(
     if not isinstance(certificate, parse.Certificate):
         raise MalformedError("certificate.outcome", f"is {certificate.outcome}, there is nothing to judge")
     try:
-        other = [None if n is None else prepare(n) for n in (standard, alpha)]
-        case = Case(prepare(robust), other[0], value, other[1])
+        g = None if standard is None else _prepared(standard)
+        case = Case(_prepared(robust), g, value, None if alpha is None else prepare(alpha))
     except RejectedError as error:
         return Rejected(error.step, error.reason)
     return check(certificate, case)

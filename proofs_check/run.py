@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proofs_check import judge
-from proofs_check.certificate import Claim, MalformedError, Rejected, RejectedError, wellformed
+from proofs_check.certificate import Claim, MalformedError, ModelFile, Rejected, RejectedError, wellformed
 from proofs_check.kernel.bounds import Prepared, prepare
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
-from proofs_check.rules.case import Case
+from proofs_check.rules.case import Case, Model
 
 State = Literal["accepted", "rejected", "malformed", "abstained", "falsified"]
 OF_RUN = (  # what a header's settings may say of all lines; the smoothing's in an object of their own
@@ -51,9 +51,9 @@ class Result:
 
 
 class ProcessJudge:
-    """One process's judge: the run's networks, prepared once."""
+    """One process's judge: the run's networks, prepared once, or files of models."""
 
-    def __init__(self, path: Path, robust: Prepared, standard: Prepared | None) -> None:
+    def __init__(self, path: Path, robust: Model, standard: Model | None) -> None:
         self.path = path
         self.robust = robust
         self.standard = standard
@@ -113,10 +113,12 @@ def _work(index: int, data: bytes, row: folder.Row | None) -> Result:
 
 
 def open_judge(path: Path, header: parse.RunHeader) -> ProcessJudge:
-    robust = prepare(folder.network(path, header.robust))
-    return ProcessJudge(
-        path, robust, None if header.standard is None else prepare(folder.network(path, header.standard))
-    )
+    robust = _at_hand(path, header.robust)
+    return ProcessJudge(path, robust, None if header.standard is None else _at_hand(path, header.standard))
+
+
+def _at_hand(path: Path, model: str | ModelFile) -> Model:
+    return folder.model_file(path, model) if isinstance(model, ModelFile) else prepare(folder.network(path, model))
 
 
 def said(line: parse.Certificate | parse.NotCertified) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 
-from proofs_check.certificate import Claim, InputAlpha, Smoothing, Transform
+from proofs_check.certificate import Claim, InputAlpha, ModelFile, Smoothing, Transform
 
 
 def down(value: float, digits: int = 6) -> str:
@@ -35,9 +35,15 @@ def of_claims(claim: Claim, least: float, most: float) -> list[str]:
         *([] if transform is None else [_transform(transform)]),
         *([] if noise is None else [_smoothing(noise)]),
         f"h and g count as what their stored weights define in real arithmetic{computed}.",
-        f"h is the network {claim.robust}.",
-        "g is any network with as many classes." if claim.standard is None else f"g is the network {claim.standard}.",
+        f"h is {_model(claim.robust)}.",
+        f"g is {'any network with as many classes' if claim.standard is None else _model(claim.standard)}.",
     ]
+
+
+def _model(model: str | ModelFile) -> str:
+    if isinstance(model, ModelFile):
+        return f"the model in the ONNX file {model.sha256}, of {model.classes} classes and inputs {model.input_shape}"
+    return f"the network {model}"
 
 
 def _alpha(alpha: InputAlpha) -> str:

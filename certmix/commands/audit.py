@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
     data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
-    standard, robust = load_pair(*files, data.inputs.shape[1:], ends=arguments.ends(options))
+    counts = settings.method == "smoothing"  # and does not look into h
+    standard, robust = load_pair(*files, data.inputs.shape[1:], not counts, arguments.ends(options))
     data.require(robust.input_shape, robust.classes, settings.domain)
     if mix is not None:
         checked(robust.input_shape, mix)

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"smoothing h alone needs alpha > 1/2, got {settings.alpha}: raise it, or --use-standard")
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
     data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
-    standard, robust = load_pair(*files, data.inputs.shape[1:], ends=arguments.ends(options))
+    standard, robust = load_pair(*files, data.inputs.shape[1:], needs_network=False, ends=arguments.ends(options))
     data.require(robust.input_shape, robust.classes, settings.domain)
     labels = tuple(int(v) for v in data.labels)
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))
@@ -66,7 +66,7 @@ def show_bounds(problem: ProverProblem, draws: int) -> tuple[dict[str, NDArray[n
     from certmix.provers.judging import judge_session
     from certmix.provers.smoothing.evaluation import compare, mix_predictions
 
-    input_radii = compare(problem, judge_session(problem.network, problem.standard.network))
+    input_radii = compare(problem, judge_session(problem.stated, problem.stated_standard))
     radii: dict[str, NDArray[np.float64]] = {
         bound: np.array([row[bound] for row in input_radii]) for bound in input_radii[0]
     }

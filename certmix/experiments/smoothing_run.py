@@ -73,7 +73,7 @@ def of_every_bound(run: SmoothingRun) -> dict[Bound, tuple[Array, Flags]]:
     Correctness is that of the run: all bounds speak of the class that the selection draws named.
     """
     problem = _problem(run)
-    input_radii = compare(problem, judge_session(problem.network, problem.standard.network))
+    input_radii = compare(problem, judge_session(problem.stated, problem.stated_standard))
     return {bound: (np.array([row[bound] for row in input_radii]), run.correct) for bound in input_radii[0]}
 
 

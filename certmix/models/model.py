@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import io
 import warnings
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from certmix.models.onnx.ends import Asked, Ended, Outputs, ended
 from certmix.models.onnx.folding import one_line
 from certmix.models.onnx.reader import plain_network, read_file
 from certmix.models.runtime import Runtime, RuntimeModule, ends_of, usable
-from proofs_check.certificate import Float32Array, PlainNetwork
+from proofs_check.certificate import Float32Array, ModelFile, PlainNetwork
 from verifiers.network.module import PlainModule
 
 SAMPLES = 16
@@ -44,9 +45,9 @@ class Model:
 
     module: torch module in evaluation mode, differentiable unless it runs in onnxruntime. network: the plain network
     that certificates speak of; None if some operator has no counterpart there: such a model serves as the standard
-    classifier only. source: where it came from. faithfulness: the largest |difference| between the module's
-    logits and those of the source (onnxruntime, or the given module) over the samples compared; 0 where
-    the module is the source itself. no_network: why there is no plain network, or None if there is one.
+    classifier, or as what smoothing counts on. source: where it came from. faithfulness: the largest |difference|
+    between the module's logits and those of the source (onnxruntime, or the given module) over the samples compared; 0
+    where the module is the source itself. no_network: why there is no plain network, or None if there is one.
     reference: the source itself, as a function; None where the module is it. note: what was left out behind the logits.
     onnx: the bytes of a model that runs in onnxruntime; None of any other. end: what was asked of its end.
     """
@@ -76,13 +77,32 @@ class Model:
         """The plain network. Raises UsageError, saying why, where there is none."""
         if self.network is None:
             raise UsageError(
-                f"{self.source} has no plain network ({self.no_network}): it can only be the standard classifier"
+                f"{self.source} has no plain network ({self.no_network}): it can only be the standard classifier, or "
+                "the base of --method smoothing"
             )
         return self.network
 
     @property
+    def file(self) -> ModelFile | None:
+        """What claims about its answers call it where it has no plain network."""
+        if self.onnx is None:
+            return None
+        return ModelFile(hashlib.sha256(self.onnx).hexdigest(), self.input_shape, self.classes)
+
+    def require_stated(self) -> PlainNetwork | ModelFile:
+        """What a claim about counts of its answers speaks of: the plain network, else the file. Raises UsageError where
+        it is neither."""
+        stated = self.network or self.file
+        if stated is None:
+            raise UsageError(
+                f"{self.source} has no plain network ({self.no_network}) and is no ONNX file that a claim could name: "
+                "export it with torch.onnx.export and load the file"
+            )
+        return stated
+
+    @property
     def values_only(self) -> str:
-        """What follows for a g that runs in onnxruntime."""
+        """What follows for a model that runs in onnxruntime."""
         return f"{VALUES_ONLY} ({self.no_network})"
 
     def named(self, role: str) -> str:
@@ -173,7 +193,7 @@ def load_model(
             ended(model, output, outputs)  # a Softmax that nobody spoke of
             network = plain_network(fitted.model)
         except UsageError as error:
-            loaded = _opaque(fitted, str(path), samples, str(error))
+            loaded = _opaque(fitted, str(path), samples, str(error), path.read_bytes())
         else:
             loaded = _plain(network, fitted, str(path), samples)
         return dataclasses.replace(loaded, end=Asked(output, outputs))
@@ -189,9 +209,11 @@ def _plain(network: PlainNetwork, cut: Ended, source: str, samples: Float32Array
     return Model(module, network, network.classes, shape, source, faithfulness, None, reference, cut.note)
 
 
-def _opaque(cut: Ended, source: str, samples: Float32Array | None, reason: str) -> Model:
-    """The model as onnxruntime runs it. reason: why it has no plain network."""
-    data = cut.model.SerializeToString(deterministic=True)
+def _opaque(cut: Ended, source: str, samples: Float32Array | None, reason: str, given: bytes) -> Model:
+    """The model as onnxruntime runs it. reason: why it has no plain network. given: its file, which is kept as it is
+    where it is all of the model, as it is run."""
+    same = onnx.load_from_string(given) == cut.model
+    data = given if same else cut.model.SerializeToString(deterministic=True)
     try:
         ends = Runtime(data).ends
         if 0 in ends.shape:
@@ -209,7 +231,8 @@ def _opaque(cut: Ended, source: str, samples: Float32Array | None, reason: str) 
 
 def reopened(data: bytes, source: str) -> Model:
     """A model without plain network from the bytes that it was kept in (Model.onnx). Raises UsageError."""
-    return _opaque(Ended(onnx.load_from_string(data), None), source, None, "it ran in onnxruntime when it was kept")
+    kept = Ended(onnx.load_from_string(data), None)
+    return _opaque(kept, source, None, "it ran in onnxruntime when it was kept", data)
 
 
 def _in_onnxruntime(model: onnx.ModelProto, inputs: Float32Array) -> Reference:

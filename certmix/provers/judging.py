@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from certmix.errors import UsageError
 from certmix.records.outcomes import Certified
 from proofs_check import judge
-from proofs_check.certificate import Accepted, PlainNetwork, Rejected, RejectedError, Verdict
+from proofs_check.certificate import Accepted, ModelFile, PlainNetwork, Rejected, RejectedError, Verdict
 from proofs_check.kernel.bounds import Prepared, prepare
 from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE
-from proofs_check.rules.case import Case
+from proofs_check.rules.case import Case, Model
 
 # relative, tried in turn when the judge does not prove a proposed radius
 JUDGED_SHRINKAGES = (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
@@ -23,11 +23,18 @@ JUDGED_SHRINKAGES = (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
 
 @dataclass(frozen=True, eq=False)
 class JudgeSession:
-    """The networks of one run, prepared once for the judge. alpha: that of an input-dependent weight."""
+    """The networks of one run, prepared once for the judge, or files. alpha: that of an input-dependent weight."""
 
-    robust: Prepared
-    standard: Prepared | None
+    robust: Model
+    standard: Model | None
     alpha: Prepared | None = None
+
+    @property
+    def network(self) -> Prepared:
+        """h, for methods that look into it."""
+        if isinstance(self.robust, ModelFile):
+            raise TypeError("excluded: only smoothing goes without a plain network")
+        return self.robust
 
     def verdict(self, line: bytes, value: NDArray[np.float32]) -> Verdict:
         """The judge's verdict on one certificate line about `value`. Raises MalformedError."""
@@ -38,11 +45,13 @@ class JudgeSession:
 
 
 def judge_session(
-    robust: PlainNetwork, standard: PlainNetwork | None, alpha: PlainNetwork | None = None
+    robust: PlainNetwork | ModelFile, standard: PlainNetwork | ModelFile | None, alpha: PlainNetwork | None = None
 ) -> JudgeSession:
     """Raises UsageError where the judge can take one of the networks not at all."""
-    of_standard, of_alpha = (None if network is None else prepared(network) for network in (standard, alpha))
-    return JudgeSession(prepared(robust), of_standard, of_alpha)
+    h, g = robust, standard
+    of_robust = h if isinstance(h, ModelFile) else prepared(h)
+    of_standard = g if g is None or isinstance(g, ModelFile) else prepared(g)
+    return JudgeSession(of_robust, of_standard, None if alpha is None else prepared(alpha))
 
 
 def prepared(network: PlainNetwork) -> Prepared:

@@ -19,7 +19,7 @@ from certmix.records.bound_archive import ArchivedBound
 from certmix.records.outcomes import Abstained, Reason
 from certmix.records.unfinished import Desk
 from certmix.settings import Settings
-from proofs_check.certificate import Claim, ClassOf, PlainNetwork, Smoothing
+from proofs_check.certificate import Claim, ClassOf, Digest, ModelFile, PlainNetwork, Smoothing
 from proofs_check.reading.parse import array_sha256
 
 # index in the dataset, and bounds of h's logit differences that some engine found there
@@ -64,8 +64,11 @@ class ProverProblem:
         standard, robust = self.standard, self.robust
         require_pair(standard, robust)
         self.settings.require_installed()
-        expected = robust.require_network().input_shape
-        if self.settings.use_standard and standard.network is None:
+        stated, smoothed = self.stated, self.settings.method == "smoothing"
+        expected = stated.input_shape
+        if self.settings.use_standard and smoothed:
+            standard.require_stated()
+        elif self.settings.use_standard and standard.network is None:
             raise UsageError(
                 f"use_standard bounds g, and {standard.source} has no plain network ({standard.no_network}): "
                 "leave it out"
@@ -86,8 +89,20 @@ class ProverProblem:
 
     @property
     def network(self) -> PlainNetwork:
-        """The robust model's plain network."""
+        """The robust model's plain network. Raises UsageError where there is none."""
         return self.robust.require_network()
+
+    @property
+    def stated(self) -> PlainNetwork | ModelFile:
+        """What claims speak of as h: the plain network; where smoothing only counts, any model's file will do. Raises
+        UsageError."""
+        return self.robust.require_stated() if self.settings.method == "smoothing" else self.network
+
+    @property
+    def stated_standard(self) -> PlainNetwork | ModelFile | None:
+        """What claims speak of as g; None: of any."""
+        smoothed = self.settings.method == "smoothing" and self.settings.use_standard
+        return self.standard.network or (self.standard.file if smoothed else None)
 
     @property
     def mix(self) -> MixedClassifier:
@@ -114,8 +129,8 @@ class ProverProblem:
             class_of=class_of,
             domain=s.domain,
             semantics=s.semantics,
-            robust=self.network.sha256,
-            standard=None if self.standard.network is None else self.standard.network.sha256,
+            robust=named(self.stated),
+            standard=None if self.stated_standard is None else named(self.stated_standard),
             input=array_sha256(self.input(batch_index)),
             smoothing=smoothing,
             adaptive=s.adaptive,
@@ -124,6 +139,11 @@ class ProverProblem:
     def abstained(self, predicted: int, reason: Reason, advice: str, class_of: ClassOf = "robust") -> Abstained:
         s = self.settings
         return Abstained(predicted, s.radius, s.norm, s.alpha, s.method, class_of, reason, advice)
+
+
+def named(stated: PlainNetwork | ModelFile) -> Digest | ModelFile:
+    """How a claim, or a header, spells it."""
+    return stated if isinstance(stated, ModelFile) else stated.sha256
 
 
 def check_domain(inputs: Tensor, domain: tuple[float, float]) -> None:

@@ -92,18 +92,18 @@ class Session:
     def branching(self) -> BranchingSession:
         """Branch and bound, with h prepared for it. Raises EngineError."""
         engine = Branching()
-        return BranchingSession(engine, engine.prepare(self.judge.robust.network))
+        return BranchingSession(engine, engine.prepare(self.judge.network.network))
 
     @cached_property
     def global_table(self) -> GlobalTable:
         """Of h. Raises EngineError."""
-        maps = LinearMaps(self.judge.robust.network, self.engine.engine.device)
-        return GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS), self.judge.robust)
+        maps = LinearMaps(self.judge.network.network, self.engine.engine.device)
+        return GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS), self.judge.network)
 
 
 def open_session(problem: ProverProblem) -> Session:
     """A session for any problem with these models and settings. Raises UsageError where the judge takes a network not
     at all."""
     alpha = None if problem.adaptive is None else problem.adaptive.network
-    judge = judge_session(problem.network, problem.standard.network, alpha)
+    judge = judge_session(problem.stated, problem.stated_standard, alpha)
     return Session(judge, EngineSession(make_engine(problem.settings)))

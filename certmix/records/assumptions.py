@@ -22,6 +22,7 @@ def of_line(line: dict[str, Any]) -> frozenset[Assumption]:
     return frozenset().union(
         ENGINE if rule.startswith("engine_") else (),
         SMOOTHING if rule.startswith("smoothed_") else (),
+        {Assumption.MODEL_FILE} if isinstance(line["robust"], dict) or isinstance(line["standard"], dict) else (),
         {Assumption.ALPHA_BOUND_TRUSTED} if declared else (),
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from certmix.errors import UsageError
 from certmix.formatting import exact, lower
-from proofs_check.certificate import ClassOf, Norm, PlainNetwork
+from proofs_check.certificate import ClassOf, ModelFile, Norm, PlainNetwork
 
 REPR = 250  # characters
 SHOWN = 20  # rows in a notebook
@@ -69,8 +69,8 @@ class Certified:
     method: Method
     class_of: ClassOf
     line: bytes
-    robust: PlainNetwork
-    standard: PlainNetwork | None
+    robust: PlainNetwork | ModelFile
+    standard: PlainNetwork | ModelFile | None
     input: NDArray[np.float32]
     proposed_radius: float
     float32_only: NDArray[np.float32] | None = None

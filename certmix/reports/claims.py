@@ -81,9 +81,13 @@ def claim(of: dict[str, Any]) -> list[str]:
         sentences.append(_transform_words(adaptive["transform"]))
     if noise is not None:
         sentences.append(_smoothing_words(noise))
+    files = [name for name, role in (("g", "standard"), ("h", "robust")) if isinstance(of[role], dict)]
     sentences.append(
         "g and h are the functions that the plain networks named below define in real arithmetic with their stored "
-        f"weights{computed}."
+        f"weights{computed}; but of {' and '.join(files)} it is the ONNX file named there that defines it."
+        if files
+        else "g and h are the functions that the plain networks named below define in real arithmetic with their "
+        f"stored weights{computed}."
     )
     if of["standard"] is None:
         sentences.append("g may be any network with as many classes.")
@@ -127,6 +131,8 @@ MEANINGS = {
     Assumption.COUNTS_TRUSTED: "The counts are those of these draws through these networks: nobody counted again "
     "(certmix replay repeats a part).",
     Assumption.REAL_ARITHMETIC_BASE: "The floating-point outputs of the smoothed network count as its exact values.",
+    Assumption.MODEL_FILE: "The model in the ONNX file gives as many logits, for inputs of the shape, as its "
+    "certificates state: the judge reads nothing of the file but its digest.",
     Assumption.ALPHA_BOUND_TRUSTED: "The declared lower bound of the input-dependent weight is right: nobody derived "
     "it again.",
 }

@@ -51,9 +51,15 @@ def parts(report: AuditReport) -> list[Part]:
         words = [PurePath(of["path"]).name, f"{of['bytes']:,} bytes"] if of else [NOT_RECORDED]
         if key == "data":
             words.append(_used(report, session.get("available")))
-        digest = digests[key] or "none: any model with as many classes may stand in its place"
+        digest = _digest(digests[key])
         parts_of_run.append(Part(name, ", ".join(words), of.get("sha256", NOT_RECORDED), digest, MEANING[key]))
     return parts_of_run
+
+
+def _digest(named: str | dict[str, Any] | None) -> str:
+    if isinstance(named, dict):
+        return f"none, but the ONNX file {named['sha256']}"
+    return named or "none: any model with as many classes may stand in its place"
 
 
 def _used(report: AuditReport, available: int | None) -> str:

@@ -20,6 +20,7 @@ from certmix.models.faithfulness import Faithfulness
 from certmix.models.model import Model, about_probabilities
 from certmix.models.onnx.ends import Asked
 from certmix.provers.certify import Prover, prove
+from certmix.provers.problem import named
 from certmix.provers.smoothing.evaluation import mix_predictions
 from certmix.records import attack_archive
 from certmix.records.bound_archive import ArchiveWriter
@@ -74,7 +75,7 @@ class Audit:
         networks = [n for n in (self.standard.network, self.robust.network, of_alpha) if n is not None]
         inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
         self._worker().problem(Task(0, 1))  # misuse shows before anything is written
-        kept = [] if self.standard.onnx is None else [self.standard.onnx]
+        kept = [m.onnx for m in (self.standard, self.robust) if m.network is None and m.onnx is not None]
         done = self.store.open(self.header(), networks, inputs, self.data.labels, kept)
         if done < len(inputs):
             done -= done % self._batch_size()
@@ -100,11 +101,12 @@ class Audit:
         return 1 if any(r["confirmed"] for r in hits) else 0
 
     def header(self) -> RunHeader:
-        standard, robust = self.standard.network, self.robust.require_network()
+        problem = self._worker().problem(Task(0, 1))
+        standard, robust = problem.stated_standard, problem.stated
         kept = {} if self.standard.onnx is None else {OPAQUE: hashlib.sha256(self.standard.onnx).hexdigest()}
         return RunHeader(
-            standard=None if standard is None else standard.sha256,
-            robust=robust.sha256,
+            standard=None if standard is None else named(standard),
+            robust=named(robust),
             dataset=dataset_sha256(self.data.inputs, self.data.labels),
             count=len(self.data.inputs),
             settings={
@@ -181,9 +183,11 @@ class Audit:
             *doubts.about_accuracy(shares, n, self.robust.classes),
             *doubts.about_range(self.data, self.settings.domain),
         )
-        g, models = self.standard, {"standard": self.standard, "robust": self.robust}
+        models = {"standard": self.standard, "robust": self.robust}
         notes = [f"{m.named(role)} {m.note}" for role, m in models.items() if m.note is not None]
+        g, h = self.standard, self.robust
         notes += [] if g.onnx is None else [f"{g.named('standard')} {g.values_only}"]
+        notes += [] if h.network is not None else [f"{h.named('robust')} runs in onnxruntime ({h.no_network})"]
         return Before(n, shares, self.settings.method == "smoothing", texts, tuple(notes))
 
     def _record(

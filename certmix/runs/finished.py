@@ -18,7 +18,7 @@ from certmix.models.model import Model, reopened
 from certmix.records import bound_archive
 from certmix.runs.store import FINAL, MODELS, OPAQUE, Store
 from certmix.settings import Settings, with_added
-from proofs_check.certificate import Digest, MalformedError
+from proofs_check.certificate import Digest, MalformedError, ModelFile
 from proofs_check.reading import folder, parse
 from verifiers.network.module import PlainModule
 
@@ -65,8 +65,8 @@ def opened(path: Path) -> OpenedRun:
         raise UsageError(f"{path} holds no finished audit: run certmix audit, again if it was interrupted")
     try:
         header = parse.run_header((path / "run.json").read_bytes())
-        standard = _opaque(path, header) if header.standard is None else _model(path, header.standard)
-        robust = _model(path, header.robust)
+        standard = _opaque(path, header) if header.standard is None else _stated(path, header.standard)
+        robust = _stated(path, header.robust)
         rows = list(folder.rows(path))
         settings = _settings(header.settings)
         said = settings.adaptive
@@ -96,6 +96,10 @@ def open_run(path: Path) -> FinishedRun:
     return FinishedRun(path, settings, standard, robust, data, archive, lines)
 
 
+def _stated(path: Path, named: str | ModelFile) -> Model:
+    return kept(path, named.sha256) if isinstance(named, ModelFile) else _model(path, named)
+
+
 def _model(path: Path, sha256: str) -> Model:
     network = folder.network(path, sha256)
     name = f"{path}/networks/{sha256}.safetensors"
@@ -107,14 +111,18 @@ def _opaque(path: Path, header: parse.RunHeader) -> Model | None:
     MalformedError."""
     if OPAQUE not in header.settings:
         return None
-    sha256 = parse.read(Digest, header.settings[OPAQUE], f"run.json.settings.{OPAQUE}")
+    return kept(path, parse.read(Digest, header.settings[OPAQUE], f"run.json.settings.{OPAQUE}"))
+
+
+def kept(path: Path, sha256: str) -> Model:
+    """The model of an ONNX file that a run keeps, as onnxruntime runs it. Raises UsageError."""
     file = path / MODELS / f"{sha256}.onnx"
     try:
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise UsageError(f"{file} is not the standard model of the run: its digest differs")
+        raise UsageError(f"{file} is not the model of the run: its digest differs")
     return reopened(data, str(file))
 
 

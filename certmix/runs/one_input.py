@@ -18,7 +18,7 @@ from certmix.records.trees import TreeSize, size_of
 from certmix.runs.finished import OpenedRun
 from certmix.runs.store import FINAL
 from proofs_check import judge
-from proofs_check.certificate import Accepted, Claim, MalformedError, PlainNetwork, Verdict
+from proofs_check.certificate import Accepted, Claim, MalformedError, ModelFile, PlainNetwork, Verdict
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.margin.branching import BranchedMargin
@@ -56,13 +56,14 @@ def judged_line(path: Path, run: OpenedRun, index: int) -> JudgedLine:
         alpha = _alpha(path, line.claim)
     except MalformedError as error:
         return JudgedLine(None, None, str(error))
-    standard = None if run.standard is None else run.standard.network
+    g, claimed = run.standard, line.claim.standard
+    standard = None if g is None else g.file if isinstance(claimed, ModelFile) else g.network
     value = run.data.inputs[index]
-    robust, started = run.robust.require_network(), time.perf_counter()
+    robust, started = run.robust.require_stated(), time.perf_counter()
     verdict = judge.check_bytes(lines[index], robust, standard, value, alpha)
     seconds, sizes = time.perf_counter() - started, tuple[TreeSize, ...]()
     if isinstance(line.evidence, BranchedMargin) and isinstance(verdict, Accepted):
-        columns = slope_starts(robust)[-1]
+        columns = slope_starts(run.robust.require_network())[-1]
         sizes = tuple(size_of(tree, columns) for tree in line.evidence.trees if tree is not None)
     return JudgedLine(line, verdict, "", len(lines[index]), seconds, sizes)
 

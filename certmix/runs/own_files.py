@@ -20,7 +20,7 @@ from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.formatting import upper
 from certmix.runs.store import ENDS, OPAQUE
-from proofs_check.certificate import MalformedError, PlainNetwork
+from proofs_check.certificate import MalformedError, ModelFile, PlainNetwork
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
 
@@ -108,23 +108,25 @@ def _domain(header: parse.RunHeader) -> tuple[float, float] | None:
 
 
 def _network(
-    path: Path, header: parse.RunHeader, what: str, file: Path, digest: str | None, data: Dataset | None
+    path: Path, header: parse.RunHeader, what: str, file: Path, named: str | ModelFile | None, data: Dataset | None
 ) -> tuple[bool | None, list[str]]:
-    """digest: of the run's network, or of its g that ran in onnxruntime."""
-    if digest is None:
+    """named: the run's network, or its model that ran in onnxruntime."""
+    if named is None:
         return None, [f"{file} is not compared: the run names no standard network, its certificates hold for any"]
     from certmix.models.model import load_model  # with torch and onnx, which the comparison of data does without
     from certmix.models.onnx.ends import Asked
 
-    robust = folder.network(path, header.robust)
+    h, digest = header.robust, named.sha256 if isinstance(named, ModelFile) else named
+    shape = h.input_shape if isinstance(h, ModelFile) else folder.network(path, h).input_shape
     asked = parse.read(dict, header.settings.get(ENDS, {}), f"run.json.settings.{ENDS}").get(what)
     end = Asked() if asked is None else parse.read(Asked, asked, f"run.json.settings.{ENDS}.{what}")
     probed = None if data is None else data.inputs[:PROBED]
-    model = load_model(file, probed, robust.input_shape, output=end.output, outputs=end.outputs)
+    model = load_model(file, probed, shape, output=end.output, outputs=end.outputs)
     if model.onnx is not None and hashlib.sha256(model.onnx).hexdigest() == digest:
-        return True, [f"{file} is the standard model {digest} that the run's accuracies and attacks speak of"]
-    if header.settings.get(OPAQUE) == digest:
-        return False, [f"{file} is not the standard model of the run, {digest}"]
+        told = "certificates" if isinstance(named, ModelFile) else "accuracies and attacks"
+        return True, [f"{file} is the {what} model {digest} that the run's {told} speak of"]
+    if isinstance(named, ModelFile) or header.settings.get(OPAQUE) == digest:
+        return False, [f"{file} is not the {what} model of the run, {digest}"]
     if model.network is None:
         return False, [f"{file} is not the network of the run: it has no plain network ({model.no_network})"]
     network = model.network

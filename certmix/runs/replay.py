@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from certmix.errors import UsageError
 from certmix.provers.smoothing.base_model import usable
 from certmix.provers.smoothing.plan import MeanKind, Statistic
 from certmix.provers.smoothing.tally import block_size
+from certmix.runs.finished import kept
+from proofs_check.certificate import ModelFile
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.smoothing import Mean, Sample, SmoothedDistribution, SmoothedMeans
@@ -49,15 +52,20 @@ def replay(path: Path, limit: int, choice: np.random.Generator, device: str, bat
         raise UsageError(f"{path} holds no smoothing certificate to replay")
     chosen = set(choice.permutation(len(numbers))[:limit].tolist())
     modules = {
-        digest: PlainModule(folder.network(path, digest)).eval().to(device)
-        for digest in (header.robust, header.standard)
-        if digest is not None
+        model: _module(path, model).to(device) for model in (header.robust, header.standard) if model is not None
     }
     results: list[Replayed] = []
     for k, (certificate, value) in enumerate(_smoothed(path)):
         if k in chosen:
             results.append(_replay_one(certificate, value, modules, choice, device, batch_size))
     return results
+
+
+def _module(path: Path, named: str | ModelFile) -> nn.Module:
+    """The network, or the model in the file, that the run names. Raises MalformedError, UsageError."""
+    if isinstance(named, ModelFile):
+        return kept(path, named.sha256).module
+    return PlainModule(folder.network(path, named)).eval()
 
 
 def _smoothed(path: Path) -> Iterator[tuple[parse.Certificate, NDArray[np.float32]]]:
@@ -85,7 +93,7 @@ def stated(certificate: parse.Certificate) -> tuple[Sample, list[Stated]]:
 def _replay_one(
     certificate: parse.Certificate,
     value: NDArray[np.float32],
-    modules: dict[str, PlainModule],
+    modules: dict[str | ModelFile, nn.Module],
     choice: np.random.Generator,
     device: str,
     batch_size: int,

@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from proofs_check.certificate import Float32Array, MalformedError, PlainNetwork, wellformed
+from proofs_check.certificate import Float32Array, MalformedError, ModelFile, PlainNetwork, wellformed
 from proofs_check.reading import parse
 
 MAX_LINE = 2**26
@@ -43,7 +44,7 @@ class Row:
 
 
 @contextmanager
-def _opened(path: Path, largest: float) -> Generator[IO[bytes], None, None]:
+def _opened(path: Path, largest: float) -> Generator[BufferedReader, None, None]:
     """A regular file: a pipe or a device may never end. Raises MalformedError, also for what fails in reading it."""
     try:
         status = path.stat()
@@ -76,6 +77,15 @@ def network(folder: Path, sha256: str) -> PlainNetwork:
     plain_network = parse.network(_bytes(folder / name, MAX_FILE), name)
     wellformed(plain_network.sha256 == sha256, name, "content does not have the digest of its name")
     return plain_network
+
+
+def model_file(folder: Path, named: ModelFile) -> ModelFile:
+    """`named`, whose file models/<sha256>.onnx must have the digest of its name. Nothing else is read of it."""
+    name = f"models/{named.sha256}.onnx"
+    with _opened(folder / name, math.inf) as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    wellformed(found == named.sha256, name, "content does not have the digest of its name")
+    return named
 
 
 def rows(folder: Path) -> Iterator[Row]:

@@ -29,6 +29,7 @@ from proofs_check.certificate import (
     Input,
     Int32Array,
     MalformedError,
+    ModelFile,
     Norm,
     PlainNetwork,
     wellformed,
@@ -82,15 +83,18 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def read(kind: Any, value: Any, place: str) -> Any:
-    """`value` (from strict_json) as `kind`: str, int, float, bool, dict, Literal, tuple, dataclass, X | None, or
-    Annotated[str, pattern].
+    """`value` (from strict_json) as `kind`: str, int, float, bool, dict, Literal, tuple, dataclass, X | None,
+    Annotated[str, pattern], or X | a dataclass, which objects are read as.
 
     Ensures: no coercion but int -> float, exactly; objects have precisely the dataclass's fields.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        (inner,) = (a for a in args if a is not type(None))
-        return None if value is None else read(inner, value, place)
+        if value is None and type(None) in args:
+            return None
+        kinds = [a for a in args if a is not type(None)]
+        fitting = [k for k in kinds if dataclasses.is_dataclass(k) == (type(value) is dict)]
+        return read((fitting or kinds)[0], value, place)
     if origin is Annotated:
         text, pattern = read(args[0], value, place), args[1]
         wellformed(pattern.fullmatch(text), place, f"must be {pattern.pattern}, got {text[:80]!r}")
@@ -220,8 +224,8 @@ def line(data: bytes, evidence: Mapping[str, type[Any]], place: str = "certifica
 class RunHeader:
     """What run.json promises: the networks, the dataset's digest and size. `settings`: free, not judged."""
 
-    standard: Digest | None
-    robust: Digest
+    standard: Digest | ModelFile | None
+    robust: Digest | ModelFile
     dataset: Digest
     count: int
     settings: dict[str, Any]

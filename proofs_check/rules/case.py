@@ -7,18 +7,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proofs_check.certificate import Claim, Float32Array
+from proofs_check.certificate import Assumption, Claim, Digest, Float32Array, ModelFile, PlainNetwork, RejectedError
 from proofs_check.kernel.bounds import Ball, Prepared
+
+Model = Prepared | ModelFile
+
+
+def signature(model: Model) -> PlainNetwork | ModelFile:
+    """What says how many classes it has, and of what shape its inputs are."""
+    return model if isinstance(model, ModelFile) else model.network
+
+
+def named(model: Model) -> Digest | ModelFile:
+    """What a claim calls it."""
+    return model if isinstance(model, ModelFile) else model.network.sha256
+
+
+def _network(model: Model, step: str) -> Prepared:
+    if isinstance(model, ModelFile):
+        raise RejectedError(step, "is a model's file and no plain network: nothing is derived from it")
+    return model
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """robust, standard, alpha: prepared networks (None: not available). input: (shape) float32."""
+    """h, g: prepared networks or files of models; alpha: a prepared network (None: not available). input: (shape)
+    float32."""
 
-    robust: Prepared
-    standard: Prepared | None
+    h: Model
+    g: Model | None
     input: Float32Array
     alpha: Prepared | None = None
+
+    @property
+    def robust(self) -> Prepared:
+        """h for a rule that derives something from it. Raises RejectedError where it is no network."""
+        return _network(self.h, "robust")
+
+    @property
+    def standard(self) -> Prepared | None:
+        """g likewise."""
+        return None if self.g is None else _network(self.g, "standard")
+
+    @property
+    def assumptions(self) -> frozenset[Assumption]:
+        """Of a file the judge knows the digest, and how many classes its model has only from the claim."""
+        files = isinstance(self.h, ModelFile) or isinstance(self.g, ModelFile)
+        return frozenset({Assumption.MODEL_FILE} if files else ())
 
     def ball(self, claim: Claim) -> Ball:
         """The claimed perturbation set around the input."""

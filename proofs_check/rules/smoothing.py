@@ -24,7 +24,7 @@ from flint import arb, ctx
 from proofs_check.certificate import Assumption, Claim, RejectedError, Smoothing, need
 from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.rounding import normal_cdf, normal_quantile
-from proofs_check.rules.case import Case
+from proofs_check.rules.case import Case, signature
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def smoothed_distribution(claim: Claim, evidence: SmoothedDistribution, case: Ca
         steps = [arb(b) - arb(a) for a, b in pairwise((-1.0, *tail.thresholds))]
         terms = [step * _sunk(arb(p), shift) for step, p in zip(steps, tail.lower, strict=True)]
         _need_margin(claim, sum(terms, arb(-1)))
-    return ASSUMPTIONS
+    return ASSUMPTIONS | case.assumptions
 
 
 def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozenset[Assumption]:
@@ -142,7 +142,7 @@ def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozens
     for group in evidence.groups:
         of_others = of_y if group.complement is None else _sunk(arb(group.complement.lower), shift)
         _need_margin(claim, of_y + of_others - 1)
-    return ASSUMPTIONS
+    return ASSUMPTIONS | case.assumptions
 
 
 def _scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:
@@ -151,7 +151,7 @@ def _scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:
         raise RejectedError("smoothing", "the claim speaks of no smoothed classifier")
     need(NORMS[claim.norm].euclidean, "norm", f"Gaussian smoothing certifies l2 balls, got {claim.norm}")
     if claim.smoothing.networks == "both":
-        need(None not in (claim.standard, case.standard), "standard", "must be named and at hand to be smoothed")
+        need(None not in (claim.standard, case.g), "standard", "must be named and at hand to be smoothed")
         need(claim.class_of == "mix", "class_of", "smoothing both networks certifies the mix's class")
     return claim.smoothing, _shift(claim, claim.smoothing, case)
 
@@ -166,8 +166,8 @@ def _shift(claim: Claim, smoothing: Smoothing, case: Case) -> arb:
 
 def _need_cover(claim: Claim, case: Case, groups: list[tuple[int, ...]]) -> None:
     """The groups name every rival of y, and nothing else."""
-    named, classes = {i for group in groups for i in group}, case.robust.network.classes
-    exact = len(named) == classes - 1 and claim.predicted not in named and all(0 <= i < classes for i in named)
+    rivals, classes = {i for group in groups for i in group}, signature(case.h).classes
+    exact = len(rivals) == classes - 1 and claim.predicted not in rivals and all(0 <= i < classes for i in rivals)
     need(exact and all(groups), "groups", f"must name exactly the rivals of {claim.predicted}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, TypeVar, cast
 
 from certmix.errors import UsageError
+from certmix.models.runtime import differentiable
 from certmix.provers.problem import ProverProblem
 from certmix.provers.smoothing import plan as planning
 from certmix.settings import choose
@@ -26,12 +27,12 @@ def check(problem: ProverProblem) -> None:
         raise UsageError(f"Gaussian smoothing certifies l2 balls: pass norm L2, got {s.norm}")
     if s.semantics != "real":
         raise UsageError(f"smoothing certifies the real semantics only, got {s.semantics}")
-    if s.use_standard and problem.standard.network is None:
-        g = problem.standard
-        raise UsageError(
-            f"{g.source} has no plain network ({g.no_network}), which smoothing both networks needs: "
-            "leave out use_standard"
-        )
+    for model in (problem.robust, *([problem.standard] if s.use_standard else [])):
+        if s.smoothing.precision != "float32" and not differentiable(model.module):
+            raise UsageError(
+                f"{model.source} runs in onnxruntime, as it is ({model.no_network}): leave out precision "
+                f"{s.smoothing.precision}"
+            )
     if s.use_standard and s.smoothing.bound not in planning.MIX_BOUNDS:
         raise UsageError(
             f"both networks smoothed: bound must be one of {', '.join(planning.MIX_BOUNDS)}, got {s.smoothing.bound}"
@@ -53,7 +54,7 @@ def noise_of(problem: ProverProblem) -> GridNoise:
 
 
 def base_of(problem: ProverProblem) -> Base:
-    """The base output to smooth: the plain networks as torch modules, on the settings' device."""
+    """The base output to smooth: the models as torch modules, on the settings' device."""
     s = problem.settings
     standard = problem.standard.module.to(s.device) if s.use_standard else None
     return Base(

@@ -155,8 +155,6 @@ def test_bounding_it_is_refused_with_the_node_that_stands_in_the_way(transformer
     text = refusal(capsys, words)
     assert "use_standard bounds g" in text
     assert "(operator" in text
-    text = refusal(capsys, [*words, "--method", "smoothing", "--norm", "L2"])
-    assert "vit.onnx has no plain network (operator" in text
     assert not (tmp_path / "r" / "run.json").exists()
 
 

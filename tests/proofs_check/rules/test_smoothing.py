@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from scipy.special import betaincinv
 from scipy.stats import norm
 
-from proofs_check.certificate import Assumption, Claim, Input, Linear, RejectedError, Smoothing
+from proofs_check.certificate import Assumption, Claim, Input, Linear, ModelFile, RejectedError, Smoothing
 from proofs_check.kernel.bounds import prepare
 from proofs_check.reading import parse
 from proofs_check.rules import RULES, prove
 from proofs_check.rules.case import Case
+from proofs_check.rules.margin.rule import NetworkMargin, PairMargin
 from proofs_check.rules.smoothing import (
     Look,
     Mean,
@@ -43,6 +44,26 @@ DRAWS = 10_000
 
 def case_at(value: np.ndarray = ON_GRID) -> Case:
     return Case(PREPARED, PREPARED, value)
+
+
+FILE = ModelFile("0" * 64, (4,), CLASSES)
+
+
+def test_what_counts_prove_of_a_model_that_is_only_a_file_rests_on_its_signature() -> None:
+    """The same counts prove the same claim, and one more thing is assumed; a rule that derives anything refuses it."""
+    here = Case(FILE, None, ON_GRID)
+    of_file = replace(claim(0.3), robust=FILE)
+    found = prove("smoothed_means", of_file, votes(), here)
+    assert found == prove("smoothed_means", claim(0.3), votes(), case_at()) | {Assumption.MODEL_FILE}
+    fewer = Case(replace(FILE, classes=CLASSES - 1), None, ON_GRID)
+    assert verdict(of_file, votes(), fewer) == "groups"
+    mixed = Case(PREPARED, FILE, ON_GRID)
+    assert Assumption.MODEL_FILE in prove("smoothed_means", replace(both(0.3), standard=FILE), votes(), mixed)
+    plain = replace(of_file, smoothing=None)
+    for name, evidence in (("network_margin", NetworkMargin(None)), ("pair_margin", PairMargin(None, None))):
+        for case in (here, Case(FILE, FILE, ON_GRID)):
+            with pytest.raises(RejectedError, match=r"nothing is derived from it|standard"):
+                prove(name, replace(plain, standard=FILE), evidence, case)
 
 
 def claim(radius: float, **changes: Any) -> Claim:
