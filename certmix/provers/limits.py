@@ -49,7 +49,7 @@ def with_attacks(problem: ProverProblem, outcomes: list[Outcome]) -> list[Outcom
     result = list(outcomes)
     for n, k in enumerate(tried):
         if bool(success[n]):
-            attack = _confirmed(problem, k, int(predicted[n]), float(sizes[n]), points[n])
+            attack = confirmed(problem, k, int(predicted[n]), float(sizes[n]), points[n])
             result[k] = _with_attack(outcomes[k], attack)
     return result
 
@@ -73,7 +73,7 @@ def _attacked(
     return nearest.found, nearest.points
 
 
-def _confirmed(problem: ProverProblem, batch_index: int, predicted: int, size: float, point: Tensor) -> Attack | None:
+def confirmed(problem: ProverProblem, batch_index: int, predicted: int, size: float, point: Tensor) -> Attack | None:
     """The attack, if rigorous evaluation agrees. size: at least the offset's; never more than the radius asked for."""
     s = problem.settings
     radius = size if s.radius is None else min(size, s.radius)

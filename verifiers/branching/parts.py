@@ -1,12 +1,14 @@
 """Parts of balls, cut out by signs of ReLUs' inputs and by logit differences, and bounds there: docs/maths.md 10.
 
-A `Leaf` is one part as it is kept: its sides, and what is tuned for it. `Parts` are some of them beside one another as
-tensors, of whatever inputs: row b is about part b. Columns of neurons are those of a row of the witness.
+A `Leaf` is one part as it is kept: its sides, and what is tuned for it. `Parts` are some of one ball's beside one
+another as tensors: row b is about part b. A leaf tells neurons by the columns of a row of the witness, parts tell them
+as the compact network does.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,11 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verifiers.crown.backward import IntermediateBounds, concretizations, functional_upper
+from verifiers.branching.compact import Compact, Lines, Pass
 from verifiers.crown.slopes import LEVELS, quantised
 from verifiers.engine import differences
-from verifiers.linear_forms.forms import DenseForms, consecutive_forms
-from verifiers.linear_forms.relaxation import LinearRelaxation, Relaxation
 
 
 @dataclass(frozen=True)
@@ -98,22 +98,20 @@ class Hints:
         return Hints(self.slopes, *multipliers)
 
     def exported(self) -> Hints:
-        """As the judge will read them; gradients pass."""
-        slopes = self.slopes + (quantised(self.slopes) - self.slopes).detach()
-        single = [v + (v.float().double() - v).detach() for v in self.tensors()[1:]]
-        return Hints(slopes, *single)
+        """As the judge will read them."""
+        return Hints(quantised(self.slopes), *(v.float().to(v.dtype) for v in self.tensors()[1:]))
 
 
-TENSORS = ("owner", "question", "signs", "cut_lower", "cut_upper", "lower", "upper", "excess")  # of `Parts`, by row
+TENSORS = ("question", "signs", "cut_lower", "cut_upper", "lower", "upper", "excess", "empty")  # of `Parts`, by row
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """B parts. owner, question: (B,), whose ball it is a part of, and what is asked there. signs: (B, n) in {-1, 0, 1},
-    0 where no split says. cut_lower, cut_upper: (B, K) where splits cut d, infinite where they do not. lower, upper:
-    (B, K) bounds of d. excess: (B,) how far the best bound is above the goal; proven where negative."""
+    """B parts of one ball. question: (B,), what is asked there. signs: (B, m) in {-1, 0, 1}, 0 where no split says.
+    cut_lower, cut_upper: (B, K) where splits cut d, infinite where they do not. lower, upper: (B, K) bounds of d.
+    excess: (B,) how far the best bound is above the goal; proven where negative. empty: (B,) sides are at odds with
+    signs known on the ball."""
 
-    owner: Tensor
     question: Tensor
     paths: list[tuple[Side, ...]]
     signs: Tensor
@@ -122,144 +120,155 @@ class Parts:
     lower: Tensor
     upper: Tensor
     excess: Tensor
+    empty: Tensor
     hints: Hints
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """`cut_lower` and `cut_upper`, 0 where d is not cut."""
+        return torch.nan_to_num(self.cut_lower, neginf=0.0), torch.nan_to_num(self.cut_upper, posinf=0.0)
+
     def pick(self, index: Tensor) -> Parts:
         picked = {name: getattr(self, name)[index] for name in TENSORS}
         return Parts(paths=[self.paths[k] for k in index.tolist()], hints=self.hints.pick(index), **picked)
 
-    def split(self, sides: Sequence[Side]) -> Parts:
-        """Each part cut by its own side, bounds of d and hints as they were; see `Leaf.split`."""
+    def split(self, sides: Sequence[tuple[Side, int]]) -> Parts:
+        """Each part cut by its own side, of a neuron whose position comes with it; bounds of d and hints as they
+        were."""
         signs, lower, upper = self.signs.clone(), self.lower.clone(), self.upper.clone()
         cut_lower, cut_upper = self.cut_lower.clone(), self.cut_upper.clone()
-        for b, side in enumerate(sides):
-            at = b, side.index
-            if not side.difference:
-                signs[at] = side.sign
-            elif side.sign > 0:
-                cut_lower[at], lower[at] = side.at, max(float(lower[at]), side.at)
+        for kind, sign in itertools.product((False, True), (1, -1)):
+            own = [b for b, (side, _) in enumerate(sides) if (side.difference, side.sign) == (kind, sign)]
+            rows = torch.tensor(own, dtype=torch.long)
+            columns = torch.tensor([sides[b][0].index if kind else sides[b][1] for b in own], dtype=torch.long)
+            if not kind:
+                signs[rows, columns] = float(sign)
+                continue
+            at = torch.tensor([sides[b][0].at for b in own], dtype=lower.dtype)
+            if sign > 0:
+                cut_lower[rows, columns], lower[rows, columns] = at, torch.maximum(lower[rows, columns], at)
             else:
-                cut_upper[at], upper[at] = side.at, min(float(upper[at]), side.at)
-        paths = [(*path, side) for path, side in zip(self.paths, sides, strict=True)]
+                cut_upper[rows, columns], upper[rows, columns] = at, torch.minimum(upper[rows, columns], at)
+        paths = [(*path, side) for path, (side, _) in zip(self.paths, sides, strict=True)]
         cuts = {"signs": signs, "cut_lower": cut_lower, "cut_upper": cut_upper, "lower": lower, "upper": upper}
         return dataclasses.replace(self, paths=paths, **cuts)
 
-    def leaf(self, b: int, rebounded: bool) -> Leaf:
-        """Part b as it is kept."""
-        hints, multipliers = self.hints, list[float]()
-        for side in self.paths[b]:
-            if not side.difference:
-                multipliers.append(float(hints.on_signs[b, side.index]))
-                continue
-            cut, on = (self.cut_lower, hints.on_lower) if side.sign > 0 else (self.cut_upper, hints.on_upper)
-            tightest = float(cut[b, side.index]) == side.at
-            multipliers.append(float(on[b, side.index]) if tightest else 0.0)
-        levels = (hints.slopes[b] * LEVELS).round().to(torch.uint8).cpu().numpy()
-        return Leaf(self.paths[b], rebounded, levels, np.array(multipliers, dtype=np.float32))
-
 
 @dataclass(frozen=True, eq=False)
-class Roots:
-    """The balls of N inputs: bounds of every node, the classes y (N,), bounds (N, K) of d, and slopes (N, K, n) of
-    their passes."""
+class Root:
+    """The ball of one input: its network, the class y, bounds (K,) of d, slopes (K, n) of their passes. position: of a
+    neuron by its column, -1 where its sign is known on the ball: then `known` is that sign."""
 
-    bounds: IntermediateBounds
-    predicted: Tensor
+    net: Compact
+    predicted: int
     lower: Tensor
     upper: Tensor
     slopes: Tensor
+    position: NDArray[np.int64]
+    known: NDArray[np.int64]
 
-    def parts(self, owners: Sequence[int], questions: Sequence[int], leaves: Sequence[Leaf]) -> Parts:
-        """These leaves beside one another; bounds of d are those of the balls, cut. Multipliers are the judge's."""
-        owner, count, n = torch.tensor(owners), len(leaves), self.slopes.shape[2]
-        signs, on_signs = self.upper.new_zeros(count, n), self.upper.new_zeros(count, n)
-        infinite = torch.full_like(self.upper[owner], torch.inf)
-        cut_lower, cut_upper = -infinite, infinite
-        on_lower, on_upper = torch.zeros_like(infinite), torch.zeros_like(infinite)
+    def parts(self, questions: Sequence[int], leaves: Sequence[Leaf]) -> Parts:
+        """These leaves beside one another; bounds of d are those of the ball, cut. Multipliers are the judge's."""
+        count, m, classes = len(leaves), self.net.neurons, len(self.upper)
+        signs, on_signs, on_lower, on_upper = (np.zeros((count, n)) for n in (m, m, classes, classes))
+        cut_lower, cut_upper = np.full((count, classes), -np.inf), np.full((count, classes), np.inf)
+        empty = np.zeros(len(leaves), dtype=np.bool_)
         for b, leaf in enumerate(leaves):
             for side, multiplier in zip(leaf.path, leaf.multipliers.tolist(), strict=True):
-                at = b, side.index
-                if not side.difference:
-                    signs[at], on_signs[at] = side.sign, multiplier
-                elif side.sign > 0:
-                    cut_lower[at], on_lower[at] = max(float(cut_lower[at]), side.at), multiplier
+                if side.difference:
+                    at, low = (b, side.index), side.sign > 0
+                    if low:
+                        cut_lower[at], on_lower[at] = max(cut_lower[at], side.at), multiplier
+                    else:
+                        cut_upper[at], on_upper[at] = min(cut_upper[at], side.at), multiplier
+                elif (position := self.position[side.index]) >= 0:
+                    signs[b, position], on_signs[b, position] = side.sign, multiplier
                 else:
-                    cut_upper[at], on_upper[at] = min(float(cut_upper[at]), side.at), multiplier
-        slopes = torch.from_numpy(np.stack([leaf.slopes for leaf in leaves])).to(self.upper.dtype) / LEVELS
-        lower, upper = torch.maximum(self.lower[owner], cut_lower), torch.minimum(self.upper[owner], cut_upper)
-        hints = Hints(slopes, on_signs, on_lower, on_upper)
-        paths, zeros = [leaf.path for leaf in leaves], self.upper.new_zeros(count)
-        return Parts(owner, torch.tensor(questions), paths, signs, cut_lower, cut_upper, lower, upper, zeros, hints)
+                    empty[b] |= side.sign * self.known[side.index] < 0
+        levels = torch.from_numpy(np.stack([leaf.slopes for leaf in leaves]))
+        slopes = levels[:, self.net.columns.clamp(min=0)].to(self.upper.dtype) / LEVELS
+        arrays = signs, on_signs, cut_lower, cut_upper, on_lower, on_upper
+        s, on_s, low, high, on_low, on_high = (torch.from_numpy(v).to(self.upper.dtype) for v in arrays)
+        lower, upper = torch.maximum(self.lower, low), torch.minimum(self.upper, high)
+        paths, zeros = [leaf.path for leaf in leaves], self.upper.new_zeros(len(leaves))
+        hints = Hints(slopes, on_s, on_low, on_high)
+        return Parts(torch.tensor(questions), paths, s, low, high, lower, upper, zeros, torch.from_numpy(empty), hints)
 
-    def cut(self, parts: Parts) -> tuple[IntermediateBounds, Tensor]:
-        """The bounds on these parts, but of d, and (B,) which of them are seen to be empty."""
-        net, picked = self.bounds.net, self.bounds.pick(parts.owner)
-        values, empty = list(picked.values), (parts.lower > parts.upper).any(1)
-        for k, (start, stop) in net.slope_ranges.items():
-            (i,) = net.parents(k)
-            lower, upper = values[i]
-            sign = parts.signs[:, start:stop].reshape(lower.shape)
-            lower = torch.where(sign > 0, lower.clamp(min=0), lower)
-            upper = torch.where(sign < 0, upper.clamp(max=0), upper)
-            values[i] = lower, upper
-            empty |= (lower > upper).flatten(1).any(1)
-        return dataclasses.replace(picked, values=values), empty
+    def leaf(self, parts: Parts, b: int, rebounded: bool) -> Leaf:
+        """Part b as it is kept."""
+        hints, multipliers = parts.hints, list[float]()
+        for side in parts.paths[b]:
+            if not side.difference:
+                position = int(self.position[side.index])
+                multipliers.append(float(hints.on_signs[b, position]) if position >= 0 else 0.0)
+                continue
+            cut, on = (parts.cut_lower, hints.on_lower) if side.sign > 0 else (parts.cut_upper, hints.on_upper)
+            tightest = float(cut[b, side.index]) == side.at
+            multipliers.append(float(on[b, side.index]) if tightest else 0.0)
+        levels, sloped = self.levels(int(parts.question[b])), self.net.columns >= 0
+        levels[self.net.columns[sloped].numpy()] = (hints.slopes[b, sloped] * LEVELS).round().to(torch.uint8).numpy()
+        return Leaf(parts.paths[b], rebounded, levels, np.array(multipliers, dtype=np.float32))
 
-    def upper_differences(self, here: IntermediateBounds, owner: Tensor) -> Tensor:
-        """(B, K) upper bounds of d on parts, with the slopes of the balls."""
-        forms = differences(self.predicted[owner], self.upper.shape[1]).to(self.slopes.dtype)
-        return functional_upper(here, forms, self.slopes[owner])
+    def levels(self, question: int) -> NDArray[np.uint8]:
+        """(n,) slopes of the ball's own pass."""
+        return (self.slopes[question] * LEVELS).round().to(torch.uint8).cpu().numpy()
 
-    def excess(self, here: IntermediateBounds, parts: Parts, hints: Hints, majorant: Majorant) -> Tensor:
-        """(B,) upper bounds of coefficients . d less the goal on parts, of which `here` are the bounds."""
-        return self._excess(here, parts, hints, majorant, here.relaxations(hints.slopes))
+    def lines(self, parts: Parts) -> Lines:
+        """Of neurons, on these parts."""
+        lower = torch.where(parts.signs > 0, self.net.lower.clamp(min=0), self.net.lower)
+        upper = torch.where(parts.signs < 0, self.net.upper.clamp(max=0), self.net.upper)
+        return self.net.lines(lower, upper)
 
-    def intercept_shares(self, here: IntermediateBounds, parts: Parts, majorant: Majorant) -> Tensor:
-        """(B, n): how much of each bound is due to the intercept of a neuron's upper line, which a split takes away."""
-        relaxations = here.relaxations(parts.hints.slopes)
-        lines = {
-            k: dataclasses.replace(r, upper_intercept=r.upper_intercept.detach().requires_grad_())
-            for k, r in relaxations.items()
-            if k in here.net.slope_ranges and isinstance(r, LinearRelaxation)
-        }
-        with torch.enable_grad():
-            excess = self._excess(here, parts, parts.hints, majorant, {**relaxations, **lines})
-            taken = [r.upper_intercept for r in lines.values()]
-            gradients = torch.autograd.grad(excess.sum(), taken, allow_unused=True, materialize_grads=True)
-        shares = [(g * t).detach().flatten(1) for g, t in zip(gradients, taken, strict=True)]
-        return torch.cat(shares, 1) if shares else excess.new_zeros(len(parts), 0)
+    def upper_differences(self, lines: Lines) -> Tensor:
+        """(B, K) upper bounds of d on parts, with the slopes of the ball."""
+        classes, count = len(self.upper), len(lines.above)
+        forms = differences(torch.tensor([self.predicted]), classes)[0].to(self.upper.dtype).repeat(count, 1)
+        slopes = self.slopes[:, self.net.columns.clamp(min=0)].to(self.upper.dtype).repeat(count, 1)
+        each = lines.repeat(classes).choose(torch.maximum(slopes, self.net.leak))
+        return self.net.backward(forms, each, torch.zeros_like(slopes)).value.view(count, classes)
 
-    def _excess(
-        self,
-        here: IntermediateBounds,
-        parts: Parts,
-        hints: Hints,
-        majorant: Majorant,
-        relaxations: dict[int, Relaxation],
-    ) -> Tensor:
-        net = here.net
-        below, above = parts.cut_lower.isfinite(), parts.cut_upper.isfinite()
-        on_lower, on_upper = (torch.where(m, v, 0.0) for m, v in ((below, hints.on_lower), (above, hints.on_upper)))
-        ends = torch.where(above, parts.cut_upper, 0.0), torch.where(below, parts.cut_lower, 0.0)
-        constant = (on_upper * ends[0] - on_lower * ends[1]).sum(1)
-        forms = majorant.coefficients + on_lower - on_upper
-        forms = forms.scatter(1, self.predicted[parts.owner][:, None], -forms.sum(1, keepdim=True))
-        signed = hints.on_signs * parts.signs
-        multipliers = {k: signed[:, a:b].reshape(-1, *net.network.shapes[k]) for k, (a, b) in net.slope_ranges.items()}
-        one_each = consecutive_forms(len(parts), 1, forms.device)
-        frontier = {len(net.layers) - 1: DenseForms(forms)}
-        found = concretizations(here, frontier, one_each, relaxations, False, None, multipliers)[-1]
-        excess = found + constant - majorant.goal
-        at_box = majorant.over_box - majorant.goal
-        return torch.where(at_box < 0, torch.minimum(excess, at_box), excess)  # no gradient is wanted where that is so
+    def bound(self, lines: Lines, parts: Parts, hints: Hints, majorant: Majorant) -> Bound:
+        """Upper bounds of coefficients . d less the goal on parts, of which these are the lines."""
+        constant = (hints.on_upper * parts.ends[1] - hints.on_lower * parts.ends[0]).sum(1)
+        forms = on_logits(majorant.coefficients + hints.on_lower - hints.on_upper, self.predicted)
+        lines = lines.choose(torch.maximum(hints.slopes, self.net.leak))
+        found = self.net.backward(forms, lines, hints.on_signs * parts.signs)
+        excess, at_box = found.value + constant - majorant.goal, majorant.over_box - majorant.goal
+        return Bound(torch.where(at_box < 0, torch.minimum(excess, at_box), excess), found, lines)
+
+    def gradient(self, bound: Bound, parts: Parts) -> Hints:
+        """Of the excess in the hints."""
+        logits, read = self.net.forward(bound.found, bound.lines)
+        d = logits - logits[:, self.predicted, None]
+        negative = bound.found.coefficients.clamp(max=0)
+        slopes = torch.where(bound.lines.free, negative * read, 0.0)
+        return Hints(slopes, parts.signs * read, d - parts.ends[0], parts.ends[1] - d)
 
 
-def majorant_at(roots: Roots, majorant_of: MajorantOf, parts: Parts) -> Majorant:
+class Bound(NamedTuple):
+    """excess: (B,). found, lines: the pass behind it."""
+
+    excess: Tensor
+    found: Pass
+    lines: Lines
+
+    def intercept_shares(self) -> Tensor:
+        """(B, m): how much of each bound is due to the intercept of a neuron's upper line, which a split takes away."""
+        return self.found.coefficients.clamp(min=0) * self.lines.intercept
+
+
+def on_logits(coefficients: Tensor, predicted: int) -> Tensor:
+    """(B, K) coefficients of z, from those of d: c . d = sum_j c_j z_j - (sum_j c_j) z_y, j != y."""
+    others = torch.arange(coefficients.shape[1]) != predicted
+    return torch.where(others, coefficients, -(coefficients * others).sum(1, keepdim=True))
+
+
+def majorant_at(root: Root, majorant_of: MajorantOf, parts: Parts) -> Majorant:
     """The questions' majorant on these parts."""
-    return majorant_of(parts.lower, parts.upper, roots.predicted[parts.owner], parts.question)
+    return majorant_of(parts.lower, parts.upper, torch.full_like(parts.question, root.predicted), parts.question)
 
 
 def in_units(parts: Parts, majorant: Majorant, units: Tensor) -> Parts:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -15,15 +17,17 @@ from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
 from verifiers.branching.choice import choose
-from verifiers.branching.parts import Hints, Leaf, Majorant, MajorantOf, Parts, Roots, Side, in_units, majorant_at
-from verifiers.crown.backward import IntermediateBounds
+from verifiers.branching.compact import Lines, compact
+from verifiers.branching.parts import Hints, Leaf, Majorant, MajorantOf, Parts, Root, Side, in_units, majorant_at
+from verifiers.branching.refute import counterexample
 from verifiers.crown.engine import Crown, CrownLayers
 from verifiers.crown.network import CrownNetwork
-from verifiers.crown.slopes import LEVELS, Descent
+from verifiers.crown.slopes import Descent
 from verifiers.engine import Answer, EngineError, MarginQuery
 
 T = TypeVar("T")
 ROUNDING = 1e-9  # of the excess: what float64 may round away
+RECALL = 0.8  # of the steps before, in the average of points
 MOST_EXTRA_STEPS = 40  # of tuning, two for every side of a part: the more sides, the more multipliers to find
 
 
@@ -42,7 +46,8 @@ class Found:
     """What a search came to about one input.
 
     leaves: of each question, parts that are proven. open: of each question, parts that are neither proven nor split.
-    excess: of the worst of these, 0 if there is none. bounded, seconds: spent.
+    excess: of the worst of these, 0 if there is none. bounded, seconds: spent. point: (D,) of the ball, where a
+    question is answered no, if such a one was met: then the search ended there.
     """
 
     leaves: dict[int, list[Leaf]]
@@ -50,6 +55,7 @@ class Found:
     excess: float
     bounded: int
     seconds: float
+    point: Tensor | None = None
 
     @property
     def proven(self) -> bool:
@@ -78,14 +84,16 @@ Listener = Callable[[int, Found], None]
 @dataclass(frozen=True, eq=False)
 class Open:
     """A part that is not proven. upper: (K,) bounds of d there, also those that children may not inherit as theirs.
-    unit: of its majorant, 0 where it has none yet."""
+    unit: of its majorant, 0 where it has none yet. point: of the ball, where the question is answered no."""
 
     owner: int
+    root: Root
     question: int
     leaf: Leaf
     excess: float
     upper: Tensor
     unit: float
+    point: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -96,16 +104,18 @@ class Account:
     open: list[Open] = field(default_factory=lambda: [])
     bounded: int = 0
     seconds: float = 0.0
+    point: Tensor | None = None
 
     def within(self, budget: Budget) -> bool:
-        return self.seconds < budget.seconds and self.bounded < budget.parts
+        return self.point is None and self.seconds < budget.seconds and self.bounded < budget.parts
 
     def found(self) -> Found:
         parts: dict[int, list[Leaf]] = {q: [] for q in self.leaves}
         for part in self.open:
             parts[part.question].append(part.leaf)
         excess = max((part.excess for part in self.open), default=0.0)
-        return Found({q: list(v) for q, v in self.leaves.items()}, parts, excess, self.bounded, self.seconds)
+        leaves = {q: list(v) for q, v in self.leaves.items()}
+        return Found(leaves, parts, excess, self.bounded, self.seconds, self.point)
 
 
 @dataclass(frozen=True)
@@ -144,25 +154,26 @@ class Branching:
 
         Ensures (untrusted): leaves and open parts of a question cover the ball, and each leaf answers it.
         """
-        roots = _roots(answer, predicted)
+        roots = [_root(answer, predicted, k) if asked else None for k, asked in enumerate(questions)]
         accounts = [Account({q: [] for q in asked}) for asked in questions]
         first = [
-            Open(k, q, leaf, math.inf, roots.upper[k], 0.0)
-            for k, asked in enumerate(questions)
-            for q in asked
-            for leaf in ((start[k] or {}) if start else {}).get(q) or [_whole_ball(roots, k, q)]
+            Open(k, root, q, leaf, math.inf, root.upper, 0.0)
+            for k, root in enumerate(roots)
+            if root is not None
+            for q in questions[k]
+            for leaf in ((start[k] or {}) if start else {}).get(q) or [_whole_ball(root, q)]
         ]
-        self._bound(roots, majorant_of, first, accounts, budget)
+        self._bound(majorant_of, first, accounts, budget)
         while chosen := self._next(accounts, budget):
             begun = budget.clock()
             children = [
-                dataclasses.replace(part, leaf=part.leaf.split(s))
-                for some, sides in _within_memory(lambda some: self._sides(roots, majorant_of, some), chosen)
-                for part, side in zip(some, sides, strict=True)
-                for s in (side, side.other())
+                dataclasses.replace(part, leaf=functools.reduce(Leaf.split, sides, part.leaf))
+                for some, several in _by_owner(lambda some: self._sides(majorant_of, some), chosen)
+                for part, one in zip(some, several, strict=True)
+                for sides in itertools.product(*((side, side.other()) for side in one))
             ]
             _charge(accounts, chosen, budget.clock() - begun)
-            self._bound(roots, majorant_of, children, accounts, budget)
+            self._bound(majorant_of, children, accounts, budget)
             if listener is not None:
                 for k in sorted({part.owner for part in chosen}):
                     listener(k, accounts[k].found())
@@ -179,17 +190,16 @@ class Branching:
             del account.open[: max(share, 1)]
         return chosen
 
-    def _sides(self, roots: Roots, majorant_of: MajorantOf, chosen: list[Open]) -> list[Side]:
-        """The side > 0 of the split of each part."""
-        parts = roots.parts(*_columns(chosen))
+    def _sides(self, majorant_of: MajorantOf, chosen: list[Open]) -> list[list[Side]]:
+        """The sides > 0 of the splits of each part."""
+        root, parts = _beside(chosen)
         upper = torch.minimum(parts.upper, torch.stack([part.upper for part in chosen]))
         excess = parts.upper.new_tensor([part.excess for part in chosen])
         parts = dataclasses.replace(parts, upper=upper, excess=excess)
-        return choose(roots, majorant_of, parts, parts.upper.new_tensor([part.unit for part in chosen]), self.parts)
+        units = parts.upper.new_tensor([part.unit for part in chosen])
+        return choose(root, majorant_of, parts, units, self.parts)
 
-    def _bound(
-        self, roots: Roots, majorant_of: MajorantOf, parts: list[Open], accounts: list[Account], budget: Budget
-    ) -> None:
+    def _bound(self, majorant_of: MajorantOf, parts: list[Open], accounts: list[Account], budget: Budget) -> None:
         """Bound these parts; they go to the accounts as leaves where they are proven, else as open. What is left when
         the budget is spent stays as it is, but for the first batch."""
         for first in range(0, len(parts), self.parts):
@@ -198,7 +208,7 @@ class Branching:
                 for part in (late := [part for part in chunk if not accounts[part.owner].within(budget)]):
                     accounts[part.owner].open.append(part)
                 chunk = [part for part in chunk if part not in late]
-            for some, bounded in _within_memory(lambda some: self._bounded(roots, majorant_of, some), chunk):
+            for some, bounded in _by_owner(lambda some: self._bounded(majorant_of, some), chunk):
                 for part, result in zip(some, bounded, strict=True):
                     account = accounts[part.owner]
                     account.bounded += 1
@@ -206,47 +216,67 @@ class Branching:
                         account.leaves[part.question].append(result)
                     else:
                         account.open.append(result)
+                        account.point = account.point if result.point is None else result.point
             _charge(accounts, chunk, budget.clock() - begun)
 
-    def _bounded(self, roots: Roots, majorant_of: MajorantOf, chunk: list[Open]) -> list[Leaf | Open]:
-        """Each part tuned: a leaf where it is proven."""
-        parts, units = roots.parts(*_columns(chunk)), roots.upper.new_tensor([part.unit for part in chunk])
-        here, empty = roots.cut(parts)
-        upper = torch.minimum(parts.upper, roots.upper_differences(here, parts.owner))
-        empty_anew = empty | (parts.lower > upper).any(1)
+    def _bounded(self, majorant_of: MajorantOf, chunk: list[Open]) -> list[Leaf | Open]:
+        """Each part of one ball tuned: a leaf where it is proven."""
+        root, parts = _beside(chunk)
+        units, lines = root.upper.new_tensor([part.unit for part in chunk]), root.lines(parts)
+        upper = torch.minimum(parts.upper, root.upper_differences(lines))
+        empty_anew = parts.empty | (parts.lower > upper).any(1)
         depth = max(map(len, parts.paths))
         steps = self.steps + min(2 * depth, MOST_EXTRA_STEPS) if depth else self.root_steps
         bounded = dataclasses.replace(parts, upper=torch.maximum(upper, parts.lower))
-        majorant = majorant_at(roots, majorant_of, bounded)
-        tuned = _tuned(roots, here, in_units(bounded, majorant, units), majorant, steps)
+        majorant = majorant_at(root, majorant_of, bounded)
+        tuned, points = _tuned(root, lines, in_units(bounded, majorant, units), majorant, steps)
         judged = dataclasses.replace(tuned, hints=tuned.hints.scaled(majorant.unit).exported())
         as_cut = dataclasses.replace(judged, upper=torch.maximum(parts.upper, parts.lower))
         proofs = [
-            roots.excess(here, one, one.hints.scaled(1 / of.unit), of) < -ROUNDING
-            for one, of in ((judged, majorant), (as_cut, majorant_at(roots, majorant_of, as_cut)))
+            root.bound(lines, one, one.hints.scaled(1 / of.unit), of).excess < -ROUNDING
+            for one, of in ((judged, majorant), (as_cut, majorant_at(root, majorant_of, as_cut)))
         ]
-        proven, simple = empty_anew | proofs[0], empty | proofs[1]  # without bounding d anew, the second
+        proven, simple = empty_anew | proofs[0], parts.empty | proofs[1]  # without bounding d anew, the second
+        left = (~(proven | simple)).nonzero().flatten()
+        point = counterexample(root, majorant_of, parts.question[left], points[left], judged.excess[left])
         return [
-            judged.leaf(b, not bool(simple[b]))
+            root.leaf(judged, b, not bool(simple[b]))
             if proven[b] or simple[b]
-            else Open(part.owner, part.question, judged.leaf(b, False), float(judged.excess[b]), judged.upper[b],
-                      float(majorant.unit[b]))
+            else dataclasses.replace(part, leaf=root.leaf(judged, b, False), excess=float(judged.excess[b]),
+                                     upper=judged.upper[b], unit=float(majorant.unit[b]), point=point)
             for b, part in enumerate(chunk)
         ]  # fmt: skip
 
 
-def _roots(answer: Answer, predicted: Tensor) -> Roots:
+def _root(answer: Answer, predicted: Tensor, k: int) -> Root:
     if answer.left is None or not isinstance(answer.left.layers, CrownLayers):
         raise TypeError("branching starts from an answer of the native engine, which keeps its layers")
-    layers, slopes, bounds = answer.left.layers.bounds, answer.slopes(), answer.bounds
-    if slopes is None:
-        slopes = layers.slopes[:, None].expand(-1, bounds.upper.shape[1], -1)
-    return Roots(layers, predicted, bounds.lower, bounds.upper, slopes)
+    layers, slopes, bounds = answer.left.layers.bounds.pick(torch.tensor([k])), answer.slopes(), answer.bounds
+    net = compact(layers)
+    own = layers.slopes.expand(bounds.upper.shape[1], -1) if slopes is None else slopes[k]
+    position, known = np.full(own.shape[1], -1), np.zeros(own.shape[1], dtype=np.int64)
+    for node, (start, stop) in layers.net.slope_ranges.items():
+        lower, upper = (v.flatten() for v in layers.values[layers.net.parents(node)[0]])
+        known[start:stop] = ((lower > 0).long() - (upper < 0).long()).cpu().numpy()
+    for index, column in enumerate(net.columns.tolist()):
+        if column >= 0:
+            position[column] = index
+    return Root(net, int(predicted[k]), bounds.lower[k], bounds.upper[k], own, position, known)
 
 
-def _whole_ball(roots: Roots, k: int, question: int) -> Leaf:
-    slopes = (roots.slopes[k, question] * LEVELS).round().to(torch.uint8).cpu().numpy()
-    return Leaf((), False, slopes, np.zeros(0, dtype=np.float32))
+def _whole_ball(root: Root, question: int) -> Leaf:
+    return Leaf((), False, root.levels(question), np.zeros(0, dtype=np.float32))
+
+
+def _beside(parts: list[Open]) -> tuple[Root, Parts]:
+    """The ball that these are parts of, and them beside one another."""
+    return parts[0].root, parts[0].root.parts([part.question for part in parts], [part.leaf for part in parts])
+
+
+def _by_owner(work: Callable[[list[Open]], list[T]], parts: list[Open]) -> Iterator[tuple[list[Open], list[T]]]:
+    """What `work` makes of these parts, ball by ball."""
+    for k in sorted({part.owner for part in parts}):
+        yield from _within_memory(work, [part for part in parts if part.owner == k])
 
 
 def _within_memory(work: Callable[[list[Open]], list[T]], parts: list[Open]) -> list[tuple[list[Open], list[T]]]:
@@ -264,38 +294,32 @@ def _within_memory(work: Callable[[list[Open]], list[T]], parts: list[Open]) -> 
     return _within_memory(work, parts[:middle]) + _within_memory(work, parts[middle:])
 
 
-def _columns(parts: list[Open]) -> tuple[list[int], list[int], list[Leaf]]:
-    return [part.owner for part in parts], [part.question for part in parts], [part.leaf for part in parts]
-
-
 def _charge(accounts: list[Account], parts: list[Open], seconds: float) -> None:
     """Every part of a batch costs its input the same."""
     for part in parts:
         accounts[part.owner].seconds += seconds / len(parts)
 
 
-def _tuned(roots: Roots, here: IntermediateBounds, parts: Parts, majorant: Majorant, steps: int) -> Parts:
-    """Descent on slopes and multipliers, intervals and majorants fixed; the best of each part is kept."""
+def _tuned(root: Root, lines: Lines, parts: Parts, majorant: Majorant, steps: int) -> tuple[Parts, Tensor]:
+    """Descent on slopes and multipliers, intervals and majorants fixed; the best of each part is kept. Also points
+    (B, D) of the ball, where the bounds of late steps were attained on average: about where the least bound is."""
     start = parts.hints.tensors()
     one = torch.ones_like(parts.excess)[:, None]
     sizes = [0.5 * one, *[0.1 * one] * 3]
-    free = [torch.ones_like(parts.signs), parts.signs.abs(), parts.cut_lower.isfinite(), parts.cut_upper.isfinite()]
+    free = [lines.free, parts.signs.abs(), parts.cut_lower.isfinite(), parts.cut_upper.isfinite()]
     most = [1.0, torch.inf, torch.inf, torch.inf]
     descents = [Descent(v, f.to(v.dtype), 0.0, m) for v, f, m in zip(start, free, most, strict=True)]
-    best, kept = torch.full_like(parts.excess, torch.inf), start
+    best, kept, points = torch.full_like(parts.excess, torch.inf), start, torch.zeros(())
     for step in range(steps + 1):
-        variables = [d.value.detach().requires_grad_() for d in descents]
-        with torch.enable_grad():
-            hints = Hints(*variables).exported()
-            excess = roots.excess(here, parts, hints, majorant)
-            total = excess.sum()
-        better = excess.detach() < best
-        best = torch.where(better, excess.detach(), best)
-        found = zip(hints.tensors(), kept, strict=True)
-        kept = [torch.where(better[:, None], new.detach(), old) for new, old in found]
+        hints = Hints(*(d.value for d in descents)).exported()
+        bound = root.bound(lines, parts, hints, majorant)
+        points = bound.found.point if step == 0 else RECALL * points + (1 - RECALL) * bound.found.point
+        better = bound.excess < best
+        best = torch.where(better, bound.excess, best)
+        kept = [torch.where(better[:, None], new, old) for new, old in zip(hints.tensors(), kept, strict=True)]
         if step == steps or bool((best < -ROUNDING).all()):
             break
-        gradients = torch.autograd.grad(total, variables, allow_unused=True)
+        gradients = root.gradient(bound, parts).tensors()
         for descent, gradient, size in zip(descents, gradients, sizes, strict=True):
             descent.move(gradient, size * 0.9**step)  # type: ignore[arg-type]
-    return dataclasses.replace(parts, excess=best, hints=Hints(*kept))
+    return dataclasses.replace(parts, excess=best, hints=Hints(*kept)), points

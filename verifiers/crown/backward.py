@@ -85,13 +85,12 @@ def concretizations(
     relaxations: dict[int, Relaxation],
     early: bool,
     stop_after: int | None,
-    multipliers: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
     """Upper bounds (M, R) of sums of forms on several nodes, each convex in the slopes above it.
 
     relaxations: of every nonlinear node, one per input. early: concretize also on the way, over the boxes of the
     frontier's values, at the start and before every nonlinearity; else only at the input. stop_after: the index of the
-    last bound that is wanted. multipliers: of a nonlinear node, (R, *shape), added to the forms on its input.
+    last bound that is wanted.
     """
     net, frontier = intermediate_bounds.net, Frontier(forms_on_nodes)
     start = frontier.last
@@ -110,8 +109,6 @@ def concretizations(
             frontier.add(net.parents(k), layer.adjoint(forms))
         else:
             below, intercepts = relaxations[k].backward(forms, form_to_input)
-            if multipliers is not None and k in multipliers:
-                below = DenseForms(below.to_dense().coefficients + multipliers[k])
             frontier.add(net.parents(k), (below,))
         if intercepts is not None:
             constant = constant + intercepts

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certmix.attacks.ball import make_ball, size_up
 from certmix.attacks.quick import quick_attack
-from certmix.formatting import exact, lower
+from certmix.formatting import exact, lower, upper
+from certmix.provers.limits import confirmed
 from certmix.provers.margin.branching import Branched, branch
 from certmix.provers.problem import ProverProblem, Pursued
 from certmix.provers.proposal import Proposal, judged
@@ -19,6 +21,8 @@ from certmix.provers.session import Session
 from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
 from certmix.records.unfinished import Unfinished
 from certmix.settings import diameter
+from certmix.theorems.margin import required_margin
+from certmix.theorems.softmax_margin import box_margin, own_class
 from proofs_check.certificate import MalformedError, Rejected
 from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE
@@ -75,6 +79,8 @@ class Pursuit:
             found = self._attempt(radius, 1.0, None)
         except EngineError as error:
             return self.problem.abstained(self.predicted, Reason.ENGINE_FAILED, str(error))
+        if found.found.point is not None:
+            return self._refuted(before, found.found.point, radius)
         answer = self._judged(radius, found)
         if isinstance(answer, Certified):
             return answer
@@ -99,12 +105,42 @@ class Pursuit:
                 found = self._attempt(trial, 1.0 if gap < NEAR else SHARE, partition)
             except EngineError:  # what is proven stays so
                 break
+            if found.found.point is not None:  # so near that no larger radius can be proven either
+                self._keep(beyond=min(trial, self._size(found.found.point)))
+                continue
             answer = self._judged(trial, found, best.radius)
             if isinstance(answer, Certified):
                 best, partition, step = answer, found.found.partition(), 2 * step
             if not isinstance(answer, Certified) or answer.radius < trial * (1 - s.tolerance):
                 self._keep(beyond=trial)
         return best
+
+    # ------------------------------------------------------------ points that refute
+
+    def _refuted(self, before: Abstained, point: Tensor, radius: float) -> Abstained:
+        """No certificate without bounds of g: h's margin is too small at `point`. With an attack, if the mix errs there
+        too."""
+        s, p, point = self.problem.settings, self.problem, self._inside(point, radius)
+        with torch.no_grad():
+            d = (z := p.robust.module(point[None]).double()) - z[:, self.predicted, None]
+            mix = int(p.mix(p.inputs[self.k : self.k + 1]).argmax())
+        own = own_class(self._class(), d.shape[1])
+        margin = float(box_margin(d, d, self._class(), s.temperature).masked_fill(own, math.inf).min())
+        advice = (
+            f"the robust model's margin falls to {upper(margin, 4)} at a point within radius {exact(radius)}, and "
+            f"{upper(required_margin(s.alpha), 4)} is required: no bounds of it alone certify that"
+        )
+        return dataclasses.replace(before, advice=advice, attack=confirmed(p, self.k, mix, radius, point))
+
+    def _inside(self, point: Tensor, radius: float) -> Tensor:
+        """(*shape) float32, in the ball exactly."""
+        s, x = self.problem.settings, self.problem.inputs[self.k : self.k + 1]
+        return make_ball(x, radius, s.norm, s.domain).project(point.view_as(x).float())[0]
+
+    def _size(self, point: Tensor) -> float:
+        """Its distance from the input."""
+        x = self.problem.inputs[self.k : self.k + 1]
+        return float(size_up(point.view_as(x).float(), x, self.problem.settings.norm)[0])
 
     # ------------------------------------------------------------ one radius
 

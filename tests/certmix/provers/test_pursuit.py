@@ -155,10 +155,10 @@ def test_what_is_kept_is_judged_again(tmp_path: Path, pushed: Certified, without
 
 
 def test_a_radius_that_was_left_open_is_not_searched_again(tmp_path: Path, pushed: Certified):
-    desk, fixed = Desk(tmp_path), dataclasses.replace(SETTINGS, radius=2 * pushed.radius)
+    desk, fixed = Desk(tmp_path), dataclasses.replace(SETTINGS, radius=0.99 * pushed.radius, branch_parts=1)
     first = outcome(fixed, desk)
     assert isinstance(first, Abstained)
-    assert f"branching for {PARTS} parts left" in first.advice
+    assert "branching for 1 parts left" in first.advice
 
     def told(_: Pursued) -> None:
         raise AssertionError("searched again")
@@ -166,6 +166,31 @@ def test_a_radius_that_was_left_open_is_not_searched_again(tmp_path: Path, pushe
     again = outcome(fixed, desk, told)
     assert isinstance(again, Abstained)
     assert (again.advice, again.reason) == (first.advice, Reason.RADIUS_NOT_REACHED)
+
+
+def test_a_point_where_the_margin_is_too_small_ends_the_search(pushed: Certified):
+    radius = 2 * pushed.radius
+    found = outcome(dataclasses.replace(SETTINGS, radius=radius))
+    assert isinstance(found, Abstained)
+    assert found.reason is Reason.RADIUS_NOT_REACHED
+    assert "no bounds of it alone certify that" in found.advice
+    margin = float(found.advice.split("falls to ")[1].split(" ")[0])
+    assert -1 <= margin < 1 / 3
+    if found.attack is not None:
+        assert found.attack.radius <= radius
+
+
+def test_a_search_that_meets_a_point_where_the_mix_errs_calls_the_input_attackable():
+    seen = set[str]()
+    for seed in range(3, 9):
+        asked = problem(dataclasses.replace(SETTINGS, radius=0.9), seed=seed)
+        (found,) = prove(asked, open_session(asked))
+        if isinstance(found, Abstained) and found.attack is not None:
+            seen.add(found.verdict)
+            logits = asked.mix(torch.from_numpy(found.attack.point)[None])[0]
+            assert int(logits.argmax()) != found.attack.predicted
+            assert np.abs(found.attack.point - asked.inputs[0].numpy()).max() <= 0.9
+    assert seen == {"attackable"}
 
 
 def test_an_engine_that_fails_takes_nothing_away(without: Certified, monkeypatch: pytest.MonkeyPatch):

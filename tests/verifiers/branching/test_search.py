@@ -15,7 +15,7 @@ from small_networks import mlp
 from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
-from verifiers.branching.parts import Leaf, Majorant, MajorantOf, Roots
+from verifiers.branching.parts import Leaf, Majorant, MajorantOf
 from verifiers.branching.search import Branching, Budget, Found, Open
 from verifiers.engine import EngineError, MarginQuery
 from verifiers.network.module import PlainModule
@@ -122,7 +122,25 @@ def test_no_part_is_split_once_the_budget_is_spent():
             assert one.parts == one.bounded == WIDTHS[-1] - 1
     ticks = itertools.count()
     for one in search(asked, Budget(6.0, clock=lambda: float(next(ticks)))):
-        assert one.proven or 6 <= one.seconds <= 12
+        assert one.proven or one.point is not None or 6 <= one.seconds <= 12
+
+
+def test_a_point_that_ends_a_search_lies_in_the_ball_and_answers_no():
+    met = 0
+    for norm, order in (("Linf", torch.inf), ("L2", 2), ("L1", 1)):
+        for seed in (27, 30, 33):
+            asked = dataclasses.replace(query(mlp(seed, WIDTHS), seed, 0.5), norm=norm)  # type: ignore[arg-type]
+            for k, one in enumerate(search(asked)):
+                if one.point is None:
+                    continue
+                met += 1
+                offset = one.point - asked.inputs[k].double()
+                assert torch.linalg.vector_norm(offset, order) <= float(asked.radius[k]) + 1e-9
+                assert ((one.point >= 0) & (one.point <= 1)).all()
+                assert not one.proven
+                logits = PlainModule(asked.network).double()(one.point[None])[0]
+                assert float(logits[list(one.leaves)].max()) > float(logits[asked.predicted[k]])
+    assert met >= 6
 
 
 def test_a_listener_hears_how_far_each_input_has_come():
@@ -151,10 +169,10 @@ class Short(Branching):
 
     room = 3
 
-    def _bounded(self, roots: Roots, majorant_of: MajorantOf, chunk: list[Open]) -> list[Leaf | Open]:
+    def _bounded(self, majorant_of: MajorantOf, chunk: list[Open]) -> list[Leaf | Open]:
         if len(chunk) > self.room:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return super()._bounded(roots, majorant_of, chunk)
+        return super()._bounded(majorant_of, chunk)
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch: pytest.MonkeyPatch):
