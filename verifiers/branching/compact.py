@@ -89,6 +89,12 @@ class Compact:
     def neurons(self) -> int:
         return len(self.columns)
 
+    def by_neuron(self, slopes: Tensor) -> Tensor:
+        """(R, m) of slopes (R, n) by columns of the witness; 0 of a neuron without."""
+        if not slopes.shape[1]:
+            return slopes.new_zeros(len(slopes), self.neurons)
+        return slopes[:, self.columns.clamp(min=0)].masked_fill(self.columns < 0, 0)
+
     def lines(self, lower: Tensor, upper: Tensor) -> Lines:
         """Of ReLUs whose inputs have these bounds, (B, m) each; slopes below are to be chosen."""
         active, stable = lower >= 0, (lower >= 0) | (upper <= 0)
@@ -179,9 +185,15 @@ class Compact:
             sizes = forms.abs().requires_grad_()
             reach = ball.lp.reach(sizes, extent, ball.radius.expand(len(forms)))
             (offset,) = torch.autograd.grad(reach.sum(), sizes)  # what each size is multiplied by
-        offset = torch.minimum(offset, extent)
-        inside = (ball.radius / ball.lp.size(offset).clamp(min=1e-30)).clamp(max=1)
-        return (forms * center).sum(1) + reach.detach(), center + forms.sign() * offset * inside[:, None]
+        return (forms * center).sum(1) + reach.detach(), center + forms.sign() * offset
+
+    def inside(self, points: Tensor) -> Tensor:
+        """Points (B, D) of the box, drawn into the ball."""
+        offsets = points - self.ball.center
+        return (
+            self.ball.center
+            + offsets * (self.ball.radius / self.ball.lp.size(offsets).clamp(min=1e-30)).clamp(max=1)[:, None]
+        )
 
 
 # ---------------------------------------------------------------- how matrices are made

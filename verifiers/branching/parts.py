@@ -189,7 +189,7 @@ class Root:
                 else:
                     empty[b] |= side.sign * self.known[side.index] < 0
         levels = torch.from_numpy(np.stack([leaf.slopes for leaf in leaves]))
-        slopes = levels[:, self.net.columns.clamp(min=0)].to(self.upper.dtype) / LEVELS
+        slopes = self.net.by_neuron(levels).to(self.upper.dtype) / LEVELS
         arrays = signs, on_signs, cut_lower, cut_upper, on_lower, on_upper
         s, on_s, low, high, on_low, on_high = (torch.from_numpy(v).to(self.upper.dtype) for v in arrays)
         lower, upper = torch.maximum(self.lower, low), torch.minimum(self.upper, high)
@@ -226,7 +226,7 @@ class Root:
         """(B, K) upper bounds of d on parts, with the slopes of the ball."""
         classes, count = len(self.upper), len(lines.above)
         forms = differences(torch.tensor([self.predicted]), classes)[0].to(self.upper.dtype).repeat(count, 1)
-        slopes = self.slopes[:, self.net.columns.clamp(min=0)].to(self.upper.dtype).repeat(count, 1)
+        slopes = self.net.by_neuron(self.slopes).to(self.upper.dtype).repeat(count, 1)
         each = lines.repeat(classes).choose(torch.maximum(slopes, self.net.leak))
         return self.net.backward(forms, each, torch.zeros_like(slopes)).value.view(count, classes)
 

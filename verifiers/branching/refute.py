@@ -20,7 +20,7 @@ def counterexample(
     if not root.net.exact:
         return None
     worst = excess.topk(min(CANDIDATES, len(excess))).indices
-    points, questions = points[worst], questions[worst]
+    points, questions = root.net.inside(points[worst]), questions[worst]
     for step in range(STEPS + 1):
         read, logits = root.net.values(points)
         truth = _at(root, majorant_of, logits - logits[:, root.predicted, None], questions)
@@ -29,7 +29,7 @@ def counterexample(
             return points[int(lack.argmax())]
         if step < STEPS:
             forms, lines = on_logits(truth.coefficients, root.predicted), root.net.lines(read, read)
-            extreme = root.net.backward(forms, lines, torch.zeros_like(read)).point
+            extreme = root.net.inside(root.net.backward(forms, lines, torch.zeros_like(read)).point)
             points = points + (extreme - points) * 2 / (step + 3)
     return None
 
