@@ -5,10 +5,14 @@ Exit 0 done, 1 a claim refuted or rejected, 2 bad input, 3 too few certified, 4 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
+import threading
+from collections.abc import Generator
+from typing import Any
 
 import certmix
 from certmix.errors import UsageError
@@ -16,6 +20,7 @@ from certmix.errors import UsageError
 # command: (module with add_arguments(parser) and run(options) -> exit code, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("certmix.commands.audit", "certify every input of a dataset, and keep the evidence"),
+    "merge": ("certmix.commands.merge", "put parts of an audit together that were proven in different folders"),
     "check": ("certmix.commands.check", "judge every certificate of an audit, in a process without torch"),
     "report": ("certmix.commands.report", "tables and one page of an audit: accuracies, certified shares, radii"),
     "show": ("certmix.commands.show", "one input of an audit: verdict, every method's radius, the judge's steps"),
@@ -39,6 +44,25 @@ def usage() -> str:
     return f"usage: certmix COMMAND [options]\n\n{rows}\n\ncertmix COMMAND --help says more; certmix --version."
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, what is done is kept, and other processes of the run end too."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Generator[None]:
+    def terminated(*_: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # the system gives signals to no other
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
@@ -48,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"certmix {certmix.__version__}")
         return 0
     try:
-        code = _run(given[0], given[1:])
+        with _terminable():
+            code = _run(given[0], given[1:])
         sys.stdout.flush()
         return code
     except UsageError as error:
@@ -68,9 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"certmix: {error.name} is not installed: pip install certmix brings all it needs", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("certmix: interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
 def _run(command: str, arguments: list[str]) -> int:

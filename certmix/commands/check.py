@@ -37,11 +37,11 @@ def add_own_files(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from certmix.runs.store import PARTIAL
+    from certmix.runs.store import Store
 
     flags = [f"--{name}" for name in ("json", "quiet", "verbose") if getattr(options, name)]
     command = [sys.executable, "-m", "proofs_check", str(options.folder), "--jobs", str(options.jobs), *flags]
-    if (options.folder / PARTIAL).exists():
+    if Store(options.folder).unfinished():
         raise UsageError(f"{options.folder} holds an unfinished audit: run certmix audit again, it goes on")
     given = options.standard, options.robust, options.data, options.limit
     if given == (None, None, None, None):

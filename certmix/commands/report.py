@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     verdict = None if options.no_check else judged(store.path, options.jobs)
     steps = options.attack_steps
     if steps is None:
-        steps = ATTACK_STEPS if len(store.lines()) <= ATTACKED else 0
+        steps = ATTACK_STEPS if sum(1 for _ in store.lines()) <= ATTACKED else 0
     report = read(store.path, verdict, steps)
     figures = summary.as_json(report)
     store.write_json("summary.json", figures)

@@ -1,8 +1,13 @@
-"""A run on the terminal: accuracies and doubts before, a bar while it is made, a summary after."""
+"""A run on the terminal: accuracies and doubts before, a bar while it is made, a summary after; or events in JSON."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import sys
 from pathlib import Path
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -12,9 +17,11 @@ from certmix.formatting import nearest, percent_nearest, ratio, upper
 from certmix.provers.problem import Pursued
 from certmix.runs.listener import After, Before, Listener
 
+BETWEEN_LINES = 30.0  # seconds
+
 
 class Bar:
-    """Of what is done, on standard error, and only where somebody looks at it."""
+    """Of what is done, on standard error; where nobody looks at it, a line now and then."""
 
     def __init__(self, doing: str) -> None:
         console = Console(stderr=True)
@@ -22,12 +29,21 @@ class Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task: TaskID | None = None
+        self._began, self._said, self._before = 0.0, 0.0, 0
 
     def progress(self, done: int, total: int) -> None:
+        now = monotonic()
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(self._doing, total=total)
+            self._began = self._said = now
+            self._before = done
         self._bar.update(self._task, completed=done, description=self._doing)
+        if self._bar.disable and now >= self._said + BETWEEN_LINES:
+            self._said = now
+            per_second = (done - self._before) / (now - self._began)
+            left = "" if per_second == 0 else f", about {upper((total - done) / per_second, 2)} s left"
+            print(f"{self._doing}: {done} of {total}, {nearest(per_second, 2)} a second{left}", file=sys.stderr)
 
     def say(self, doing: str) -> None:
         """What is done just now, until the next progress."""
@@ -72,6 +88,11 @@ class Terminal(Listener):
 
     def after(self, found: After) -> None:
         self.stopped()
+        if found.missing:
+            done = f"{found.inputs - found.missing} of {found.inputs} inputs are done"
+            print(f"{done}, {found.certified} certified: {found.path}")
+            print(f"next: the other parts (--shard), here or elsewhere; certmix merge {found.path} DIR … --out DIR")
+            return
         resumed = f" ({found.proven} of the {found.session} proven in this session)" if found.resumed else ""
         print(f"{found.certified} of {found.inputs} inputs certified{resumed}: {found.path}")
         if found.attackable is not None and found.certified < found.inputs:
@@ -85,3 +106,37 @@ class Terminal(Listener):
 
     def stopped(self) -> None:
         self._bar.stop()
+
+
+class Quiet(Listener):
+    """Only what may be a mistake, and attacks that refute a certificate."""
+
+    def before(self, found: Before) -> None:
+        arguments.warn(found.doubts)
+
+    def refuted(self, index: int, advice: str, saved: Path) -> None:
+        print(f"REFUTED: input {index}: {advice}; reproduce with {saved}", file=sys.stderr)
+
+
+class Events(Listener):
+    """Each thing that is told, as a JSON object in a line of standard output."""
+
+    def before(self, found: Before) -> None:
+        _event("before", dataclasses.asdict(found))
+
+    def progress(self, done: int, total: int) -> None:
+        _event("progress", {"done": done, "total": total})
+
+    def pursued(self, how: Pursued) -> None:
+        _event("branching", dataclasses.asdict(how))
+
+    def refuted(self, index: int, advice: str, saved: Path) -> None:
+        _event("refuted", {"index": index, "advice": advice, "saved": str(saved)})
+
+    def after(self, found: After) -> None:
+        _event("after", {**dataclasses.asdict(found), "path": str(found.path)})
+
+
+def _event(name: str, said: dict[str, object]) -> None:
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in said.items()}
+    print(json.dumps({"event": name, **finite}, allow_nan=False), flush=True)

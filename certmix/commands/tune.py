@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from certmix.commands import arguments
+from certmix.commands.running import add_jobs, executor
 from certmix.commands.sweep import add_grid, grid
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--radius", type=arguments.number, metavar="R", help="in raw input units, e.g. 2/255")
     arguments.add_norm(parser)
     arguments.add_method(parser)
+    add_jobs(parser)
     parser.add_argument("--out", metavar="DIR", help="folder to write; an interrupted command goes on where it was")
 
 
@@ -67,12 +69,15 @@ def run(options: argparse.Namespace) -> int:
     models = load_pair(*files, tune_data.inputs.shape[1:], ends=arguments.ends(options))
     for data in (tune_data, audit_data):
         data.require(models[1].input_shape, models[1].classes, settings.domain)
-    finish(Audit(models[0], models[1], tune_data, settings, Store(out / "tune"), listener=Terminal()))
+    listener = Terminal()
+    execute = executor(options.jobs, listener)
+    finish(Audit(*models, tune_data, settings, Store(out / "tune"), listener=listener, execute=execute))
     tuned = open_run(out / "tune")
     point = choose_point(sweep(tuned, alphas, temperatures, (_radius(settings),), 0).points, clean)
     print(f"chosen on {len(tune_data)} inputs: alpha {exact(point.alpha)}, temperature {exact(point.temperature)}")
     audit_settings = dataclasses.replace(settings, alpha=point.alpha, temperature=point.temperature)
-    code = finish(Audit(models[0], models[1], audit_data, audit_settings, Store(out / "audit"), listener=Terminal()))
+    audit = Audit(*models, audit_data, audit_settings, Store(out / "audit"), listener=listener, execute=execute)
+    code = finish(audit)
     audited = open_run(out / "audit")
     record = {**as_record(tuned, audited, point, confidence), "required_clean_accuracy": clean}
     Store(out).write_json("tune.json", record)

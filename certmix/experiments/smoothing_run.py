@@ -61,7 +61,7 @@ def read_run(path: Path) -> SmoothingRun:
         raise UsageError(f"{path} was audited at the one radius {radius}: a curve needs an audit without --radius")
     if not (path / FINAL).exists():
         raise UsageError(f"{path} holds an unfinished audit: run certmix audit again to go on")
-    lines = store.lines()
+    lines = list(store.lines())
     radii = [line["radius"] if line["outcome"] == "certified" else -np.inf for line in lines]
     correct = np.array([line["predicted"] == line["label"] for line in lines], dtype=np.bool_)
     return SmoothingRun(path, alpha, noise_std, np.array(radii, dtype=np.float64), correct)

@@ -27,6 +27,11 @@ T = TypeVar("T")
 MAX_NEURONS = 128  # a network with more leaves out LipSDP: minutes of work for the smallest radii
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether this says that memory ran out, of the processor or a device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error)
+
+
 def make_engine(settings: Settings) -> Engine:
     """The engine the settings name, with the options they give it.
 
@@ -73,7 +78,7 @@ class BranchingSession:
             try:
                 return search(self.engine)
             except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-                if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error)):
+                if not out_of_memory(error):
                     raise
                 if self.engine.parts == 1:
                     raise EngineError(f"branching ran out of memory with one part at once: {error}") from error

@@ -33,6 +33,7 @@ class Reason(enum.Enum):
     ENGINE_FAILED = "the engine could not bound this network"
     JUDGE_REJECTED = "the judge did not prove the claim"
     NOT_ENOUGH_SAMPLES = "the confidence bounds do not reach the required margin"
+    NOT_EXECUTED = "the process ended, or ran out of memory, on this input"
 
 
 Verdict = Literal["certified", "attackable", "open", "refuted"]

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ from certmix.runs.batches import Executor, Refuted, Task, Worker, here
 from certmix.runs.cross_check import CrossCheck, cross_check
 from certmix.runs.listener import After, Before, Listener
 from certmix.runs.provenance import Provenance
+from certmix.runs.shards import WHOLE, Part, Shard, cut, gaps
 from certmix.runs.store import ENDS, OPAQUE, Store, dataset_sha256
 from certmix.settings import BEST, Settings
 from proofs_check.reading.parse import RunHeader
 
 SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
+RECORD = "audit.json"
 EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 
 
@@ -42,7 +45,7 @@ EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 class Audit:
     """One run over a dataset. prover: what answers for a batch of inputs. adaptive: the mix that settings.adaptive is
     about. provenance: is recorded beside the run, if it is known. listener: is told how it goes. execute: runs the
-    tasks, in their order.
+    tasks. shard: what of the inputs to prove; the run is finished once all are there.
 
     Results depend on the settings, batch_size and threads among them, and on the processor; not on where a run was
     interrupted: batches begin at multiples of their size, and one that is not whole is proven again.
@@ -58,6 +61,7 @@ class Audit:
     provenance: Provenance | None = None
     listener: Listener = dataclasses.field(default_factory=Listener)
     execute: Executor = here
+    shard: Part = WHOLE
 
     def run(self) -> int:
         """Prove, write, finish; the exit code."""
@@ -76,10 +80,9 @@ class Audit:
         inputs = np.ascontiguousarray(self.data.inputs, dtype=np.float32)
         self._worker().problem(Task(0, 1))  # misuse shows before anything is written
         kept = [m.onnx for m in (self.standard, self.robust) if m.network is None and m.onnx is not None]
-        done = self.store.open(self.header(), networks, inputs, self.data.labels, kept)
-        if done < len(inputs):
-            done -= done % self._batch_size()
-            self.store.keep_first(done)
+        self.store.open(self.header(), networks, inputs, self.data.labels, kept)
+        done, damaged = self.store.done(self._batch_size())
+        tasks = self._tasks(done)
         if self.provenance is not None:
             sessions = provenance.sessions(self.store.path)
             self.store.write_json(provenance.NAME, [*sessions, provenance.session(self.provenance)])
@@ -87,18 +90,19 @@ class Audit:
             name: m.compared_at(inputs) for name, m in (("standard", self.standard), ("robust", self.robust))
         }
         clean = self._clean()
-        self.listener.before(self._before(clean, faithfulness))
+        self.listener.before(self._before(clean, faithfulness, damaged))
         started = time.monotonic()
-        proposed = self._certify_from(done)
+        proposed = self._certify(tasks)
         seconds, compared = time.monotonic() - started, self._compared()
-        record = self._record(seconds, done, proposed, clean, faithfulness)
+        record = self._record(seconds, tasks, proposed, clean, faithfulness)
         if compared is not None:
             record["cross_check"] = dataclasses.asdict(compared)
-        self.store.write_json("audit.json", record)
-        hits = [r for r in self.store.lines() if r["outcome"] == "falsified"]
-        self.store.finish()
-        self.listener.after(self._after(done, proposed, compared))
-        return 1 if any(r["confirmed"] for r in hits) else 0
+        self.store.write_json(RECORD, record)
+        after, refuted = self._after(tasks, proposed, compared)
+        if after.missing == 0:
+            self.store.finish()
+        self.listener.after(after)
+        return 1 if refuted else 0
 
     def header(self) -> RunHeader:
         problem = self._worker().problem(Task(0, 1))
@@ -133,24 +137,33 @@ class Audit:
         run = self.standard, self.robust, inputs, self.data.labels, self.settings, self.prover
         return Worker(*run, Desk(self.store.path), self.listener.pursued, self.adaptive)
 
-    def _certify_from(self, done: int) -> list[tuple[float, float]]:
-        """Certify inputs done, done + 1, …; pairs (proposed, judged) of radii."""
-        total, size = len(self.data.inputs), self._batch_size()
-        tasks = [Task(start, min(start + size, total)) for start in range(done, total, size)]
+    def _mine(self) -> range:
+        return self.shard.inputs(len(self.data.inputs), self._batch_size())
+
+    def _tasks(self, done: Sequence[Shard]) -> list[Task]:
+        """What of this shard is left to prove, in batches."""
+        mine, size = self._mine(), self._batch_size()
+        left = (range(max(g.start, mine.start), min(g.stop, mine.stop)) for g in gaps(done, len(self.data.inputs)))
+        return [Task(part.start, part.stop) for inputs in left for part in cut(inputs, size)]
+
+    def _certify(self, tasks: list[Task]) -> list[tuple[float, float]]:
+        """Certify the inputs of the tasks; pairs (proposed, judged) of radii."""
+        total, left = len(self._mine()), sum(map(len, tasks))
         radii: list[tuple[float, float]] = []
         archive = ArchiveWriter()
-        self.listener.progress(done, total)
+        self.listener.progress(total - left, total)
         for batch in self.execute(self._worker(), tasks):
             for index, bound in batch.bounds:
                 archive(index, bound)
             archive.write(self.store.path, batch.task.start)
             attack_archive.write(self.store.path, batch.task.start, batch.attacks)
-            self.store.append(batch.lines)
+            self.store.add(batch.task.start, batch.lines)
             Desk(self.store.path).clear(range(batch.task.start, batch.task.stop))
             for refuted in batch.refuted:
                 self.listener.refuted(refuted.index, refuted.advice, self._saved(refuted))
             radii += batch.radii
-            self.listener.progress(batch.task.stop, total)
+            left -= len(batch.task)
+            self.listener.progress(total - left, total)
         return radii
 
     def _batch_size(self) -> int:
@@ -172,12 +185,13 @@ class Audit:
         models = {"standard": self.standard.module, "robust": self.robust.module, "mix": mix}
         return {name: predictions(model, x) for name, model in models.items()}
 
-    def _before(self, clean: dict[str, list[int]], faithfulness: dict[str, Faithfulness]) -> Before:
+    def _before(self, clean: dict[str, list[int]], faithfulness: dict[str, Faithfulness], damaged: list[str]) -> Before:
         """Accuracies, and what looks like a mistake: known before the hours that proving may take."""
         n, shares = len(self.data), doubts.accuracies(clean, self.data)
         inputs = torch.from_numpy(np.ascontiguousarray(self.data.inputs, dtype=np.float32))
         models = {m.named(role): m.module for role, m in (("standard", self.standard), ("robust", self.robust))}
         texts = (
+            *damaged,
             *about_probabilities(models, inputs),
             *_about_faithfulness(faithfulness),
             *doubts.about_accuracy(shares, n, self.robust.classes),
@@ -193,23 +207,27 @@ class Audit:
     def _record(
         self,
         seconds: float,
-        done: int,
+        tasks: list[Task],
         radii: list[tuple[float, float]],
         clean: dict[str, list[int]],
         faithfulness: dict[str, Faithfulness],
     ) -> dict[str, Any]:
-        classes = dict(clean)
+        classes: dict[str, Any] = dict(clean)
         if self.settings.method == "smoothing":  # h is the smoothed one: the deployable mix estimates it by draws
             classes["robust, not smoothed"], classes["mix, not smoothed"] = classes.pop("robust"), classes.pop("mix")
-            problem = self._worker().problem(Task(0, len(self.data.inputs)))
-            classes["mix"] = mix_predictions(problem, EVALUATION_DRAWS).tolist()
-        return {
+            mine = self._mine()
+            problem = self._worker().problem(Task(mine.start, mine.stop))
+            drawn: list[int | None] = [None] * len(self.data.inputs)  # of other shards' inputs they know
+            drawn[mine.start : mine.stop] = mix_predictions(problem, EVALUATION_DRAWS).tolist()
+            classes["mix"] = drawn
+        record = {
             "seconds": seconds,
-            "resumed_at": done,
+            "inputs": sum(map(len, tasks)),
             "largest_relative_cost_of_judging": _cost(radii),
             "predictions": classes,
             "faithfulness": {name: dataclasses.asdict(f) for name, f in faithfulness.items()},
         }
+        return together(self.store.read_json(RECORD), record)
 
     def _compared(self) -> CrossCheck | None:
         """What a second engine says of a sample of the certified balls, where one is to be asked."""
@@ -222,24 +240,44 @@ class Audit:
         ]
         return cross_check(self.robust.require_network(), self.data.inputs, certified, self.settings)
 
-    def _after(self, done: int, radii: list[tuple[float, float]], compared: CrossCheck | None) -> After:
-        n, lines, attacks = len(self.data.inputs), self.store.lines(), attack_archive.read(self.store.path)
-        ends = Counter(
-            "attackable" if r["outcome"] == "abstained" and r["index"] in attacks else r["outcome"] for r in lines
-        )
+    def _after(
+        self, tasks: list[Task], radii: list[tuple[float, float]], compared: CrossCheck | None
+    ) -> tuple[After, bool]:
+        """What the run came to, and whether an attack that is confirmed left a certified class."""
+        n, session, attacks = len(self.data.inputs), sum(map(len, tasks)), attack_archive.read(self.store.path)
+        ends, refuted = Counter[str](), False
+        for line in self.store.lines():
+            attackable = line["outcome"] == "abstained" and line["index"] in attacks
+            ends["attackable" if attackable else line["outcome"]] += 1
+            refuted |= line["outcome"] == "falsified" and line["confirmed"]
         attacked = self.settings.attack_steps > 0 and self.settings.method != "smoothing"
-        return After(
+        after = After(
             path=self.store.path,
             inputs=n,
+            missing=n - ends.total(),
             certified=ends["certified"],
-            resumed=done > 0,
-            session=n - done,
+            resumed=session < len(self._mine()),
+            session=session,
             proven=len(radii),
             attackable=ends["attackable"] if attacked else None,
             open=ends["abstained"] if attacked else None,
             cost=_cost(radii) if radii and self.settings.radius is None else None,
             compared=compared,
         )
+        return after, refuted
+
+
+def together(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run proven in two sessions, or in two folders: what either says, seconds and inputs added up."""
+    if one is None:
+        return other
+    classes = {
+        name: [b if a is None else a for a, b in zip(one["predictions"][name], found, strict=True)]
+        for name, found in other["predictions"].items()
+    }
+    cost = "largest_relative_cost_of_judging"
+    sums = {name: one[name] + other[name] for name in ("seconds", "inputs")}
+    return {**one, **other, **sums, cost: max(one[cost], other[cost]), "predictions": classes}
 
 
 def _cost(radii: list[tuple[float, float]]) -> float:

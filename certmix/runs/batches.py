@@ -7,6 +7,7 @@ other machines; what it prepares once it prepares again wherever it wakes up.
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +20,13 @@ from certmix.mixing.adaptive import AdaptiveMix
 from certmix.models.model import Model
 from certmix.provers.certify import Prover
 from certmix.provers.problem import Archiver, ProverProblem, Pursued
-from certmix.provers.session import Session, open_session
+from certmix.provers.session import Session, open_session, out_of_memory
 from certmix.records.bound_archive import ArchivedBound
 from certmix.records.lines import record_line
-from certmix.records.outcomes import Attack, Certified, Falsified, Outcome
+from certmix.records.outcomes import Attack, Certified, Falsified, Outcome, Reason
 from certmix.records.unfinished import Desk
 from certmix.settings import Settings
+from proofs_check.certificate import ClassOf
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ class Task:
 
     start: int
     stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def halves(self) -> tuple[Task, Task]:
+        """Requires more than one input."""
+        middle = self.start + (len(self) + 1) // 2
+        return Task(self.start, middle), Task(middle, self.stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +66,6 @@ class Batch:
     attacks: dict[int, Attack]
     refuted: tuple[Refuted, ...]
     radii: tuple[tuple[float, float], ...]
-
-
-Executor = Callable[[Callable[[Task], Batch], Iterable[Task]], Iterable[Batch]]
-
-
-def here(work: Callable[[Task], Batch], tasks: Iterable[Task]) -> Iterator[Batch]:
-    """Execute one after another in this process. Every executor yields batches in the order of the tasks."""
-    return map(work, tasks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,18 @@ class Worker:
             radii=tuple((o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)),
         )
 
+    def given_up(self, task: Task, why: str) -> Batch:
+        """What becomes of a task that cannot be executed: no input gets a certificate. why: what happened."""
+        class_of: ClassOf = "mix" if self.settings.use_standard else "robust"
+        problem = self.problem(task)
+        model = problem.mix if self.settings.use_standard else self.robust.module
+        lines: list[bytes] = []
+        for k, x in enumerate(problem.inputs.split(1)):
+            with torch.no_grad():
+                predicted = int(model(x).argmax())
+            lines.append(_line(problem, k, problem.abstained(predicted, Reason.NOT_EXECUTED, why, class_of)))
+        return Batch(task, tuple(lines), (), {}, (), ())
+
     def problem(self, task: Task, archive: Archiver | None = None) -> ProverProblem:
         """The task as provers take it."""
         stop = min(task.stop, len(self.inputs))
@@ -128,6 +142,29 @@ class Worker:
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             object.__setattr__(self, name, value)
+
+
+Executor = Callable[[Worker, Iterable[Task]], Iterable[Batch]]
+"""Executes tasks, and yields what became of them in any order; the parts of a task that was too much, on their own."""
+
+OUT_OF_MEMORY = "memory runs out on this input alone: use fewer --jobs, a smaller --branch-parts, or a larger machine"
+
+
+def here(work: Worker, tasks: Iterable[Task]) -> Iterator[Batch]:
+    """Execute one after another in this process; a batch for which memory runs out in halves."""
+    for task in tasks:
+        left = deque([task])
+        while left:
+            part = left.popleft()
+            try:
+                yield work(part)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    yield work.given_up(part, OUT_OF_MEMORY)
+                else:
+                    left.extendleft(reversed(part.halves()))
 
 
 def _line(problem: ProverProblem, k: int, outcome: Outcome) -> bytes:

@@ -23,12 +23,14 @@ class Before:
 
 @dataclass(frozen=True)
 class After:
-    """A finished run. proven: of the `session` inputs that this session took up. attackable, open: of those without a
+    """A run as a session leaves it. missing: of its inputs, those that other shards are to prove; with 0 it is
+    finished. proven: of the `session` inputs that this session took up. attackable, open: of those without a
     certificate; None where nothing was attacked. cost: the largest relative part of a proposed largest radius that the
     judge did not accept; None where there is none. compared: the engines, where both were asked for."""
 
     path: Path
     inputs: int
+    missing: int
     certified: int
     resumed: bool
     session: int

@@ -1,7 +1,7 @@
 """The folder of a run: written so that nothing half-finished is taken for a result and nothing finished is lost.
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
-complete; certificates.partial.jsonl until then); untrusted: models/<sha256>.onnx (a g without plain network, of
+complete; shards/ until then, shards.py); untrusted: models/<sha256>.onnx (a g without plain network, of
 which no certificate speaks), audit.json (predictions, faithfulness, timing), provenance.json (provenance.py), curves/
 (bounds, bound_archive.py), attacks/ (attack_archive.py), refuted/, and until complete unfinished/ (unfinished.py); for
 readers summary.json and report.html (commands/report.py).
@@ -14,7 +14,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterable
+import shutil
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from numpy.typing import NDArray
 
 from certmix.errors import UsageError
 from certmix.records.lines import run_line
+from certmix.runs import shards
+from certmix.runs.shards import Shard
 from certmix.settings import with_added
 from proofs_check.certificate import FORMAT, RUN_FORMAT, MalformedError, PlainNetwork
 from proofs_check.reading import folder, parse
 
-PARTIAL = "certificates.partial.jsonl"
+PARTIAL = "certificates.partial.jsonl"  # the lines of an unfinished run, as earlier versions kept them
 FINAL = "certificates.jsonl"
 ENDS = "model_ends"  # setting of a header: what was asked of the ends of the models' files, by role
 OPAQUE = "standard_model"  # setting of a header: the sha256 of the ONNX file in MODELS that is g
@@ -50,7 +53,7 @@ def dataset_sha256(inputs: NDArray[np.float32], labels: NDArray[np.int64]) -> st
 
 
 class Store:
-    """An audit's folder. Lines are appended in the order of the inputs and flushed to disk."""
+    """An audit's folder. Lines are added a range of inputs at a time, in any order, and flushed to disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,8 +65,8 @@ class Store:
         inputs: NDArray[np.float32],
         labels: NDArray[np.int64],
         models: Iterable[bytes] = (),
-    ) -> int:
-        """Start, or go on with, this run; the number of lines already there.
+    ) -> None:
+        """Start, or go on with, this run.
 
         models: ONNX files to keep beside it. Raises UsageError if the folder holds anything else, or this run,
         finished. Settings in NEUTRAL may differ from those that the run began with; its header keeps the first ones.
@@ -76,8 +79,9 @@ class Store:
                     f"{self.path} already holds another run ({'; '.join(other)}): choose another --out, or remove it"
                 )
             if (self.path / FINAL).exists():
+                shutil.rmtree(self.path / shards.FOLDER, ignore_errors=True)  # where it ended before they were removed
                 raise UsageError(f"{self.path} already holds this run, finished: see certmix report {self.path}")
-            return self._finished_lines()
+            return
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set[str]()
         if names and not (_STARTING in names and names <= _BEFORE_THE_RUN):
             raise UsageError(f"{self.path} is not empty and holds no run: choose another --out")
@@ -95,7 +99,6 @@ class Store:
         (self.path / "inputs.npz.part").rename(self.path / "inputs.npz")
         (self.path / _STARTING).rename(run)
         _sync_folder(self.path)
-        return 0
 
     @contextlib.contextmanager
     def locked(self) -> Generator[None]:
@@ -129,51 +132,77 @@ class Store:
         """Whether the folder holds this run, finished."""
         return (self.path / FINAL).exists() and not self.differences(header)
 
-    def keep_first(self, count: int) -> None:
-        """Drop every line of the unfinished run after the first `count`."""
-        path = self.path / PARTIAL
-        if path.exists():
-            kept_lines = b"".join(path.read_bytes().splitlines(keepends=True)[:count])
-            with path.open("r+b") as stream:
-                stream.truncate(len(kept_lines))
+    def unfinished(self) -> bool:
+        """Whether the folder holds a run whose lines are not all there."""
+        begun = (self.path / shards.FOLDER).exists() or (self.path / PARTIAL).exists()
+        return begun and not (self.path / FINAL).exists()
 
-    def _finished_lines(self) -> int:
-        """Count whole, sealed lines of the partial file; cut off a torn last one."""
-        path = self.path / PARTIAL
+    def done(self, size: int) -> tuple[list[Shard], list[str]]:
+        """What is proven already, in order, and what of it was damaged and is no longer there, a sentence each.
+
+        size: of batches; what an earlier version left is kept as far as its batches are whole. Raises UsageError where
+        two shards speak of the same input.
+        """
+        self._adopt_partial(size)
+        sound: list[Shard] = []
+        damaged: list[str] = []
+        for shard in shards.found(self.path):
+            try:
+                shard.lines()
+                sound.append(shard)
+            except MalformedError as error:
+                shard.path.unlink()
+                damaged.append(f"{error}: inputs {shard.start} to {shard.stop - 1} are proven again")
+        return sound, damaged
+
+    def _adopt_partial(self, size: int) -> None:
+        path, kept = self.path / PARTIAL, list[bytes]()
         if not path.exists():
-            return 0
-        kept, data = 0, path.read_bytes()
-        end = 0
-        for line in data.splitlines(keepends=True):
+            return
+        for line in path.read_bytes().splitlines(keepends=True):
             try:
                 parse.unseal(line.removesuffix(b"\n"), FORMAT, "line")
             except MalformedError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            kept, end = kept + 1, end + len(line)
-        with path.open("r+b") as stream:
-            stream.truncate(end)
-        return kept
+                break  # torn where the run was interrupted
+            if line.endswith(b"\n"):
+                kept.append(line.removesuffix(b"\n"))
+        whole = len(kept) - len(kept) % size
+        if whole:
+            self.add(0, kept[:whole])
+        path.unlink()
 
-    def append(self, lines: Iterable[bytes]) -> None:
-        """Add lines; they are on the disk when this returns."""
-        with (self.path / PARTIAL).open("ab") as stream:
-            stream.write(b"".join(line + b"\n" for line in lines))
-            stream.flush()
-            os.fsync(stream.fileno())
+    def add(self, start: int, lines: Sequence[bytes]) -> None:
+        """Lines of inputs start, start + 1, …; they are on the disk when this returns."""
+        path = shards.path_of(self.path, start, start + len(lines))
+        path.parent.mkdir(exist_ok=True)
+        _write(path, shards.content(lines))
+        _sync_folder(path.parent)
 
     def finish(self) -> None:
-        """All lines are there: give the file its final name."""
-        (self.path / PARTIAL).rename(self.path / FINAL)
+        """All lines are there: put them into one file, under its final name. Requires: shards without a gap."""
+        part = self.path / (FINAL + ".part")
+        with part.open("wb") as stream:
+            for shard in shards.found(self.path):
+                stream.write(shard.path.read_bytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.rename(self.path / FINAL)
         _sync_folder(self.path)
+        shutil.rmtree(self.path / shards.FOLDER)
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> Iterator[dict[str, Any]]:
         """Every line so far as a plain object (for tables; the judge reads them itself, strictly)."""
-        path = self.path / FINAL if (self.path / FINAL).exists() else self.path / PARTIAL
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_bytes().splitlines()]
+        final = self.path / FINAL
+        for path in [final] if final.exists() else [shard.path for shard in shards.found(self.path)]:
+            with path.open("rb") as stream:
+                yield from map(json.loads, stream)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """What an earlier session wrote; None where there is nothing that can be read."""
+        try:
+            return json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError):  # the writer's word, on which nothing rests
+            return None
 
     def write_json(self, name: str, value: object) -> Path:
         path = self.path / name

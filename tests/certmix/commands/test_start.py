@@ -13,7 +13,7 @@ import certmix
 from certmix.__main__ import COMMANDS, main
 from certmix.commands.experiment import EXPERIMENTS
 from certmix.experiments import accuracy_vs_alpha, certified_curves, confidence, tradeoff
-from certmix.runs.store import PARTIAL
+from certmix.runs import shards
 
 ACCEPTED = Path(__file__).parents[2] / "proofs_check" / "accepted" / "margin_linf"
 HEAVY = ("torch", "scipy", "cvxpy", "onnx", "onnxruntime", "matplotlib", "rich", "hypothesis")
@@ -125,6 +125,6 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(words: list[str]):
 
 
 def test_an_unfinished_run_is_not_judged_and_the_way_on_is_said(tmp_path: Path, capsys):
-    (tmp_path / PARTIAL).write_bytes(b"")
+    (tmp_path / shards.FOLDER).mkdir()
     assert main(["check", str(tmp_path)]) == 2
     assert "holds an unfinished audit: run certmix audit again" in capsys.readouterr().err

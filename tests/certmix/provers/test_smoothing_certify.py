@@ -335,7 +335,7 @@ def run_folder(path: Path, forge: bool) -> Path:
         o.line if isinstance(o, Certified) else record_line(i, 0, o)  # type: ignore[arg-type]
         for i, o in enumerate(outcomes)
     ]
-    store.append([forged(line) if forge and b'"certified"' in line else line for line in lines])
+    store.add(0, [forged(line) if forge and b'"certified"' in line else line for line in lines])
     store.finish()
     return path
 

@@ -79,7 +79,7 @@ def test_a_resumed_run_records_both_sessions(digits: Path, tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("certmix.runs.audit.Audit._certify_from", stop)
+        patched.setattr("certmix.runs.audit.Audit._certify", stop)
         assert main(words) == 130
     assert main(words) == 0
     assert len(provenance.sessions(tmp_path / "run")) == 2

@@ -1,0 +1,147 @@
+"""Tasks in several processes: the bytes of one, whatever dies on the way; and what memory cannot hold, in halves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import audit, contents
+
+from certmix.errors import UsageError
+from certmix.runs.audit import Audit
+from certmix.runs.batches import Batch, Task, Worker, here
+from certmix.runs.processes import Processes, WorkerError
+from certmix.runs.store import FINAL
+
+COUNT = 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretender(Worker):
+    """Proves nothing, and fails at input 3 as `fault` says, in a task of at least `least` inputs."""
+
+    fault: str = ""
+    least: int = 1
+
+    def __call__(self, task: Task) -> Batch:
+        if task.start <= 3 < task.stop and len(task) >= self.least:
+            match self.fault:
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "memory":
+                    raise MemoryError
+                case "usage":
+                    raise UsageError("input 3 is odd")
+                case "bug":
+                    raise ZeroDivisionError("deep inside")
+        return self.given_up(task, "pretended")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["fault"] == "unborn":
+            raise OSError("no such device")
+        super().__setstate__(state)
+
+
+def pretender(of: Audit, **fault: Any) -> Pretender:
+    worker = Worker(of.standard, of.robust, of.data.inputs, of.data.labels, of.settings, of.prover)
+    values = {f.name: getattr(worker, f.name) for f in dataclasses.fields(worker)}
+    return Pretender(**values, **fault)
+
+
+@pytest.fixture
+def some(digits: Path, tmp_path: Path) -> Audit:
+    return audit(digits, tmp_path / "unused")
+
+
+TASKS = (Task(0, 4), Task(4, 5))
+
+
+def why(batches: Iterable[Batch]) -> dict[int, str]:
+    """What is said of each input, which must be there once."""
+    lines = [json.loads(line) for batch in batches for line in batch.lines]
+    said = {line["index"]: line["advice"] for line in lines}
+    assert len(lines) == len(said) == COUNT
+    assert {line["reason"] for line in lines} == {"NOT_EXECUTED"}
+    return said
+
+
+def test_two_processes_write_the_run_of_one(digits: Path, tmp_path: Path):
+    assert audit(digits, tmp_path / "here").run() == 0
+    assert audit(digits, tmp_path / "there", Processes(2)).run() == 0
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert FINAL in contents(tmp_path / "here")
+
+
+def test_an_input_that_kills_is_said_to_and_the_others_are_proven(some: Audit):
+    said = why(Processes(1)(pretender(some, fault="kill"), TASKS))
+    assert said.pop(3) == "the process that proves it ended by SIGKILL, as where memory runs out"
+    assert set(said.values()) == {"pretended"}
+
+
+def test_a_batch_too_large_for_a_process_ends_well_in_halves(some: Audit):
+    assert set(why(Processes(2)(pretender(some, fault="kill", least=2), TASKS)).values()) == {"pretended"}
+
+
+@pytest.mark.parametrize(("fault", "error", "text"), [
+    ("usage", UsageError, "input 3 is odd"),
+    ("bug", WorkerError, "ZeroDivisionError: deep inside"),
+    ("unborn", WorkerError, "ended with exit code 1 before it could begin"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_process_is_raised_here(some: Audit, fault: str, error: type[Exception], text: str):
+    with pytest.raises(error, match=text):
+        list(Processes(1)(pretender(some, fault=fault), TASKS))
+
+
+@pytest.mark.parametrize("execute", [here, Processes(1)], ids=["here", "elsewhere"])
+def test_memory_that_runs_out_halves_a_batch_until_an_input_is_left_alone(some: Audit, execute: Any):
+    assert set(why(execute(pretender(some, fault="memory", least=2), TASKS)).values()) == {"pretended"}
+
+
+def test_an_input_too_large_for_memory_is_said_to_be(some: Audit):
+    said = why(here(pretender(some, fault="memory"), TASKS))
+    assert "memory runs out on this input alone" in said.pop(3)
+    assert set(said.values()) == {"pretended"}
+
+
+def test_another_error_is_raised_here_too(some: Audit):
+    with pytest.raises(ZeroDivisionError):
+        list(here(pretender(some, fault="bug"), TASKS))
+
+
+def offspring(process: int) -> Iterator[int]:
+    """Its direct children."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat = path.read_text()
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(stat.rpartition(")")[2].split()[1]) == process:
+            yield int(path.parent.name)
+
+
+def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_no_process(digits: Path, tmp_path: Path):
+    words = ["--standard", str(digits / "standard.onnx"), "--robust", str(digits / "robust.onnx"), "--alpha", "0.75"]
+    words += ["--data", str(digits / "audit.npz"), "--branch", "100", "--jobs", "2", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "certmix", "audit", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        deadline = time.monotonic() + 120
+        while len(children := list(offspring(process.pid))) < 2:  # and the interpreter's tracker of resources
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "run the same command again to go on" in said
+    while any(Path(f"/proc/{child}").exists() for child in children):  # as soon as they notice
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.05)
