@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("certmix.commands.merge", "put parts of an audit together that were proven in different folders"),
     "check": ("certmix.commands.check", "judge every certificate of an audit, in a process without torch"),
     "report": ("certmix.commands.report", "tables and one page of an audit: accuracies, certified shares, radii"),
+    "export": ("certmix.commands.export", "what an audit says of each input: CSV, JSON lines, Parquet, JUnit"),
     "show": ("certmix.commands.show", "one input of an audit: verdict, every method's radius, the judge's steps"),
     "sweep": ("certmix.commands.sweep", "every alpha and temperature from one audit, with no new verification"),
     "tune": ("certmix.commands.tune", "choose alpha and temperature on one split, report on another"),
