@@ -32,7 +32,7 @@ from certmix.runs.cross_check import CrossCheck, cross_check
 from certmix.runs.listener import After, Before, Listener
 from certmix.runs.provenance import Provenance
 from certmix.runs.shards import WHOLE, Part, Shard, cut, gaps
-from certmix.runs.store import ENDS, OPAQUE, Store, dataset_sha256
+from certmix.runs.store import ENDS, OPAQUE, Store, Writer, dataset_sha256
 from certmix.settings import BEST, Settings
 from proofs_check.reading.parse import RunHeader
 
@@ -150,20 +150,22 @@ class Audit:
         """Certify the inputs of the tasks; pairs (proposed, judged) of radii."""
         total, left = len(self._mine()), sum(map(len, tasks))
         radii: list[tuple[float, float]] = []
-        archive = ArchiveWriter()
+        archive, write = ArchiveWriter(), Writer(self.store, Desk(self.store.path).clear)
         self.listener.progress(total - left, total)
-        for batch in self.execute(self._worker(), tasks):
-            for index, bound in batch.bounds:
-                archive(index, bound)
-            archive.write(self.store.path, batch.task.start)
-            attack_archive.write(self.store.path, batch.task.start, batch.attacks)
-            self.store.add(batch.task.start, batch.lines)
-            Desk(self.store.path).clear(range(batch.task.start, batch.task.stop))
-            for refuted in batch.refuted:
-                self.listener.refuted(refuted.index, refuted.advice, self._saved(refuted))
-            radii += batch.radii
-            left -= len(batch.task)
-            self.listener.progress(total - left, total)
+        try:
+            for batch in self.execute(self._worker(), tasks):
+                for index, bound in batch.bounds:
+                    archive(index, bound)
+                archive.write(self.store.path, batch.task.start)
+                attack_archive.write(self.store.path, batch.task.start, batch.attacks)
+                write(batch.task.start, batch.lines)
+                for refuted in batch.refuted:
+                    self.listener.refuted(refuted.index, refuted.advice, self._saved(refuted))
+                radii += batch.radii
+                left -= len(batch.task)
+                self.listener.progress(total - left, total)
+        finally:
+            write.flush()
         return radii
 
     def _batch_size(self) -> int:

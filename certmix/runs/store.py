@@ -13,9 +13,12 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +211,39 @@ class Store:
         path = self.path / name
         _write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
         return path
+
+
+@dataclass(eq=False)
+class Writer:
+    """Adds ranges of lines to a store as they come, in any order, those that adjoin as one shard, and not more often
+    than every `seconds`: what is lost where a run is killed, and what makes writing cheap beside quick proofs.
+    written: is told of each range of inputs whose lines are on the disk."""
+
+    store: Store
+    written: Callable[[range], None]
+    seconds: float = 1.0
+    _waiting: dict[int, list[bytes]] = field(default_factory=dict)
+    _last: float = -math.inf
+
+    def __call__(self, start: int, lines: Iterable[bytes]) -> None:
+        self._waiting[start] = list(lines)
+        if time.monotonic() >= self._last + self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Everything is on the disk when this returns."""
+        while self._waiting:
+            start = min(self._waiting)
+            lines = self._waiting[start]
+            taken = [start]
+            while start + len(lines) in self._waiting:
+                taken.append(start + len(lines))
+                lines = lines + self._waiting[taken[-1]]
+            self.store.add(start, lines)
+            for k in taken:
+                del self._waiting[k]
+            self.written(range(start, start + len(lines)))
+        self._last = time.monotonic()
 
 
 def digests(folder: Path) -> dict[str, str]:

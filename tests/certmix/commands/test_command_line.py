@@ -16,6 +16,7 @@ from torch import nn
 
 from certmix.__main__ import main
 from certmix.runs import audit
+from certmix.runs.batches import Task
 from proofs_check.__main__ import main as judge
 from verifiers.auto_lirpa import compat
 from verifiers.engine import EngineError
@@ -262,10 +263,10 @@ def test_an_option_may_stand_in_the_configuration_and_on_the_command_line(digits
 
 
 def test_accuracies_are_said_before_anything_is_proven(digits, data, tmp_path, capsys, monkeypatch):
-    def stop(self: audit.Audit, done: int) -> list[tuple[float, float]]:
+    def stop(self: audit.Audit, tasks: list[Task]) -> list[tuple[float, float]]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(audit.Audit, "_certify_from", stop)
+    monkeypatch.setattr(audit.Audit, "_certify", stop)
     assert main([*arguments(digits, data), "--out", str(tmp_path / "run")]) == 130
     text = capsys.readouterr()
     assert text.out == "accuracy on the 6 inputs: standard 100.0 %, robust 100.0 %, mix 100.0 %\n"

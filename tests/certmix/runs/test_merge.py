@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ from certmix.__main__ import main
 from certmix.runs import shards
 from certmix.runs.listener import After, Before
 from certmix.runs.shards import Part, Shard
-from certmix.runs.store import FINAL, Store
+from certmix.runs.store import FINAL, Store, Writer
 from proofs_check.__main__ import main as judge
 
 COUNT, BATCH = 5, 2
@@ -149,3 +151,25 @@ def test_no_such_part_and_no_such_number_of_processes(capsys, words: tuple[str, 
     text = refusal(capsys, ["audit", *words])
     assert words[0] in text
     assert repr(words[1]) in text
+
+
+@given(st.permutations(range(6)), st.lists(st.booleans(), min_size=6, max_size=6))
+def test_lines_come_in_any_order_and_are_written_in_few_shards(order: list[int], waits: list[bool]):
+    added: list[tuple[int, list[bytes]]] = []
+    told: list[int] = []
+
+    class Recording(Store):
+        def add(self, start: int, lines: Any) -> None:
+            added.append((start, list(lines)))
+
+    write = Writer(Recording(Path()), told.extend, seconds=math.inf)
+    for k, wait in zip(order, waits, strict=True):
+        write.seconds = math.inf if wait else -math.inf
+        write(2 * k, [b"%d" % (2 * k), b"%d" % (2 * k + 1)])
+        written = {start + j for start, lines in added for j in range(len(lines))}
+        assert wait or {2 * k, 2 * k + 1} <= written
+        assert set(told) == written
+    write.flush()
+    assert sorted(told) == list(range(12))
+    numbered = sorted(line for start, lines in added for line in enumerate(lines, start))
+    assert numbered == [(k, b"%d" % k) for k in range(12)]
