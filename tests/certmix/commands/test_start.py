@@ -71,6 +71,8 @@ def test_options_are_explained_and_refused_without_torch(command: str):
         "check": ["run"],
         "report": ["run"],
         "show": ["run", "0"],
+        "export": ["run"],
+        "merge": ["run"],
         "models": ["run"],
     }
     needed |= {
