@@ -75,14 +75,15 @@ def as_object(result: Result) -> dict[str, object]:
 class Summary:
     """What can be said of a run as a whole, from what the judge found and nothing else.
 
-    correct: accepted certificates of the class that is the input's label. radii: the smallest and the largest accepted.
+    correct: accepted certificates of the class that is the input's label; labelled: those of inputs that have one.
+    radii: the smallest and the largest accepted.
     """
 
     def __init__(self) -> None:
         self.run: Run | None = None
         self.states: Counter[str] = Counter()
         self.rests: Counter[str] = Counter()
-        self.correct = 0
+        self.correct = self.labelled = 0
         self.claim: Claim | None = None
         self.radii = math.inf, 0.0
         self.problem: dict[str, str] | None = None
@@ -94,6 +95,7 @@ class Summary:
             return
         self.rests.update(result.assumptions)
         self.correct += claim.predicted == result.line.label
+        self.labelled += result.line.label >= 0
         self.claim = self.claim or claim
         self.radii = min(self.radii[0], claim.radius), max(self.radii[1], claim.radius)
 
@@ -115,9 +117,8 @@ class Summary:
         count = self.run.header.count
         if self.claim is None:
             return [f"Certified: none of {count} inputs."]
-        certified = (
-            f"Certified: {self.states['accepted']} of {count} inputs, {self.correct} of them as the label's class."
-        )
+        right = f"{self.correct} of them as the label's class" if self.labelled else "none of which has a label"
+        certified = f"Certified: {self.states['accepted']} of {count} inputs, {right}."
         assumed = [f"Assumed by {n} of them: {Assumption[name].value}." for name, n in sorted(self.rests.items())]
         return [certified, *of_claims(self.claim, *self.radii), *assumed]
 
@@ -142,7 +143,7 @@ class Summary:
         return {
             "summary": {name: self.states[name] for name in STATES},
             "count": header.get("count"),
-            "correct": self.correct,
+            "correct": self.correct if self.labelled or self.claim is None else None,
             "assumptions": dict(self.rests),
             "claim": claim,
             "words": self.words(),

@@ -13,6 +13,7 @@ from certmix.formatting import exact
 from certmix.settings import BEST, METHODS, NORMS, Settings, SmoothingSettings, as_norm, as_number
 
 if TYPE_CHECKING:
+    from certmix.data.dataset import Dataset
     from certmix.mixing.adaptive import AdaptiveMix
     from certmix.models.onnx.ends import Asked
 
@@ -101,9 +102,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
-        metavar="D.npz",
-        help="arrays `images` (float32 in the domain, or uint8) and `labels`; or a table D.csv",
+        metavar="D",
+        help="arrays `images` (float32 in the domain, or uint8) and `labels` (D.npz; D.npy with --labels), a table "
+        "(.csv, .parquet), or a folder of images, with a folder for each class",
     )
+    words = "array or column of D with the classes, where it has no usual name; a file L.npy; none: there are none"
+    group.add_argument("--labels", metavar="NAME", help=words)
     group.add_argument("--limit", type=int, metavar="N", help="use only the first N inputs")
     group.add_argument(
         "--domain",
@@ -113,6 +117,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         metavar=("LOW", "HIGH"),
         help="every coordinate stays in it (default 0 1)",
     )
+
+
+def data(options: argparse.Namespace, domain: tuple[float, float] | None, name: str = "data") -> Dataset:
+    """What --data (or the option `name`) and --labels say. Raises UsageError."""
+    from certmix.data.dataset import load_data
+
+    return load_data(required(options, name), options.limit, domain, options.labels)
 
 
 def add_mix(parser: argparse.ArgumentParser) -> None:

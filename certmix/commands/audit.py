@@ -16,7 +16,6 @@ from pathlib import Path
 
 from certmix.commands import adaptive, arguments, parsing
 from certmix.commands.running import add_jobs, add_shard, add_telling, executor, listener
-from certmix.data.dataset import load_data
 from certmix.runs.provenance import GivenFile, Provenance
 from certmix.runs.store import Store
 
@@ -41,7 +40,9 @@ def run(options: argparse.Namespace) -> int:
     out = Path(arguments.required(options, "out"))
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
-    data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
+    data = arguments.data(options, settings.domain)
+    if options.fail_under is not None:
+        data.require_labels("--fail-under counts inputs certified as their label")
     counts = settings.method == "smoothing"  # and does not look into h
     standard, robust = load_pair(*files, data.inputs.shape[1:], not counts, arguments.ends(options))
     data.require(robust.input_shape, robust.classes, settings.domain)

@@ -32,8 +32,10 @@ def add_own_files(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("your own files, compared with those that the run speaks of")
     group.add_argument("--standard", type=Path, metavar="S.onnx", help="the model that should be g")
     group.add_argument("--robust", type=Path, metavar="R.onnx", help="the model that should be h")
-    group.add_argument("--data", type=Path, metavar="D.npz", help="the inputs and labels that should have been audited")
+    group.add_argument("--data", type=Path, metavar="D", help="the inputs and labels that should have been audited")
     group.add_argument("--limit", type=int, metavar="N", help="only the first N of --data should have been")
+    words = "as of certmix audit, where the run does not remember it"
+    group.add_argument("--labels", metavar="NAME", help=words)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,8 +45,8 @@ def run(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "proofs_check", str(options.folder), "--jobs", str(options.jobs), *flags]
     if Store(options.folder).unfinished():
         raise UsageError(f"{options.folder} holds an unfinished audit: run certmix audit again, it goes on")
-    given = options.standard, options.robust, options.data, options.limit
-    if given == (None, None, None, None):
+    given = options.standard, options.robust, options.data, options.limit, options.labels
+    if given == (None,) * len(given):
         return subprocess.run(command, check=False).returncode
 
     from certmix.runs import own_files  # loads torch and onnx where a model is given, never in the judge's process

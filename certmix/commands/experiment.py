@@ -97,6 +97,7 @@ def _pair(options: argparse.Namespace) -> Pair:
         arguments.device(options.device),
         options.allow_pt2,
         arguments.ends(options),
+        options.labels,
     )
     models = {f"{name} ({sources[name]})": getattr(pair, name) for name in ("standard", "robust")}
     arguments.warn(about_probabilities(models, pair.inputs))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certmix.commands import arguments as shared
-from certmix.data.dataset import Dataset, load_data
+from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
 from proofs_check.certificate import PlainNetwork
 
@@ -96,7 +96,7 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
         search,
         options.engine,
     )
-    data = load_data(options.data, options.limit, domain)
+    data = shared.data(options, domain)
     _, end = shared.ends(options)
     robust = load_model(options.robust, input_shape=data.inputs.shape[1:], output=end.output, outputs=end.outputs)
     network = robust.require_network()

@@ -93,7 +93,8 @@ def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
 
 
 def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
-    if action.dest in ("standard", "robust", "alpha_network", "data", "audit_data", "out"):
+    files = ("standard", "robust", "alpha_network", "data", "audit_data", "out")
+    if action.dest in files or (action.dest == "labels" and str(value).endswith(".npy")):
         return os.fspath(path.parent / str(value))
     if action.nargs == 0:
         if not isinstance(value, bool):

@@ -56,9 +56,11 @@ def run(options: argparse.Namespace) -> int:
     from certmix.runs import own_files
 
     console = Console()
-    given = options.standard, options.robust, options.data, options.limit
+    given = options.standard, options.robust, options.data, options.limit, options.labels
     comparisons = () if given == (None,) * len(given) else own_files.compare(store.path, *given)
     verdict = None if options.no_check else judged(store.path, options.jobs)
+    if options.fail_under is not None and all(line["label"] < 0 for line in store.lines()):
+        raise UsageError(f"--fail-under counts inputs certified as their label, and those of {store.path} have none")
     steps = options.attack_steps
     if steps is None:
         steps = ATTACK_STEPS if sum(1 for _ in store.lines()) <= ATTACKED else 0

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmix.commands import arguments
-from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.formatting import lower, percent_down, percent_nearest
 from certmix.records import assumptions
@@ -45,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     if settings.alpha <= 0.5 and not settings.use_standard:
         raise UsageError(f"smoothing h alone needs alpha > 1/2, got {settings.alpha}: raise it, or --use-standard")
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
-    data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
+    data = arguments.data(options, settings.domain)
+    data.require_labels("the table ends with the share of right answers")
     standard, robust = load_pair(*files, data.inputs.shape[1:], needs_network=False, ends=arguments.ends(options))
     data.require(robust.input_shape, robust.classes, settings.domain)
     labels = tuple(int(v) for v in data.labels)

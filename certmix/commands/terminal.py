@@ -72,7 +72,10 @@ class Terminal(Listener):
     def before(self, found: Before) -> None:
         plain = ", not smoothed" if found.smoothed else ""
         shown = ", ".join(f"{name} {percent_nearest(*ratio(share))} %" for name, share in found.accuracies.items())
-        print(f"accuracy on the {found.inputs} inputs{plain}: {shown}", flush=True)
+        if found.accuracies:
+            print(f"accuracy on the {found.inputs} inputs{plain}: {shown}", flush=True)
+        else:
+            print(f"the {found.inputs} inputs have no labels: nothing is known to be correct", flush=True)
         for note in found.notes:
             print(note, flush=True)
         arguments.warn(found.doubts)

@@ -20,7 +20,6 @@ from typing import Any
 from certmix.commands import arguments
 from certmix.commands.running import add_jobs, executor
 from certmix.commands.sweep import add_grid, grid
-from certmix.data.dataset import load_data
 from certmix.errors import UsageError
 from certmix.formatting import exact, lower, nearest, ratio, upper
 from certmix.mixing.parameters import check_alpha, check_temperature
@@ -62,8 +61,9 @@ def run(options: argparse.Namespace) -> int:
     if not alphas:
         raise UsageError(f"--alpha {options.alpha}: Lemma 3.2 certifies alpha > 1/2 only")
     settings = _settings(options, alphas, temperatures)
-    tune_data = load_data(arguments.required(options, "data"), options.limit, settings.domain)
-    audit_data = load_data(arguments.required(options, "audit_data"), options.limit, settings.domain)
+    tune_data, audit_data = (arguments.data(options, settings.domain, name) for name in ("data", "audit_data"))
+    for given in (tune_data, audit_data):
+        given.require_labels("accuracies choose the mix")
     need_disjoint(tune_data, audit_data)
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
     models = load_pair(*files, tune_data.inputs.shape[1:], ends=arguments.ends(options))

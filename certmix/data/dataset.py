@@ -1,11 +1,9 @@
-"""Labelled inputs from an .npz or .csv file, checked before anything is computed from them."""
+"""Inputs and their classes, from files or from Python, checked before anything is computed from them."""
 
 from __future__ import annotations
 
 import math
-import warnings
-import zipfile
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,35 +11,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certmix.data import file_kinds
+from certmix.data import objects, tables
+from certmix.data.arrays import INPUT_NAMES, LABEL_NAMES, PIXELS, UNIT, as_classes, as_inputs, stored
+from certmix.data.found import Found
 from certmix.errors import UsageError
-from certmix.formatting import exact
 from proofs_check.certificate import Float32Array
 
-INPUT_NAMES = ("images", "inputs", "x", "x_test", "data")
-LABEL_NAMES = ("labels", "y", "y_test", "targets")
-LABEL_COLUMNS = (*LABEL_NAMES, "label", "target", "class")  # of a table
-EXACT = 2**24  # integers up to here are float32 numbers
-UNIT: tuple[float, float] = (0.0, 1.0)
-PIXELS: tuple[float, float] = (0.0, 255.0)
+__all__ = ["INPUT_NAMES", "LABEL_NAMES", "Dataset", "load_data", "outside_advice", "shape_advice"]
+UNLABELLED = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """inputs: (N, *shape) float32 in raw units, finite, N >= 1. labels: (N,) int64 >= 0. source: the file.
-    available: how many inputs the file holds, of which these are the first N; None if that is not known."""
+    """inputs: (N, *shape) float32 in raw units, finite, N >= 1. labels: (N,) int64 >= 0, or all UNLABELLED. source: the
+    file. available: how many inputs it holds, of which these are the first N; None if that is not known.
+    labels_named: what `load_data` was told of the labels."""
 
     inputs: Float32Array
     labels: NDArray[np.int64]
     source: str
     available: int | None = None
+    labels_named: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the classes are known; if not, nothing can be right or wrong."""
+        return bool((self.labels != UNLABELLED).any())
+
     def __repr__(self) -> str:
-        shape, classes = self.inputs.shape[1:], f"{self.labels.min()} to {self.labels.max()}"
-        return f"Dataset({self.source[-150:]}: {len(self)} inputs of shape {shape}, labels {classes})"
+        classes = f"labels {self.labels.min()} to {self.labels.max()}" if self.labelled else "no labels"
+        return f"Dataset({self.source[-150:]}: {len(self)} inputs of shape {self.inputs.shape[1:]}, {classes})"
+
+    def require_labels(self, why: str) -> None:
+        """Raises UsageError where there are none."""
+        if not self.labelled:
+            raise UsageError(f"{why}, and {self.source} has none: give labels")
 
     def require(self, input_shape: tuple[int, ...], classes: int, domain: tuple[float, float] | None) -> None:
         """Raises UsageError unless a model of this signature can be run on every input, all in `domain`."""
@@ -97,139 +104,46 @@ def outside_advice(low: float, high: float) -> str:
     return "scale the inputs; only if the model takes such values raw, pass their range as the domain"
 
 
-def load_data(path: str | Path, limit: int | None = None, domain: tuple[float, float] | None = UNIT) -> Dataset:
-    """The .npz or .csv file at `path`, or its first `limit` entries.
+def load_data(
+    source: str | Path | Iterable[Any],
+    limit: int | None = None,
+    domain: tuple[float, float] | None = UNIT,
+    labels: str | Path | None = None,
+) -> Dataset:
+    """Inputs and classes of `source`, or its first `limit`: a file, a folder of images, or an object of Python.
 
-    An .npz file holds one array of INPUT_NAMES, (N, …): floating point, taken as it is and rounded to float32; uint8,
-    divided by 255 where `domain` is [0, 1] and taken as it is where it is [0, 255]; other integers likewise, but as
-    they are for any other domain, too, and for [0, 1] where all are 0 or 1. And one of LABEL_NAMES, (N,) or (N, 1)
-    classes, whole numbers of any type, or (N, K) one-hot. A .csv file begins with the names of its columns, of which
-    one of LABEL_COLUMNS holds the class and all others, as they are, the features.
+    A file is an .npz archive of arrays, one array of inputs (.npy), a table (.csv, .parquet), or a folder with one
+    folder of images for each class (docs/data.md says what each holds). An object is a pair of arrays or tensors, or
+    yields pairs (input, class), batches of them, or mappings with such entries: datasets of torchvision and Hugging
+    Face, loaders, lists. Inputs are floating point, taken as they are and rounded to float32; uint8, divided by 255
+    where `domain` is [0, 1] and taken as they are where it is [0, 255]; other integers likewise, but as they are for
+    any other domain, too, and for [0, 1] where all are 0 or 1. Classes are (N,) or (N, 1) whole numbers of any type, or
+    (N, K) one-hot.
+
+    labels: the name of the array, the column or the entry that holds the classes, where it has none of the usual names;
+    of one array of inputs the .npy file of the classes; "none": there are none.
 
     Raises UsageError: no such file, another kind of file, a missing or ambiguous array, another dtype, uint8 with
     another domain (None too), no entries, different lengths, a value that is not finite, a negative label, limit < 1.
     """
-    path = Path(path)
-    inputs, labels = _table(path) if path.suffix == ".csv" else _arrays(path)
-    values = _inputs(*inputs, domain)
-    classes = _labels(*labels, len(values))
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be >= 1, got {limit}")
-    return Dataset(np.ascontiguousarray(values[:limit]), classes[:limit], str(path), len(classes))
+    named = None if labels is None else str(labels)
+    if isinstance(source, str | Path):
+        name, found = str(source), _read(Path(source), limit, named)
+    else:
+        name, found = objects.name(source), objects.collected(source, limit, named)
+    values = as_inputs(*found.inputs, domain)
+    count = len(values)
+    classes = np.full(count, UNLABELLED) if found.labels is None else as_classes(*found.labels, count)
+    return Dataset(np.ascontiguousarray(values[:limit]), classes[:limit], name, found.available, named)
 
 
-Placed = tuple[NDArray[Any], str]  # an array, and where it stands
+def _read(path: Path, limit: int | None, labels: str | None) -> Found:
+    if path.is_dir():
+        from certmix.data import images  # and Pillow, where it is wanted
 
-
-def _arrays(path: Path) -> tuple[Placed, Placed]:
-    """Inputs and labels of an .npz file."""
-    arrays = _read(path)
-    names = [name for name in INPUT_NAMES if name in arrays]
-    if len(names) != 1:
-        known, there = ", ".join(INPUT_NAMES), ", ".join(sorted(arrays)) or "none"
-        raise UsageError(f"{path}: needs one array of inputs, named one of {known}, has {there}")
-    found = [name for name in LABEL_NAMES if name in arrays]
-    if len(found) != 1:
-        known, there = ", ".join(LABEL_NAMES), ", ".join(sorted(arrays))
-        raise UsageError(f"{path}: needs one array of labels, named one of {known}, has {there}")
-    return (arrays[names[0]], f"{path}: {names[0]}"), (arrays[found[0]], f"{path}: {found[0]}")
-
-
-def _table(path: Path) -> tuple[Placed, Placed]:
-    """Features and labels of a .csv file."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file: give the path of a table with a row of names and one row per input")
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            columns = [name.strip().strip('"').lower() for name in file.readline().split(",")]
-        with warnings.catch_warnings(action="ignore"):  # of a table without rows, which is refused below
-            values = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path}: not a table of numbers with commas between ({str(error).splitlines()[0]})"
-        ) from error
-    found = [k for k, name in enumerate(columns) if name in LABEL_COLUMNS]
-    if len(found) != 1 or len(columns) != values.shape[1]:
-        known = ", ".join(LABEL_COLUMNS)
-        raise UsageError(
-            f"{path}: its first row must name {values.shape[1]} columns, one of them one of {known}; it names "
-            f"{', '.join(columns)[:200]}"
-        )
-    return (np.delete(values, found[0], axis=1), f"{path}: features"), (values[:, found[0]], f"{path}: labels")
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file: give the path of an .npz file with images and labels")
-    what = file_kinds.kind(path)
-    if what not in (None, file_kinds.ARRAYS, file_kinds.ARRAY):
-        raise UsageError(f"{path}: is {what}")
-    try:
-        stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise UsageError(f"{path}: is a single array: store images and labels with numpy.savez")
-        with stored:
-            return {name: np.asarray(stored[name]) for name in stored.files}
-    except UsageError:
-        raise
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{path}: not a complete .npz file ({error})") from error
-
-
-def _inputs(value: NDArray[Any], place: str, domain: tuple[float, float] | None) -> Float32Array:
-    if value.ndim < 2 or value.size == 0:
-        raise UsageError(f"{place} has shape {value.shape}, needs (N, …) with at least one entry")
-    if value.dtype == np.uint8 or (value.dtype.kind in "iu" and domain == UNIT and value.max() > 1):
-        return _pixels(value, place, domain)
-    if value.dtype.kind in "iu" and domain is not None:
-        if max(abs(int(value.min())), abs(int(value.max()))) > EXACT:
-            raise UsageError(f"{place} holds integers beyond 2^24, which float32 rounds: store it as float32")
-        return value.astype(np.float32)
-    if value.dtype.kind != "f":
-        raise UsageError(f"{place} has dtype {value.dtype}, needs integers (0 to 255) or float32 (raw units)")
-    with np.errstate(over="ignore"):
-        result = value.astype(np.float32)
-    if not np.isfinite(result).all():
-        k = int(np.flatnonzero(~np.isfinite(result).reshape(len(result), -1).all(axis=1))[0])
-        raise UsageError(f"{place} holds a value that is not finite in entry {k}: remove or repair it")
-    return result
-
-
-def _pixels(value: NDArray[Any], place: str, domain: tuple[float, float] | None) -> Float32Array:
-    if value.min() < 0 or value.max() > PIXELS[1]:
-        raise UsageError(
-            f"{place} holds integers from {value.min()} to {value.max()}, which are no pixels from 0 to 255: pass the "
-            "domain that they lie in, or store them as float32 in the units that the model takes"
-        )
-    if domain == UNIT:
-        return value.astype(np.float32) / np.float32(255)
-    if domain == PIXELS:
-        return value.astype(np.float32)
-    asked = "no domain" if domain is None else f"the domain [{exact(domain[0])}, {exact(domain[1])}]"
-    raise UsageError(
-        f"{place} has dtype uint8, whose scale is known for the domains [0, 1] (divided by 255) and [0, 255] (as they "
-        f"are) only, and {asked} was given: store them as float32 in the units that the model takes"
-    )
-
-
-def _labels(value: NDArray[Any], place: str, count: int) -> NDArray[np.int64]:
-    """(N,) classes from (N,) or (N, 1) whole numbers, or from (N, K) one-hot rows."""
-    one_hot = value.ndim == 2 and value.shape[1] > 1
-    if value.dtype.kind not in "iufb" or value.ndim not in (1, 2) or (one_hot and not _rows_are_one_hot(value)):
-        raise UsageError(
-            f"{place} has dtype {value.dtype} and shape {value.shape}, needs classes of shape (N,), or (N, K) one-hot"
-        )
-    classes = value.argmax(axis=1) if one_hot else value.ravel()
-    if len(classes) != count:
-        raise UsageError(f"{place} has {len(classes)} entries for {count} inputs")
-    whole = np.isfinite(classes) & (classes == np.rint(classes))
-    if not whole.all():
-        raise UsageError(f"{place} holds {classes[~whole][0]}, needs classes 0, 1, …")
-    labels = classes.astype(np.int64)
-    if (labels < 0).any():
-        raise UsageError(f"{place} holds {labels.min()}, needs classes >= 0")
-    return labels
-
-
-def _rows_are_one_hot(value: NDArray[Any]) -> bool:
-    return bool(((value == 0) | (value == 1)).all() and (value.astype(np.int64).sum(axis=1) == 1).all())
+        return images.folder(path, limit, labels)
+    if path.suffix in (".csv", ".parquet"):
+        return tables.read(path, limit, labels)
+    return stored(path, labels)

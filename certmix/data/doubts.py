@@ -16,7 +16,9 @@ LEAST_PART = 0.1  # of the domain that inputs should reach
 
 
 def accuracies(predictions: Mapping[str, Sequence[int]], data: Dataset) -> dict[str, float]:
-    """The share, in percent, of inputs that each model's predictions (N,) get right."""
+    """The share, in percent, of inputs that each model's predictions (N,) get right; none where there are no labels."""
+    if not data.labelled:
+        return {}
     return {name: 100.0 * float(np.mean(np.asarray(p) == data.labels)) for name, p in predictions.items()}
 
 

@@ -104,15 +104,17 @@ def load_pair(
     device: str,
     allow_pt2: bool = False,
     ends: tuple[Asked, Asked] = (Asked(), Asked()),
+    labels: str | None = None,
 ) -> Pair:
     """The pair and its data on `device`, from the files sources["standard"], ["robust"], ["data"].
 
     limit: only the first inputs; None: all. radius in raw input units. allow_pt2: as load_classifier has it. ends:
-    what is asked of the ends of g's file and of h's. Raises UsageError.
+    what is asked of the ends of g's file and of h's. labels: as of `load_data`. Raises UsageError.
     """
     if batch_size < 1:
         raise UsageError(f"batch-size must be >= 1, got {batch_size}")
-    data = load_data(sources["data"], limit, domain)
+    data = load_data(sources["data"], limit, domain, labels)
+    data.require_labels("accuracies need labels")
     shape = data.inputs.shape[1:]
     files = zip((sources["standard"], sources["robust"]), ends, strict=True)
     standard, robust = (load_classifier(file, allow_pt2, shape, end) for file, end in files)
@@ -130,8 +132,8 @@ def load_pair(
         g, h = (f"{name} ({sources[name]})" for name in ("standard", "robust"))
         raise UsageError(f"class counts differ: {g} has {shapes[0]}, {h} has {shapes[1]}")
     data.require(tuple(inputs.shape[1:]), shapes[0], domain)
-    labels = torch.from_numpy(data.labels).to(device)
-    return Pair(standard, robust, inputs, labels, norm, radius, domain, budget, batch_size, sources)
+    classes = torch.from_numpy(data.labels).to(device)
+    return Pair(standard, robust, inputs, classes, norm, radius, domain, budget, batch_size, sources)
 
 
 def _require_one_shape(standard: PlainModule, robust: PlainModule, paths: dict[str, str]) -> None:

@@ -41,7 +41,8 @@ class Input:
 
     @property
     def right(self) -> bool:
-        return self.predicted == self.label
+        """Of its label's class; without label there is none to differ from."""
+        return self.label < 0 or self.predicted == self.label
 
     @property
     def counts(self) -> bool:

@@ -84,7 +84,8 @@ def said_of(judged: JudgedLine) -> Verdict:
 def lines(report: AuditReport, of: Input, judged: JudgedLine, others: Mapping[Method, Outcome | str]) -> list[str]:
     """The text, line by line."""
     ball = claims.ball(report.said["norm"])
-    text_lines = [f"input {of.index} of {report.path}: label {of.label}, class {of.predicted}, {_verdict(of)}"]
+    label = "no label" if of.label < 0 else f"label {of.label}"
+    text_lines = [f"input {of.index} of {report.path}: {label}, class {of.predicted}, {_verdict(of)}"]
     for name, model in report.clean.items():
         given = model.classes[of.index]
         text_lines.append(f"  {name} gives class {given} ({model.source})")

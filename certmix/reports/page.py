@@ -71,13 +71,14 @@ def headline(report: AuditReport) -> str:
     """The result in one sentence."""
     n, ball = report.n, claims.ball(report.said["norm"])
     hits = sum(i.counts for i in report.inputs)
+    what = "their label" if report.labelled else "their class, and none has a label"
     if report.settings["radius"] is not None:
         within = f"within {ball} radius {lower(report.settings['radius'])}"
-        return f"{percent_down(hits, n)} % of {n} inputs are certified to keep their label {within}."
+        return f"{percent_down(hits, n)} % of {n} inputs are certified to keep {what}, {within}."
     if report.reference is None:
-        return f"None of {n} inputs is certified to keep its label."
+        return f"None of {n} inputs is certified to keep its {'label' if report.labelled else 'class'}."
     return (
-        f"{hits} of {n} inputs are certified to keep their label, half of these {hits} up to {ball} radius "
+        f"{hits} of {n} inputs are certified to keep {what}, half of these {hits} up to {ball} radius "
         f"{lower(report.reference, 4)} or more."
     )
 
@@ -173,6 +174,8 @@ class OfClass:
 
 def by_class(report: AuditReport) -> list[OfClass]:
     classes: list[OfClass] = []
+    if not report.labelled:
+        return classes
     for label in sorted({i.label for i in report.inputs}):
         inputs_of_class = [i for i in report.inputs if i.label == label]
         radii = sorted(i.radius for i in inputs_of_class if i.counts and i.radius is not None)
@@ -210,7 +213,7 @@ def gallery(report: AuditReport) -> list[Group]:
     groups = [
         ("strongest", "the largest certified radii", strong[:GALLERY] if largest else []),
         ("weakest", "the smallest certified radii", strong[GALLERY:][::-1][:GALLERY] if largest else []),
-        ("certified", "the first ones certified as their label", [] if largest else strong[:GALLERY]),
+        ("certified", "the first ones certified", [] if largest else strong[:GALLERY]),
         ("open", "neither a proof nor an attack", [i for i in inputs if i.verdict == "open"]),
         (
             "attackable",
@@ -243,7 +246,7 @@ def _scale(report: AuditReport) -> tuple[float, float]:
 
 
 def _exhibit(report: AuditReport, of: Input, scale: tuple[float, float]) -> Exhibit:
-    caption = [f"label {of.label}, class {of.predicted}"]
+    caption = [f"{_label(of)}, class {of.predicted}"]
     if of.radius is not None:
         caption.append(f"certified to {lower(of.radius, 4)}")
     if of.attack is not None:
@@ -260,6 +263,10 @@ def _exhibit(report: AuditReport, of: Input, scale: tuple[float, float]) -> Exhi
     return Exhibit(of.index, tuple(caption), tuple(shown))
 
 
+def _label(of: Input) -> str:
+    return "no label" if of.label < 0 else f"label {of.label}"
+
+
 def as_csv(inputs: Sequence[Input]) -> str:
     """All inputs, radii rounded to their safe side; a comma and a line feed separate, as RFC 4180 has it."""
     stream = io.StringIO()
@@ -270,7 +277,8 @@ def as_csv(inputs: Sequence[Input]) -> str:
         verdict = "certified, wrong class" if wrong else i.verdict
         radius = "" if i.radius is None else lower(i.radius)
         attack = "" if i.attack is None else upper(i.attack.radius)
-        writer.writerow([i.index, i.label, i.predicted, verdict, radius, attack, i.judge, _cell(i.why)])
+        label = "" if i.label < 0 else i.label
+        writer.writerow([i.index, label, i.predicted, verdict, radius, attack, i.judge, _cell(i.why)])
     return stream.getvalue()
 
 

@@ -79,6 +79,11 @@ class AuditReport:
         return OPAQUE in self.settings
 
     @property
+    def labelled(self) -> bool:
+        """Whether the inputs have labels; if not, nothing is known to be correct."""
+        return any(i.label >= 0 for i in self.inputs)
+
+    @property
     def n(self) -> int:
         return len(self.inputs)
 
@@ -139,7 +144,7 @@ def read(path: Path, verdict: Judged | None, attack_steps: int) -> AuditReport:
             attacks = attacked.standing(run, attack_archive.read(path))
             inputs = tuple(dataclasses.replace(i, attack=attacks.get(i.index)) for i in inputs)
             refuted = attacked.refuted(run, inputs)
-        if attack_steps and said["smoothing"] is None:
+        if attack_steps and said["smoothing"] is None and any(i.label >= 0 for i in inputs):
             survivors = _survivors(run, reference, attack_steps)
     except UsageError as error:  # the judge says what is wrong with such a folder; the page is still one
         trouble = str(error)
@@ -151,7 +156,7 @@ def read(path: Path, verdict: Judged | None, attack_steps: int) -> AuditReport:
         said=said,
         inputs=inputs,
         values=values,
-        clean=clean,
+        clean=clean if any(i.label >= 0 for i in inputs) else {},
         reference=reference,
         attacked=bool(settings["attack_steps"]) and said["smoothing"] is None and not trouble,
         survivors=survivors,

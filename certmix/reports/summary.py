@@ -23,28 +23,31 @@ CURVE_ROWS = 11  # of the table; the page and summary.json hold every step
 
 def as_json(report: AuditReport) -> dict[str, Any]:
     """What summary.json holds. Certificates count where the judge accepted them, or nobody judged. curve: from each
-    radius to the next, that one included, so many percent are certified beyond it as their label."""
+    radius to the next, that one included, so many percent are certified beyond it as their label. Without
+    labels nothing is correct: what says so is null, and the curve is of what is certified."""
     n, settings = report.n, report.settings
     certified = [i for i in report.inputs if i.radius is not None]
     correct = sum(i.counts for i in certified)
     curve = certified_curve(report.inputs)
+    what = "certified_correct" if report.labelled else "certified"
     steps = zip(curve.radii, curve.counts, strict=True) if settings["radius"] is None else ()
     return {
         "n": n,
         **{name: settings[name] for name in ("alpha", "temperature", "norm", "method", "radius", "evidence")},
         "adaptive": report.said["adaptive"],
         "judged": report.verdict is not None,
+        "labelled": report.labelled,
         "standard_without_gradients": report.g_without_gradients,
         "rests_on": assumptions.words(report.assumptions),
         "clean_accuracy": {_role(name): 100.0 * sum(report.right(name)) / n for name in report.clean},
         "clean_accuracy_source": {_role(name): of.source for name, of in report.clean.items()},
         "certified": 100.0 * len(certified) / n,
-        "certified_correct": 100.0 * correct / n,
-        "certified_correct_count": correct,
+        "certified_correct": 100.0 * correct / n if report.labelled else None,
+        "certified_correct_count": correct if report.labelled else None,
         "verdicts": dict(Counter(i.verdict for i in report.inputs)),
         "reasons": dict(Counter(i.why.split(":")[0] for i in report.inputs if i.radius is None)),
         "radii": _quantiles([i.radius for i in certified if i.radius is not None]),
-        "curve": [{"radius": r, "certified_correct": 100.0 * k / n} for r, k in steps],
+        "curve": [{"radius": r, what: 100.0 * k / n} for r, k in steps],
         "seconds": report.audit["seconds"],
         "largest_relative_cost_of_judging": report.audit["largest_relative_cost_of_judging"],
     }
@@ -70,7 +73,10 @@ def show(report: AuditReport, console: Console) -> None:
     for name, of in report.clean.items():
         table.add_row(f"clean accuracy, {_role(name)} ({of.source})", percent_nearest(sum(report.right(name)), n))
     table.add_row("certified", percent_down(sum(i.radius is not None for i in inputs), n))
-    table.add_row("certified and correct", percent_down(sum(i.counts for i in inputs), n), style="bold")
+    if report.labelled:
+        table.add_row("certified and correct", percent_down(sum(i.counts for i in inputs), n), style="bold")
+    else:
+        console.print("the inputs have no labels: nothing is known to be correct")
     attacked = report.attacked_share(MIX)
     if attacked is not None and report.reference is not None:
         table.add_row(f"correct and not attacked at {lower(report.reference)}, at most", attacked.percent)
@@ -93,7 +99,8 @@ def _show_radii(report: AuditReport, console: Console) -> None:
         table.add_row(q, lower(radius))
     print_table(console, table)
     curve = certified_curve(report.inputs)
-    shares = Table("radius", "certified and correct %", title="certified accuracy beyond a radius")
+    what = "certified and correct %" if report.labelled else "certified %"
+    shares = Table("radius", what, title="certified beyond a radius")
     for k in np.unique(np.linspace(0, len(curve.radii) - 1, CURVE_ROWS).astype(int)):
         shares.add_row(lower(curve.radii[k]), percent_down(curve.counts[k], report.n))
     print_table(console, shares)

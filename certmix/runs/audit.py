@@ -32,7 +32,7 @@ from certmix.runs.cross_check import CrossCheck, cross_check
 from certmix.runs.listener import After, Before, Listener
 from certmix.runs.provenance import Provenance
 from certmix.runs.shards import WHOLE, Part, Shard, cut, gaps
-from certmix.runs.store import ENDS, OPAQUE, Store, Writer, dataset_sha256
+from certmix.runs.store import ENDS, LABELS, OPAQUE, Store, Writer, dataset_sha256
 from certmix.settings import BEST, Settings
 from proofs_check.reading.parse import RunHeader
 
@@ -117,6 +117,7 @@ class Audit:
                 **dataclasses.asdict(self.settings),
                 **kept,
                 **self._ends(),
+                **({} if self.data.labels_named is None else {LABELS: self.data.labels_named}),
                 "standard": self.standard.source,
                 "robust": self.robust.source,
                 "standard_faithfulness": self.standard.faithfulness,

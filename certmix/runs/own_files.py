@@ -19,7 +19,8 @@ import numpy as np
 from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.formatting import upper
-from certmix.runs.store import ENDS, OPAQUE
+from certmix.runs.provenance import GivenFile
+from certmix.runs.store import ENDS, LABELS, OPAQUE
 from proofs_check.certificate import MalformedError, ModelFile, PlainNetwork
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
@@ -44,17 +45,24 @@ class Compared:
 
 
 def compare(
-    path: Path, standard: Path | None, robust: Path | None, data: Path | None, limit: int | None
+    path: Path,
+    standard: Path | None,
+    robust: Path | None,
+    data: Path | None,
+    limit: int | None,
+    labels: str | None = None,
 ) -> tuple[Compared, ...]:
-    """The run in `path` beside the files given. limit: of the data file, its first inputs only.
+    """The run in `path` beside the files given. limit: of the data file, its first inputs only. labels: as of
+    `load_data`; None: as the run was told.
 
     Raises UsageError where a file, or the folder, cannot be read.
     """
-    if limit is not None and data is None:
-        raise UsageError("--limit is about --data: give both, or neither")
+    if data is None and (limit is not None or labels is not None):
+        raise UsageError(f"--{'labels' if limit is None else 'limit'} is about --data: give both, or neither")
     try:
         header = parse.run_header(folder.header_bytes(path))
-        dataset = None if data is None else load_data(data, limit, _domain(header))
+        told = labels or header.settings.get(LABELS)
+        dataset = None if data is None else load_data(data, limit, _domain(header), told)
         comparisons: list[Compared] = []
         for what, file, digest in (("standard", standard, header.standard), ("robust", robust, header.robust)):
             if file is not None:
@@ -96,9 +104,8 @@ def verdict(found: tuple[Compared, ...]) -> list[str]:
 
 
 def _compared(what: str, file: Path, same: bool | None, words: list[str]) -> Compared:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Compared(what, str(file), file.stat().st_size, digest, same, tuple(words))
+    of = GivenFile.of(file)
+    return Compared(what, str(file), of.bytes, of.sha256, same, tuple(words))
 
 
 def _domain(header: parse.RunHeader) -> tuple[float, float] | None:

@@ -25,7 +25,8 @@ PACKAGES = ("certmix", "torch", "numpy", "onnxruntime", "python-flint", "auto_Li
 
 @dataclass(frozen=True)
 class GivenFile:
-    """A file as it was given: its path, the sha256 of its bytes, and their number."""
+    """A file as it was given: its path, the sha256 of its bytes, and their number. Of a folder: of one line for each
+    file in it, by name, of its sha256, two spaces and its path there, as sha256sum prints them; and all their bytes."""
 
     path: str
     sha256: str
@@ -34,6 +35,11 @@ class GivenFile:
     @classmethod
     def of(cls, path: str | Path) -> GivenFile:
         """Raises UsageError where it cannot be read."""
+        if Path(path).is_dir():
+            each = [cls.of(file) for file in sorted(Path(path).rglob("*")) if file.is_file()]
+            lines = [f"{file.sha256}  {Path(file.path).relative_to(path)}\n" for file in each]
+            digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+            return cls(str(path), digest, sum(file.bytes for file in each))
         try:
             with Path(path).open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()

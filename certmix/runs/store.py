@@ -36,13 +36,14 @@ from proofs_check.reading import folder, parse
 PARTIAL = "certificates.partial.jsonl"  # the lines of an unfinished run, as earlier versions kept them
 FINAL = "certificates.jsonl"
 ENDS = "model_ends"  # setting of a header: what was asked of the ends of the models' files, by role
+LABELS = "labels"  # setting of a header: what was said of the labels of the data, if anything was
 OPAQUE = "standard_model"  # setting of a header: the sha256 of the ONNX file in MODELS that is g
 MODELS = "models"  # folder of ONNX files that ran in onnxruntime
 _STARTING = "run.json.part"  # the first file of a folder: until it becomes run.json, the run has not begun
 _BEFORE_THE_RUN = frozenset({_STARTING, "networks", MODELS, "inputs.npz", "inputs.npz.part"})
 # settings that change how fast a claim is found, or where, but not what is claimed: a run may go on with others
 NEUTRAL = frozenset(
-    {"batch_size", "device", "threads", "draw_batch", "standard", "robust", "standard_faithfulness"}
+    {"batch_size", "device", "threads", "draw_batch", LABELS, "standard", "robust", "standard_faithfulness"}
     | {"robust_faithfulness", "certmix", "torch"}
 )
 

@@ -99,6 +99,7 @@ def sweep(
     attack_steps: int,
 ) -> Swept:
     """Every (alpha, T, radius)."""
+    found.data.require_labels("a sweep compares accuracies")
     inputs, labels = torch.from_numpy(found.data.inputs), torch.from_numpy(found.data.labels)
     clean = logits_of(found.standard.module, found.robust.module, inputs)
     pools = [_pool(found, inputs, labels, alphas, temperatures, r, attack_steps) for r in radii]

@@ -94,9 +94,10 @@ def test_a_table_names_its_columns_and_one_of_them_holds_the_classes(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("1,2\n3,4\n", "its first row must name 2 columns"),
-        ("a,b\n3,4\n", "one of them one of labels, y"),
-        ("label,y\n3,4\n", "one of them one of"),
+        ("1,2\n3,4\n", "they are 1, 2: name the one with the classes"),
+        ("a,label,b\n3,4\n", "its first row must name 2 columns"),
+        ("a,b\n3,4\n", "one of its columns must be one of labels, y"),
+        ("label,y\n3,4\n", "one of its columns must be one of"),
         ("label,a\n3,four\n", "not a table of numbers"),
         ("label,a\n3,4\n5\n", "not a table of numbers"),
         ("label,a\n", "needs .N, …. with at least one entry|must name"),
