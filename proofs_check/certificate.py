@@ -207,6 +207,21 @@ class Swish(Unary):
 
 
 @dataclass(frozen=True, eq=False)
+class InversePower(Unary):
+    """1 / x^exponent, of x > 0; exponent > 0. Nothing is proven where x may be 0 or less."""
+
+    exponent: float
+
+
+class SquareRoot(Unary):
+    """sqrt(x), of x >= 0. Nothing is proven where x may be less."""
+
+
+class Product(Unary):
+    """The first half of x along axis 0 times the second half, cell by cell."""
+
+
+@dataclass(frozen=True, eq=False)
 class Pool(Unary):
     """Windows of an image; padding (top, left, bottom, right)."""
 
@@ -272,6 +287,7 @@ class Gather(Unary):
 Node = (
     Input | Linear | Conv2d | BatchNorm | Shift | Scale | Divide | Relu | LeakyRelu | Sigmoid | Tanh
     | Softplus | Exp | Square | Cube | Erf | Abs | HardSwish | Elu | Gelu | Swish
+    | InversePower | SquareRoot | Product
     | MaxPool2d | AveragePool2d | Pad | Slice | Concat | Add | Flatten
     | Gather
 )  # fmt: skip
@@ -298,6 +314,9 @@ NODE_TYPES: dict[str, type[Node]] = {
     "elu": Elu,
     "gelu": Gelu,
     "swish": Swish,
+    "inverse_power": InversePower,
+    "square_root": SquareRoot,
+    "product": Product,
     "max_pool2d": MaxPool2d,
     "average_pool2d": AveragePool2d,
     "pad": Pad,

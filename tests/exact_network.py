@@ -144,6 +144,8 @@ def _apply(node: c.Node, args: list[Exact]) -> Exact:
             return each(gelu(node.divisor), x)
         case c.Swish():
             return each(swish(node.linear, node.cubic), x)
+        case c.Product():
+            return np.multiply(*np.split(x, 2))
         case c.MaxPool2d():
             return _pool(node, x, max)
         case c.AveragePool2d():
@@ -213,11 +215,11 @@ def _pool(node: c.MaxPool2d | c.AveragePool2d, x: Exact, reduce: Callable[[list[
 
 IMAGE_KINDS = (
     "conv", "conv", "norm", "shift", "scale", "divide", "relu", "relu", "leaky", "sigmoid", "tanh", "max", "average",
-    "pad", "slice", "concat", "add", "residual", "gather",
+    "pad", "slice", "concat", "add", "residual", "gather", "product",
 )  # fmt: skip
 VECTOR_KINDS = (
     "linear", "norm", "shift", "scale", "divide", "relu", "relu", "leaky", "sigmoid", "tanh", "pad", "slice", "concat",
-    "add", "gather",
+    "add", "gather", "product",
 )  # fmt: skip
 
 
@@ -298,6 +300,8 @@ def _layer(rng: np.random.Generator, kind: str, nodes: list[c.Node], shapes: lis
             size = math.prod(shape)
             order = rng.permutation(size) if rng.integers(2) else rng.integers(0, size, int(rng.integers(1, 9)))
             return [c.Gather(at, order.reshape(shape if order.size == size else (-1,)).astype(np.int32))]
+        case "product":
+            return [c.Concat((last, int(rng.choice(alike)))), c.Product((last + 1,))]
         case "concat":
             return [c.Concat((last, int(rng.choice(joinable))))]
         case "add":

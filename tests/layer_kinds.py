@@ -101,6 +101,8 @@ DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
     "elu": ((IMAGE, VECTOR), lambda g, k, _s: c.Elu((k,), float(g.choice([0.0, 0.5, 1.0, 1.7])))),
     "gelu": ((IMAGE, VECTOR), lambda g, k, _s: c.Gelu((k,), float(g.choice([math.sqrt(2), 0.7])))),
     "swish": ((IMAGE, VECTOR), lambda g, k, _s: c.Swish((k,), *SWISHES[g.integers(len(SWISHES))])),
+    "inverse_power": ((IMAGE, VECTOR), lambda g, k, _s: c.InversePower((k,), float(g.choice([0.5, 1.0, 2.0])))),
+    "product": ((IMAGE, (6,)), lambda _g, k, _s: c.Product((k,))),
     "max_pool2d": ((IMAGE,), lambda g, k, _s: c.MaxPool2d((k,), (2, 2), pair(g, 1, 2), sides(g))),
     "average_pool2d": (
         (IMAGE,),
@@ -114,8 +116,11 @@ DRAWN: dict[str, tuple[tuple[tuple[int, ...], ...], Draw]] = {
     "gather": ((IMAGE, VECTOR), gathered),
 }
 OPS = tuple(DRAWN)
+POSITIVE = ("inverse_power", "square_root")  # of positive numbers only
 CURVES: dict[str, c.Node] = {
     **{op: kind((0,)) for op, kind in c.NODE_TYPES.items() if is_function(kind) and issubclass(KINDS[kind], Curve)},
+    "reciprocal": c.InversePower((0,), 1.0),
+    "inverse_root": c.InversePower((0,), 0.5),
     "elu": c.Elu((0,), 1.0),
     "steep_elu": c.Elu((0,), 1.7),
     "flat_elu": c.Elu((0,), 0.0),
@@ -130,8 +135,10 @@ def alone(op: str, seed: int) -> tuple[c.PlainNetwork, int]:
     rng = np.random.default_rng(seed)
     shapes, draw = DRAWN[op]
     shape = shapes[rng.integers(len(shapes))]
-    nodes: list[c.Node] = [c.Input(shape), c.Scale((0,), np.full(shape, 2.0, np.float32)), draw(rng, 1, shape)]
-    return flattened(nodes), 2
+    nodes: list[c.Node] = [c.Input(shape), c.Scale((0,), np.full(shape, 2.0, np.float32))]
+    nodes += [c.Relu((1,)), c.Shift((2,), np.array([0.5], np.float32))] if op in POSITIVE else []
+    k = len(nodes)
+    return flattened([*nodes, draw(rng, k - 1, shape)]), k
 
 
 def among_others(op: str, seed: int) -> c.PlainNetwork:
@@ -144,7 +151,8 @@ def among_others(op: str, seed: int) -> c.PlainNetwork:
         nodes.append(c.Conv2d((0,), array(rng, 2, 2, 3, 3) / 3, array(rng, 2), (1, 1), (1, 1, 1, 1), (1, 1), 1))
     else:
         nodes.append(c.Linear((0,), array(rng, shape[0], shape[0]) / 2, array(rng, shape[0])))
-    nodes += [c.Relu((1,)), draw(rng, 2, shape)]
+    nodes += [c.Relu((1,)), *([c.Shift((2,), np.array([0.5], np.float32))] if op in POSITIVE else [])]
+    nodes.append(draw(rng, len(nodes) - 1, shape))
     vector = flattened(nodes)
     nodes, width, last = list(vector.nodes), vector.shapes[-1][0], len(vector.nodes) - 1
     nodes += [c.Linear((last,), array(rng, 5, width) / 3, array(rng, 5)), c.Relu((last + 1,))]

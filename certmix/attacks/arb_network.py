@@ -72,6 +72,8 @@ def _apply(node: c.Node, inputs: list[Balls]) -> Balls:
             return x * _exact(node.constant)
         case c.Divide():
             return x / _exact(node.constant)
+        case c.Product():
+            return np.multiply(*np.split(x, 2))
         case c.MaxPool2d():
             cells = pooled(x, node, arb("-inf"))
             return _each(_largest, _rows(cells))

@@ -28,6 +28,8 @@ FUNCTIONS: dict[type[c.Node], Callable[[Any], Function]] = {
     c.HardSwish: lambda node: lambda t: t * (t + 3).max(arb(0)).min(arb(6)) / 6,
     c.Elu: lambda node: lambda t: t.max(arb(0)) + arb(node.alpha) * t.min(arb(0)).expm1(),
     c.Gelu: lambda node: lambda t: t * (1 + (t / arb(node.divisor)).erf()) / 2,
+    c.InversePower: lambda node: lambda t: t ** -arb(node.exponent),
+    c.SquareRoot: lambda node: lambda t: t.sqrt(),
     c.Swish: lambda node: lambda t: t / (1 + (-(arb(node.linear) * t + arb(node.cubic) * t**3)).exp()),
 }
 

@@ -86,6 +86,9 @@ def _apply(node: c.Node, inputs: list[Approximate]) -> Approximate:
             return _through_arb(FUNCTIONS[type(node)](node), x)
         case c.Abs():
             return Approximate(np.abs(x.value), x.error)
+        case c.Product():
+            values, errors = np.split(x.value, 2), np.split(x.error, 2)
+            return _product(Approximate(values[0], errors[0]), Approximate(values[1], errors[1]))
         case c.MaxPool2d():
             return Approximate(pooled(x.value, node, -math.inf).max(-1), pooled(x.error, node, 0.0).max(-1))
         case c.AveragePool2d():
@@ -154,6 +157,11 @@ def output_size(x: AnyArray, node: c.Conv2d) -> tuple[int, int]:
     kernel = (node.weight.shape[2], node.weight.shape[3])
     height, width = windows(padded(x[:1], node.padding, 0.0), kernel, node.stride, node.dilation).shape[1:3]
     return height, width
+
+
+def _product(x: Approximate, y: Approximate) -> Approximate:
+    error = np.abs(x.value) * y.error + x.error * np.abs(y.value) + x.error * y.error
+    return _rounded(x.value * y.value, _up(error, 5))
 
 
 def _conv(node: c.Conv2d, x: Approximate) -> Approximate:

@@ -77,8 +77,8 @@ class Model:
         """The plain network. Raises UsageError, saying why, where there is none."""
         if self.network is None:
             raise UsageError(
-                f"{self.source} has no plain network ({self.no_network}): it can only be the standard classifier, or "
-                "the base of --method smoothing"
+                f"{self.source} has no plain network ({self.no_network}): it cannot be h, the robust classifier, "
+                "but it can still be g, the standard one, or the base of --method smoothing"
             )
         return self.network
 

@@ -76,6 +76,8 @@ def _apply(node: c.Node, args: list[Exact], shape: tuple[int, ...]) -> Exact:
             return _map(args[0], lambda v: v * v * v)
         case c.HardSwish():
             return _map(args[0], lambda v: v * min(max(v + 3, Fraction(0)), Fraction(6)) / 6)
+        case c.Product():
+            return np.multiply(*np.split(args[0], 2))
         case c.MaxPool2d():
             return _pool(node, x, shape, max)
         case c.AveragePool2d():

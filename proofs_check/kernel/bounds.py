@@ -28,7 +28,7 @@ from proofs_check.certificate import Float32Array, Norm, PlainNetwork, need
 from proofs_check.kernel.layers import KINDS
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Layer, Nonlinear
-from proofs_check.kernel.linear_forms import LinearForms, Shape, add, dot, image, take, to_dense, unit_forms
+from proofs_check.kernel.linear_forms import LinearForms, Shape, add, dot, image, repeated, take, to_dense, unit_forms
 from proofs_check.kernel.norms import NORMS
 from proofs_check.kernel.relaxations import LinearRelaxation
 from proofs_check.kernel.rounding import (
@@ -266,6 +266,7 @@ def _step(values: Values, k: int, forms: LinearForms, slope_rows: SlopeRows) -> 
     negative = forms.values - positive
     above, below = take(relaxation.upper_intercept, forms), take(relaxation.lower_intercept, forms)
     cost = dot(positive, above) + dot(negative, below)
+    positive, negative = (repeated(v, len(relaxation.upper_slope)) for v in (positive, negative))
     positive *= take(relaxation.upper_slope, forms)
     negative *= _lower_slopes(values, k, forms, relaxation, slope_rows)
     result = LinearForms(positive + negative, forms.corner)  # one of the two is zero: exact

@@ -59,6 +59,11 @@ def take(parameter: Array, forms: LinearForms) -> Array:
     return framed[y[:, :, None], x[:, None, :]]
 
 
+def repeated(values: Array, channels: int) -> Array:
+    """Coefficients of forms (R, h, w, C) again and again, up to that many channels: of each factor of a product."""
+    return values if values.shape[-1] == channels else np.tile(values, channels // values.shape[-1])
+
+
 def dot(values: Array, parameter: Array) -> Array:
     """Per form, the sum of values (R, h, w, C) times a parameter that broadcasts against it."""
     flat = values.reshape(len(values), -1)

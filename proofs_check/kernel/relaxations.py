@@ -32,7 +32,8 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class LinearRelaxation:
-    """Slopes and intercepts, images; max pooling applies them to the selected input cells."""
+    """Slopes and intercepts, images; max pooling applies them to the selected input cells. Slopes of a product are
+    those of its factors, one behind the other: of as many times more channels than the intercepts."""
 
     upper_slope: Array
     upper_intercept: Array
@@ -46,8 +47,9 @@ class LinearRelaxation:
         magnitude: of the selected input, images. terms: cells summed when the intercepts are added up, and
         coefficients summed when windows overlap. Stays right for any other lower slope in [-1, 1].
         """
-        slope = np.maximum(np.abs(self.lower_slope), 1.0)
+        sizes = np.abs(self.upper_slope) * magnitude, np.maximum(np.abs(self.lower_slope), 1.0) * magnitude
+        above, below = (s.reshape(-1, *self.upper_intercept.shape).sum(axis=0) for s in sizes)
         error = sum_error(terms)
-        top = self.upper_intercept + error * (np.abs(self.upper_intercept) + np.abs(self.upper_slope) * magnitude)
-        bottom = self.lower_intercept - error * (np.abs(self.lower_intercept) + slope * magnitude)
+        top = self.upper_intercept + error * (np.abs(self.upper_intercept) + above)
+        bottom = self.lower_intercept - error * (np.abs(self.lower_intercept) + below)
         return LinearRelaxation(self.upper_slope, up(top), self.lower_slope, down(bottom), self.selection)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from proofs_check.kernel.linear_forms import IntArray, LinearForms, Shape, take
+from proofs_check.kernel.linear_forms import IntArray, LinearForms, Shape, repeated, take
 from proofs_check.kernel.rounding import Array, centred, down, product_up, sum_error, sum_up, up
 from proofs_check.kernel.windows import Sliding
 
@@ -45,7 +45,8 @@ def scaled(forms: Interval, least: Array, most: Array) -> Interval:
 @dataclass(frozen=True, eq=False)
 class Slopes:
     """A nonlinear node as a factor: least <= slope <= most, images. Max pooling (`sliding`): the share of each cell of
-    each window, (oh, ow, kh, kw, C). middle +- radius holds the same slopes; radius 0: the slope is known."""
+    each window, (oh, ow, kh, kw, C). A product (`factors` 2): slopes of its factors, one behind the other. middle +-
+    radius holds the same slopes; radius 0: the slope is known."""
 
     least: Array
     most: Array
@@ -53,17 +54,19 @@ class Slopes:
     radius: Array
     sliding: Sliding | None
     shape: Shape
+    factors: int
 
     @staticmethod
-    def within(least: Array, most: Array, sliding: Sliding | None, shape: Shape) -> Slopes:
+    def within(least: Array, most: Array, sliding: Sliding | None, shape: Shape, factors: int = 1) -> Slopes:
         middle, radius = centred(least, most)
-        return Slopes(least, most, middle, np.where(least == most, 0.0, radius), sliding, shape)
+        return Slopes(least, most, middle, np.where(least == most, 0.0, radius), sliding, shape, factors)
 
     def times(self, forms: Interval, least: Array, most: Array) -> Interval:
         """Forms of the node's input: each coefficient times a slope in [least, most]."""
         if self.sliding is None:
             low, high = (take(s, LinearForms(forms.centre, forms.corner)) for s in (least, most))
-            product = scaled(forms, low, high)
+            each = Interval(repeated(forms.centre, len(least)), repeated(forms.radius, len(least)))
+            product = scaled(each, low, high)
             return Interval(product.centre, product.radius, forms.corner)
         taps = scaled(Interval(forms.centre[:, :, :, None, None], forms.radius[:, :, :, None, None]), least, most)
         error = sum_error(taps.centre.shape[3] * taps.centre.shape[4])
@@ -90,9 +93,10 @@ class Slopes:
     def forward(self, value: Interval) -> Interval:
         """The middle slopes applied to an image (C, H, W)."""
         if self.sliding is None:
-            centre = value.centre * self.middle
-            radius = product_up(value.radius, np.abs(self.middle))
-            return Interval(centre, sum_up(radius, product_up(sum_error(2), np.abs(centre))))
+            parts = np.split(value.centre * self.middle, self.factors)
+            radii = np.split(product_up(value.radius, np.abs(self.middle)), self.factors)
+            size = sum_up(*map(np.abs, parts))
+            return Interval(np.add.reduce(parts), sum_up(*radii, product_up(sum_error(2), size)))
         sliding, shares = self.sliding, np.transpose(self.middle, (4, 2, 3, 0, 1))
         parts = (value.centre, np.abs(value.centre), value.radius)
         centre, size, radius = ((sliding.windows(v, 0.0) * shares).sum(axis=(1, 2)) for v in parts)

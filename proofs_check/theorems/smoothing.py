@@ -28,15 +28,18 @@ def increasing(low: Any, high: Any) -> Any:
 THEOREMS = (
     Theorem(
         "direct margin bound",
+        "The margin s = r/sigma away is at least Phi(q_y - s) - Phi(q_i + s), q at x (docs/maths.md 5a).",
         {
             **moved,
             "Phi is increasing, at h_y": increasing(q_y0 - s, q_y),
             "Phi is increasing, at h_i": increasing(q_i, q_i0 + s),
         },
         h_y - h_i >= Phi(q_y0 - s) - Phi(q_i0 + s),
+        ("smoothed_means",),
     ),
     Theorem(
         "theorem 3.7",
+        "With q of alpha h_y and alpha h_i + 1 - alpha: y within sigma/2 (q_y - q_i) (docs/maths.md 5).",
         {
             **probabilities,
             "alpha h_y moves little": q_y >= q_y0 - s,
@@ -47,18 +50,22 @@ THEOREMS = (
             "Phi is strictly increasing": z3.Implies(q_i < q_y, Phi(q_i) < Phi(q_y)),
         },
         mix > 0,
+        beside=True,
     ),
     Theorem(
         "layers of a value",
+        "A value in [-1, 1] is at least -1 + sum_k (t_k - t_{k-1}) [value >= t_k] (docs/maths.md 5b).",
         {
             "value >= -1": value >= -1,
             "first indicator": one1 == z3.If(value >= t1, 1.0, 0.0),
             "second indicator": one2 == z3.If(value >= t2, 1.0, 0.0),
         },
         value >= -1 + (t1 + 1) * one1 + (t2 - t1) * one2,
+        ("smoothed_distribution",),
     ),
     Theorem(
         "distributional bound",
+        "Lower bounds of the tails bound the mean from below (docs/maths.md 5b).",
         {
             "mean of the layers": m >= -1 + (t1 + 1) * p1 + (t2 - t1) * p2,
             "thresholds, first": t1 >= -1,
@@ -67,5 +74,6 @@ THEOREMS = (
             "tail at the second": p2 >= l2,
         },
         m >= -1 + (t1 + 1) * l1 + (t2 - t1) * l2,
+        ("smoothed_distribution",),
     ),
 )

@@ -69,8 +69,9 @@ def test_the_judge_does_not_grow_unnoticed():
     43 are signatures: of norms, which answer in one file what nine asked by name.
     248 are curves: 90 bound any function that bends piecewise, the others are ten functions of two lines, and fields.
     47 let a smoothed claim name a model of any kind by its file: digest and signature are tied, nothing is derived.
+    116 are products of two values, inverse powers and roots, of which norms, gates and attention are made.
     """
-    assert sum(map(code_lines, FILES)) <= 4118
+    assert sum(map(code_lines, FILES)) <= 4234
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from proofs_check import certificate as c
-from verifiers.layers import kinked, relu, smooth
+from verifiers.layers import kinked, powers, relu, smooth
 from verifiers.layers.add import Add
 from verifiers.layers.average_pool2d import AveragePool2d
 from verifiers.layers.concat import Concat
@@ -24,6 +24,7 @@ from verifiers.layers.input import Input
 from verifiers.layers.layer import AnyLayer
 from verifiers.layers.linear import Linear
 from verifiers.layers.max_pool2d import MaxPool2d
+from verifiers.layers.product import Product
 
 KINDS: dict[type[c.Node], type[AnyLayer]] = {
     c.Input: Input,
@@ -36,6 +37,8 @@ KINDS: dict[type[c.Node], type[AnyLayer]] = {
     **relu.KINDS,
     **smooth.KINDS,
     **kinked.KINDS,
+    **powers.KINDS,
+    c.Product: Product,
     c.MaxPool2d: MaxPool2d,
     c.AveragePool2d: AveragePool2d,
     c.Pad: Pad,

@@ -1,4 +1,5 @@
-"""ONNX sums of products over axes, as Einsum writes them: of a value with a constant, one convolution by 1 x 1.
+"""ONNX sums of products over axes, as Einsum writes them: of a value with a constant, one convolution by 1 x 1; of two
+values, their products and sums of these.
 
 Every axis has a letter. Of those of a value and a constant: shared ones that stay are groups of the convolution, shared
 ones that are summed over are channels before it, the constant's own are channels after it, and the value's own are
@@ -9,28 +10,57 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from certmix.models.onnx.call import Call
+from certmix.models.onnx.curves import multiplied
 from certmix.models.onnx.folding import one_line
 from certmix.models.onnx.view import View
+from certmix.models.onnx.windows import sum_of_channels
 from proofs_check import certificate as c
+
+MAX_PRODUCTS = 2**16  # of pairs of numbers that both depend on the input
 
 
 def einsum(call: Call) -> View:
-    """Of a value, or of a value and a constant."""
+    """Of one or two values, or of a value and a constant."""
     shapes = [value.shape if isinstance(value, View | np.ndarray) else () for value in call.inputs]
     terms, output = _letters(call, call.attribute("equation", ""), [len(shape) for shape in shapes])
     views = [k for k, value in enumerate(call.inputs) if isinstance(value, View)]
-    if len(views) != 1 or len(terms) > 2:
-        call.fail(f"has {len(terms)} inputs, of which {len(views)} depend on the model's; only one may, of two at most")
+    if not 1 <= len(terms) <= 2:
+        call.fail(f"has {len(terms)} inputs; two at most are supported")
+    if len(views) == 2:
+        return of_two(call, [call.view(0), call.view(1)], terms, output)
     (k,) = views
     constant, over = np.ones((), dtype=np.float32), ""
     if len(terms) == 2:
         constant, over = call.weight(1 - k), terms[1 - k]
     return contracted(call, call.view(k), terms[k], constant, over, output)
+
+
+def of_two(call: Call, views: Sequence[View], terms: Sequence[str], output: str) -> View:
+    """Sums over all letters that `output` lacks, of products of two values: the summands as channels."""
+    own = [_diagonal(call, view, term) for view, term in zip(views, terms, strict=True)]
+    sizes: dict[str, int] = {}
+    for view, term in own:
+        for letter, n in zip(term, view.shape, strict=True):
+            if sizes.setdefault(letter, n) != n:
+                call.fail(f"needs axes of one length, {sizes[letter]} and {n} are both {letter!r}")
+    letters = [*(letter for letter in sizes if letter not in output), *output]
+    channels = _size(sizes, letters[: len(letters) - len(output)])
+    whole = tuple(sizes[letter] for letter in letters)
+    if math.prod(whole) > MAX_PRODUCTS:
+        call.fail(f"multiplies {math.prod(whole)} pairs of numbers, more than {MAX_PRODUCTS}")
+    shape, nodes = (channels, math.prod(whole) // channels, 1), list[int]()
+    for view, term in own:
+        order = [term.index(letter) for letter in letters if letter in term]
+        long = [sizes[letter] if letter in term else 1 for letter in letters]
+        spread = view.moved(lambda index, o=order, n=long: np.broadcast_to(index.transpose(o).reshape(n), whole))
+        nodes.append(call.builder.plain(spread, shape))
+    summed = sum_of_channels(call, multiplied(call, *nodes)) if channels > 1 else multiplied(call, *nodes)
+    return call.builder.view(summed, tuple(sizes[letter] for letter in output))
 
 
 def contracted(call: Call, view: View, term: str, constant: np.ndarray, over: str, output: str) -> View:
@@ -100,17 +130,23 @@ def _letters(call: Call, equation: str, ranks: list[int]) -> tuple[list[str], st
 
 
 def matrices(call: Call) -> View:
-    """The product of stacks of matrices, or of vectors, one of them constant."""
-    k = 0 if isinstance(call.value(0), View) else 1
-    view, constant = call.view(k), call.weight(1 - k)
-    shapes = [view.shape, constant.shape][:: 1 if k == 0 else -1]
+    """The product of stacks of matrices, or of vectors; one of them may be constant."""
+    values = [value if isinstance(value, View) else call.weight(k) for k, value in enumerate(call.inputs)]
+    shapes = [value.shape for value in values]
     if min(map(len, shapes)) == 0 or shapes[0][-1] != shapes[1][-2:][0]:
         call.fail(f"has no product of shapes {shapes[0]} and {shapes[1]}")
-    stack = np.broadcast_shapes(*(shape[:-2] for shape in shapes))
+    try:
+        stack = np.broadcast_shapes(*(shape[:-2] for shape in shapes))
+    except ValueError as error:
+        call.fail(one_line(error))
     letters = string.ascii_lowercase[: len(stack)]
     rows, columns = "Y" if len(shapes[0]) > 1 else "", "Z" if len(shapes[1]) > 1 else ""
-    own, core = [rows + "K", "K" + columns], view.shape[-2:]
-    view = view.broadcast((*stack, *core))
+    own = [rows + "K", "K" + columns]
+    views = {k: v.broadcast((*stack, *v.shape[-2:])) for k, v in enumerate(values) if isinstance(v, View)}
+    if len(views) == 2:
+        return of_two(call, [views[0], views[1]], [letters + term for term in own], letters + rows + columns)
+    ((k, view),) = views.items()
+    constant = call.weight(1 - k)
     long = [n > 1 for n in constant.shape[:-2]]  # along the other axes of its stack the constant is the same
     over = "".join(x for x, kept in zip(letters[len(stack) - len(long) :], long, strict=True) if kept)
     constant = constant.reshape(*(n for n in constant.shape[:-2] if n > 1), *constant.shape[-2:])

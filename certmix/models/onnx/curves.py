@@ -1,4 +1,4 @@
-"""ONNX curved operators as plain nodes: those with a node of their own, and gates that are spelled out in products.
+"""ONNX curved operators as plain nodes: those with a node of their own, and products of two values.
 
 What exporters write for GELU, SiLU and hard swish is found among the plain nodes where the product that ends it is
 read, and becomes one node of the same function in real arithmetic: constants keep their exact values.
@@ -55,13 +55,30 @@ def swish(call: Call) -> int:
 
 
 def power(call: Call) -> int:
-    """By the exponent 1, 2 or 3."""
-    kinds, exponents = {1.0: None, 2.0: c.Square, 3.0: c.Cube}, call.constant(1)
+    """By 1, 2, 3, 1/2 or any negative exponent."""
+    kinds, exponents = {1.0: None, 2.0: c.Square, 3.0: c.Cube, 0.5: c.SquareRoot}, call.constant(1)
     exponent = float(exponents.flat[0]) if exponents.size else math.nan
-    if exponent not in kinds or (exponents != exponent).any():
-        call.fail(f"has the exponent {exact(exponent)}; only 1, 2 and 3 are supported")
+    if (exponents != exponent).any() or not (exponent in kinds or exponent < 0):
+        call.fail(f"has the exponent {exact(exponent)}; only 1, 2, 3, 0.5 and negative ones are supported")
+    if exponent < 0:
+        return call.builder.emit(c.InversePower((call.data(),), -exponent))
     kind = kinds[exponent]
     return call.data() if kind is None else call.builder.emit(kind((call.data(),)))
+
+
+def reciprocal(call: Call) -> int:
+    return call.builder.emit(c.InversePower((call.data(),), 1.0))
+
+
+def quotient(call: Call, divisor: int) -> int:
+    """A value, or a constant, divided by a value that must prove to be positive; by a root in one step."""
+    root = _node(call, divisor, c.SquareRoot)
+    power = c.InversePower((divisor,), 1.0) if root is None else c.InversePower(root.inputs, 0.5)
+    inverse, dividend = call.builder.emit(power), call.value(0)
+    if not isinstance(dividend, np.ndarray):
+        return multiplied(call, call.data(), inverse)
+    constant = dividend.reshape((1,) * (len(call.builder.shapes[inverse]) - dividend.ndim) + dividend.shape)
+    return call.builder.emit(c.Scale((inverse,), constant))
 
 
 # ---------------------------------------------------------------- products
@@ -75,9 +92,12 @@ def product(call: Call, a: int, b: int) -> int:
         core = _core(call, source, gate)
         if core is not None:
             return _times(call, core, [*factors, *more])
-    return call.fail(
-        "multiplies two values that depend on the input, and is no part of GELU, SiLU, hard swish, a square or a cube"
-    )
+    return multiplied(call, a, b)
+
+
+def multiplied(call: Call, a: int, b: int) -> int:
+    """The product of two nodes of one shape."""
+    return call.builder.emit(c.Product((call.builder.emit(c.Concat((a, b))),)))
 
 
 def _core(call: Call, x: int, gate: int) -> int | None:

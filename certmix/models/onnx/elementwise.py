@@ -40,7 +40,7 @@ def gemm(call: Call) -> View:
 
 
 def matmul(call: Call) -> View:
-    """x @ B; A @ x, as the transpose of x transposed times A transposed; of stacks of constant matrices, too."""
+    """x @ B; A @ x, as the transpose of x transposed times A transposed; of stacks of matrices, and of values, too."""
     first, second = call.value(0), call.value(1)
     if isinstance(first, View) and isinstance(second, np.ndarray) and second.ndim == 2:
         return _linear(call, first, call.weight(1).T)
@@ -140,6 +140,7 @@ def sub(call: Call) -> int:
 
 
 def mul(call: Call) -> int:
+    """By a constant; of two values a gate, or else their product."""
     data, constant = _with_constant(call)
     if constant is None:
         return curves.product(call, data, call.data(1))
@@ -149,8 +150,9 @@ def mul(call: Call) -> int:
 
 
 def div(call: Call) -> int:
+    """By a constant; or by a value, which must prove to be positive."""
     if not isinstance(call.value(1), np.ndarray):
-        call.fail("divides by a value that depends on the input; only a constant divisor is supported")
+        return curves.quotient(call, call.data(1))
     return call.builder.emit(c.Divide((call.data(),), fit(call, call.constant(1), call.data())))
 
 

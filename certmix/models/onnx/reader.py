@@ -211,8 +211,10 @@ def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder,
         return
     operator = OPERATORS.get(node.op_type) if in_onnx_domain else None
     if operator is None:
-        hint = ": remove it, so that the output is logits" if node.op_type in ("Softmax", "LogSoftmax") else ""
-        raise UsageError(f"{label} has no counterpart in the plain network{hint}. Only the robust classifier needs one")
+        hint = (
+            "end the model before it" if node.op_type == "LogSoftmax" else "docs/operators.md lists those that have one"
+        )
+        raise UsageError(f"{label} has no counterpart in the plain network: {hint}")
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     try:
         result = operator(Call(label, node, opset, inputs, attributes, builder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from certmix.models.onnx.piecewise import larger, smaller
 from certmix.models.onnx.shapes import vector
 from certmix.models.onnx.sorting import taken
 from certmix.models.onnx.view import View
-from certmix.models.onnx.windows import mean_over
+from certmix.models.onnx.windows import mean_of_channels, mean_over, sum_of_channels
 from proofs_check import certificate as c
 
 
@@ -32,6 +33,28 @@ def reduce_max(call: Call) -> View:
 
 def reduce_min(call: Call) -> View:
     return _reduced(call, lambda data, axes: negative(call, _max(call, negative(call, data), axes)), smaller)
+
+
+def reduce_l1(call: Call) -> View:
+    """The sum of |x|."""
+    return reduce_sum(_each(call, lambda data: call.builder.emit(c.Abs((data,)))))
+
+
+def reduce_sum_square(call: Call) -> View:
+    """The sum of x^2."""
+    return reduce_sum(_each(call, lambda data: call.builder.emit(c.Square((data,)))))
+
+
+def reduce_l2(call: Call) -> View:
+    """The root of the sum of x^2."""
+    total = call.builder.whole(reduce_sum_square(call))
+    return total.over(call.builder.emit(c.SquareRoot((total.node,))))
+
+
+def _each(call: Call, function: Callable[[int], int]) -> Call:
+    """The call with a function of every cell of its input."""
+    view = call.builder.whole(call.view())
+    return dataclasses.replace(call, inputs=(view.over(function(view.node)), *call.inputs[1:]))
 
 
 def _reduced(
@@ -76,12 +99,12 @@ def _spatial(call: Call, data: int, axes: list[int]) -> tuple[int, int]:
 
 
 def _mean(call: Call, data: int, axes: list[int]) -> int:
-    kernel, count = _spatial(call, data, axes), shape_of(call, data)[0]
+    kernel = _spatial(call, data, axes)
     if kernel != (1, 1):
         data = mean_over(call, data, kernel)
     if 0 not in axes:
         return data
-    return call.builder.emit(c.Divide((_sum_of_channels(call, data),), np.array([count], dtype=np.float32)))
+    return mean_of_channels(call, data)
 
 
 def _sum(call: Call, data: int, axes: list[int]) -> int:
@@ -89,15 +112,7 @@ def _sum(call: Call, data: int, axes: list[int]) -> int:
     if kernel != (1, 1):
         count = np.array([math.prod(kernel)], dtype=np.float32)
         data = call.builder.emit(c.Scale((mean_over(call, data, kernel),), count))
-    return _sum_of_channels(call, data) if 0 in axes else data
-
-
-def _sum_of_channels(call: Call, data: int) -> int:
-    shape, bias = shape_of(call, data), np.zeros(1, dtype=np.float32)
-    if len(shape) == 1:
-        return call.builder.emit(c.Linear((data,), np.ones((1, *shape), dtype=np.float32), bias))
-    ones = np.ones((1, shape[0], 1, 1), dtype=np.float32)
-    return call.builder.emit(c.Conv2d((data,), ones, bias, (1, 1), (0, 0, 0, 0), (1, 1), 1))
+    return sum_of_channels(call, data) if 0 in axes else data
 
 
 def _max(call: Call, data: int, axes: list[int]) -> int:

@@ -150,3 +150,18 @@ def global_max_pool(call: Call) -> int:
 
 def mean_over(call: Call, data: int, kernel: tuple[int, int]) -> int:
     return call.builder.emit(c.AveragePool2d((data,), kernel, (1, 1), (0, 0, 0, 0), False))
+
+
+def sum_of_channels(call: Call, data: int) -> int:
+    """Of a vector or image, as one channel."""
+    shape, bias = call.builder.shapes[data], np.zeros(1, dtype=np.float32)
+    if len(shape) == 1:
+        return call.builder.emit(c.Linear((data,), np.ones((1, *shape), dtype=np.float32), bias))
+    ones = np.ones((1, shape[0], 1, 1), dtype=np.float32)
+    return call.builder.emit(c.Conv2d((data,), ones, bias, (1, 1), (0, 0, 0, 0), (1, 1), 1))
+
+
+def mean_of_channels(call: Call, data: int) -> int:
+    """Of a vector or image, as one channel; the real quotient."""
+    count = np.array([call.builder.shapes[data][0]], dtype=np.float32)
+    return call.builder.emit(c.Divide((sum_of_channels(call, data),), count))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from proofs_check import certificate as c
-from proofs_check.kernel.layers import gates, kinked, relu, smooth
+from proofs_check.kernel.layers import gates, kinked, powers, relu, smooth
 from proofs_check.kernel.layers.add import Add
 from proofs_check.kernel.layers.average_pool2d import AveragePool2d
 from proofs_check.kernel.layers.concat import Concat
@@ -16,6 +16,7 @@ from proofs_check.kernel.layers.input import Input
 from proofs_check.kernel.layers.layer import Layer
 from proofs_check.kernel.layers.linear import Linear
 from proofs_check.kernel.layers.max_pool2d import MaxPool2d
+from proofs_check.kernel.layers.product import Product
 
 KINDS: dict[type[c.Node], type[Layer]] = {
     c.Input: Input,
@@ -29,6 +30,8 @@ KINDS: dict[type[c.Node], type[Layer]] = {
     **smooth.KINDS,
     **gates.KINDS,
     **kinked.KINDS,
+    **powers.KINDS,
+    c.Product: Product,
     c.MaxPool2d: MaxPool2d,
     c.AveragePool2d: AveragePool2d,
     c.Pad: Pad,

@@ -17,7 +17,7 @@ from certmix.testing import exact as suite
 
 RATIONAL = (  # kinds whose values are rational, and known to the suite; of the others they are known to 2^-200
     "linear", "conv2d", "shift", "scale", "divide", "relu", "leaky_relu", "square", "cube", "abs", "hard_swish",
-    "max_pool2d", "average_pool2d", "pad", "slice", "concat", "add", "flatten", "gather",
+    "max_pool2d", "average_pool2d", "pad", "slice", "concat", "add", "flatten", "gather", "product",
 )  # fmt: skip
 
 

@@ -86,16 +86,19 @@ def test_what_is_not_over_the_classes_of_one_input_is_not_left_out(
 ) -> None:
     wide = helper.make_node("Concat", ["z"] * 4, ["c"], axis=1), helper.make_node("Reshape", ["c", "s"], ["r"])
     nodes = [PRODUCT, *wide, node(op, "r", "p", axis=axis), node("Flatten", "p", "y")]
-    with pytest.raises(UsageError, match=f"operator {op} .* has no counterpart"):
-        load_model(save(tmp_path, nodes, s=shape)).require_network()
+    path = save(tmp_path, nodes, s=shape)
+    if op == "LogSoftmax" or axis == 0:
+        with pytest.raises(UsageError, match=f"operator {op} "):
+            load_model(path).require_network()
+    else:
+        torch.testing.assert_close(load_model(path).module(X), given(path, X))
 
 
 def test_a_softmax_at_the_end_is_refused_unless_it_is_asked_for(tmp_path: Path) -> None:
     path = save(tmp_path, [PRODUCT, node("Softmax", "z", "y", axis=1)])
     with pytest.raises(UsageError, match=r"ends in Softmax.* --outputs probabilities"):
         load_model(path).require_network()
-    with pytest.raises(UsageError, match=r"operator Softmax .* has no counterpart"):
-        load_model(path, outputs="logits").require_network()
+    torch.testing.assert_close(load_model(path, outputs="logits").module(X), given(path, X))
     model = load_model(path, outputs="probabilities")
     torch.testing.assert_close(model.module(X).softmax(1), given(path, X))
     assert "Softmax, which is left out" in (model.note or "")

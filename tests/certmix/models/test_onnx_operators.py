@@ -262,6 +262,79 @@ def gate(g: Graph, draw: Draw) -> None:
         g.add("Div", g.last, number(6))
 
 
+def positive(g: Graph, x: str) -> str:
+    """Numbers between 0.2 and 1.8 that depend on the input."""
+    return g.add("Add", g.add("Mul", g.add("Tanh", x), g.constant(np.float32(0.8))), g.constant(np.float32(1)))
+
+
+def product_of_values(g: Graph, draw: Draw) -> None:
+    before = g.last
+    draw(st.sampled_from([activation, curve, clip]))(g, draw)  # type: ignore[operator]
+    g.add(*draw(st.sampled_from([("Mul", before, g.last), ("Mul", g.last, before), ("Mul", g.last, g.last)])))
+
+
+def quotient(g: Graph, draw: Draw) -> None:
+    """By a value, by a root, and powers."""
+    before, below = g.last, positive(g, g.last)
+    below = g.add("Sqrt", below) if draw(st.booleans()) else below
+    one = g.constant(np.float32(draw(st.sampled_from([1.0, -2.5]))))
+    power = g.constant(np.float32(draw(st.sampled_from([0.5, -0.5, -1, -2]))))
+    steps = [("Div", before, below), ("Div", one, below), ("Reciprocal", below), ("Pow", below, power)]
+    g.add(*draw(st.sampled_from(steps)))
+
+
+def gate_of_one_name(g: Graph, draw: Draw) -> None:
+    g.add(draw(st.sampled_from(["Softsign", *(["Mish"] if g.opset >= 18 else [])])), g.last)
+
+
+def softmax(g: Graph, draw: Draw) -> None:
+    along = axis(g, draw)
+    assume(g.output_shape()[along - 1 if along > 0 else along] > 1)
+    g.add("Softmax", g.last, axis=along)
+
+
+def normalization(g: Graph, draw: Draw) -> None:
+    shape = g.output_shape()
+    assume(shape)
+    epsilon = draw(st.sampled_from([1e-5, 1e-2]))
+    if len(shape) > 1 and draw(st.booleans()):
+        parts = [g.weight(shape[0]), g.weight(shape[0])]
+        g.add("InstanceNormalization", g.last, *parts, epsilon=epsilon)
+        return
+    first = draw(st.integers(1, len(shape)))
+    parts = [g.weight(*shape[first - 1 :]) for _ in range(draw(st.integers(1, 2)))]
+    g.add(
+        "LayerNormalization",
+        g.last,
+        *parts,
+        axis=draw(st.sampled_from([first, first - len(shape) - 1])),
+        epsilon=epsilon,
+    )
+
+
+def two_values_summed(g: Graph, draw: Draw) -> None:
+    """Attention's products, and others that Einsum writes."""
+    shape, before = g.output_shape(), g.last
+    assume(shape)
+    activation(g, draw)
+    rank = len(shape)
+    if rank > 1 and draw(st.booleans()):
+        turned = g.add("Transpose", g.last, perm=[*range(rank - 1), rank, rank - 1])
+        g.add("MatMul", *draw(st.sampled_from([(before, turned), (turned, before)])))
+        return
+    letters = "abcdefgh"[:rank]
+    kept = "".join(draw(st.permutations([letter for letter in letters if draw(st.booleans())])))
+    g.add("Einsum", before, g.last, equation=f"n{letters},n{letters}->n{kept}")
+
+
+def norm(g: Graph, draw: Draw) -> None:
+    rank, op = len(g.output_shape()), draw(st.sampled_from(["ReduceL1", "ReduceL2", "ReduceSumSquare"]))
+    assume(rank)
+    axes = draw(st.lists(st.integers(1, rank), unique=True, min_size=1, max_size=rank))
+    given = ([g.ints(*axes)], {}) if g.opset >= 18 else ([], {"axes": axes})
+    g.add(op, g.last, *given[0], keepdims=int(draw(st.booleans())), **given[1])
+
+
 def broadcastable(g: Graph, draw: Draw) -> np.ndarray:
     """A constant that broadcasts against the latest value without enlarging it."""
     kept = [n if draw(st.booleans()) else 1 for n in g.output_shape()]
@@ -545,7 +618,10 @@ ANY_RANK = [
     activation, with_constant, residual, clip, extreme, prelu, many_summands, where, reduction, sort,
     vectors_by_matrix, einsum, ellipsis, stacks_of_matrices, *MOVES,
 ]  # fmt: skip
-ANY = [*ANY_RANK, curve, gate, concat, pad, slice_]
+ANY = [
+    *ANY_RANK, curve, gate, concat, pad, slice_, product_of_values, quotient, gate_of_one_name, softmax, normalization,
+    two_values_summed, norm,
+]  # fmt: skip
 IMAGE = [
     *ANY, conv, conv_transpose, sequence, resize, pool, batch_norm, mean, flattening, view_by_batch_size,
     axes_of_length_one,
@@ -630,6 +706,28 @@ def test_upsample_of_old_opsets_computes_what_onnxruntime_computes(tmp_path: Pat
     g = Graph((2, 3, 4), np.random.default_rng(0), opset=9)
     g.add("Upsample", g.last, g.constant(np.array([1, 1, 2, 3], dtype=np.float32)), mode="nearest")
     g.add("Gemm", g.add("Flatten", g.last), g.weight(2 * 6 * 12, 3), g.weight(3))
+    check(g.model(), tmp_path)
+
+
+@pytest.mark.parametrize(("op", "opset", "scales", "attributes"), [
+    ("GroupNormalization", 21, [(4,), (4,)], {"num_groups": 2}), ("RMSNormalization", 23, [(3, 2)], {"axis": 2}),
+    ("RMSNormalization", 23, [(2,)], {"epsilon": 0.1}),
+])  # fmt: skip
+def test_norms_of_newer_opsets_compute_what_onnxruntime_computes(
+    tmp_path: Path, op: str, opset: int, scales: list[tuple[int, ...]], attributes: dict[str, object]
+) -> None:
+    g = Graph((4, 3, 2), np.random.default_rng(0), opset)
+    g.add(op, g.last, *(g.weight(*shape) for shape in scales), **attributes)
+    g.add("Gemm", g.add("Flatten", g.last), g.weight(24, 3), g.weight(3))
+    model = g.model()
+    model.ir_version = 10
+    check(model, tmp_path)
+
+
+def test_softmax_of_old_opsets_is_over_all_axes_from_one_on(tmp_path: Path) -> None:
+    g = Graph((2, 3), np.random.default_rng(0), opset=11)
+    g.add("Softmax", g.last, axis=1)
+    g.add("Gemm", g.add("Flatten", g.last), g.weight(6, 3), g.weight(3))
     check(g.model(), tmp_path)
 
 

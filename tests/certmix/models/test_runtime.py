@@ -95,7 +95,7 @@ def test_a_model_without_plain_network_gives_what_onnxruntime_gives(tmp_path: Pa
     x = np.random.default_rng(1).normal(size=(count, 4)).astype(np.float32)
     given = model.module(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(given, by_hand(KINDS[name], x), rtol=1e-5, atol=1e-5)
-    with pytest.raises(UsageError, match="it can only be the standard classifier"):
+    with pytest.raises(UsageError, match="can still be g, the standard one"):
         model.require_network()
 
 

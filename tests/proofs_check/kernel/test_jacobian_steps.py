@@ -91,6 +91,37 @@ def test_sums_and_magnitudes_of_intervals_are_rounded_up():
 
 
 @pytest.mark.parametrize("seed", range(6))
+def test_a_product_step_holds_the_gradient_of_every_pair_of_factors(seed: int):
+    """Forms on x y go to x times y, and to y times x; forward a change of x counts y times, and one of y x times."""
+    rng = np.random.default_rng(seed)
+    shape, half = ((6, 4, 3), (3, 4, 3)) if seed % 2 else ((8, 1, 1), (4, 1, 1))
+    lower = en.wild(rng, *shape)
+    upper = lower + np.abs(en.wild(rng, *shape)) * rng.integers(0, 2, shape)
+    slopes = layer(c.Product((0,)), shape).slopes(lower, upper)
+    centre = en.wild(rng, 2, *half[1:], half[0])
+    radius = np.abs(en.wild(rng, *centre.shape)) * rng.integers(0, 2)
+    found = slopes.times(jacobian.Interval(centre, radius), slopes.least, slopes.most)
+    assert found.centre.shape == (2, *shape[1:], shape[0])
+    low, high = (en.exact(found.centre) + s * en.exact(found.radius) for s in (-1, 1))
+    for ends in (lower, upper, np.where(rng.integers(0, 2, shape), lower, upper)):
+        x, y = np.split(np.moveaxis(en.exact(ends), 0, -1), 2, axis=-1)
+        for sign in (-1, 1):
+            form = en.exact(centre) + sign * en.exact(radius)
+            exact = np.concatenate([form * y, form * x], axis=-1)
+            assert all((low <= exact).ravel())
+            assert all((exact <= high).ravel())
+    value = jacobian.Interval(en.wild(rng, *shape), np.abs(en.wild(rng, *shape)) * rng.integers(0, 2))
+    forward = slopes.forward(value)
+    assert forward.centre.shape == half
+    low, high = (en.exact(forward.centre) + s * en.exact(forward.radius) for s in (-1, 1))
+    for sign in (-1, 1):
+        end = en.exact(value.centre) + sign * en.exact(value.radius) * np.sign(slopes.middle).astype(int)
+        exact = sum(np.split(end * en.exact(slopes.middle), 2))
+        assert all((low <= exact).ravel())
+        assert all((exact <= high).ravel())
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_a_pooling_step_holds_the_gradient_of_every_choice_of_cells(seed: int):
     """Within the bounds any cell may be the largest that reaches the largest lower end; rows go to the chosen ones."""
     rng = np.random.default_rng(seed)

@@ -52,6 +52,11 @@ REFUSED = {
         if not np.isfinite(kind.limits).all()
         for question in ("derivative", "slopes_anywhere", *(f"lipschitz {norm}" for norm in NORMS))
     },
+    ("product", "float32_error"): "products of two values are not covered",
+    **{("product", f"lipschitz {norm}"): "slopes of Product have no bound" for norm in NORMS},
+    ("product", "slopes_anywhere"): "slopes of Product have no bound",
+    ("product", "lower_slopes"): "takes no slopes",
+    ("product", "derivative"): "no multipliers",
     ("max_pool2d", "lower_slopes"): "takes no slopes",
     ("max_pool2d", "derivative"): "no multipliers",
 }
@@ -62,7 +67,7 @@ def questions(op: str) -> dict[str, Callable[[], Any]]:
     node, shapes = SMALL[op]
     asked: Any = layer(node, *map(image, shapes))
     uppers = [np.ones(image(s)) for s in shapes]
-    lowers = [-u for u in uppers]
+    lowers = [u / 2 if op in ("inverse_power", "square_root") else -u for u in uppers]
     found: dict[str, Callable[[], Any]] = {
         "float32_error": lambda: asked.float32_error(uppers, [0 * u for u in uppers]),
         **{f"lipschitz {norm}": lambda norm=norm: asked.lipschitz([1.0 for _ in shapes], norm) for norm in NORMS},

@@ -22,7 +22,7 @@ from verifiers.network.module import build
 F32 = np.float32
 
 
-LINEAR = tuple(k for k in ho.PLAIN_KINDS if k not in ("relu", "leaky", "max", "residual"))
+LINEAR = tuple(k for k in ho.PLAIN_KINDS if k not in ("relu", "leaky", "max", "residual", "product"))
 
 
 def extremes(rows: en.Exact, ball: bounds.Ball) -> list[fmpq]:

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
 from proofs_check.kernel.layers import curve as curve_module
+from proofs_check.kernel.layers import product as product_module
 from proofs_check.kernel.layers.curve import Curve
+from proofs_check.kernel.layers.powers import Above
 from proofs_check.kernel.relaxations import LinearRelaxation
 from verifiers.network.module import build
 
@@ -105,6 +107,11 @@ def curve_of(node: c.Node) -> Curve:
     return found
 
 
+def within_domain(curve: Curve, *values: Array) -> Array:
+    """In increasing order, away from 0 where a curve is of positive numbers only."""
+    return np.sort(np.abs(values) + 0.01 if isinstance(curve, Above) else values, axis=0)
+
+
 def around_borders(curve: Curve, rng: Rng, count: int) -> tuple[Array, Array]:
     """Intervals of every sort, cut to [-20, 20]; among them those that end at a border of pieces, or next to one."""
     lower, upper = (np.clip(v, -20, 20).ravel() for v in intervals(rng, count))
@@ -113,6 +120,7 @@ def around_borders(curve: Curve, rng: Rng, count: int) -> tuple[Array, Array]:
         for end in (middle, np.nextafter(middle, 9e9), np.nextafter(middle, -9e9)):
             lower = np.concatenate([lower, [end, end - 1.5, end, end - 1e-9]])
             upper = np.concatenate([upper, [end + 0.7, end, end, end + 1e-9]])
+    lower, upper = within_domain(curve, lower, upper)
     return lower[:, None, None], upper[:, None, None]
 
 
@@ -160,7 +168,7 @@ def test_curve_lines_are_about_as_low_in_the_middle_as_can_be(node: c.Node, exac
     """No line above is lower there than any chord of points to the left and right; bounds are those of many points."""
     rng, curve = np.random.default_rng(3), curve_of(node)
     lower = rng.uniform(-5, 3, (60, 1, 1))
-    upper = lower + rng.uniform(0.01, 5, lower.shape)
+    lower, upper = within_domain(curve, lower, lower + rng.uniform(0.01, 5, lower.shape))
     middle, shares = (lower + upper) / 2, np.linspace(0, 1, 80)
     left, right = middle + shares[::-1] * (lower - middle), middle + shares * (upper - middle)
     at_left, at_right = (sign * curve.approximate(curve.value, side)[:, 0] for side in (left, right))
@@ -181,7 +189,8 @@ def test_pieces_bend_as_they_say_and_slopes_are_those_of_the_formula(node: c.Nod
     curve = curve_of(node)
     ends = [-8.0, *(float(border.mid()) for border in curve.borders), 8.0]
     for j, bend in enumerate(curve.bends):
-        x = np.linspace(ends[j], ends[j + 1], 300)[1:-1]
+        (x,) = within_domain(curve, np.linspace(ends[j], ends[j + 1], 300)[1:-1])
+        x = np.unique(x)
         values = en.each(exact, en.exact(x))
         rises = (values[1:] - values[:-1]) / (en.exact(x[1:]) - en.exact(x[:-1]))
         assert all(bend * (b - a) >= -fmpq(1, 2**200) for a, b in itertools.pairwise(rises))
@@ -203,6 +212,126 @@ def test_slopes_of_a_curve_hold_every_difference_quotient(node: c.Node, exact: C
     if np.isfinite(sum(curve.limits)):
         assert curve.derivative()[0] <= least.min() + 1e-12
         assert most.max() <= curve.derivative()[1] + 1e-12
+
+
+@pytest.mark.parametrize("node", [c.InversePower((0,), 0.5), c.InversePower((0,), 1.0), c.SquareRoot((0,))], ids=repr)
+def test_powers_of_what_may_lie_outside_their_domain_are_rejected(node: c.Node):
+    curve = layer(node, (1, 1, 1))
+    for least in (-1e-300, -2.0, *([] if isinstance(node, c.SquareRoot) else [0.0])):
+        box = np.array([[[least]]]), np.array([[[1.0]]])
+        for ask in (curve.interval, curve.derivative_range, lambda *ends: curve.relaxation(*ends, None)):
+            with pytest.raises(c.RejectedError, match="outside its domain"), np.errstate(all="ignore"):
+                ask(*box)
+
+
+def test_a_root_from_zero_on_is_bounded():
+    root = layer(c.SquareRoot((0,)), (1, 1, 1))
+    lower, upper = np.zeros((1, 1, 1)), np.full((1, 1, 1), 4.0)
+    assert root.interval(lower, upper)[0].item() <= 0 < 2 <= root.interval(lower, upper)[1].item() < 2 + 1e-9
+    lines = root.relaxation(lower, upper, None)
+    for y in (0.0, 1e-9, 0.3, 4.0):
+        point = en.exact(np.full((1, 1, 1), y))
+        assert all(line_errors(lines, point, en.each(en.of_elements(c.SquareRoot((0,))), point)))
+
+
+# ---------------------------------------------------------------- products
+
+
+def factors(rng: Rng, count: int) -> tuple[Array, Array]:
+    """(2 count, 1, 1): boxes of two factors, of every sort."""
+    lower, upper = intervals(rng, 2 * count)
+    return lower, upper
+
+
+def corners_and_more(rng: Rng, lower: Array, upper: Array) -> Iterator[Array]:
+    """Points of the box: all pairs of ends, and others."""
+    count = len(lower) // 2
+    for first, second in itertools.product((lower, upper), repeat=2):
+        yield np.concatenate([first[:count], second[count:]])
+    for _ in range(4):
+        yield np.clip(lower + rng.uniform(size=lower.shape) * (upper - lower), lower, upper)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_planes_and_bounds_of_a_product_enclose_it(seed: int):
+    """They touch it at corners: what rounds there shows."""
+    rng = np.random.default_rng(seed)
+    lower, upper = factors(rng, 150)
+    product = layer(c.Product((0,)), lower.shape)
+    lines, (low, high) = product.relaxation(lower, upper, None), product.interval(lower, upper)
+    slopes = [[en.exact(part) for part in np.split(s, 2)] for s in (lines.upper_slope, lines.lower_slope)]
+    for point in corners_and_more(rng, lower, upper):
+        x, y = np.split(en.exact(point), 2)
+        assert at_least(x * y, low)
+        assert at_most(x * y, high)
+        above, below = (q * x + p * y for q, p in slopes)
+        assert all((x * y <= above + en.exact(lines.upper_intercept)).ravel())
+        assert all((x * y >= below + en.exact(lines.lower_intercept)).ravel())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_intercept_of_a_product_is_right_for_any_point_and_tight(sign: int):
+    rng = np.random.default_rng(9)
+    lower, upper = factors(rng, 150)
+    x, y = (tuple(parts) for parts in zip(*(np.split(v, 2) for v in (lower, upper)), strict=True))
+    p, q = en.wild(rng, 150, 1, 1), en.wild(rng, 150, 1, 1)
+    t = en.exact(product_module._intercept(sign, x, y, p, q))
+    reached = np.full(t.shape, -(fmpq(10) ** 400))
+    for point in corners_and_more(rng, lower, upper):
+        a, b = np.split(en.exact(point), 2)
+        needed = sign * (a * b - en.exact(q) * a - en.exact(p) * b)
+        assert all((needed <= t).ravel())
+        reached = np.maximum(reached, needed)
+    size = [np.abs(v).max(axis=0) for v in (np.stack([*x, p]), np.stack([*y, q]))]
+    assert all((t - reached <= en.exact(16 * 2.0**-51 * size[0] * size[1] + 2.0**-400)).ravel())
+
+
+def test_planes_of_a_product_are_alike_in_the_middle_and_reach_least_far():
+    rng = np.random.default_rng(5)
+    lower = rng.normal(size=(400, 1, 1))
+    upper = lower + rng.uniform(0.01, 3, lower.shape)
+    lines = layer(c.Product((0,)), lower.shape).relaxation(lower, upper, None)
+    (x, y), (w, v) = np.split((lower + upper) / 2, 2), np.split((upper - lower) / 2, 2)
+    for slope, intercept, sign in ((lines.upper_slope, lines.upper_intercept, 1),
+                                   (lines.lower_slope, lines.lower_intercept, -1)):  # fmt: skip
+        q, p = np.split(slope, 2)
+        middle, reach = q * x + p * y + intercept, np.abs(q) * w + np.abs(p) * v
+        assert np.allclose(middle, x * y + sign * w * v)
+        corners = np.stack([a * b for a in (x - w, x + w) for b in (y - v, y + v)])
+        best = corners.max(axis=0) if sign > 0 else corners.min(axis=0)
+        same_sign = (np.abs(x) >= w) & (np.abs(y) >= v)
+        assert np.allclose((middle + sign * reach)[same_sign], best[same_sign]), "exact where no factor changes sign"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_backward_step_through_a_product_loses_nothing(seed: int):
+    rng = np.random.default_rng(seed)
+    for size in (0.0, 0.1, 2.0):
+        first = c.Conv2d((0,), cancelling(rng, 4, 2, 1, 4), cancelling(rng, 4), (1, 1), (0, 1, 0, 2), (1, 1), 1)
+        net = build([c.Input((2, 4, 4)), first, c.Product((1,)), c.Flatten((2,))])
+        ball, prepared = small_ball(rng, (2, 4, 4), size), bounds.prepare(net)
+        values = bounds.value_bounds(prepared, ball, None)
+        for point in en.points(rng, ball, [rng.normal(size=(2, 4, 4))]):
+            images = exact_images(en.exact_values(net, point), prepared)
+            holds(values, 2, windows(rng, prepared.shapes[2], 3), images, fmpq(0))
+
+
+def test_both_factors_of_a_product_are_charged():
+    net = build([c.Input((2,)), c.Product((0,)), c.Concat((1, 1))])
+    center = np.array([3.0, 1024.0], F32)
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(center, 0.5, "Linf", None), None)
+    plain = layer(c.Product((0,)), (2, 1, 1)).relaxation(values.lower[0], values.upper[0], None)
+    charged, error = values.relaxations[1], en.rational((2 + 8) * 2.0**-52)
+    assert charged is not None
+    size = en.exact(np.maximum(np.abs(values.lower[0]), np.abs(values.upper[0])))
+    above = 1, plain.upper_intercept, plain.upper_slope, charged.upper_intercept
+    below = -1, plain.lower_intercept, plain.lower_slope, charged.lower_intercept
+    for sign, before, slope, after in (above, below):
+        whole = (abs(en.exact(slope)) * size).sum() + abs(en.exact(before)).sum()
+        assert sign * (en.exact(after) - en.exact(before)).sum() >= error * whole
+
+
+# ---------------------------------------------------------------- pools
 
 
 @pytest.mark.parametrize("seed", range(6))

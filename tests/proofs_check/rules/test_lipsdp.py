@@ -21,7 +21,7 @@ from verifiers.network.module import build
 F32 = np.float32
 
 
-ANY_KINDS = tuple(k for k in dict.fromkeys(en.IMAGE_KINDS + en.VECTOR_KINDS) if k != "max")
+ANY_KINDS = tuple(k for k in dict.fromkeys(en.IMAGE_KINDS + en.VECTOR_KINDS) if k not in ("max", "product"))
 
 
 def array(values: object) -> c.Float32Array:

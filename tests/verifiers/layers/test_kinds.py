@@ -126,8 +126,14 @@ WHAT_AFFINE_KINDS_REFUSE = {"default_slopes", "relaxation", "forms_below", "deri
 WHAT_NONLINEAR_KINDS_REFUSE = {"adjoint", "offset"}
 NO_SLOPES = {"default_slopes"}
 CURVED = {op: kind for op in OPS if issubclass(kind := KINDS[c.NODE_TYPES[op]], Curve)}
-STEEP = [op for op, kind in CURVED.items() if math.inf in map(abs, kind.limits)]  # no Lipschitz constant everywhere
-NATIVE_ONLY = [op for op, kind in CURVED.items() if kind.lower is Curve.lower]  # which auto_LiRPA does not get
+STEEP = [
+    "product",
+    *(op for op, kind in CURVED.items() if math.inf in map(abs, kind.limits)),
+]  # no Lipschitz constant everywhere
+NATIVE_ONLY = [
+    "product",
+    *(op for op, kind in CURVED.items() if kind.lower is Curve.lower),
+]  # which auto_LiRPA does not get
 
 
 def questions(made: Instance) -> dict[str, Callable[[], Any]]:
