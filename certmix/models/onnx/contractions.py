@@ -30,7 +30,7 @@ def einsum(call: Call) -> View:
     terms, output = _letters(call, call.attribute("equation", ""), [len(shape) for shape in shapes])
     views = [k for k, value in enumerate(call.inputs) if isinstance(value, View)]
     if not 1 <= len(terms) <= 2:
-        call.fail(f"has {len(terms)} inputs; two at most are supported")
+        call.fail(f"has {len(terms)} inputs: write it as several with two each")
     if len(views) == 2:
         return of_two(call, [call.view(0), call.view(1)], terms, output)
     (k,) = views
@@ -52,7 +52,9 @@ def of_two(call: Call, views: Sequence[View], terms: Sequence[str], output: str)
     channels = _size(sizes, letters[: len(letters) - len(output)])
     whole = tuple(sizes[letter] for letter in letters)
     if math.prod(whole) > MAX_PRODUCTS:
-        call.fail(f"multiplies {math.prod(whole)} pairs of numbers, more than {MAX_PRODUCTS}")
+        call.fail(
+            f"multiplies {math.prod(whole)} pairs of numbers, more than {MAX_PRODUCTS}: take fewer tokens or heads"
+        )
     shape, nodes = (channels, math.prod(whole) // channels, 1), list[int]()
     for view, term in own:
         order = [term.index(letter) for letter in letters if letter in term]
@@ -67,7 +69,7 @@ def contracted(call: Call, view: View, term: str, constant: np.ndarray, over: st
     """Sums over all letters that `output` lacks, of the view's axes `term` times the constant's axes `over`."""
     view, term = _diagonal(call, view, term)
     if len(set(over)) < len(over):
-        call.fail(f"takes a diagonal {over!r} of its constant")
+        call.fail(f"takes a diagonal {over!r} of its constant: store the diagonal")
     sizes = dict(zip(term, view.shape, strict=True))
     for letter, n in zip(over, constant.shape, strict=True):
         if sizes.setdefault(letter, n) != n:

@@ -59,7 +59,7 @@ def power(call: Call) -> int:
     kinds, exponents = {1.0: None, 2.0: c.Square, 3.0: c.Cube, 0.5: c.SquareRoot}, call.constant(1)
     exponent = float(exponents.flat[0]) if exponents.size else math.nan
     if (exponents != exponent).any() or not (exponent in kinds or exponent < 0):
-        call.fail(f"has the exponent {exact(exponent)}; only 1, 2, 3, 0.5 and negative ones are supported")
+        call.fail(f"has the exponent {exact(exponent)}; only 1, 2, 3, 0.5 and those below 0 are known: multiply such")
     if exponent < 0:
         return call.builder.emit(c.InversePower((call.data(),), -exponent))
     kind = kinds[exponent]

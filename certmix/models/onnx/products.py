@@ -45,9 +45,11 @@ def softmax(call: Call) -> View:
     length = view.shape[axis] if kept == rank else math.prod(view.shape[axis:])
     rows = view.moved(lambda index: index.transpose(order)).reshaped((math.prod(view.shape) // length, length))
     if length == 1:
-        call.fail("is over one number, which is always 1")
+        call.fail("is over one number, which is always 1: leave it out")
     if math.prod(rows.shape) * (length - 1) > MAX_TERMS:
-        call.fail(f"compares {length} numbers with one another {rows.shape[0]} times, more than {MAX_TERMS} pairs")
+        call.fail(
+            f"compares {length} numbers {rows.shape[0]} times, more than {MAX_TERMS} pairs: take fewer tokens or heads"
+        )
     others = np.array([[j for j in range(length) if j != i] for i in range(length)]).T  # (j, i)
     shape = (length - 1, rows.shape[0] * length, 1)
     first = builder.plain(rows.moved(lambda index: np.moveaxis(index[:, others], 1, 0).reshape(shape)), shape)

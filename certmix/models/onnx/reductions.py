@@ -70,7 +70,7 @@ def _reduced(
         return view
     axes = sorted({axis % len(view.shape) for axis in given or range(len(view.shape))})
     if 0 in axes and builder.any_batch:
-        call.fail("reduces over the batch axis")
+        call.fail("reduces over the batch axis: export with a batch of 1, or reduce over other axes")
     keep = [axis for axis in range(len(view.shape)) if axis not in axes]
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(view.shape))
     shape = shape if call.attribute("keepdims", 1) else tuple(view.shape[axis] for axis in keep)

@@ -216,5 +216,5 @@ def dropout(call: Call) -> View:
 
 def cast(call: Call) -> View:
     if call.attribute("to", 0) != 1:
-        call.fail("only a cast to float32 is supported")
+        call.fail("casts to another type than float32: export the model in float32 throughout")
     return call.view()

@@ -106,7 +106,7 @@ def _window(call: Call) -> tuple[tuple[int, int], tuple[int, int], Quad, tuple[i
     size = call.image()[1:]
     kernel, stride = _pair(call, "kernel_shape"), _pair(call, "strides")
     if _pair(call, "dilations") != (1, 1):
-        call.fail("dilated pooling is not supported")
+        call.fail("has dilations, which pooling in h may not have: take none")
     padding = _padding(call, size, kernel, stride, (1, 1))
     more = [0, 0]
     for a in (0, 1) if call.attribute("ceil_mode", 0) else ():
