@@ -103,6 +103,16 @@ def _mlp(source: Source, nodes: list[c.Node], width: int, classes: int, regime: 
     nodes.append(_linear(source, len(nodes) - 1, classes, width, regime.last))
 
 
+def _curved(source: Source, nodes: list[c.Node], width: int, classes: int, regime: Regime, kind: str) -> None:
+    """Append a hidden layer of curves with rational values, or of products of two values, and the logits."""
+    hidden = source.whole(1, 4)
+    rows = 2 * hidden if kind == "gated" else hidden
+    nodes.append(_linear(source, len(nodes) - 1, rows, width, regime.scale, regime.offset))
+    bent = c.Product if kind == "gated" else source.draw(st.sampled_from([c.Square, c.Abs, c.HardSwish, c.Cube]))
+    nodes.append(bent((len(nodes) - 1,)))
+    nodes.append(_linear(source, len(nodes) - 1, classes, hidden, regime.last))
+
+
 def _conv(source: Source, shape: tuple[int, ...], classes: int, regime: Regime, extra: str) -> list[c.Node]:
     nodes: list[c.Node] = [c.Input(shape)]
     channels, kernel = source.whole(1, 2), source.whole(1, 2)
@@ -164,6 +174,8 @@ def network(source: Source, kind: str, classes: int, regime: Regime, shape: tupl
     if kind == "linear":
         scale = regime.last
         nodes.append(_linear(source, len(nodes) - 1, classes, size, scale))
+    elif kind in ("curved", "gated"):
+        _curved(source, nodes, size, classes, regime, kind)
     else:
         _mlp(source, nodes, size, classes, regime, kind == "residual")
     return build(nodes)

@@ -130,6 +130,16 @@ BUGS: dict[str, Bug] = {
         "max pooling's upper bound is the least upper bound", logit_bug(pool=wrong.least_upper)
     ),
     "residual_lost": Bug("the skip connection's width is lost", logit_bug(add=wrong.narrow_sum)),
+    "curve_at_its_ends": Bug("curves bounded by their values at both ends", logit_bug(curve=wrong.curve_at_ends)),
+    "curve_by_its_tangent": Bug(
+        "curves bounded by their tangent in the middle", logit_bug(curve=wrong.curve_by_tangent)
+    ),
+    "product_of_lower_ends": Bug("lower times lower, upper times upper", logit_bug(product=wrong.product_of_ends)),
+    "gate_at_its_centre": Bug("the second factor's width is lost", logit_bug(product=wrong.product_at_centre)),
+    "product_without_second_order": Bug(
+        "the middle's tangent plane, without the product of both half-widths",
+        logit_bug(product=wrong.product_by_tangent),
+    ),
     "softmax_shared_shift": Bug(
         "one shift and a constant 1e-8 in softmax bounds", replace(PROBABILITIES, squash=wrong.shifted_softmax)
     ),

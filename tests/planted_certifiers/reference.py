@@ -83,6 +83,31 @@ def sum_box(first: Box, second: Box) -> Box:
     return outward(first[0] + second[0], first[1] + second[1], 0.0)
 
 
+def curve_box(box: Box, node: c.Node) -> Box:
+    """Bounds of |x|, squares, cubes and hard swish over a box: at the ends, and at the point between where they are
+    least."""
+    value, least = CURVES[type(node)]
+    points = [*box, np.clip(least, *box)]
+    values = np.stack([value(v) for v in points])
+    size = np.stack([np.abs(v) ** 3 + v * v for v in points]).max(0)  # of what is added up on the way
+    return outward(values.min(0), values.max(0), 16 * RELATIVE_ROUNDING * size)
+
+
+CURVES: dict[type[c.Node], tuple[Callable[[Array], Array], float]] = {
+    c.Abs: (np.abs, 0.0),
+    c.Square: (np.square, 0.0),
+    c.Cube: (lambda v: v * v * v, 0.0),
+    c.HardSwish: (lambda v: v * np.clip(v + 3, 0, 6) / 6, -1.5),
+}
+
+
+def product_box(box: Box) -> Box:
+    """Bounds of the first half times the second: at corners."""
+    (x, y), (u, v) = (np.split(end, 2, axis=1) for end in box)
+    corners = np.stack([a * b for a in (x, u) for b in (y, v)])
+    return outward(corners.min(0), corners.max(0), 0.0)
+
+
 def pool_windows(network: c.PlainNetwork, k: int) -> NDArray[np.bool_]:
     """Which inputs each output of the max pooling node k looks at, (out, in)."""
     node = network.nodes[k]
@@ -149,6 +174,8 @@ class MarginSteps:
     relu: Callable[[Box, float], Box] = relu_box
     pool: Callable[[Box, NDArray[np.bool_]], Box] = pool_box
     add: Callable[[Box, Box], Box] = sum_box
+    curve: Callable[[Box, c.Node], Box] = curve_box
+    product: Callable[[Box], Box] = product_box
     difference: Callable[[Array, Array, int], tuple[Array, Array]] = last_difference
     logits: Callable[[nn.Module, Tensor], Array] = forward
     predicted: Callable[[Array, Array], NDArray[np.int64]] = argmax
@@ -231,6 +258,10 @@ class MarginSteps:
                 box = self.pool(sources[0], pool_windows(network, k))
             elif isinstance(node, c.Add):
                 box = self.add(sources[0], sources[1])
+            elif type(node) in CURVES:
+                box = self.curve(sources[0], node)
+            elif isinstance(node, c.Product):
+                box = self.product(sources[0])
             elif isinstance(node, (c.Relu, c.LeakyRelu)):
                 box = self.relu(sources[0], node.slope if isinstance(node, c.LeakyRelu) else 0.0)
             else:

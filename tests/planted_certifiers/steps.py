@@ -364,3 +364,38 @@ def near_the_origin(
     """Halves its radius where the input is large."""
     found = ref.MarginSteps()(standard, robust, x, alpha, norm)
     return [None if r is None else r / (2 if float(one.max()) >= 1 else 1) for r, one in zip(found, x, strict=True)]
+
+
+def curve_at_ends(box: ref.Box, node: c.Node) -> ref.Box:
+    """As if the curve were monotone."""
+    value = ref.CURVES[type(node)][0]
+    ends = value(box[0]), value(box[1])
+    return ref.outward(np.minimum(*ends), np.maximum(*ends), 0.0)
+
+
+def curve_by_tangent(box: ref.Box, node: c.Node) -> ref.Box:
+    """The value in the middle, plus and minus half the width times the slope there."""
+    value, (middle, half) = ref.CURVES[type(node)][0], ((box[0] + box[1]) / 2, (box[1] - box[0]) / 2)
+    rise = np.abs(value(middle + 1e-6) - value(middle - 1e-6)) / 2e-6 * half
+    return ref.outward(value(middle) - rise, value(middle) + rise, 0.0)
+
+
+def product_of_ends(box: ref.Box) -> ref.Box:
+    """As if both factors were positive."""
+    low, high = (x * y for x, y in (np.split(end, 2, axis=1) for end in box))
+    return ref.outward(np.minimum(low, high), np.maximum(low, high), 0.0)
+
+
+def product_at_centre(box: ref.Box) -> ref.Box:
+    """The first factor's ends times the second factor's middle."""
+    (x, y), (u, v) = (np.split(end, 2, axis=1) for end in box)
+    ends = x * (y + v) / 2, u * (y + v) / 2
+    return ref.outward(np.minimum(*ends), np.maximum(*ends), 0.0)
+
+
+def product_by_tangent(box: ref.Box) -> ref.Box:
+    """m n +- (|m| s + |n| r), m and n the middles, r and s the half-widths."""
+    (x, y), (u, v) = (np.split(end, 2, axis=1) for end in box)
+    m, n, r, s = (x + u) / 2, (y + v) / 2, (u - x) / 2, (v - y) / 2
+    spread = np.abs(m) * s + np.abs(n) * r
+    return ref.outward(m * n - spread, m * n + spread, 0.0)

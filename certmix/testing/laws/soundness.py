@@ -95,6 +95,11 @@ LAWS: tuple[Law, ...] = (
         Wishes(standards=("worst", "switching")), (attack.by_gradient,),
     ),
     _law(
+        "no_counterexample_in_curves_and_gates", POINTWISE, "docs/maths.md 9a: bounds of curves and of products",
+        "networks of squares, cubes, |x| and hard swish, and of products of two values",
+        Wishes(kinds=("curved", "gated"), batch=3, classes=3), (attack.by_sampling, attack.by_gradient),
+    ),
+    _law(
         "no_counterexample_at_corners", POINTWISE, "Definition 3.1",
         "every corner and axis of the ball", _SMALL, (attack.at_corners,),
     ),

@@ -73,5 +73,5 @@ def test_what_cannot_be_h_says_why_and_that_it_can_still_be_g(tmp_path: Path, re
     with pytest.raises(UsageError, match=rf"operator {case[0]} \(node 'odd'\):? .*({reason})") as caught:
         model.require_network()
     text = str(caught.value)
-    assert text.endswith("it cannot be h, the robust classifier, but it can still be g, the standard one")
+    assert "it cannot be h, the robust classifier, but it can still be g, the standard one" in text
     assert "\n" not in text

@@ -22,6 +22,11 @@ LAW_TO_TRY_FIRST = {
     "local_constant_outside_its_ball": "no_counterexample_near_critical_alpha",
     "always_l2": "normalisation_is_part_of_the_network",
     "cells_moved_back": "no_counterexample_by_sampling",
+    "curve_at_its_ends": "no_counterexample_in_curves_and_gates",
+    "curve_by_its_tangent": "no_counterexample_in_curves_and_gates",
+    "product_of_lower_ends": "no_counterexample_in_curves_and_gates",
+    "gate_at_its_centre": "no_counterexample_in_curves_and_gates",
+    "product_without_second_order": "no_counterexample_in_curves_and_gates",
     "alpha_below_half": "no_counterexample_by_attack",
     "always_abstains": "easy_problems_are_certified",
     "zero_for_none": "abstains_at_a_tie",
@@ -36,6 +41,7 @@ LAW_TO_TRY_FIRST = {
 # where a right certifier is likeliest to be called wrong
 HARD_LAWS = (
     "no_counterexample_by_attack", "no_counterexample_near_critical_alpha", "no_counterexample_in_extreme_ranges",
+    "no_counterexample_in_curves_and_gates",
     "no_counterexample_far_from_the_origin", "cancelling_weights_are_not_certified_away",
     "false_certificates_of_votes_are_rare", "false_certificates_of_sampling_are_rare",
 )  # fmt: skip
