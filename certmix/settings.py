@@ -101,9 +101,10 @@ class Settings:
     attack inside every certified ball, 0 for none. curves: keep the bounds found (method margin), also of inputs that
     only another alpha or temperature could certify. branch, branch_parts: what branch and bound may spend on each input
     that bounds alone do not settle, in seconds by the clock and in parts of its ball that are bounded
-    (docs/maths.md 10); where one is 0 the other alone counts, where both are there is none. threads: of the processor,
-    for each tensor operation; like batch_size it may change the last bits of what an engine proposes. adaptive: what of
-    the mix is, with method adaptive; alpha is then a lower bound of its alpha on the whole domain.
+    (docs/maths.md 10), by the native engine on the processor; where one is 0 the other alone counts, where both are
+    there is none. threads: of the processor, for each tensor operation; like batch_size it may change the last bits of
+    what an engine proposes. adaptive: what of the mix is, with method adaptive; alpha is then a lower bound of its
+    alpha on the whole domain.
     """
 
     alpha: float
