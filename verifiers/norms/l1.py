@@ -15,6 +15,7 @@ class L1(Lp):
     """p = 1."""
 
     order = 1.0
+    roundings = 16
 
     def reach(self, sizes: Tensor, extent: Tensor, radius: Tensor) -> Tensor:
         """The radius goes to the largest coefficients first. Where it is spent the value has a kink; the offset there

@@ -15,6 +15,7 @@ class L2(Lp):
     """p = 2."""
 
     order = 2.0
+    roundings = 16
     euclidean = True
 
     def reach(self, sizes: Tensor, extent: Tensor, radius: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ class Lp(abc.ABC):
     """The norm (sum of |x_i|^p)^(1/p); q, with 1/p + 1/q = 1, is its dual's. Vectors are rows (N, n).
 
     order: p. is_box: its ball is a box. euclidean: it is l2, of which alone Gaussian smoothing, spectral norms and
-    LipSDP speak.
+    LipSDP speak. roundings: relative, of powers and roots in `size_up`; 1/p as an exponent is rounded, too.
     """
 
     order: ClassVar[float]
+    roundings: ClassVar[int] = 2048
     is_box: ClassVar[bool] = False
     euclidean: ClassVar[bool] = False
 
@@ -47,10 +48,11 @@ class Lp(abc.ABC):
         """(N,) at least the norm of real vectors (N, n) whose rounding to float64 is `offsets`; no power may underflow,
         as none does of differences of float32 numbers, which are 0 or at least 2^-149."""
         total = offsets.abs().pow(self.order).sum(1)  # Higham 3.1
-        return total.pow(1 / self.order) * (1 + (offsets.shape[1] + 16) * 2.0**-51)
+        return total.pow(1 / self.order) * (1 + (offsets.shape[1] + self.roundings) * 2.0**-51)
 
     def within(self, offsets: Sequence[Fraction], radius: Fraction) -> bool:
-        """Whether the norm of numbers >= 0 is at most the radius, exactly; of whole p."""
+        """Whether the norm of numbers >= 0 is at most the radius, exactly; p that is not whole counts as the whole
+        number below it, whose norm is no smaller."""
         p = int(self.order)
         return sum(v**p for v in offsets) <= radius**p
 
