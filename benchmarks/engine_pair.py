@@ -55,8 +55,11 @@ def audit(models: tuple[Path, ...], norm: str, method: str, evidence: str, limit
 
 
 def measure(name: str) -> dict[str, Any]:
-    models, *how, limit = RUNS[name]
-    found = {engine: audit(MODELS[models], *how, limit, engine) for engine in ("crown", "auto_lirpa", "best")}
+    models, norm, method, evidence, limit = RUNS[name]
+    found = {
+        engine: audit(MODELS[models], norm, method, evidence, limit, engine)
+        for engine in ("crown", "auto_lirpa", "best")
+    }
     native, other = found["crown"]["radii"], found["auto_lirpa"]["radii"]
     gains = [b / a - 1 if a > 0 else float(b > 0) for a, b in zip(native, other, strict=True)]
     return {

@@ -56,9 +56,9 @@ class SmoothingSettings:
     """Randomised smoothing of h (docs/maths.md 5). noise_std in raw input units; samples per input.
 
     looks: increasing fractions of `samples` at which sampling may stop once a given radius is reached, the last 1;
-    they share failure_probability. grid: noisy inputs are multiples of 1/grid; an input that is not itself loses
-    its distance to the grid. draw_batch: noisy inputs run at once. precision: of the base model's arithmetic,
-    float32 or bfloat16.
+    they share failure_probability; none: at any time, by bets, at no cost in shares. grid: noisy inputs are multiples
+    of 1/grid; an input that is not itself loses its distance to the grid. draw_batch: noisy inputs run at once.
+    precision: of the base model's arithmetic, float32 or bfloat16.
     """
 
     noise_std: float = 0.5
@@ -80,8 +80,8 @@ class SmoothingSettings:
         if not 0 < self.failure_probability < 1:
             raise UsageError(f"failure_probability must lie in (0, 1), got {self.failure_probability}")
         ends = (0.0, *self.looks)
-        if len(ends) < 2 or ends[-1] != 1.0 or any(a >= b for a, b in pairwise(ends)):
-            raise UsageError(f"looks must be increasing fractions that end in 1, got {self.looks}")
+        if self.looks and (ends[-1] != 1.0 or any(a >= b for a, b in pairwise(ends))):
+            raise UsageError(f"looks must be increasing fractions that end in 1, or none, got {self.looks}")
         if not 1 <= self.grid <= 65536:
             raise UsageError(f"grid must lie in [1, 65536], got {self.grid}")
         if self.draw_batch < 1:

@@ -423,11 +423,26 @@ class Transform:
 
 
 @dataclass(frozen=True)
+class MixedNuts:
+    """The map of MixedNUTS as released, of all K logits z together: M(z) = scale sign(w) |w|^power, w = v Φ(v) (GELU),
+    v = n / sqrt(n·n / (K - 1) + 1e-8) + shift, n = z - mean z; Φ is the normal distribution function."""
+
+    scale: float
+    shift: float
+    power: float
+
+    def __post_init__(self) -> None:
+        wellformed(0 < self.scale < math.inf, "scale", f"must be > 0 and finite, got {self.scale}")
+        wellformed(math.isfinite(self.shift), "shift", f"must be finite, got {self.shift}")
+        wellformed(0 < self.power < math.inf, "power", f"must be > 0 and finite, got {self.power}")
+
+
+@dataclass(frozen=True)
 class Adaptive:
     """Another mix: a(x') in place of alpha, M(h) in place of h, or both; not both None."""
 
     alpha: InputAlpha | None
-    transform: Transform | None
+    transform: Transform | MixedNuts | None
 
     def __post_init__(self) -> None:
         given = self.alpha is not None or self.transform is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 
-from proofs_check.certificate import Claim, InputAlpha, ModelFile, Smoothing, Transform
+from proofs_check.certificate import Claim, InputAlpha, MixedNuts, ModelFile, Smoothing, Transform
 
 
 def down(value: float, digits: int = 6) -> str:
@@ -51,7 +51,12 @@ def _alpha(alpha: InputAlpha) -> str:
     return f"a(x) is {source} between {alpha.low} and {alpha.high}."
 
 
-def _transform(how: Transform) -> str:
+def _transform(how: Transform | MixedNuts) -> str:
+    if isinstance(how, MixedNuts):
+        return (
+            f"M(z) is {how.scale} sign(w) |w|^{how.power}, w = GELU(v + {how.shift}), v the logits less their mean, by "
+            "the root of 1e-8 + their sample variance."
+        )
     moved = f"(z + {how.shift})"
     shape = f"max{moved[:-1]}, 0)^{how.power}" if how.clamp else f"sign{moved} |z + {how.shift}|^{how.power}"
     return f"M(z) is {shape}, of each logit z by itself."

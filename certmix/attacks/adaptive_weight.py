@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
-from proofs_check.certificate import PlainNetwork, Transform
+from proofs_check.certificate import MixedNuts, PlainNetwork, Transform
 
 Float32Array = NDArray[np.float32]
 
@@ -33,9 +33,21 @@ def weight_at(mix: AdaptiveMix, point: Float32Array, logits: Callable[[PlainNetw
     return arb(min(max(given, mix.least()), 1.0))
 
 
-def moved(logits: list[arb], how: Transform | None) -> list[arb]:
+def moved(logits: list[arb], how: Transform | MixedNuts | None) -> list[arb]:
     """Enclosures of M(z) for every z of `logits`."""
+    if isinstance(how, MixedNuts):
+        return _nuts(logits, how)
     return logits if how is None else [_of_ends(z + arb(how.shift), how) for z in logits]
+
+
+def _nuts(logits: list[arb], how: MixedNuts) -> list[arb]:
+    """Layer norm over all logits, GELU, power and scale."""
+    mean = sum(logits, arb(0)) / len(logits)
+    centered = [z - mean for z in logits]
+    root = (sum((n * n for n in centered), arb(0)) / (len(logits) - 1) + arb(1) / 10**8).sqrt()
+    values = [n / root + arb(how.shift) for n in centered]
+    powered = Transform(0.0, how.power, False)
+    return [arb(how.scale) * _of_ends(v * (1 + (v / arb(2).sqrt()).erf()) / 2, powered) for v in values]
 
 
 def _of_ends(z: arb, how: Transform) -> arb:

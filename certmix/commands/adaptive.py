@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from certmix.commands.arguments import number, required
 from certmix.errors import UsageError
 from certmix.formatting import exact
-from proofs_check.certificate import Float32Array, MalformedError, Transform
+from certmix.settings import as_number
+from proofs_check.certificate import Float32Array, MalformedError, MixedNuts, Transform
 
 if TYPE_CHECKING:
     from certmix.mixing.adaptive import AdaptiveMix
@@ -22,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--alpha-range", nargs=2, type=number, metavar=("LOW", "HIGH"), help="of alpha(x), in [0, 1]")
     words = "or its one output, by any operators, is alpha(x), raised to LOW where it is below: the judge trusts that"
     group.add_argument("--alpha-lower", type=number, metavar="LOW", help=words)
-    words = "h's logits z become sign(z + SHIFT) |z + SHIFT|^POWER"
-    group.add_argument("--transform", nargs=2, type=number, metavar=("SHIFT", "POWER"), help=words)
+    words = "h's logits z become sign(z + SHIFT) |z + SHIFT|^POWER; or mixednuts:S,C,P, its layer norm, GELU and power"
+    group.add_argument("--transform", nargs="+", metavar="SHIFT POWER", help=words)
     group.add_argument("--clamp", action="store_true", help="they become max(z + SHIFT, 0)^POWER instead")
 
 
@@ -46,7 +48,7 @@ def mix(options: argparse.Namespace) -> AdaptiveMix | None:
         raise UsageError("--clamp says how to transform: give --transform SHIFT POWER with it")
     if network is not None and options.alpha is not None:
         raise UsageError(f"alpha is given twice, --alpha {exact(options.alpha)} and --alpha-network: leave one out")
-    how = None if transform is None else _transform(transform[0], transform[1], options.clamp)
+    how = None if transform is None else transformation(transform, options.clamp)
     if network is None:
         return AdaptiveMix(required(options, "alpha"), transform=how)
     try:
@@ -55,7 +57,9 @@ def mix(options: argparse.Namespace) -> AdaptiveMix | None:
         raise UsageError(f"--alpha-network: {error}") from None
 
 
-def _of_network(file: str, ends: tuple[float, float] | None, least: float | None, how: Transform | None) -> AdaptiveMix:
+def _of_network(
+    file: str, ends: tuple[float, float] | None, least: float | None, how: Transform | MixedNuts | None
+) -> AdaptiveMix:
     """ends: of a network's two logits; else the file says alpha itself, and `least` is declared. Raises UsageError."""
     from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
     from certmix.mixing.parameters import check_alpha
@@ -84,8 +88,20 @@ def tried(mix: AdaptiveMix, inputs: Float32Array) -> None:
             raise UsageError(f"--alpha-network must give weights in [0, 1], gives {exact(weight)} at the first input")
 
 
-def _transform(shift: float, power: float, clamp: bool) -> Transform:
+NUTS = "mixednuts:"
+
+
+def transformation(given: Sequence[str], clamp: bool = False) -> Transform | MixedNuts:
+    """What SHIFT POWER, or mixednuts:S,C,P, stands for. Raises UsageError."""
+    nuts = len(given) == 1 and given[0].startswith(NUTS)
+    parts = given[0].removeprefix(NUTS).split(",") if nuts else [str(v) for v in given]
+    got = f"--transform {' '.join(map(str, given))}"
     try:
-        return Transform(shift, power, clamp)
+        numbers = [as_number(part, got) for part in parts]
+        if nuts and len(numbers) == 3 and not clamp:
+            return MixedNuts(*numbers)
+        if not nuts and len(numbers) == 2:
+            return Transform(numbers[0], numbers[1], clamp)
     except MalformedError as error:
-        raise UsageError(f"--transform {exact(shift)} {exact(power)}: {error.place} {error.reason}") from None
+        raise UsageError(f"{got}: {error.place} {error.reason}") from None
+    raise UsageError(f"{got}: it takes SHIFT POWER (--clamp may go with it), or mixednuts:S,C,P")

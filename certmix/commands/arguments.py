@@ -195,14 +195,19 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         "--grid", type=int, default=d.grid, metavar="G", help="noisy inputs are multiples of 1/G (default 255)"
     )
     noise.add_argument("--bound", default=d.bound, help="which smoothing bound (default best)")
-    looks = "fractions of the draws at which to stop once a given --radius is reached, e.g. 0.1,0.3,1"
-    noise.add_argument("--looks", type=fractions, default=d.looks, metavar="F,…", help=looks)
+    words = "where to stop once a given --radius is reached: at fractions of the draws, e.g. 0.1,0.3,1, or at any draw"
+    noise.add_argument("--looks", type=looks, default=d.looks, metavar="F,…|any", help=words)
     noise.add_argument("--precision", choices=("float32", "bfloat16"), default=d.precision, help="of the base model")
 
 
 def fractions(text: str) -> tuple[float, ...]:
     """Comma-separated numbers."""
     return tuple(number(part) for part in text.split(","))
+
+
+def looks(text: str) -> tuple[float, ...]:
+    """Fractions; none for "any"."""
+    return () if text == "any" else fractions(text)
 
 
 def settings(options: argparse.Namespace, adaptive: AdaptiveMix | None = None) -> Settings:

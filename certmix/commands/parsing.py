@@ -49,7 +49,7 @@ def spelled(command: str, add: Callable[[argparse.ArgumentParser], None], option
             words.append(action.option_strings[0])
         else:
             given = [_word(v) for v in (value if isinstance(value, list | tuple) else [value])]
-            words += [action.option_strings[0], *(given if action.nargs is not None else [",".join(given)])]
+            words += [action.option_strings[0], *(given if action.nargs is not None else [",".join(given) or "any"])]
     return shlex.join(words)
 
 

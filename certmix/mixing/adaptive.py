@@ -1,4 +1,4 @@
-"""Mixes whose alpha depends on the input, or whose robust logits pass a nondecreasing map (docs/maths.md 8)."""
+"""Mixes whose alpha depends on the input, or whose robust logits pass a map (docs/maths.md 8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.mixing.mixed import MixedClassifier
-from proofs_check.certificate import Adaptive, InputAlpha, PlainNetwork, Transform
+from proofs_check.certificate import Adaptive, InputAlpha, MixedNuts, PlainNetwork, Transform
 from verifiers.network.module import PlainModule
 
 
@@ -44,7 +44,7 @@ class AdaptiveMix:
 
     alpha: float | nn.Module
     alpha_lower: float | None = None
-    transform: Transform | None = None
+    transform: Transform | MixedNuts | None = None
 
     @property
     def network(self) -> PlainNetwork | None:

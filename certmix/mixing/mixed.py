@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.mixing.parameters import check_alpha, check_temperature
-from proofs_check.certificate import Transform
+from certmix.theorems.mixed_nuts import mapped
+from proofs_check.certificate import MixedNuts, Transform
 
 
 def log_mixture(log_standard: Tensor, log_robust: Tensor, alpha: float) -> Tensor:
@@ -31,10 +32,12 @@ def log_mixture_of(log_standard: Tensor, log_robust: Tensor, alpha: Tensor) -> T
     return torch.logaddexp(log_standard + of_standard, log_robust + of_robust)
 
 
-def transformed(logits: Tensor, transform: Transform | None) -> Tensor:
-    """M of every logit (proofs_check.certificate.Transform); None: as they are. Source: docs/maths.md 8 (MixedNUTS)."""
+def transformed(logits: Tensor, transform: Transform | MixedNuts | None) -> Tensor:
+    """M of the logits (proofs_check.certificate.Transform, MixedNuts); None: as they are. Source: docs/maths.md 8."""
     if transform is None:
         return logits
+    if isinstance(transform, MixedNuts):
+        return mapped(logits, transform)
     moved = logits + transform.shift
     if transform.clamp:
         return moved.clamp_min(0) ** transform.power
@@ -54,7 +57,7 @@ class MixedClassifier(nn.Module):
 
     alpha may be a module too, x -> (N,): then alpha_lower must declare a lower bound of it, which the mix enforces
     (values are clamped to [alpha_lower, 1]), and the attribute `alpha` is that bound. transform: replaces h's logits z
-    by M(z), nondecreasing, before the temperature. Certificates for both: docs/adaptive.md. Source: docs/maths.md 8.
+    by M(z) before the temperature. Certificates for both: docs/adaptive.md. Source: docs/maths.md 8.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class MixedClassifier(nn.Module):
         temperature: float = 1.0,
         *,
         alpha_lower: float | None = None,
-        transform: Transform | None = None,
+        transform: Transform | MixedNuts | None = None,
     ) -> None:
         super().__init__()
         self.standard = standard

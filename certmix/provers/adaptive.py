@@ -24,9 +24,10 @@ from certmix.provers.proposal import Proposal
 from certmix.provers.session import EngineSession, Session
 from certmix.records.outcomes import Outcome, Reason
 from certmix.settings import Settings, diameter
+from certmix.theorems import mixed_nuts
 from certmix.theorems.radius_search import largest_passing
 from certmix.theorems.softmax_margin import box_margin, own_class
-from proofs_check.certificate import PlainNetwork, Transform
+from proofs_check.certificate import MixedNuts, PlainNetwork, Transform
 from proofs_check.rules.adaptive import AdaptiveMargin
 from verifiers.engine import Answer, Query, differences
 from verifiers.network.module import PlainModule
@@ -67,6 +68,20 @@ def transformed_upper(lower: Tensor, upper: Tensor, differences: Tensor, predict
     return differences_after.masked_fill(own_class(predicted, upper.shape[1]), 0.0)
 
 
+def nuts_upper(answer: Answer, predicted: Tensor, how: MixedNuts) -> Tensor:
+    """(N, K) upper bounds of M(z_j) - M(z_y), 0 at y, from an engine's answer about these balls."""
+    lower, upper = mixed_nuts.bounds(*centered_bounds(answer), how)
+    return (upper - lower.gather(1, predicted[:, None])).masked_fill(own_class(predicted, upper.shape[1]), 0.0)
+
+
+def centered_bounds(answer: Answer) -> tuple[Tensor, Tensor]:
+    """(N, K) bounds of z - mean z on the balls of an answer."""
+    classes = answer.bounds.upper.shape[1]
+    rows = classes * torch.eye(classes, dtype=torch.float64) - 1
+    found = answer.further(rows.expand(len(answer.bounds.upper), -1, -1))
+    return found.lower / classes, found.upper / classes
+
+
 @dataclass(frozen=True, eq=False)
 class AdaptiveOracle:
     """An engine on h and on the network of alpha."""
@@ -81,7 +96,9 @@ class AdaptiveOracle:
         predicted = self.predicted[inputs]
         h = self._answer(self.problem.network, inputs, radii, predicted)
         upper = h.bounds.upper
-        if self.mix.transform is not None:
+        if isinstance(self.mix.transform, MixedNuts):
+            upper = nuts_upper(h, predicted, self.mix.transform)
+        elif self.mix.transform is not None:
             logits = h.further(torch.eye(upper.shape[1]).double().expand(len(inputs), -1, -1))
             upper = transformed_upper(logits.lower, logits.upper, upper, predicted, self.mix.transform)
         margin = box_margin(h.bounds.lower, upper, predicted, self.problem.settings.temperature)

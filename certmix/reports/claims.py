@@ -115,6 +115,11 @@ def _alpha_words(alpha: dict[str, Any]) -> str:
 
 def _transform_words(how: dict[str, Any]) -> str:
     moved, power = f"z + {exact(how['shift'])}", exact(how["power"])
+    if "scale" in how:
+        return (
+            f"M = {exact(how['scale'])} sign(w) |w|^{power} with w = GELU(v + {exact(how['shift'])}) and v the layer "
+            "norm of all logits: the map of MixedNUTS."
+        )
     shape = f"max({moved}, 0)^{power}" if how["clamp"] else f"sign({moved}) |{moved}|^{power}"
     return f"M(z) = {shape}, of each logit by itself."
 

@@ -67,6 +67,10 @@ STEPS: dict[str, tuple[str, ...]] = {
     ),
     "smoothed_distribution": (SAMPLES, "the margin's distribution, moved by the radius, stays above what is required"),
     "smoothed_means": (SAMPLES, "the means, moved by the radius, stay above what is required"),
+    "stopped_means": (
+        SAMPLES,
+        "the means, moved by the radius, stay above what is required at the stop",
+    ),
 }
 
 

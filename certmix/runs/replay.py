@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from certmix.runs.finished import kept
 from proofs_check.certificate import ModelFile
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
-from proofs_check.rules.smoothing import Mean, Sample, SmoothedDistribution, SmoothedMeans
+from proofs_check.rules.smoothing import Mean, SmoothedDistribution, SmoothedMeans
+from proofs_check.rules.stopped import StoppedMeans
 from verifiers.network.module import PlainModule
 from verifiers.smoothing import sampling
 from verifiers.smoothing.sampling import Base, GridNoise, Job
@@ -32,6 +34,16 @@ class Stated:
 
     statistic: Statistic
     counts: Counts
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The certifying draws: the first `draws` of at most `most`."""
+
+    seed: int
+    precision: Literal["float32", "bfloat16"]
+    draws: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -75,19 +87,25 @@ def _smoothed(path: Path) -> Iterator[tuple[parse.Certificate, NDArray[np.float3
             yield line, row.value
 
 
-def stated(certificate: parse.Certificate) -> tuple[Sample, list[Stated]]:
+def stated(certificate: parse.Certificate) -> tuple[Taken, list[Stated]]:
     """What a certificate says was counted."""
     evidence = certificate.evidence
+    if not isinstance(evidence, SmoothedDistribution | SmoothedMeans | StoppedMeans):
+        raise UsageError(f"rule {certificate.rule} has no draws to replay")
+    drawn = evidence.sample
+    if isinstance(evidence, StoppedMeans):
+        taken = Taken(drawn.seed, drawn.precision, evidence.sample.samples, evidence.sample.most)
+    else:
+        looks = evidence.sample.looks
+        taken = Taken(drawn.seed, drawn.precision, looks[evidence.sample.look].samples, looks[-1].samples)
     if isinstance(evidence, SmoothedDistribution):
-        return evidence.sample, [
+        return taken, [
             Stated(Statistic("difference", g.classes, g.tail.thresholds), np.array(g.tail.counts))
             for g in evidence.groups
         ]
-    if not isinstance(evidence, SmoothedMeans):
-        raise UsageError(f"rule {certificate.rule} has no draws to replay")
     means: list[tuple[MeanKind, tuple[int, ...], Mean]] = [("predicted", (), evidence.predicted)]
     means.extend(("complement", g.classes, g.complement) for g in evidence.groups if g.complement is not None)
-    return evidence.sample, [Stated(Statistic(k, c, m.thresholds), np.array(m.counts)) for k, c, m in means]
+    return taken, [Stated(Statistic(k, c, m.thresholds), np.array(m.counts)) for k, c, m in means]
 
 
 def _replay_one(
@@ -103,7 +121,7 @@ def _replay_one(
     if smoothing is None:
         raise TypeError("excluded: only smoothing certificates are replayed")
     taken, statements = stated(certificate)
-    size, draws = block_size(taken.looks[-1].samples), taken.looks[taken.look].samples
+    size, draws = block_size(taken.most), taken.draws
     blocks = -(-draws // size)
     if any(len(s.counts) != blocks for s in statements):
         raise UsageError(

@@ -94,6 +94,9 @@ def read(kind: Any, value: Any, place: str) -> Any:
             return None
         kinds = [a for a in args if a is not type(None)]
         fitting = [k for k in kinds if dataclasses.is_dataclass(k) == (type(value) is dict)]
+        if len(fitting) > 1:  # several objects are told by their fields
+            names = set(read(dict, value, place))
+            fitting = [k for k in fitting if set(_hints(k)) == names] or fitting
         return read((fitting or kinds)[0], value, place)
     if origin is Annotated:
         text, pattern = read(args[0], value, place), args[1]

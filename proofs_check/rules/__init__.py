@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proofs_check.certificate import Assumption, Claim, ClassOf, Semantics, need
-from proofs_check.rules import adaptive, smoothing
+from proofs_check.rules import adaptive, smoothing, stopped
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz import layer_norms, lipsdp
 from proofs_check.rules.lipschitz import rule as lipschitz
@@ -49,6 +49,7 @@ RULES: dict[str, Rule] = {
     "pair_margin": Rule(margin.PairMargin, margin.pair_margin, class_of=ANY, semantics=BOTH),
     "smoothed_distribution": Rule(smoothing.SmoothedDistribution, smoothing.smoothed_distribution, ANY, smoothing=True),
     "smoothed_means": Rule(smoothing.SmoothedMeans, smoothing.smoothed_means, ANY, smoothing=True),
+    "stopped_means": Rule(stopped.StoppedMeans, stopped.stopped_means, ANY, smoothing=True),
 }
 
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from flint import arb
 
-from proofs_check.certificate import Assumption, Claim, RejectedError, Transform, need
+from proofs_check.certificate import Assumption, Claim, MixedNuts, RejectedError, Transform, need
 from proofs_check.kernel import bounds
 from proofs_check.kernel.rounding import Array
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.differences import differences, rivals, slopes
 from proofs_check.rules.margin.rule import NetworkMargin, network_margin
+from proofs_check.rules.mixed_nuts import nuts_upper
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ def adaptive_margin(claim: Claim, evidence: AdaptiveMargin, case: Case) -> froze
     assumptions = _alpha_on_ball(claim, evidence.alpha_witness, case)
     if adaptive.transform is None:
         return assumptions | network_margin(claim, NetworkMargin(evidence.witness), case)
-    uppers = transformed_upper(claim, adaptive.transform, evidence.witness, case)
+    if isinstance(adaptive.transform, MixedNuts):
+        uppers = nuts_upper(claim, adaptive.transform, evidence.witness, case)
+    else:
+        uppers = transformed_upper(claim, adaptive.transform, evidence.witness, case)
     alpha, temperature = arb(claim.alpha), arb(claim.temperature)
     e = [arb(1) if j == claim.predicted else (temperature * t).exp() for j, t in enumerate(uppers)]
     total = sum(e, arb(0))
     for i in rivals(claim, len(e)):
-        # (3a) times alpha. It implies t_i < 0 at x too, hence z_i < z_y: y is the strict argmax of h(x)
+        # (3a) times alpha. It implies t_i < 0 at x too: y is the strict argmax of M(h(x))
         proven = alpha * (1 - e[i]) > (1 - alpha) * total
         need(proven, "margin", f"rival {i}: transformed bounds do not exceed the required margin")
     return assumptions

@@ -115,8 +115,8 @@ BITS = 64  # of an incomplete beta function: ten times faster than rounding.PREC
 
 def smoothed_distribution(claim: Claim, evidence: SmoothedDistribution, case: Case) -> frozenset[Assumption]:
     """(5b): v_y − v_i >= −1 + Σ_k (s_k − s_{k−1}) ψ(T_i(s_k)) on the ball, s_0 = −1."""
-    smoothing, shift = _scope(claim, case)
-    _need_cover(claim, case, [g.classes for g in evidence.groups])
+    smoothing, shift = scope(claim, case)
+    need_cover(claim, case, [g.classes for g in evidence.groups])
     tails = [g.tail for g in evidence.groups]
     draws = _need_split(smoothing, evidence.sample, [Fraction(t.share) * len(t.thresholds) for t in tails])
     for tail in tails:
@@ -125,27 +125,27 @@ def smoothed_distribution(claim: Claim, evidence: SmoothedDistribution, case: Ca
         for count, lower in zip(totals, tail.lower, strict=True):
             _need_tail(count, draws, lower, tail.share)
         steps = [arb(b) - arb(a) for a, b in pairwise((-1.0, *tail.thresholds))]
-        terms = [step * _sunk(arb(p), shift) for step, p in zip(steps, tail.lower, strict=True)]
-        _need_margin(claim, sum(terms, arb(-1)))
+        terms = [step * sunk(arb(p), shift) for step, p in zip(steps, tail.lower, strict=True)]
+        need_margin(claim, sum(terms, arb(-1)))
     return ASSUMPTIONS | case.assumptions
 
 
 def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozenset[Assumption]:
     """(5a): v_y − v_i >= ψ(v_y) − (1 − ψ(1 − v_i)) on the ball. Implies Theorems 3.5 (Gaussian) and 3.7."""
-    smoothing, shift = _scope(claim, case)
-    _need_cover(claim, case, [g.classes for g in evidence.groups])
+    smoothing, shift = scope(claim, case)
+    need_cover(claim, case, [g.classes for g in evidence.groups])
     means = [evidence.predicted, *(g.complement for g in evidence.groups if g.complement is not None)]
     draws = _need_split(smoothing, evidence.sample, [Fraction(m.share) for m in means])
     for mean in means:
-        _need_mean(mean, draws)
-    of_y = _sunk(arb(evidence.predicted.lower), shift)
+        need_mean(mean, draws)
+    of_y = sunk(arb(evidence.predicted.lower), shift)
     for group in evidence.groups:
-        of_others = of_y if group.complement is None else _sunk(arb(group.complement.lower), shift)
-        _need_margin(claim, of_y + of_others - 1)
+        of_others = of_y if group.complement is None else sunk(arb(group.complement.lower), shift)
+        need_margin(claim, of_y + of_others - 1)
     return ASSUMPTIONS | case.assumptions
 
 
-def _scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:
+def scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:
     """Hypotheses of every smoothing rule, and s."""
     if claim.smoothing is None:
         raise RejectedError("smoothing", "the claim speaks of no smoothed classifier")
@@ -164,7 +164,7 @@ def _shift(claim: Claim, smoothing: Smoothing, case: Case) -> arb:
     return (arb(claim.radius) + distance) / arb(smoothing.noise_std)
 
 
-def _need_cover(claim: Claim, case: Case, groups: list[tuple[int, ...]]) -> None:
+def need_cover(claim: Claim, case: Case, groups: list[tuple[int, ...]]) -> None:
     """The groups name every rival of y, and nothing else."""
     rivals, classes = {i for group in groups for i in group}, signature(case.h).classes
     exact = len(rivals) == classes - 1 and claim.predicted not in rivals and all(0 <= i < classes for i in rivals)
@@ -216,7 +216,7 @@ def _tail_up(count: int, draws: int, p: float) -> arb:
         return first / (1 - ratio) if ratio < 1 else arb(1)
 
 
-def _need_mean(mean: Mean, draws: int) -> None:
+def need_mean(mean: Mean, draws: int) -> None:
     """Clopper–Pearson where only value >= 1 is counted and nothing is bet; else Markov's inequality on capital."""
     totals = _totals(mean.thresholds, mean.counts, draws, 0.0)
     if not mean.bets:
@@ -232,12 +232,12 @@ def _need_mean(mean: Mean, draws: int) -> None:
     return need(reached, "confidence", f"the capital does not prove a mean of {mean.lower} at share {mean.share}")
 
 
-def _sunk(p: arb, shift: arb) -> arb:
+def sunk(p: arb, shift: arb) -> arb:
     """ψ(p) = Φ(Φ⁻¹(p) − shift), 0 at p = 0."""
     return normal_cdf(normal_quantile(p) - shift) if p > 0 else arb(0)
 
 
-def _need_margin(claim: Claim, margin: arb) -> None:
+def need_margin(claim: Claim, margin: arb) -> None:
     """Lemma 3.2: α margin > 1 − α; where v̄ is the mix itself, margin > 0."""
     both = claim.smoothing is not None and claim.smoothing.networks == "both"
     proven = margin > 0 if both else arb(claim.alpha) * margin > 1 - arb(claim.alpha)

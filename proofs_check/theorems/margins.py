@@ -13,9 +13,11 @@ e, others, top, most, least, mu, a = reals("e others top most least mu a")
 mix = (1 - alpha) * (g_y - g_i) + alpha * (h_y - h_i)
 margin_rules = ("engine_margin", "network_margin", "branched_margin", "adaptive_margin", "pair_margin")
 on_lemma = (*margin_rules, "lipschitz_global", "lipschitz_layers", "lipschitz_local", "lipschitz_relaxed",
-            "engine_lipschitz_relaxed", "smoothed_distribution", "smoothed_means")  # fmt: skip
+            "engine_lipschitz_relaxed", "smoothed_distribution", "smoothed_means",
+            "stopped_means")  # fmt: skip
 
 M_u, M_l, M_zj, M_zy = reals("M_u M_l M_zj M_zy")
+n, n_1, n_2, rest, r = reals("n n_1 n_2 rest r")
 
 THEOREMS = (
     Theorem(
@@ -114,6 +116,20 @@ THEOREMS = (
         "A nondecreasing M takes bounds of single logits to one of the difference (docs/maths.md 8).",
         {"M is nondecreasing, above": M_zj <= M_u, "M is nondecreasing, below": M_l <= M_zy},
         M_zj - M_zy <= M_u - M_l,
+        ("adaptive_margin",),
+    ),
+    Theorem(
+        "normed logit, above",
+        "n / sqrt(n² + rest) is largest at the largest n and, for n >= 0, at the least rest (docs/maths.md 8).",
+        {"n >= 0": n >= 0, "upper bound of n": n <= top, "rest, from below": r <= rest, "r >= 0": r >= 0},
+        n * n * (top * top + r) <= top * top * (n * n + rest),
+        ("adaptive_margin",),
+    ),
+    Theorem(
+        "squares of what adds up to the opposite",
+        "Two numbers that add up to -n have squares of at least n²/2 together (docs/maths.md 8).",
+        {"they add up": n + n_1 + n_2 == 0},
+        2 * (n_1 * n_1 + n_2 * n_2) >= n * n,
         ("adaptive_margin",),
     ),
 )

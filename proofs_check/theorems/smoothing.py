@@ -9,6 +9,7 @@ from proofs_check.theorems.theorem import Theorem, reals, z3
 alpha, g_y, g_i, h_y, h_i = reals("alpha g_y g_i h_y h_i")
 q_y, q_i, q_y0, q_i0, s = reals("q_y q_i q_y0 q_i0 s")
 value, t1, t2, one1, one2, p1, p2, l1, l2, m = reals("value t1 t2 one1 one2 p1 p2 l1 l2 m")
+bet, null, goal, p, r1, r2, c1, c2, capital = reals("bet null goal p r1 r2 c1 c2 capital")
 Phi = z3.Function("Phi", z3.RealSort(), z3.RealSort())
 
 mix = (1 - alpha) * (g_y - g_i) + alpha * (h_y - h_i)
@@ -35,7 +36,7 @@ THEOREMS = (
             "Phi is increasing, at h_i": increasing(q_i, q_i0 + s),
         },
         h_y - h_i >= Phi(q_y0 - s) - Phi(q_i0 + s),
-        ("smoothed_means",),
+        ("smoothed_means", "stopped_means"),
     ),
     Theorem(
         "theorem 3.7",
@@ -75,5 +76,25 @@ THEOREMS = (
         },
         m >= -1 + (t1 + 1) * l1 + (t2 - t1) * l2,
         ("smoothed_distribution",),
+    ),
+    Theorem(
+        "a bet on a mean that is too large",
+        "The expected factor of the capital is at most 1, and a lesser mean would leave more (docs/maths.md 5c).",
+        {"bets are on large values": bet >= 0, "the mean is no larger than what is bet against": m <= null},
+        z3.And(1 + bet * (m - null) <= 1, 1 + bet * (value - null) <= 1 + bet * (value - m)),
+        ("smoothed_means", "stopped_means"),
+    ),
+    Theorem(
+        "Ville's inequality, one draw",
+        "After a fair bet a goal is reached with probability at most capital/goal: so it is before (docs/maths.md 5d).",
+        {
+            "the bet is fair": p * c1 + (1 - p) * c2 <= capital,
+            "p >= 0": p >= 0,
+            "p <= 1": p <= 1,
+            "reaching it after one outcome": r1 * goal <= c1,
+            "reaching it after the other": r2 * goal <= c2,
+        },
+        (p * r1 + (1 - p) * r2) * goal <= capital,
+        ("stopped_means",),
     ),
 )

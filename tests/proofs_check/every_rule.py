@@ -36,6 +36,7 @@ from proofs_check.rules.smoothing import (
     SmoothedMeans,
     Tail,
 )
+from proofs_check.rules.stopped import Stopped, StoppedMeans
 from verifiers.network.module import build
 
 F32 = np.float32
@@ -122,6 +123,8 @@ def certificates() -> dict[str, tuple[Claim, Any]]:
     tail = Tail((0.0, 1.0), ((500, 499), (498, 498)), (0.98, 0.975), 3e-4)
     soft = Mean((0.5, 0.9), ((500, 495), (500, 490)), (0.5, 1.0), 0.85, 3e-4)
     votes = Mean((1.0,), ((499,), (498,)), (), 0.98, 3e-4)
+    stopped = Stopped(1, 10, "float32", 1000, 4000, 1e-5)
+    bets = Mean((1.0,), ((500,), (497,)), (0.5, 0.9), 0.97, 3e-4)
     tiny = dataclasses.replace(PLAIN, radius=1e-6, norm="L2", domain=None)
     adaptive = c.Adaptive(c.InputAlpha(None, PLAIN.alpha, 1.0), c.Transform(4.0, 2.0, True))
     return {
@@ -139,6 +142,10 @@ def certificates() -> dict[str, tuple[Claim, Any]]:
         "smoothed_means": (
             SMOOTHED,
             SmoothedMeans(sample, votes, (RivalMean(rivals[:1], soft), RivalMean(rivals[1:], None))),
+        ),
+        "stopped_means": (
+            SMOOTHED,
+            StoppedMeans(stopped, bets, (RivalMean(rivals[:1], soft), RivalMean(rivals[1:], None))),
         ),
     }
 

@@ -32,6 +32,7 @@ from proofs_check.certificate import (
     Flatten,
     Input,
     Linear,
+    MixedNuts,
     Norm,
     PlainNetwork,
     Relu,
@@ -103,6 +104,9 @@ ACCEPTED = {
     "smoothing_hard": Settings(
         0.75, norm="L2", method="smoothing", smoothing=dataclasses.replace(FEW_DRAWS, base="hard")
     ),
+    "smoothing_stopped": Settings(
+        0.75, norm="L2", method="smoothing", radius=0.03, smoothing=dataclasses.replace(FEW_DRAWS, looks=())
+    ),
 }
 
 ADAPTIVE = {
@@ -110,6 +114,7 @@ ADAPTIVE = {
     "adaptive_declared": AdaptiveMix(Identity(), 0.75),
     "adaptive_clamp": AdaptiveMix(0.75, transform=Transform(0.5, 2.0, True)),
     "adaptive_cube": AdaptiveMix(0.75, transform=Transform(0.0, 3.0, False)),
+    "adaptive_nuts": AdaptiveMix(0.75, transform=MixedNuts(6.0, -0.5, 2.0)),
 }
 
 
@@ -185,7 +190,7 @@ REJECTED: dict[str, tuple[str, dict[str, Any]]] = {
         {"evidence": {"rule": "engine_margin", "engine": "x", "lower": [-9.0] * 3, "upper": [0.0] * 3}},
     ),
 }
-for _name in ("lipschitz_l2", "lipschitz_linf", "smoothing_soft", "smoothing_hard"):
+for _name in ("lipschitz_l2", "lipschitz_linf", "smoothing_soft", "smoothing_hard", "smoothing_stopped"):
     REJECTED |= {f"{_name}_larger_radius": (_name, {"radius": 3.0}), f"{_name}_half_alpha": (_name, {"alpha": 0.5})}
 REJECTED |= {
     "lipschitz_layers_l2_larger_radius": ("lipschitz_layers_l2", {"radius": 3.0}),
@@ -211,6 +216,11 @@ REJECTED |= {
         {"adaptive": {"alpha": None, "transform": {"shift": -1e6, "power": 2.0, "clamp": True}}},
     ),
     "adaptive_cube_half_alpha": ("adaptive_cube", {"alpha": 0.5}),
+    "adaptive_nuts_larger_radius": ("adaptive_nuts", {"radius": 0.5}),
+    "adaptive_nuts_moved_away": (
+        "adaptive_nuts",
+        {"adaptive": {"alpha": None, "transform": {"scale": 6.0, "shift": -3.0, "power": 2.0}}},
+    ),
     "adaptive_claim_by_another_rule": (
         "margin_linf",
         {"adaptive": {"alpha": None, "transform": {"shift": 0.0, "power": 3.0, "clamp": False}}},
@@ -244,6 +254,10 @@ MALFORMED_LINE: dict[str, dict[str, Any]] = {
     "other_version": {"format": "certmix-certificate/2"},
     "other_label": {"label": 7},
     "other_index": {"index": 3},
+    "nuts_with_a_clamp": {
+        "adaptive": {"alpha": None, "transform": {"scale": 6.0, "shift": 0.0, "power": 2.0, "clamp": True}}
+    },
+    "nuts_without_scale": {"adaptive": {"alpha": None, "transform": {"scale": 0.0, "shift": 0.0, "power": 2.0}}},
     "unknown_theorem": {"evidence": {"rule": "lipschitz_layers", "theorem": "3.6", "constants": [1e6, 0.0, 1e6]}},
     "trees_not_an_array": {"evidence": {"rule": "branched_margin", "witness": None, "trees": "AAAA"}},
     "adaptive_without_content": {"adaptive": {"alpha": None, "transform": None}},

@@ -30,6 +30,7 @@ from proofs_check.rules.smoothing import (
     SmoothedDistribution,
     SmoothedMeans,
 )
+from proofs_check.rules.stopped import StoppedMeans
 
 F32 = np.float32
 
@@ -56,34 +57,38 @@ def corners(claim: Claim) -> list[en.Exact]:
     return en.points(rng, CASE.ball(claim), [rng.normal(size=3) for _ in range(6)])
 
 
-def smoothing_follows(claim: Claim, evidence: SmoothedMeans | SmoothedDistribution) -> bool:
+def smoothing_follows(claim: Claim, evidence: SmoothedMeans | SmoothedDistribution | StoppedMeans) -> bool:
     """FORMAT 8 once more in scipy's floats: x is on the grid but for float32, so 1e-6 covers its distance."""
-    smoothing, sample = claim.smoothing, evidence.sample
+    smoothing, means = claim.smoothing, not isinstance(evidence, SmoothedDistribution)
     assert smoothing is not None
-    look = sample.looks[sample.look]
-    means = isinstance(evidence, SmoothedMeans)
     parts: list[Any] = [g.complement for g in evidence.groups] if means else [g.tail for g in evidence.groups]
     parts = [p for p in ([evidence.predicted, *parts] if means else parts) if p is not None]
     spent = sum(p.share * (1 if means else len(p.thresholds)) for p in parts)
-    total = sum(x.share for x in sample.looks) + sample.sampler_share
-    ok = spent <= look.share * (1 + 1e-9) and total <= smoothing.failure_probability * (1 + 1e-9)
+    if isinstance(evidence, StoppedMeans):
+        draws, allowed, total = evidence.sample.samples, 1.0, spent
+        assert all(p.bets for p in parts)
+    else:
+        look = evidence.sample.looks[evidence.sample.look]
+        draws, allowed, total = look.samples, look.share, sum(x.share for x in evidence.sample.looks)
+    total += evidence.sample.sampler_share
+    ok = spent <= allowed * (1 + 1e-9) and total <= smoothing.failure_probability * (1 + 1e-9)
     for p in parts:
         counts = np.sum(p.counts, axis=0)
         if means and p.bets:
-            cells = -np.diff([look.samples, *counts, 0])
+            cells = -np.diff([draws, *counts, 0])
             gains = np.array([0.0, *p.thresholds]) - p.lower
             capital = [np.exp(cells @ np.log1p(b * gains)) for b in p.bets]
             ok = ok and np.mean(capital) * p.share >= 1 - 1e-6
         else:
             lower = [p.lower] if means else p.lower
-            tails = stats.binom.sf(counts - 1, look.samples, lower)
+            tails = stats.binom.sf(counts - 1, draws, lower)
             ok = ok and all(t <= p.share * (1 + 1e-6) or v == 0 for t, v in zip(tails, lower, strict=True))
     shift = claim.radius / smoothing.noise_std
 
     def sunk(p: Any) -> Any:
         return stats.norm.cdf(stats.norm.ppf(p) - shift)
 
-    if isinstance(evidence, SmoothedMeans):
+    if not isinstance(evidence, SmoothedDistribution):
         of_y = sunk(evidence.predicted.lower)
         margins = [of_y + (of_y if g.complement is None else sunk(g.complement.lower)) - 1 for g in evidence.groups]
     else:
@@ -104,7 +109,7 @@ def outcome_of(data: bytes) -> str:
     reached = judge.check(found, CASE)
     if isinstance(reached, Rejected):
         return "rejected" if reached.step and reached.reason else "rejected without a reason"
-    if isinstance(found.evidence, SmoothedMeans | SmoothedDistribution):
+    if isinstance(found.evidence, SmoothedMeans | SmoothedDistribution | StoppedMeans):
         assert smoothing_follows(found.claim, found.evidence), data
     elif Assumption.ENGINE_TRUSTED not in reached.assumptions:
         standard = None if found.claim.standard is None else G

@@ -67,11 +67,13 @@ def test_the_judge_does_not_grow_unnoticed():
     413 are gains of blocks, where paths join: 223 of them take convolutions frequency by frequency, residual and
     circular ones, for those of networks that are Lipschitz by design are too large to be written out.
     43 are signatures: of norms, which answer in one file what nine asked by name.
+    39 are smoothing that may stop at any draw: the same means, by bets alone, with no share for looks.
+    61 are the map of MixedNUTS, as claimed, in words, and its bounds.
     248 are curves: 90 bound any function that bends piecewise, the others are ten functions of two lines, and fields.
     47 let a smoothed claim name a model of any kind by its file: digest and signature are tied, nothing is derived.
     116 are products of two values, inverse powers and roots, of which norms, gates and attention are made.
     """
-    assert sum(map(code_lines, FILES)) <= 4234
+    assert sum(map(code_lines, FILES)) <= 4334
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

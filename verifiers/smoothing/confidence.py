@@ -16,6 +16,7 @@ from scipy.special import betaincinv
 
 Array = NDArray[np.float64]
 DECIMALS = 1e9
+BETS = 4  # against one null: what draws are like is known from a sample only
 SAFETY = 1e-9  # relative; float error of betaincinv and of the capital is far below
 
 
@@ -83,6 +84,24 @@ def choose_bets(sample: ArrayLike, draws: int, share: float) -> tuple[float, ...
     most = 0.95 / max(mean, 0.05)
     stakes = {float(f"{min(best * factor, most):.4g}") for factor in (0.6, 1.0, 1.7)}
     return tuple(sorted(stakes))
+
+
+def bets_against(sample: ArrayLike, null: float, draws: int, share: float) -> tuple[tuple[float, ...], float]:
+    """Stakes that refute "mean <= null" soon where draws are like `sample`; expected growth of the log capital per draw
+    of the best, <= 0 where the sample is no evidence against it: stakes are then those of `choose_bets`.
+
+    sample: (n,) values in [0, 1] of *other* draws; one of 0 is added, for what the sample may not have shown.
+    """
+    x = np.append(np.asarray(sample, dtype=np.float64), 0.0)
+    most = 0.95 / null
+    stakes = np.geomspace(1e-3 * most, most, 120)
+    growth = np.log1p(stakes[:, None] * (x - null)).mean(axis=1)
+    best = int(growth.argmax())
+    if growth[best] <= 0:
+        return choose_bets(sample, draws, share), float(growth[best])
+    least = math.sqrt(2 * math.log(1 / share) / (draws * float(x.var())))  # best for what all draws can just prove
+    chosen = np.geomspace(min(least, stakes[best]), stakes[best], BETS)
+    return tuple(sorted({float(f"{stake:.4g}") for stake in chosen})), float(growth[best])
 
 
 def split(total: float, parts: int) -> float:

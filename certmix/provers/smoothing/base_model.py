@@ -9,7 +9,7 @@ from certmix.errors import UsageError
 from certmix.models.runtime import differentiable
 from certmix.provers.problem import ProverProblem
 from certmix.provers.smoothing import plan as planning
-from certmix.settings import choose
+from certmix.settings import Settings, choose
 from verifiers.norms import NORMS
 from verifiers.smoothing import confidence, sampling
 from verifiers.smoothing.sampling import Base, GridNoise
@@ -37,7 +37,9 @@ def check(problem: ProverProblem) -> None:
         raise UsageError(
             f"both networks smoothed: bound must be one of {', '.join(planning.MIX_BOUNDS)}, got {s.smoothing.bound}"
         )
-    share = s.smoothing.failure_probability / len(s.smoothing.looks)
+    if not s.smoothing.looks:
+        _check_any_time(s)
+    share = s.smoothing.failure_probability / max(1, len(s.smoothing.looks))
     if s.alpha > 0.5:
         needed = confidence.samples_needed(s.alpha, share)
         if s.smoothing.samples < needed:
@@ -45,6 +47,13 @@ def check(problem: ProverProblem) -> None:
                 f"samples = {s.smoothing.samples} cannot certify anything at alpha {s.alpha} and failure_probability "
                 f"{s.smoothing.failure_probability}: take at least {needed}"
             )
+
+
+def _check_any_time(s: Settings) -> None:
+    if s.radius is None:
+        raise UsageError("looks any stops where a radius is reached: give the radius, or leave looks out")
+    if s.smoothing.bound not in ("best", "direct"):
+        raise UsageError(f"looks any counts means: bound must be best or direct, got {s.smoothing.bound}")
 
 
 def noise_of(problem: ProverProblem) -> GridNoise:

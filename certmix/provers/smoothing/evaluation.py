@@ -26,6 +26,8 @@ def compare(problem: ProverProblem, judge: JudgeSession, progress: Progress | No
     which was chosen on the selection draws.
     """
     prover = SmoothingProver.of(problem, judge, progress)
+    if prover.any_time:
+        raise UsageError("bounds are compared at equal draws: looks any does not go with that, leave it out")
     bounds = planning.MIX_BOUNDS if problem.settings.use_standard else planning.BOUNDS
     tallies = prover.select(bounds)
     draws = prover.looks[-1]

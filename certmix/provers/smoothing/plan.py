@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from certmix.theorems import smoothing as theorem
 from verifiers.smoothing import confidence
@@ -66,9 +66,10 @@ def values(kind: str, outputs: Array, predicted: int, classes: tuple[int, ...]) 
 @dataclass(frozen=True)
 class Plan:
     """One candidate. rule "smoothed_distribution": statistics[g] is of groups[g]. "smoothed_means": statistics[0]
-    is of v̄_y and statistics[1 + g] of groups[g]; without the latter the rivals are bounded by 1 − v_y."""
+    is of v̄_y and statistics[1 + g] of groups[g]; without the latter the rivals are bounded by 1 − v_y. "stopped_means":
+    likewise, by bets alone."""
 
-    rule: Literal["smoothed_distribution", "smoothed_means"]
+    rule: Literal["smoothed_distribution", "smoothed_means", "stopped_means"]
     bound: Bound
     predicted: int
     groups: tuple[tuple[int, ...], ...]
@@ -189,6 +190,53 @@ def _means(
             bets = confidence.choose_bets(of_draws, draws, confidence.split(budget, len(kinds)))
             statistics.append(Statistic(kind, classes, levels, bets))
     return Plan("smoothed_means", bound, predicted, groups, tuple(statistics))
+
+
+def stopping(outputs: Array, shift: float, draws: int, budget: float, required: float) -> Plan:
+    """The plan by bets that is expected to reach `shift` (radius / σ) in the fewest of at most `draws` draws, wherever
+    it may then stop. outputs: (n0, K), selection draws."""
+    mean = outputs.mean(axis=0)
+    predicted = int(mean.argmax())
+    rivals = [int(i) for i in np.argsort(-mean, kind="stable") if i != predicted]
+    together, singly = (_grouping(rivals, singles) for singles in SINGLE_RIVALS)
+    plans: dict[Plan, float] = {}
+    for groups, own in ((together, False), (together, True), (singly, True)):
+        kinds: list[tuple[MeanKind, tuple[int, ...]]] = [("predicted", ())]
+        kinds.extend(("complement", g) for g in groups if own)
+        samples = [values(kind, outputs, predicted, classes) for kind, classes in kinds]
+        share = confidence.split(budget, len(kinds))
+        statistics: list[Statistic] = []
+        needed = 0.0
+        for (kind, classes), sample, null in zip(kinds, samples, _nulls(samples, shift, required), strict=True):
+            levels = (1.0,) if bool(np.isin(sample, (0.0, 1.0)).all()) else _thresholds(sample, MEAN_LEVELS, 0.0)
+            counted = np.concatenate([[0.0], levels])[np.searchsorted(levels, sample, side="right")]
+            bets, growth = confidence.bets_against(counted, null, draws, share)
+            statistics.append(Statistic(kind, classes, levels, bets))
+            needed = max(needed, math.log(1 / share) / max(growth, 1e-12))
+        plans[Plan("stopped_means", "direct", predicted, groups, tuple(statistics))] = needed
+    return min(plans, key=lambda p: plans[p])
+
+
+def _nulls(samples: Sequence[Array], shift: float, required: float) -> list[float]:
+    """What the means must be proven to exceed, so that ψ of the first plus ψ of any other (of itself, where there is no
+    other), less 1, is `required`: for the tightest pair equally many standard deviations below the samples' means."""
+    first, others = samples[0], samples[1:] or samples[:1]
+
+    def mean(x: Array, t: float) -> float:
+        return float(np.clip(x.mean() - t * (x.std() + 1e-3), 1e-9, 1 - 1e-9))
+
+    def sunk(p: float) -> float:
+        return float(ndtr(ndtri(p) - shift))
+
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        t = (low + high) / 2
+        low, high = (
+            (t, high) if sunk(mean(first, t)) + min(sunk(mean(x, t)) for x in others) - 1 > required else (low, t)
+        )
+    of_first = mean(first, low)
+    of_others = float(ndtr(ndtri(np.clip(1 + required - sunk(of_first), 1e-9, 1 - 1e-9)) + shift))
+    return [of_first, *[min(of_others, 1 - 1e-9)] * (len(samples) - 1)]
 
 
 def _thresholds(sample: Array, count: int, start: float) -> tuple[float, ...]:

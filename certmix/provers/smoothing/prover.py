@@ -30,6 +30,7 @@ from certmix.records.outcomes import Outcome, Reason
 from certmix.theorems.smoothing import required_margin
 from proofs_check.certificate import Smoothing
 from proofs_check.rules.smoothing import Look, Sample
+from proofs_check.rules.stopped import Stopped
 from verifiers.smoothing import confidence, sampling
 from verifiers.smoothing.sampling import Base, GridNoise, Job
 
@@ -75,10 +76,15 @@ class SmoothingProver(Prover[Selected]):
         return 0.0 if self.problem.settings.use_standard else required_margin(self.problem.settings.alpha)
 
     @property
+    def any_time(self) -> bool:
+        """Sampling may stop at any draw, and is asked whether to at each of `looks`."""
+        return not self.problem.settings.smoothing.looks
+
+    @property
     def looks(self) -> list[int]:
         """Numbers of draws at which sampling may stop."""
         s = self.problem.settings.smoothing
-        return sorted({math.ceil(f * s.samples) for f in s.looks})
+        return sorted({math.ceil(f * s.samples) for f in s.looks or _geometric(s.samples)})
 
     @property
     def reserved(self) -> float:
@@ -88,7 +94,8 @@ class SmoothingProver(Prover[Selected]):
     @property
     def look_share(self) -> float:
         probability = self.problem.settings.smoothing.failure_probability
-        return confidence.split(planning.share_of(probability, self.reserved), len(self.looks))
+        left = planning.share_of(probability, self.reserved)
+        return left if self.any_time else confidence.split(left, len(self.looks))
 
     @property
     def block(self) -> int:
@@ -131,12 +138,18 @@ class SmoothingProver(Prover[Selected]):
             collected.append(outputs)
             if part.stop == n:
                 drawn = np.concatenate(collected)
-                plans = [
-                    planning.choose(drawn, b, self.looks[-1], self.look_share, s.alpha, self.required) for b in bounds
-                ]
+                plans = [self._plan(drawn, part.row, b) for b in bounds]
                 tallies.append(Tally.start(part.row, drawn.mean(axis=0), plans))
                 collected = []
         return tallies
+
+    def _plan(self, drawn: Array, batch_index: int, bound: Bound) -> planning.Plan:
+        s, draws = self.problem.settings, self.looks[-1]
+        if not self.any_time or s.radius is None:
+            return planning.choose(drawn, bound, draws, self.look_share, s.alpha, self.required)
+        distance = sampling.grid_distance(self.problem.input(batch_index), self.noise.grid)
+        shift = (s.radius / (1 - 2 * RADIUS_SLACK) + distance) / s.smoothing.noise_std
+        return planning.stopping(drawn, shift, draws, self.look_share, self.required)
 
     def count(self, tallies: Sequence[Tally], start: int, stop: int) -> None:
         """Add certifying draws start … stop − 1 of every tally's input."""
@@ -217,7 +230,10 @@ class SmoothingProver(Prover[Selected]):
         s = self.problem.settings
         looks = tuple(Look(n, self.look_share) for n in self.looks)
         at, selection = self.looks.index(draws), s.smoothing.selection_samples
-        taken = Sample(s.seed, selection, self.base.precision, looks, at, self.reserved)
+        drawn = s.seed, selection, self.base.precision
+        taken = Sample(*drawn, looks, at, self.reserved)
+        if self.any_time:
+            taken = Stopped(*drawn, draws, self.looks[-1], self.reserved)
         share = confidence.split(self.look_share, tally.plans[0].statements)
         return tally.evidence(0, taken, lower, share, -(-draws // self.block))
 
@@ -239,6 +255,12 @@ class SmoothingProver(Prover[Selected]):
             f"{s.smoothing.samples} samples, or raise alpha"
         )
         return Refusal(Reason.NOT_ENOUGH_SAMPLES, advice)
+
+
+def _geometric(samples: int) -> list[float]:
+    """Fractions of the draws, the last 1: each number of draws a tenth more than the one before, from 32 on."""
+    count = max(0, math.floor(math.log(samples / 32) / math.log(1.1))) if samples > 32 else 0
+    return [1.1**-k for k in range(count + 1)][::-1]
 
 
 def prove_smoothing(problem: ProverProblem, session: Session) -> list[Outcome]:

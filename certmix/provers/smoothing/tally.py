@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from certmix.provers.smoothing.plan import Counts, Plan
 from proofs_check.rules import smoothing as rule
+from proofs_check.rules import stopped
 
 Array = NDArray[np.float64]
-Evidence = rule.SmoothedDistribution | rule.SmoothedMeans
+Evidence = rule.SmoothedDistribution | rule.SmoothedMeans | stopped.StoppedMeans
 
 BLOCK_COUNT = 4  # counts are kept for so many equal runs of draws, so that a replay can redo one of them
 
@@ -44,17 +45,22 @@ class Tally:
     def totals(self, plan: int) -> list[Counts]:
         return [table.sum(axis=0) for table in self.counts[plan]]
 
-    def evidence(self, plan: int, taken: rule.Sample, lower: Sequence[Array], share: float, blocks: int) -> Evidence:
+    def evidence(
+        self, plan: int, taken: rule.Sample | stopped.Stopped, lower: Sequence[Array], share: float, blocks: int
+    ) -> Evidence:
         """The judge's form of the counts. lower: as from plan.lower_bounds; share: of each statement."""
         chosen = self.plans[plan]
         tables = [tuple(tuple(int(c) for c in block) for block in table[:blocks]) for table in self.counts[plan]]
         counted = list(zip(chosen.statistics, tables, lower, strict=True))
-        if chosen.rule == "smoothed_distribution":
+        if isinstance(taken, rule.Sample) and chosen.rule == "smoothed_distribution":
             tails = [rule.Tail(s.thresholds, t, tuple(map(float, p)), share) for s, t, p in counted]
             return rule.SmoothedDistribution(taken, tuple(map(rule.Rivals, chosen.groups, tails)))
         means = [rule.Mean(s.thresholds, t, s.bets, float(p[0]), share) for s, t, p in counted]
         of_rivals = means[1:] or [None] * len(chosen.groups)
-        return rule.SmoothedMeans(taken, means[0], tuple(map(rule.RivalMean, chosen.groups, of_rivals)))
+        groups = tuple(map(rule.RivalMean, chosen.groups, of_rivals))
+        if isinstance(taken, stopped.Stopped):
+            return stopped.StoppedMeans(taken, means[0], groups)
+        return rule.SmoothedMeans(taken, means[0], groups)
 
 
 def block_size(samples: int) -> int:

@@ -47,6 +47,7 @@ from proofs_check.certificate import (
     Input,
     Linear,
     MalformedError,
+    MixedNuts,
     PlainNetwork,
     Rejected,
     Relu,
@@ -82,6 +83,7 @@ MIXES = {
     "declared": AdaptiveMix(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Sigmoid(), nn.Flatten(0)), 0.75),
     "clamp": AdaptiveMix(0.75, transform=Transform(1.0, 2.0, True)),
     "cube": AdaptiveMix(0.75, transform=Transform(0.0, 3.0, False)),
+    "nuts": AdaptiveMix(0.75, transform=MixedNuts(6.0, -0.8, 2.0)),
     "both": AdaptiveMix(ALPHA, transform=Transform(0.5, 1.5, True)),
 }
 
@@ -634,6 +636,13 @@ def test_the_command_repeats_itself(files: list[str], tmp_path: Path, capsys):
         (["--method=adaptive", "--alpha=.7", "--alpha-network=ALPHA", "--alpha-range", "0.6", "0.9"], "given twice"),
         (["--method=adaptive", "--transform", "0", "2"], "--alpha is missing"),
         (["--method=adaptive", "--alpha=0.75", "--transform", "0", "-2"], "power must be > 0 and finite, got -2.0"),
+        (
+            ["--method=adaptive", "--alpha=0.75", "--transform=mixednuts:5,-1,0"],
+            "power must be > 0 and finite, got 0.0",
+        ),
+        (["--method=adaptive", "--alpha=0.75", "--transform=mixednuts:5,-1"], "mixednuts:5,-1: it takes SHIFT POWER"),
+        (["--method=adaptive", "--alpha=0.75", "--transform=mixednuts:5,-1,2", "--clamp"], "or mixednuts:S,C,P"),
+        (["--method=adaptive", "--alpha=0.75", "--transform", "1"], "it takes SHIFT POWER"),
         (["--method=adaptive", "--alpha=0.75", "--transform", "0", "2", "--use-standard"], "method adaptive needs"),
         (["--method=adaptive", "--alpha=1.5", "--transform", "0", "2"], "alpha must be in [0, 1], got 1.5"),
     ],

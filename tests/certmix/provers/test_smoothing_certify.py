@@ -320,10 +320,10 @@ def truth(plan: smoothing_plan.Plan, statistic: smoothing_plan.Statistic, refere
 # ---------------------------------------------------------------- replay
 
 
-def run_folder(path: Path, forge: bool) -> Path:
+def run_folder(path: Path, forge: bool, **changes: object) -> Path:
     """An audit's folder of smoothing certificates, with one count of every certificate raised if `forge`."""
     inputs = np.array([[0.9, 0.5], [0.05, 0.2], [0.31, 0.0], [0.8, 0.8]], np.float32)
-    p = problem(inputs, samples=1003, failure_probability=0.01, base="soft")
+    p = problem(inputs, **{"samples": 1003, "failure_probability": 0.01, "base": "soft", **changes})
     store = Store(path)
     labels = np.zeros(4, np.int64)
     standard = None if p.standard.network is None else p.standard.network.sha256
@@ -368,6 +368,15 @@ def test_a_replay_finds_the_same_counts(tmp_path: Path, capsys: pytest.CaptureFi
     assert [(r.draws, r.differing) for r in found] == [(block_size(1003), 0)]
 
 
+def test_a_replay_redoes_draws_that_stopped_at_any_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for base in ("soft", "hard"):
+        path = run_folder(tmp_path / base, forge=False, base=base, radius=0.05, looks=())
+        assert replay_command(path, "--share", "0") == 0
+        assert "draws of 3 certificates; at least 0 differ" in capsys.readouterr().out
+    path = run_folder(tmp_path / "forged", forge=True, radius=0.05, looks=())
+    assert replay_command(path, "--share", "0") == 1
+
+
 def test_a_replay_finds_forged_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run_folder(tmp_path / "run", forge=True)
     assert replay_command(path) == 1
@@ -407,3 +416,42 @@ def test_the_comparison_command_shows_every_bound(
         assert len(radii[bound]) == 2
     with pytest.raises(UsageError, match="alpha > 1/2"):
         smoothing_command.run(parser.parse_args([*given, "--alpha", "0.4"]))
+
+
+# ---------------------------------------------------------------- stopping at any draw
+
+
+def drawn(outcome: Certified) -> int:
+    """Certifying draws behind a certificate that may have stopped at any of them."""
+    found = parse.line(outcome.line, EVIDENCE)
+    assert isinstance(found, parse.Certificate)
+    assert found.rule == "stopped_means"
+    return found.evidence.sample.samples
+
+
+@pytest.mark.parametrize("base", ["hard", "soft"])
+def test_sampling_stops_the_sooner_the_less_is_asked_for(base: str) -> None:
+    x = np.array([[0.9, 0.5]], np.float32)
+    draws = []
+    for radius in (0.05, 0.2, 0.35):
+        (outcome,) = prove(problem(x, radius=radius, base=base, looks=(), failure_probability=0.001))
+        assert isinstance(outcome, Certified)
+        assert outcome.radius == radius
+        draws.append(drawn(outcome))
+    assert draws == sorted(draws)
+    assert draws[0] < 200
+    assert draws[-1] > 2 * draws[0]
+
+
+def test_what_the_draws_cannot_prove_is_refused_and_misuse_of_any_looks_is_said(tmp_path: Path) -> None:
+    x = np.array([[0.9, 0.5]], np.float32)
+    (outcome,) = prove(problem(x, radius=0.7, looks=()))
+    assert isinstance(outcome, Abstained)
+    assert outcome.reason == Reason.RADIUS_NOT_REACHED
+    with pytest.raises(UsageError, match="give the radius"):
+        prove(problem(x, looks=()))
+    with pytest.raises(UsageError, match="bound must be best or direct, got distributional"):
+        prove(problem(x, radius=0.1, looks=(), bound="distributional"))
+    stopping = problem(x, radius=0.1, looks=())
+    with pytest.raises(UsageError, match="looks any does not go with that"):
+        compare(stopping, judge_session(stopping.network, stopping.standard.network))

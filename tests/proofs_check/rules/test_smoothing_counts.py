@@ -26,9 +26,9 @@ F32 = np.float32
 def test_bets_are_few_because_each_costs_a_logarithm_per_threshold():
     levels = tuple((k + 1) / 64 for k in range(64))
     counts = (tuple(range(1000, 936, -1)),)
-    smoothing._need_mean(smoothing.Mean(levels, counts, (0.5,) * 64, 0.5, 0.01), 1000)
+    smoothing.need_mean(smoothing.Mean(levels, counts, (0.5,) * 64, 0.5, 0.01), 1000)
     with pytest.raises(c.RejectedError, match="at most 64 bets"):
-        smoothing._need_mean(smoothing.Mean(levels, counts, (0.5,) * 65, 0.5, 0.01), 1000)
+        smoothing.need_mean(smoothing.Mean(levels, counts, (0.5,) * 65, 0.5, 0.01), 1000)
 
 
 def test_a_network_of_a_million_classes_is_covered_without_counting_them():
@@ -36,7 +36,7 @@ def test_a_network_of_a_million_classes_is_covered_without_counting_them():
     case = Case(bounds.prepare(build(padded)), None, np.zeros(2, F32))
     tracemalloc.start()
     with pytest.raises(c.RejectedError, match="rivals of 0"):
-        smoothing._need_cover(ho.claim_of(case), case, [(1,)])
+        smoothing.need_cover(ho.claim_of(case), case, [(1,)])
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
@@ -44,9 +44,9 @@ def test_a_network_of_a_million_classes_is_covered_without_counting_them():
 @pytest.mark.parametrize("named", [(0, 2), (1, 1), (1, 3), (-1, 1), (0, 1, 2), (1, 2, 3), (-1, 1, 2)])
 def test_groups_name_the_rivals_and_nobody_else(named: tuple[int, ...]):
     case = Case(bounds.prepare(build([c.Input((3,)), c.Flatten((0,))])), None, np.zeros(3, F32))
-    smoothing._need_cover(ho.claim_of(case), case, [(1,), (2,)])
+    smoothing.need_cover(ho.claim_of(case), case, [(1,), (2,)])
     with pytest.raises(c.RejectedError, match="rivals of 0"):
-        smoothing._need_cover(ho.claim_of(case), case, [named])
+        smoothing.need_cover(ho.claim_of(case), case, [named])
 
 
 # ---------------------------------------------------------------- counts and confidence (smoothing)
@@ -119,7 +119,7 @@ def test_counts_fit_thresholds_and_draws():
 @pytest.mark.parametrize("lower", [0.0, 1.0, -0.5, 1.5])
 def test_a_mean_bet_on_lies_strictly_inside_zero_to_one(lower: float):
     with pytest.raises(c.RejectedError, match="not inside"):
-        smoothing._need_mean(smoothing.Mean((1.0,), ((10,),), (0.5,), lower, 0.5), 10)
+        smoothing.need_mean(smoothing.Mean((1.0,), ((10,),), (0.5,), lower, 0.5), 10)
 
 
 def test_a_group_without_classes_covers_nobody():
@@ -127,10 +127,10 @@ def test_a_group_without_classes_covers_nobody():
     case = Case(session.robust, session.standard, row.value)
     rivals = tuple(i for i in range(session.robust.network.classes) if i != 0)
     claim = dataclasses.replace(parse_claim(), predicted=0)
-    smoothing._need_cover(claim, case, [rivals])
+    smoothing.need_cover(claim, case, [rivals])
     for groups in ([], [rivals, ()], [()], [rivals[:-1]], [(0, *rivals)]):
         with pytest.raises(c.RejectedError, match="rivals"):
-            smoothing._need_cover(claim, case, groups)
+            smoothing.need_cover(claim, case, groups)
 
 
 def parse_claim() -> c.Claim:
@@ -149,7 +149,7 @@ def test_what_is_no_bound_of_a_probability_is_called_so(count: int, lower: float
 def test_a_bet_must_be_positive_and_leave_something(bets: tuple[float, ...]):
     """At lower 1/2 a stake of 2 loses everything on a draw of 0."""
     with pytest.raises(c.RejectedError, match="risks ruin"):
-        smoothing._need_mean(smoothing.Mean((1.0,), ((10,),), bets, 0.5, 0.5), 10)
+        smoothing.need_mean(smoothing.Mean((1.0,), ((10,),), bets, 0.5, 0.5), 10)
 
 
 @pytest.mark.parametrize(("samples", "fine"), [(0, False), (1, True), (2**40, True), (2**40 + 1, False)])
@@ -164,12 +164,12 @@ def test_a_look_has_between_one_and_2_to_the_40_draws(samples: int, fine: bool):
 
 
 def test_a_probability_of_zero_sinks_to_zero():
-    assert smoothing._sunk(arb(0), arb(1)) == 0
-    assert smoothing._sunk(arb(0.5), arb(0)) < 0.5 + 1e-12
-    assert smoothing._sunk(arb(0.5), arb(1)) < 0.16
+    assert smoothing.sunk(arb(0), arb(1)) == 0
+    assert smoothing.sunk(arb(0.5), arb(0)) < 0.5 + 1e-12
+    assert smoothing.sunk(arb(0.5), arb(1)) < 0.16
 
 
 def test_a_smoothing_rule_is_about_smoothed_classifiers():
     session, _, row = first_line(ACCEPTED)
     with pytest.raises(c.RejectedError, match="no smoothed classifier"):
-        smoothing._scope(parse_claim(), Case(session.robust, session.standard, row.value))
+        smoothing.scope(parse_claim(), Case(session.robust, session.standard, row.value))

@@ -1,0 +1,76 @@
+"""The map of MixedNUTS as released (docs/maths.md 8): M(z_j) - M(z_y) from bounds of the logits less their mean.
+
+Notation: K logits z, n = z - mean z, which adds up to 0; v_j = n_j / sqrt(n·n / (K - 1) + 1e-8) + shift; w = GELU(v).
+
+Precondition: slopes for h. Postcondition: the balls' upper ends bound M(z_j) - M(z_y) on the claimed ball. Charged:
+bounds of K n_j carry their own rounding (`kernel.bounds`), their forms being whole numbers; all else is of Arb balls.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from flint import arb
+
+from proofs_check.certificate import Claim, MixedNuts
+from proofs_check.kernel import bounds
+from proofs_check.rules.case import Case
+from proofs_check.rules.margin.differences import slopes
+
+RISES_FROM, LEAST = arb(-3) / 4, arb(-17) / 100  # of GELU, whose minimum, above the second, is near -0.7518
+
+
+def nuts_upper(claim: Claim, how: MixedNuts, encoded: str | None, case: Case) -> list[arb]:
+    """Balls whose upper ends bound M(z_j) - M(z_y) on the claimed ball; entry y is unused."""
+    values = bounds.value_bounds(case.robust, case.ball(claim), slopes(encoded, case.robust))
+    classes = case.robust.network.classes
+    forms = classes * np.eye(classes) - 1
+    ends = bounds.functionals(values, np.concatenate([forms, -forms]), None)
+    upper = [arb(float(u)) / classes for u in ends[:classes]]
+    lower = [-arb(float(u)) / classes for u in ends[classes:]]
+    least_of_y = mapped(lower_end(lower, upper, claim.predicted, how), how)
+    return [mapped(upper_end(lower, upper, j, how), how) - least_of_y for j in range(classes)]
+
+
+def upper_end(lower: list[arb], upper: list[arb], j: int, how: MixedNuts) -> arb:
+    """A ball whose upper end bounds GELU(v_j): increasing where v_j > 0, and at most 0 elsewhere."""
+    v = normed(lower, upper, j) + arb(how.shift)
+    return gelu(v) if v > 0 else arb(0).max(gelu(arb(v.upper()).max(0)))
+
+
+def lower_end(lower: list[arb], upper: list[arb], j: int, how: MixedNuts) -> arb:
+    """A ball whose lower end bounds GELU(v_j) from below."""
+    v = arb(how.shift) - normed([-u for u in upper], [-low for low in lower], j)
+    return gelu(v) if v >= RISES_FROM else LEAST
+
+
+def normed(lower: list[arb], upper: list[arb], j: int) -> arb:
+    """A ball whose upper end bounds n_j / sqrt(n·n / (K - 1) + 1e-8), from bounds of n.
+
+    With the sum R of the others' squares it is n_j / sqrt((n_j² + R) / (K - 1) + 1e-8). That increases in n_j; in R it
+    falls where n_j > 0, and rises where n_j < 0. The others add up to -n_j, so that R >= n_j² / (K - 1) too.
+    """
+    count, top = len(upper) - 1, upper[j]
+    others = [(low, up) for k, (low, up) in enumerate(zip(lower, upper, strict=True)) if k != j]
+    if top <= 0:
+        rest = sum(((-low).max(up) ** 2 for low, up in others), arb(0))
+    else:
+        least = sum((arb(0).max(low).max(-up) ** 2 for low, up in others), arb(0))
+        rest = least.max(top**2 / count)
+    return top / ((top**2 + rest) / count + arb(1) / 10**8).sqrt()
+
+
+def gelu(v: arb) -> arb:
+    """v Φ(v)."""
+    return v * (1 + (v / arb(2).sqrt()).erf()) / 2
+
+
+def mapped(w: arb, how: MixedNuts) -> arb:
+    """scale sign(w) |w|^power of the ends of a ball: it does not fall in w."""
+    ends = [power(arb(end), how.power) for end in (w.lower(), w.upper())]
+    return arb(how.scale) * ends[0].union(ends[1])
+
+
+def power(exact: arb, exponent: float) -> arb:
+    """sign(w) |w|^exponent of one number."""
+    size = (arb(exponent) * abs(exact).log()).exp() if exact != 0 else arb(0)
+    return -size if exact < 0 else size
