@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proofs_check.certificate import Assumption, Claim, ClassOf, Semantics, need
+from proofs_check.certificate import Assumption, Claim, ClassOf, ModelFile, Semantics, need
 from proofs_check.rules import adaptive, smoothing, stopped
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz import layer_norms, lipsdp
@@ -54,13 +54,17 @@ RULES: dict[str, Rule] = {
 
 
 def prove(name: str, claim: Claim, evidence: Any, case: Case) -> frozenset[Assumption]:
-    """Ask the rule, if the claim is one that it is about."""
+    """Ask the rule, if the claim is one that it is about.
+
+    Of a file that the claim names, the judge knows the digest, and how many classes its model has only from the claim.
+    """
     rule = RULES[name]
     need(claim.adaptive is None or rule.adaptive, "adaptive", f"{name} proves nothing about an adaptive mix")
     need(claim.class_of in rule.class_of, "class_of", f"{name} certifies the class of {' or '.join(rule.class_of)}")
     need(claim.semantics in rule.semantics, "semantics", f"{name} does not cover {claim.semantics} evaluation")
     need((claim.smoothing is not None) == rule.smoothing, "smoothing", f"{name} is about another kind of classifier")
-    return rule.check(claim, evidence, case)
+    files = any(isinstance(named, ModelFile) for named in (claim.robust, claim.standard))
+    return rule.check(claim, evidence, case) | frozenset([Assumption.MODEL_FILE] if files else [])
 
 
 EVIDENCE: dict[str, type[Any]] = {name: rule.evidence for name, rule in RULES.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proofs_check.certificate import Assumption, Claim, Digest, Float32Array, ModelFile, PlainNetwork, RejectedError
+from proofs_check.certificate import Claim, Digest, Float32Array, ModelFile, PlainNetwork, RejectedError
 from proofs_check.kernel.bounds import Ball, Prepared
 
 Model = Prepared | ModelFile
@@ -48,12 +48,6 @@ class Case:
     def standard(self) -> Prepared | None:
         """g likewise."""
         return None if self.g is None else _network(self.g, "standard")
-
-    @property
-    def assumptions(self) -> frozenset[Assumption]:
-        """Of a file the judge knows the digest, and how many classes its model has only from the claim."""
-        files = isinstance(self.h, ModelFile) or isinstance(self.g, ModelFile)
-        return frozenset({Assumption.MODEL_FILE} if files else ())
 
     def ball(self, claim: Claim) -> Ball:
         """The claimed perturbation set around the input."""

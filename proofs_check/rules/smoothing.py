@@ -127,7 +127,7 @@ def smoothed_distribution(claim: Claim, evidence: SmoothedDistribution, case: Ca
         steps = [arb(b) - arb(a) for a, b in pairwise((-1.0, *tail.thresholds))]
         terms = [step * sunk(arb(p), shift) for step, p in zip(steps, tail.lower, strict=True)]
         need_margin(claim, sum(terms, arb(-1)))
-    return ASSUMPTIONS | case.assumptions
+    return ASSUMPTIONS
 
 
 def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozenset[Assumption]:
@@ -142,7 +142,7 @@ def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozens
     for group in evidence.groups:
         of_others = of_y if group.complement is None else sunk(arb(group.complement.lower), shift)
         need_margin(claim, of_y + of_others - 1)
-    return ASSUMPTIONS | case.assumptions
+    return ASSUMPTIONS
 
 
 def scope(claim: Claim, case: Case) -> tuple[Smoothing, arb]:

@@ -59,4 +59,4 @@ def stopped_means(claim: Claim, evidence: StoppedMeans, case: Case) -> frozenset
     of_y = sunk(arb(evidence.predicted.lower), shift)
     for group in evidence.groups:
         need_margin(claim, of_y + (of_y if group.complement is None else sunk(arb(group.complement.lower), shift)) - 1)
-    return ASSUMPTIONS | case.assumptions
+    return ASSUMPTIONS

@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betaincinv
 from scipy.stats import norm
+from stored_cases import ACCEPTED, first_line
 
-from proofs_check.certificate import Assumption, Claim, Input, Linear, ModelFile, RejectedError, Smoothing
+from proofs_check import judge
+from proofs_check.certificate import Accepted, Assumption, Claim, Input, Linear, ModelFile, RejectedError, Smoothing
 from proofs_check.kernel.bounds import prepare
 from proofs_check.reading import parse
-from proofs_check.rules import RULES, prove
+from proofs_check.rules import EVIDENCE, RULES, prove
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin, PairMargin
 from proofs_check.rules.smoothing import (
@@ -64,6 +66,20 @@ def test_what_counts_prove_of_a_model_that_is_only_a_file_rests_on_its_signature
         for case in (here, Case(FILE, FILE, ON_GRID)):
             with pytest.raises(RejectedError, match=r"nothing is derived from it|standard"):
                 prove(name, replace(plain, standard=FILE), evidence, case)
+
+
+def test_a_claim_that_names_a_file_rests_on_its_signature_by_whatever_rule() -> None:
+    session, line, row = first_line(ACCEPTED)
+    found = parse.line(line, EVIDENCE)
+    assert isinstance(found, parse.Certificate)
+    network = session.robust.network
+    file = ModelFile("0" * 64, network.input_shape, network.classes)
+    of_file = replace(found, claim=replace(found.claim, standard=file))
+    case = Case(session.robust, file, row.value)
+    verdict, before = judge.check(of_file, case), judge.check(found, Case(session.robust, session.standard, row.value))
+    assert isinstance(verdict, Accepted)
+    assert isinstance(before, Accepted)
+    assert verdict.assumptions == before.assumptions | {Assumption.MODEL_FILE}
 
 
 def claim(radius: float, **changes: Any) -> Claim:
