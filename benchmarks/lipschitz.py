@@ -1,6 +1,7 @@
 """Lipschitz constants: certified local against the estimate, LipSDP's time, radii against attacks, CPU against GPU.
 
-python benchmarks/lipschitz.py [--count N] [--only digits|mnist|cifar|resnet4b|bounds|judged|lipsdp|device|upstream]
+python benchmarks/lipschitz.py [--count N]
+    [--only digits|mnist|cifar|resnet4b|bounds|judged|lipsdp|device|upstream|design|layers|mix]
 Results are merged part by part into benchmarks/results/lipschitz.json. Models of DATA are skipped with a message where
 they are absent; eclipse-nn (PyPI) and upstream auto_LiRPA are compared with where Python finds them.
 """
@@ -8,28 +9,38 @@ they are absent; eclipse-nn (PyPI) and upstream auto_LiRPA are compared with whe
 from __future__ import annotations
 
 import argparse
+import collections
+import dataclasses
 import importlib.util
 import itertools
 import json
+import math
 import statistics
+import subprocess
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from common import DATA, RESULTS, ROOT, save
 
 from certmix.data.dataset import load_data
 from certmix.models.model import load_model
+from certmix.provers.certify import prove
 from certmix.provers.lipschitz import LipschitzProver, Proposals
 from certmix.provers.lipschitz_constants import GlobalPairs, Request, global_pairs, measure
+from certmix.provers.lipschitz_relaxed import askers
 from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
 from certmix.records.outcomes import Certified
 from certmix.settings import Settings
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
+from proofs_check.rules.lipschitz.layer_norms import node_constants
 from proofs_check.rules.lipschitz.lipsdp import need_constants
 from verifiers.auto_lirpa.jacobian import load as upstream_jacobian
 from verifiers.auto_lirpa.jacobian import upstream_gradient_bounds
@@ -40,10 +51,11 @@ from verifiers.lipschitz.jacobian import gradient_bounds, slope_intervals, unres
 from verifiers.lipschitz.jacobian_linked import linked_dual_norms
 from verifiers.lipschitz.linear_maps import LinearMaps
 from verifiers.lipschitz.lipsdp import LipSDP
-from verifiers.network.module import build
+from verifiers.network.module import PlainModule, build
 from verifiers.perturbation import Balls
 
-DIGITS = ROOT / "examples" / "digits"
+DIGITS, LIPSCHITZ = ROOT / "examples" / "digits", ROOT / "examples" / "lipschitz"
+PARTS = ("bounds", "judged", "lipsdp", "device", "upstream", "design", "layers", "mix")
 CASES: dict[str, tuple[Path, Path, dict[c.Norm, float]]] = {
     "digits": (DIGITS / "robust.onnx", DIGITS / "audit.npz", {"Linf": 0.1, "L2": 0.3, "L1": 0.5}),
     "mnist": (DATA / "mnist" / "robust.onnx", DATA / "mnist" / "test_1000.npz", {"Linf": 0.1, "L2": 0.3, "L1": 2.0}),
@@ -89,12 +101,13 @@ def at_fixed_points(
     Anchored constants of a ball of radius eps certify min(r, eps).
     """
     best = {name: [0.0] * len(x) for name in THEOREMS}
+    engines, _ = askers(maps.network, "crown", "cpu")
     for share in SHARES:
         for n, reach in enumerate(attacked):
             if reach == float("inf"):
                 continue
             request = Request(norm, share * reach, alpha=ALPHA, lipsdp=False, search=Search(1, 1))
-            found = measure(maps, x[n : n + 1], request, overall).radii
+            found = measure(maps, x[n : n + 1], request, overall, engines).radii
             for name, kind in THEOREMS.items():
                 best[name][n] = max(best[name][n], float(found[kind][0]))
     return best
@@ -109,11 +122,12 @@ def constants(name: str, count: int) -> dict[str, Any]:
     network = load_model(model).require_network()
     x = torch.from_numpy(load_data(data, count).inputs)
     maps, figures = LinearMaps(network), {}
+    engines, _ = askers(network, "crown", "cpu")
     for norm, radius in radii.items():
         request = Request(norm, radius, alpha=ALPHA, lipsdp=False, search=Search(20, 3))
         overall = global_pairs(maps, request, list(range(maps.network.classes)))
         start = time.process_time()
-        parts = [measure(maps, x[i : i + 4], request, overall) for i in range(0, len(x), 4)]
+        parts = [measure(maps, x[i : i + 4], request, overall, engines) for i in range(0, len(x), 4)]
         seconds = (time.process_time() - start) / len(x)
         plain = unlinked(maps, x, norm, radius)
         ratios, before = (
@@ -277,6 +291,151 @@ def eclipse(network: c.PlainNetwork, row: np.ndarray) -> dict[str, Any]:
     return {"eclipse-nn": {"constant": float(value), "seconds": time.process_time() - start}}
 
 
+# ---------------------------------------------------------------- networks that are Lipschitz by design
+
+
+def by_design(count: int) -> dict[str, Any]:
+    """The 1-Lipschitz net of examples/lipschitz: mean l2 radius that the judge accepts, alone and in a mix at T = 100;
+    and what its logits would give if its differences had the constant sqrt(2) exactly."""
+    standard, robust = load_model(DIGITS / "standard.onnx"), load_model(LIPSCHITZ / "robust.onnx")
+    x = torch.from_numpy(load_data(DIGITS / "audit.npz", count).inputs)
+    network = robust.require_network()
+    logits = PlainModule(network).double()(x.double())
+    top = logits.topk(2, dim=1).values
+    figures: dict[str, Any] = {
+        "inputs": count,
+        "h alone, constant sqrt(2)": float((top[:, 0] - top[:, 1]).mean() / 2**0.5),
+    }
+    for alpha in (1.0, 0.55):
+        settings = Settings(alpha, temperature=100.0, norm="L2", method="lipschitz", attack_steps=0)
+        problem = ProverProblem(standard, robust, x, tuple(range(count)), (0,) * count, settings)
+        start, processor = time.perf_counter(), time.process_time()
+        certified = [o for o in prove(problem, open_session(problem)) if isinstance(o, Certified)]
+        figures[f"alpha {alpha}"] = {
+            "mean radius": sum(o.radius for o in certified) / count,
+            "rules": dict(collections.Counter(json.loads(o.line)["evidence"]["rule"] for o in certified)),
+            "seconds": time.perf_counter() - start,
+            "processor seconds": time.process_time() - processor,
+        }
+    print("design", figures, flush=True)
+    return figures
+
+
+def layered() -> dict[str, Any]:
+    """Judged global l2 constants of two large nets with random weights, against power iteration layer by layer."""
+    g = np.random.default_rng(0)
+    figures: dict[str, Any] = {}
+    for name, (network, steps) in {
+        "ten delta-orthogonal": delta_orthogonal(g),
+        "LiResNet-like": residual_net(g),
+    }.items():
+        prepared = bounds.prepare(network)
+        start = time.process_time()
+        found = node_constants(prepared, "L2")[0][-1]
+        seconds = time.process_time() - start
+        lower = math.prod(step.norm_below(g) for step in steps)
+        figures[name] = {
+            "judged": found,
+            "power iteration": lower,
+            "ratio": found / lower,
+            "processor seconds": seconds,
+        }
+        print("layers", name, figures[name], flush=True)
+    return figures
+
+
+@dataclass(frozen=True)
+class LinearStep:
+    """x -> K x, or x + K x: a convolution, or a dense map of everything, of inputs of this shape."""
+
+    weight: np.ndarray
+    shape: tuple[int, ...]
+    residual: bool = False
+    stride: int = 1
+
+    def norm_below(self, g: np.random.Generator, iterations: int = 200) -> float:
+        """A lower bound of its norm: the largest |A v| / |v| of power iteration."""
+        kernel = torch.from_numpy(self.weight.astype(np.float64))
+        v = torch.from_numpy(g.normal(size=(1, *self.shape)))
+
+        def apply(x: torch.Tensor) -> torch.Tensor:
+            y = (
+                F.conv2d(x, kernel, None, self.stride, kernel.shape[2] // 2)
+                if kernel.dim() == 4
+                else x.flatten(1) @ kernel.T
+            )
+            return x + y if self.residual else y
+
+        for _ in range(iterations):
+            v = (v / v.norm()).requires_grad_()
+            y = apply(v)
+            (v,) = torch.autograd.grad(y, v, y.detach())
+        v = v / v.norm()
+        return float(apply(v).norm())
+
+
+def delta_orthogonal(g: np.random.Generator) -> tuple[c.PlainNetwork, list[LinearStep]]:
+    """Ten convolutions of 64 channels on 32 x 32, an orthogonal matrix in the middle of the kernel, and ReLUs."""
+    shape, nodes, steps = (64, 32, 32), [c.Input((64, 32, 32))], list[LinearStep]()
+    for _ in range(10):
+        weight = np.zeros((64, 64, 3, 3), np.float32)
+        weight[:, :, 1, 1] = np.linalg.qr(g.normal(size=(64, 64)))[0]
+        steps.append(_convolved(nodes, weight, shape))
+        nodes.append(c.Relu((len(nodes) - 1,)))
+    return _with_logits(nodes, np.eye(10, 65536), shape, steps)
+
+
+def residual_net(g: np.random.Generator) -> tuple[c.PlainNetwork, list[LinearStep]]:
+    """A stem, then twelve steps x + K x of 64 channels on 16 x 16, with Gaussian 3 x 3 kernels, MaxMin after each."""
+    nodes: list[c.Node] = [c.Input((3, 32, 32))]
+    shape, minus = (64, 16, 16), np.full((1, 1, 1), -1, np.float32)
+
+    def emit(node: c.Node) -> int:
+        nodes.append(node)
+        return len(nodes) - 1
+
+    def maxmin() -> None:
+        x = len(nodes) - 1
+        a, b = (emit(c.Slice((x,), (s, 0, 0), shape, (2, 1, 1))) for s in (0, 1))
+        r = emit(c.Relu((emit(c.Add((a, emit(c.Scale((b,), minus))))),)))
+        emit(c.Concat((emit(c.Add((b, r))), emit(c.Add((a, emit(c.Scale((r,), minus))))))))
+
+    steps = [_convolved(nodes, (g.normal(size=(64, 3, 5, 5)) / 75**0.5).astype(np.float32), (3, 32, 32), 2)]
+    maxmin()
+    for _ in range(12):
+        x, weight = len(nodes) - 1, (0.1 * g.normal(size=(64, 64, 3, 3)) / 24).astype(np.float32)
+        step = _convolved(nodes, weight, shape)
+        steps.append(dataclasses.replace(step, residual=True))
+        emit(c.Add((x, len(nodes) - 1)))
+        maxmin()
+    return _with_logits(nodes, g.normal(size=(10, 16384)) / 128, shape, steps)
+
+
+def _convolved(nodes: list[c.Node], weight: c.Float32Array, shape: tuple[int, ...], stride: int = 1) -> LinearStep:
+    half = weight.shape[2] // 2
+    bias = np.zeros(len(weight), np.float32)
+    nodes.append(c.Conv2d((len(nodes) - 1,), weight, bias, (stride, stride), (half,) * 4, (1, 1), 1))  # type: ignore[arg-type]
+    return LinearStep(weight, shape, stride=stride)
+
+
+def _with_logits(
+    nodes: list[c.Node], weight: np.ndarray, shape: tuple[int, ...], steps: list[LinearStep]
+) -> tuple[c.PlainNetwork, list[LinearStep]]:
+    weight = weight.astype(np.float32)
+    nodes.append(c.Flatten((len(nodes) - 1,)))
+    nodes.append(c.Linear((len(nodes) - 1,), weight, np.zeros(len(weight), np.float32)))
+    return build(nodes), [*steps, LinearStep(weight, shape)]
+
+
+def mix(count: int) -> dict[str, Any]:
+    """Certified against clean accuracy of the mix with the net of examples/lipschitz, all certificates judged."""
+    rows = subprocess.run(
+        [sys.executable, str(LIPSCHITZ / "sweep.py"), "--limit", str(count)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    print("\n".join(rows), flush=True)
+    return {"inputs": count, "alpha, T: clean, certified at .25, at .5": rows[1:]}
+
+
 def device(count: int) -> dict[str, Any]:
     """The estimate on the CPU (wall-clock seconds), and on a GPU where there is one."""
     model, data, _ = CASES["mnist"]
@@ -369,7 +528,7 @@ def example(lirpa: Any, model: torch.nn.Module, x: torch.Tensor, radius: float) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, help=f"inputs per model (default {COUNTS})")
-    parser.add_argument("--only", choices=(*CASES, "bounds", "judged", "lipsdp", "device", "upstream"))
+    parser.add_argument("--only", choices=(*CASES, *PARTS))
     options = parser.parse_args()
     path = RESULTS / "lipschitz.json"
     figures: dict[str, Any] = json.loads(path.read_text())["figures"] if path.exists() else {}
@@ -384,6 +543,12 @@ def main() -> None:
         figures["lipsdp"] = lipsdp()
     if options.only in (None, "device"):
         figures["device"] = device(options.count or 16)
+    if options.only in (None, "design"):
+        figures["design"] = by_design(options.count or 24)
+    if options.only in (None, "layers"):
+        figures["layers"] = layered()
+    if options.only in (None, "mix"):
+        figures["mix"] = mix(options.count or 200)
     if options.only in (None, "upstream"):
         figures["upstream's example"] = upstream()
     save("lipschitz", figures)

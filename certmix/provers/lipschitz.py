@@ -10,6 +10,7 @@ here, as far as the theorem bears it: its own need not be the same.
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -118,14 +119,9 @@ class LipschitzProver(Prover[LogitsAtInputs]):
     def _proposals(self, point: LogitsAtInputs, inputs: Tensor) -> tuple[dict[str, Proposals], list[str]]:
         """Per rule what it proposes for each input, radius 0 where that is nothing; and why rules were left out."""
         s = self.problem.settings
-        kinds: dict[str, Callable[[LogitsAtInputs, Tensor], Proposals]] = {"lipschitz_relaxed": self._relaxed}
-        if s.evidence == "engine":
-            kinds = {"engine_lipschitz_relaxed": self._relaxed}
-        else:
-            kinds["lipschitz_local"] = self._local
-            kinds["lipschitz_layers"] = self._layers
-            if NORMS[s.norm].euclidean:  # in the other norms sqrt(n) or nothing is gained: local constants are better
-                kinds["lipschitz_global"] = self._global
+        kinds: dict[str, Callable[[LogitsAtInputs, Tensor], Proposals]] = {"engine_lipschitz_relaxed": self._relaxed}
+        if s.evidence != "engine":
+            kinds = {"lipschitz_relaxed": self._relaxed, "lipschitz_local": self._local, **self._of_everywhere()}
         proposals: dict[str, Proposals] = {}
         failures: list[str] = []
         for rule, propose in kinds.items():
@@ -135,18 +131,45 @@ class LipschitzProver(Prover[LogitsAtInputs]):
                 failures.append(f"{rule}: {error}")
         return proposals, failures
 
-    def _search(self, inputs: Tensor, test: Callable[[Tensor, Tensor], Tensor], limit: float) -> Tensor:
-        """The largest radii up to `limit` that pass `test`(indices, radii), or the fixed radius where it passes."""
+    def _search(
+        self, point: LogitsAtInputs, inputs: Tensor, test: Callable[[Tensor, Tensor], Tensor], limit: float
+    ) -> Tensor:
+        """The largest radii up to `limit` that pass `test`(indices, radii), or the fixed radius where it passes; -1
+        where that is no more than what constants that hold everywhere give."""
         s = self.problem.settings
         size = s.batch_size
 
         def in_batches(index: Tensor, radii: Tensor) -> Tensor:
             return torch.cat([test(i, r) for i, r in zip(index.split(size), radii.split(size), strict=True)])
 
-        if s.radius is None:
-            return largest_passing(in_batches, len(inputs), limit, s.tolerance)
-        fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
-        return torch.where(in_batches(torch.arange(len(inputs)), fixed), fixed, -1.0)
+        every = torch.arange(len(inputs))
+        if s.radius is not None:
+            fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
+            return torch.where(in_batches(every, fixed), fixed, -1.0)
+        known = self._everywhere_radii(point, inputs)
+        hopeful = known <= 0
+        asked = every[~hopeful]
+        if len(asked):
+            hopeful[asked] = in_batches(asked, known[asked] * (1 + s.tolerance))
+        radii, left = torch.full((len(inputs),), -1.0, dtype=torch.float64), every[hopeful]
+        if len(left):
+            radii[left] = largest_passing(lambda i, r: in_batches(left[i], r), len(left), limit, s.tolerance)
+        return radii
+
+    def _everywhere_radii(self, point: LogitsAtInputs, inputs: Tensor) -> Tensor:
+        """(N,) the largest radii by constants that hold everywhere; 0 where there is none."""
+        radii = torch.zeros(len(inputs), dtype=torch.float64)
+        for propose in self._of_everywhere().values():
+            with contextlib.suppress(EngineError):
+                radii = torch.maximum(radii, propose(point, inputs).radii)
+        return radii
+
+    def _of_everywhere(self) -> dict[str, Callable[[LogitsAtInputs, Tensor], Proposals]]:
+        s = self.problem.settings
+        if s.evidence == "engine":
+            return {}
+        in_l2 = {"lipschitz_global": self._global}  # in other norms sqrt(n) or nothing is gained: local ones are better
+        return {"lipschitz_layers": self._layers, **(in_l2 if NORMS[s.norm].euclidean else {})}
 
     def _global(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
         norm = self.problem.settings.norm
@@ -173,7 +196,7 @@ class LipschitzProver(Prover[LogitsAtInputs]):
             part = _of_inputs(point, inputs[index])
             return reaches(part, self._constants(inputs[index], radii, part.predicted), radii)
 
-        radii = self._search(inputs, test, self._limit(point, inputs))
+        radii = self._search(point, inputs, test, self._limit(point, inputs))
         return Proposals(radii, self._constants(inputs, radii.clamp(min=0), point.predicted[inputs]))
 
     def _constants(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> Tensor:
@@ -208,7 +231,7 @@ class LipschitzProver(Prover[LogitsAtInputs]):
                 passes[worth_tuning] = certifies(margins(_of_inputs(part, worth_tuning), bounds), part.alpha)
             return passes
 
-        return Proposals(self._search(inputs, test, self._limit(point, inputs)))
+        return Proposals(self._search(point, inputs, test, self._limit(point, inputs)))
 
     def _untuned(self, inputs: Tensor, radii: Tensor, predicted: Tensor) -> Bounds:
         s, network = self.problem.settings, self.problem.network

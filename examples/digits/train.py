@@ -146,11 +146,11 @@ def measure(net: nn.Sequential, data: Split) -> str:
     return ", ".join(parts)
 
 
-def export(net: nn.Module, path: Path) -> None:
+def export(net: nn.Module, path: Path, size: int = 8) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
-            net, (torch.zeros(1, 1, 8, 8),), str(path), dynamo=False, opset_version=17,
+            net, (torch.zeros(1, 1, size, size),), str(path), dynamo=False, opset_version=17,
             input_names=["image"], output_names=["logits"],
             dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
         )  # fmt: skip

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from certmix.models.onnx.call import Call, Result
+from certmix.models.onnx.call import Builder, Call, Result
 from certmix.models.onnx.folding import evaluated, in_onnxruntime, one_line
-from certmix.models.onnx.view import Shape, View
+from certmix.models.onnx.view import Index, Shape, View
 from proofs_check import certificate as c
 
 LARGEST_WHOLE = 2**24  # below which every whole number is a float32
@@ -89,8 +89,15 @@ def slice_(call: Call) -> Result:
 
 
 def concat(call: Call) -> View:
-    """Cells of node after node, then those of constants, moved to where they belong."""
-    builder = call.builder
+    """Cells of node after node, then those of constants, moved to where they belong. What surrounds a value with copies
+    of its own cells, as circular padding does, is one move."""
+    builder, axis = call.builder, int(call.attribute("axis", 1))
+    if all(isinstance(v, View) for v in call.inputs) and len(call.inputs) > 1:
+        roots = [_root(builder, call.view(k)) for k in range(len(call.inputs))]
+        if len({root.node for root in roots}) == 1:
+            index = _together(call, [root.index for root in roots], axis)
+            if len(np.unique(index)) < index.size:
+                return roots[0].at(index)
     values = [builder.whole(v) if isinstance(v, View) else call.weight(k) for k, v in enumerate(call.inputs)]
     views = [value for value in values if isinstance(value, View)]
     constants = [value.ravel() for value in values if not isinstance(value, View)]
@@ -107,10 +114,27 @@ def concat(call: Call) -> View:
     for k, value in enumerate(values):
         places[k] = places[k] + ends[isinstance(value, View)]
         ends[isinstance(value, View)] += value.cells if isinstance(value, View) else value.size
+    return builder.view(joined).at(_together(call, places, axis))
+
+
+def _together(call: Call, places: list[Index], axis: int) -> Index:
     try:
-        return builder.view(joined).at(np.concatenate(places, axis=int(call.attribute("axis", 1))))
+        return np.concatenate(places, axis=axis)
     except ValueError as error:
         call.fail(one_line(error))
+
+
+def _root(builder: Builder, view: View) -> View:
+    """The same cells as those of the node that slices and moves lead back to."""
+    while isinstance(node := builder.nodes[view.node], c.Slice | c.Flatten | c.Gather):
+        below = builder.view(node.inputs[0])
+        cells = np.arange(below.cells).reshape(builder.shapes[below.node])
+        if isinstance(node, c.Gather):
+            cells = node.index
+        elif isinstance(node, c.Slice):
+            cells = cells[tuple(map(slice, node.start, node.stop, node.step))]
+        view = below.at(cells.ravel().astype(np.int64)[view.index])
+    return view
 
 
 def pad(call: Call) -> Result:

@@ -20,6 +20,7 @@ from certmix.models.model import Model, from_module
 from certmix.provers.judging import check
 from certmix.provers.lipschitz import LipschitzProver, Proposals, certify_lipschitz
 from certmix.provers.lipschitz_constants import Request, global_pairs, measure
+from certmix.provers.lipschitz_relaxed import askers
 from certmix.provers.problem import ProverProblem
 from certmix.provers.session import open_session
 from certmix.records.outcomes import Abstained, Certified, Reason
@@ -91,7 +92,8 @@ def test_sampled_estimate_local_and_global_constants_are_in_order_with_zero_tole
         maps, x = LinearMaps(network), images(4, seed)
         for radius in (0.01, 0.4):
             request = Request(norm, radius, search=Search(6, 2, seed))
-            found = measure(maps, x, request, global_pairs(maps, request, [0, 1, 2]))
+            engines, _ = askers(network, "crown", "cpu")
+            found = measure(maps, x, request, global_pairs(maps, request, [0, 1, 2]), engines)
             assert bool((found.estimate <= found.local).all())
             assert bool((found.local <= found.overall).all())
             assert bool((found.probability_estimate <= found.probability_local).all())

@@ -97,7 +97,7 @@ def test_descent_alone_ends_where_the_cone_program_ends(widths: tuple[int, ...])
 
 def orthogonal(kind: str, widths: tuple[int, ...], seed: int) -> c.PlainNetwork:
     """Linear layers with orthonormal rows or columns, and between them ReLU, |x| or MaxMin of pairs, spelled out in
-    ReLUs: |x| = relu(x) + relu(-x), max(a, b) = b + relu(a - b), min(a, b) = a - relu(a - b)."""
+    ReLUs: |x| = relu(x) + relu(-x), max(a, b) = b + relu(a - b), min(a, b) = a - relu(a - b); or SLL blocks."""
     g = np.random.default_rng(seed)
     nodes: list[c.Node] = [c.Input((widths[0],))]
 
@@ -120,6 +120,11 @@ def orthogonal(kind: str, widths: tuple[int, ...], seed: int) -> c.PlainNetwork:
             last = relu(push(weight, last))
         elif kind == "abs":
             last = push(np.hstack([eye(b), eye(b)]), relu(push(np.vstack([weight, -weight]), last)))
+        elif kind == "sll":
+            last, inner = push(weight, last), g.normal(size=(b, b))
+            back = -2 * inner / np.abs(inner.T @ inner).sum(axis=1)
+            nodes.append(c.Add((last, push(back, relu(push(inner.T, last))))))
+            last = len(nodes) - 1
         else:
             last = push(weight, last)
             gap = np.kron(eye(b // 2), np.array([[1.0, -1.0]]))
@@ -131,7 +136,7 @@ def orthogonal(kind: str, widths: tuple[int, ...], seed: int) -> c.PlainNetwork:
 
 
 @pytest.mark.parametrize("widths", [(8, 10, 10, 4), (6, 8, 8, 8, 8, 4)])
-@pytest.mark.parametrize("kind", ["relu", "abs", "maxmin"])
+@pytest.mark.parametrize("kind", ["relu", "abs", "maxmin", "sll"])
 def test_orthogonal_layers_are_proven_to_be_1_lipschitz_whatever_stands_between(
     kind: str, widths: tuple[int, ...]
 ) -> None:
