@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,7 @@ def script(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -33,16 +35,15 @@ def test_the_stored_net_is_1_lipschitz() -> None:
     assert 1 < max(constants) <= math.sqrt(2) * (1 + 1e-4)
 
 
-def test_the_mix_is_certified_and_right(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mix_is_certified_and_right(digits: Path) -> None:
     data = certmix.load_data(digits / "audit.npz", 12)
     x, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
     models = (certmix.load_model(digits / "standard.onnx"), certmix.load_model(FOLDER / "robust.onnx"))
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
-    rows = script("sweep").sweep(*models, x, labels, (0.55, 0.75), (10.0,))
-    assert [row.judged >= 10 for row in rows] == [True, True]
-    assert all(row.clean >= 0.9 for row in rows)
-    assert rows[0].certified[0] >= 0.6
-    assert rows[1].certified >= rows[0].certified
+    (row,) = script("sweep").sweep(*models, x, labels, (0.75,), (10.0,))
+    assert row.judged >= 10
+    assert row.clean >= 0.9
+    assert row.certified[0] >= 0.6
+    assert row.certified[0] >= row.certified[1] > 0
 
 
 def test_no_mnist_image_is_in_both_parts(certmix_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
