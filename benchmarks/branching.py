@@ -6,16 +6,18 @@ One case at a time or all of them; every finished case is kept in benchmarks/res
 parts of the ball per input (`--branch-parts`), so that figures do not depend on what else the machine does; times are
 processor seconds of this process, of one thread.
 
-Largest radii (digits): means over the inputs of the audit split, 0 where nothing is certified. "floor": the attack
-radius against h's margin, the limit of Lemma 3.2 whatever g is; "mix": that of this mix. Both are upper limits, as far
-as attacks find them. Fixed radii: counts of the inputs that h classifies right; "floor": those whose floor attack finds
-nothing.
+Largest radii (digits): means over the inputs of the audit split, 0 where nothing is certified. "floor": the smallest
+radius at which h's margin was seen to be too small, the limit of Lemma 3.2 whatever g is: by attacks on it and on the
+mix, and by the points at which branching ends when it is asked to prove a radius between the certified one and that;
+"mix": the attack radius of this mix. Both are upper limits, as far as they are found. Fixed radii: counts of the inputs
+that h classifies right; floor, mix: those for which no such point is found.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -30,12 +32,19 @@ from torch import Tensor, nn
 import certmix
 from certmix.attacks import attack_radius
 from certmix.provers.judging import check
+from certmix.provers.margin.branching import branch
 from certmix.settings import Settings, diameter
 from proofs_check.certificate import Accepted, Norm
+from verifiers.branching.search import Branching, Budget
+from verifiers.engine import MarginQuery
 
 NAME = "branching"
 ATTACK_STEPS = 60
 DOMAIN = (0.0, 1.0)
+FLOOR_STEPS, FLOOR_PARTS = (
+    5,
+    400,
+)  # of halving what lies between proof and attack; parts, in which a point is looked for
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,24 @@ def proven(case: Case, standard: certmix.Model, robust: certmix.Model, x: Tensor
     }
 
 
+def refuted(case: Case, robust: certmix.Model, x: Tensor, y: Tensor, proven: float, floor: float) -> float:
+    """A radius above `proven`, at most `floor`, at which branching met a point where h's margin is too small."""
+    if robust.network is None:
+        raise SystemExit("no plain network")
+    engine, settings = Branching(), Settings(case.alpha, case.norm, case.radius, domain=DOMAIN)
+    state = engine.prepare(robust.network)
+    trials = [case.radius] if case.radius is not None else [0.0] * FLOOR_STEPS
+    for radius in trials:
+        trial = radius or math.sqrt(max(proven, 1e-9) * floor)
+        radii = torch.tensor([trial], dtype=torch.float64)
+        query = MarginQuery(robust.network, x[None], case.norm, radii, DOMAIN, y[None])
+        found = branch(engine, state, query, settings, Budget(math.inf, FLOOR_PARTS)).found
+        if found.point is None:
+            return floor
+        floor = min(floor, trial)
+    return floor
+
+
 def measure(case: Case, inputs: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """The figures of one case."""
     torch.set_num_threads(1)
@@ -127,11 +154,15 @@ def measure(case: Case, inputs: int, tell: Callable[[str], None]) -> dict[str, A
         y = robust.module(x).argmax(1)
     asked = torch.arange(len(x)) if case.radius is None else (y == labels).nonzero().flatten()
     floor, mix = limits(case, standard, robust, x[asked], y[asked], (case.radius or 0.0) / 2)
+    floor = torch.minimum(floor, mix)
     rows: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for k in asked.tolist():
         bounds = proven(case, standard, robust, x[k], 0)
         decided = case.radius is not None and (bounds["radius"] or floor[len(rows)] <= case.radius)
         branched = bounds if decided else proven(case, standard, robust, x[k], case.parts)
+        at = len(rows)
+        if not (case.radius is not None and (branched["radius"] or floor[at] <= case.radius)):
+            floor[at] = refuted(case, robust, x[k], y[k], branched["radius"], float(floor[at]))
         rows.append((bounds, branched))
         tell(f"input {k}: bounds {bounds}, branching {branched}, floor {floor[len(rows) - 1]:.5g}")
     trees = [b for _, b in rows if b.get("by tree")]

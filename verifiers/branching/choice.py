@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verifiers.branching.parts import MajorantOf, Parts, Root, Side, in_units, majorant_at
 
-NEURONS, DIFFERENCES = 3, 2  # candidates for a split, tried before one is chosen
+NEURONS, DIFFERENCES = 8, 2  # candidates for a split, tried before one is chosen
 # of the excess, that a split of d must be able to take away: what it does is seen at once, what one of a ReLU does only
 # when multipliers are tuned
 LEAST_GAP = 0.5

@@ -27,6 +27,7 @@ from verifiers.engine import Answer, EngineError, MarginQuery
 
 T = TypeVar("T")
 ROUNDING = 1e-9  # of the excess: what float64 may round away
+SMALL, SHARED_STEPS = 1024, 15  # neurons of a network whose shared slopes are tuned, too; steps
 RECALL = 0.8  # of the steps before, in the average of points
 MOST_EXTRA_STEPS = 40  # of tuning, two for every side of a part: the more sides, the more multipliers to find
 
@@ -136,7 +137,13 @@ class Branching:
 
     def answer(self, state: CrownNetwork, query: MarginQuery) -> Answer:
         """Bounds of d on the balls: what a search starts from. Raises EngineError."""
-        return self.bounds.answer(state, query.query())
+        return self._engine(state).answer(state, query.query())
+
+    def _engine(self, state: CrownNetwork) -> Crown:
+        """The engine, which also tunes what all passes before the last share where that is cheap: every part gains."""
+        if self.bounds.shared_steps or state.slopes > SMALL:
+            return self.bounds
+        return dataclasses.replace(self.bounds, shared_steps=SHARED_STEPS)
 
     @torch.no_grad()
     def search(
