@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,6 +243,23 @@ def test_what_branching_has_proven_outlives_an_interruption(
     assert all(written[n]["radius"] >= line["radius"] for n, line in lines.items())
     assert judge([str(out)]) == 0
     assert opened(out).settings.branch_parts == 24
+
+
+def test_branching_that_is_killed_goes_on_from_the_best_radius_so_far(data: Path, tmp_path: Path):
+    out, options = tmp_path / "run", {"branch_parts": "4000", "limit": "1", "norm": "L2"}
+    command = [sys.executable, "-m", "certmix", *audit(data, out, **options)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    kept, path = dict[str, Any](), out / "unfinished" / "00000000.json"
+    while process.poll() is None and not kept.get("line"):
+        kept = json.loads(path.read_bytes()) if path.exists() else {}
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert kept["line"] is not None
+    assert main(audit(data, out, **options)) == 0
+    (written,) = [json.loads(line) for line in (out / FINAL).read_bytes().splitlines()]
+    assert written["radius"] >= json.loads(kept["line"])["radius"]
+    assert judge([str(out)]) == 0
 
 
 def killed(data: Path, out: Path, seconds: float) -> bool:
