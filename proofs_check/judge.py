@@ -36,7 +36,8 @@ def check(certificate: parse.Certificate, case: Case) -> Verdict:
         return Rejected(error.step, error.reason)
     except MemoryError as error:
         return Rejected("memory", f"the proof does not fit: {error}")
-    except (ArithmeticError, RecursionError) as error:  # no line may keep the others from being judged
+    except (ArithmeticError, LookupError, RecursionError, ValueError) as error:
+        # what no check foresaw: no line may keep the others from being judged
         return Rejected("internal", f"{type(error).__name__}: {error}")
 
 

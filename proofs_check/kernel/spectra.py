@@ -22,7 +22,7 @@ from proofs_check.kernel.windows import Sliding
 
 MAX_PLACES = 2**16
 MAX_PRODUCTS = 2**36  # of numbers, to square all blocks
-CHUNK_ENTRIES = 2**22
+CHUNK = 2**22  # entries of the blocks that travel together
 
 
 def convolution_norm(weight: Array, sliding: Sliding, image: Shape, counts: Shape) -> float | None:
@@ -39,12 +39,12 @@ def convolution_norm(weight: Array, sliding: Sliding, image: Shape, counts: Shap
     frequencies = np.indices((height // 2 + 1, width)).reshape(2, -1, 1, 1)  # the others are their conjugates
     count, size = groups * frequencies.shape[1], height * width
     short, long = sorted((2 * out, 2 * per_group * len(taps_of)))
-    products = count * short * short * (short + long)
-    if short > MAX_SQUARED or size > MAX_PLACES or products > MAX_PRODUCTS:
+    if short > MAX_SQUARED or size > MAX_PLACES or count * short * short * (short + long) > MAX_PRODUCTS:
         return None
     cosines, sines, radius = circle(size)
     norms: list[float] = []
-    for row, column in np.array_split(frequencies, -(-count * short * long // CHUNK_ENTRIES), axis=1):
+    parts = min(1 + count * short * long // CHUNK, frequencies.shape[1])  # none of them empty
+    for row, column in np.array_split(frequencies, parts, axis=1):
         turns = ((row * row_turns + column * column_turns) % size).reshape(len(row), taps)
         real, imaginary = (
             np.concatenate([kernels[..., t] @ table[turns[:, t]].T for t in taps_of], axis=2)

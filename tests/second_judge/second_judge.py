@@ -1,7 +1,8 @@
 """A second judge of margin certificates, written from proofs_check/FORMAT.md alone: exact rationals, no code in common.
 
-Networks of linear, convolutional and ReLU nodes (and what only sums or scales). Every value is a linear function of the
-input and of the ReLUs before it, so a form goes back to the input by replacing one ReLU node after the other by lines.
+Networks of linear, convolutional and ReLU nodes (and what only sums, scales or moves). Every value is a linear function
+of the input and of the ReLUs before it, so a form goes back to the input by replacing one ReLU node after the other by
+lines.
 """
 
 from __future__ import annotations
@@ -42,11 +43,10 @@ def q(array: Any) -> Rationals:
 def exp_upper(t: fmpq) -> fmpq:
     """At least e^t: Taylor for |t| <= 1/2, then squared; rounded up all along."""
     halvings = max(0, int(t.numer().bit_length()) - int(t.denom().bit_length()) + 2)
-    total, term = fmpq(1), fmpq(1)
-    for k in range(1, 40):
-        term = term * t / (k * 2**halvings)
-        total += term
-    value = total + fmpq(1, 2**190)  # more than all further terms
+    value = fmpq(1)
+    for k in reversed(range(1, 40)):
+        value = 1 + value * t / (k * 2**halvings)
+    value += fmpq(1, 2**190)  # more than all further terms
     for _ in range(halvings):
         value = fmpq(int((value * value * GRID).ceil()), GRID)
     return value
@@ -65,11 +65,9 @@ class Network:
 
 
 def read_network(data: bytes) -> Network:
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
+    header = json.loads(data[8 : 8 + (size := int.from_bytes(data[:8], "little"))])
     nodes = json.loads(header.pop("__metadata__")["graph"])
-    stored = {name: data[8 + size :][slice(*v["data_offsets"])] for name, v in header.items()}
-    tensors = {name: q(np.frombuffer(v, "<f4").reshape(header[name]["shape"])) for name, v in stored.items()}
+    tensors = {name: tensor(data[8 + size :], **v) for name, v in header.items()}
     shapes = [tuple(nodes[0]["shape"])]
     for node in nodes[1:]:  # values at zero give the shapes
         zeros = [np.zeros((*shapes[i], 1), dtype=object) for i in node["inputs"]]
@@ -83,8 +81,12 @@ def read_network(data: bytes) -> Network:
             pre.append(arguments[0].reshape(count, -1))
         fresh = variables[start : start + count].reshape(*shape, -1) if count else None
         values.append(apply(node, tensors, arguments) if fresh is None else fresh)
-    ranges = [(int(a), int(a) + n) for a, n in zip(starts, counts, strict=False) if n]
-    return Network(values[-1], pre, ranges[1:])
+    return Network(values[-1], pre, [(int(a), int(a) + n) for a, n in zip(starts, counts, strict=False) if n][1:])
+
+
+def tensor(data: bytes, dtype: str, shape: list[int], data_offsets: list[int]) -> Any:
+    raw = np.frombuffer(data[slice(*data_offsets)], {"F32": "<f4", "I32": "<i4"}[dtype]).reshape(shape)
+    return q(raw) if dtype == "F32" else raw
 
 
 def apply(node: dict[str, Any], tensors: dict[str, Any], args: list[Any]) -> Any:
@@ -98,14 +100,16 @@ def apply(node: dict[str, Any], tensors: dict[str, Any], args: list[Any]) -> Any
             return convolution(node, tensors[node["weight"]], x) + tensors[node["bias"]][:, None, None, None] * one
         case "shift":
             return x + tensors[node["constant"]][..., None] * one
+        case "scale":
+            return x * tensors[node["constant"]][..., None]
         case "average_pool2d" if node["count_padding"]:
-            (kh, kw), c = node["kernel"], len(x)
-            mean = np.full((c, 1, kh, kw), fmpq(1, kh * kw))
-            return convolution({**node, "dilation": (1, 1), "groups": c}, mean, x)
+            mean = np.full((len(x), 1, *node["kernel"]), fmpq(1, math.prod(node["kernel"])))
+            return convolution({**node, "dilation": (1, 1), "groups": len(x)}, mean, x)
         case "add":
             return args[0] + args[1]
-        case "flatten":
-            return x.reshape(-1, x.shape[-1])
+        case "flatten" | "gather":
+            cells = x.reshape(-1, x.shape[-1])
+            return cells[tensors[node["index"]]] if "index" in node else cells
         case other:
             raise NotImplementedError(f"this judge does not know {other}")
 
@@ -159,8 +163,8 @@ class Bounds:
         r = self.radius
         low, high = np.full(len(c), -r), np.full(len(c), r)
         if self.domain is not None:
-            ends = q(self.domain)
-            low, high = np.maximum(low, ends[0] - self.center), np.minimum(high, ends[1] - self.center)
+            low = np.maximum(low, q(self.domain)[0] - self.center)
+            high = np.minimum(high, q(self.domain)[1] - self.center)
         best = np.maximum(c * low, c * high).sum()
         if self.norm == "L1":
             best, left = ZERO, r
@@ -195,11 +199,10 @@ class Question:
     def __init__(self, claim: dict[str, Any], net: Network, center: Rationals) -> None:
         need(claim["semantics"] == "real" and claim["class_of"] == "robust", "a claim of another kind")
         self.alpha, self.temperature, radius = q([claim["alpha"], claim["temperature"], claim["radius"]])
-        self.y, self.net = claim["predicted"], net
+        self.y, self.net, self.d = claim["predicted"], net, net.logits - net.logits[claim["predicted"]]
         self.rivals = [j for j in range(len(net.logits)) if j != self.y]
         self.rows = slope_rows(claim["evidence"]["witness"], net)
         self.columns = [(k, cell) for k, pre in enumerate(net.pre) for cell in range(len(pre))]  # of a row of slopes
-        self.d = net.logits - net.logits[self.y]
         ball = Bounds(net, center, radius, claim["norm"], claim["domain"])
         at_x = node_bounds(replace(ball, radius=ZERO), None).forms(self.d, None)
         need((at_x[self.rivals] < 0).all(), "y is not the class at x")
@@ -251,9 +254,8 @@ class Question:
         upper = np.minimum(highs[-1], self.d_upper(here, 1)) if again else highs[-1]
         lows[-1][i] = max(lows[-1][self.rivals])
         upper[self.rivals] = np.minimum(upper[self.rivals], upper[i])
-        if (lows[-1] > upper).any() or self.box_proves(upper, i):
-            return True
-        return self.chords_prove(i, here, lows[-1], upper, slopes, more)
+        proven = bool((lows[-1] > upper).any()) or self.box_proves(upper, i)
+        return proven or self.chords_prove(i, here, lows[-1], upper, slopes, more)
 
 
 def slope_rows(witness: str | None, net: Network) -> Rationals | None:
@@ -272,8 +274,7 @@ def leaves(tree: str, n: int) -> Iterator[tuple[bool, list[Any], Rationals, list
     at, path, levels = 0, list[Any](), np.zeros(n, np.uint8)
     while True:
         while (kind := data[at]) > 1:
-            (index,) = struct.unpack_from("<I", data, at + 1)
-            threshold = struct.unpack_from("<d", data, at + 5)[0] if kind == 3 else 0.0
+            index, threshold, *_ = (*struct.unpack_from("<Id" if kind == 3 else "<I", data, at + 1), 0.0)
             need(kind in (2, 3) and math.isfinite(threshold) and index < 2**31, "no such split")
             path.append((kind, index, q([threshold])[0], 1))
             at += 13 if kind == 3 else 5

@@ -15,10 +15,12 @@ import second_judge as sj
 import small_networks as sn
 from flint import arb, ctx, fmpq
 
+from certmix.reports.explained.lines import code_lines
 from proofs_check import certificate as c
 from proofs_check.kernel.bounds import prepare
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin
+from verifiers.network.module import build
 
 STORED = Path(__file__).resolve().parent.parent / "proofs_check"
 MARGIN_RUNS = ("margin_linf", "margin_l2", "margin_l1", "margin_temperature", "branched")
@@ -65,6 +67,10 @@ def test_a_forged_tree_is_proven_by_neither(run: str):
         proven(STORED / "rejected" / run)
 
 
+def test_it_stays_small_enough_to_be_read():
+    assert len(code_lines(Path(sj.__file__))) <= 250
+
+
 # ---------------------------------------------------------------- random networks, both judges and the truth
 
 
@@ -74,6 +80,16 @@ def claim_of(case: Case, norm: c.Norm, radius: float, predicted: int, alpha: flo
         "class_of": "robust", "domain": [-0.25, 1.25], "semantics": "real", "smoothing": None, "adaptive": None,
         "evidence": {"rule": "network_margin", "witness": None},
     }  # fmt: skip
+
+
+def moved(seed: int) -> c.PlainNetwork:
+    """With cells in another order, repeated and scaled, and two paths that join."""
+    g = np.random.default_rng(seed)
+    order = g.integers(0, 3, 6).astype(np.int32)
+    return build([
+        c.Input((3,)), c.Linear((0,), sn.array(g, 3, 3), sn.array(g, 3)), c.Gather((1,), order), c.Relu((2,)),
+        c.Scale((2,), sn.array(g, 6)), c.Relu((4,)), c.Add((3, 5)), c.Linear((6,), sn.array(g, 3, 6), sn.array(g, 3)),
+    ])  # fmt: skip
 
 
 def worst_points(net: sj.Network, x: np.ndarray, claim: dict, rng: np.random.Generator) -> list[np.ndarray]:
@@ -113,7 +129,8 @@ def gradient(net: sj.Network, point: np.ndarray, form: np.ndarray) -> np.ndarray
 def tried(seed: int, norm: c.Norm, radius: float) -> tuple[bool, bool, bool]:
     """(accepted by the judge, proven by the second, refuted at a point)."""
     rng = np.random.default_rng(seed)
-    case = Case(prepare(sn.mlp(seed, (3, 5, 4, 3))), None, rng.random(3, dtype=np.float32))
+    network = moved(seed) if seed % 4 == 3 else sn.mlp(seed, (3, 5, 4, 3))
+    case = Case(prepare(network), None, rng.random(3, dtype=np.float32))
     net, x = sj.read_network(case.robust.network.data), case.input
     logits = [float(v) for v in en.exact_values(case.robust.network, en.exact(x))[-1]]
     alpha, temperature = float(rng.uniform(0.55, 0.95)), float(rng.choice([0.5, 1.0, 3.0]))

@@ -74,7 +74,8 @@ def gain(prepared: Prepared, below: int, inside: list[int]) -> float | None:
     if pixels == 1:
         (a, b, c), off = next(blocks())
         return inequality.gain((a[0], b[0], c[0]), off)
-    return _proven(blocks())
+    proven = _proven(blocks())
+    return proven if math.isfinite(proven) else None
 
 
 def _nonlinear(prepared: Prepared, node: int) -> bool:
@@ -155,13 +156,18 @@ def _moved(terms: list[Known], channels: IntArray | None) -> Known:
 # ---------------------------------------------------------------- the inequality
 
 
+def _most(first: float, second: float) -> float:
+    """The larger one; not a number where one of them is none, as what lies beyond a double may be."""
+    return float(np.maximum(first, second))
+
+
 def _proven(blocks: Iterator[tuple[Matrices, Off]]) -> float:
     """From blocks of frequencies. The multipliers are 1 / roots^2, or twice that and more if B asks for it."""
     roots: Array | None = None
     of_a = of_b = of_c = coupling = off_y = off_v = 0.0
     for (a, b, c), (off, _, off_c) in blocks:
-        off_y, off_v = max(off_y, off), max(off_v, off_c)
-        of_a = max(of_a, spectral_norm(a[:1] if (a == a[:1]).all() else a))
+        off_y, off_v = _most(off_y, off), _most(off_v, off_c)
+        of_a = _most(of_a, spectral_norm(a[:1] if (a == a[:1]).all() else a))
         if not b.shape[2]:
             continue
         across, back = a.swapaxes(1, 2) @ b, c.swapaxes(1, 2)
@@ -170,10 +176,10 @@ def _proven(blocks: Iterator[tuple[Matrices, Off]]) -> float:
             best = (best / np.where(squares > 0, squares, 1.0)).clip(min=0.0)
             roots = np.tile(1 / np.sqrt(best + SHIFT * max(float(best.max()), SHIFT)), 2)
         scaled, multiplied = b * roots, back / (roots * roots)
-        of_b = max(of_b, float_up(spectral_norm(scaled) + 2.0**-50 * frobenius(scaled)))
-        of_c = max(of_c, frobenius(c))
+        of_b = _most(of_b, float_up(spectral_norm(scaled) + 2.0**-50 * frobenius(scaled)))
+        of_c = _most(of_c, frobenius(c))
         rounded = sum_error(a.shape[1]) * frobenius(a) * frobenius(b) + 2.0**-48 * frobenius(multiplied)
-        coupling = max(coupling, float_up(frobenius(across + multiplied) + float_up(rounded)))
+        coupling = _most(coupling, float_up(frobenius(across + multiplied) + float_up(rounded)))
     if roots is None:
         return float_up(of_a + off_y)
     most, scale = float((1 / (roots * roots)).max()) * (1 + SHIFT), max(1.0, of_b * of_b / 2 * (1 + SHIFT))

@@ -241,6 +241,22 @@ def test_what_is_surrounded_with_periods_is_no_block_without_its_convolution() -
     assert frequencies.gain(prepared, 0, [1]) is None
 
 
+@pytest.mark.parametrize(("layers", "by_zero"), [(9, False), (5, True)])
+def test_a_gain_that_a_double_does_not_hold_is_none(layers: int, by_zero: bool) -> None:
+    """Infinite entries times 0, and errors of beyond a double times a scale of 0, are not a number: of two such the
+    larger one is not the other."""
+    nodes: Nodes = [c.Input((1, 40, 40))]
+    last = 0
+    for _ in range(layers):
+        last = conv(nodes, last, np.full((1, 1, 1, 1), 3e38))
+    last = conv(nodes, last, np.ones((1, 1, 3, 3)))
+    if by_zero:
+        last = push(nodes, c.Scale((last,), np.zeros((1, 1, 1), np.float32)))
+    last = push(nodes, c.Add((0, last)))
+    with np.errstate(all="ignore"):
+        assert known(closed(nodes, last, (1, 40, 40)), last) is None
+
+
 def test_few_frequencies_at_a_time_prove_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (4, 8, 8)
     nodes: Nodes = [c.Input(shape)]

@@ -245,6 +245,13 @@ def test_images_of_too_many_places_are_left_to_other_bounds() -> None:
     assert convolution_norm(weight, Sliding((1, 1), (1, 1), (0, 0, 0, 0)), (2**9, 2**8), (2**9, 2**8)) is None
 
 
+def test_blocks_too_large_to_travel_together_travel_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a convolution of 4,200 channels to 1,024 on one pixel: fewer frequencies than parts asked for."""
+    given = (np.ones((1, 2, 1, 1, 3)), Sliding((1, 1), (1, 1), (0, 0, 0, 0)), (1, 1), (1, 1))
+    monkeypatch.setattr(spectra, "CHUNK", 2)
+    assert convolution_norm(*given) == pytest.approx(math.sqrt(6), rel=1e-9)
+
+
 def test_ten_delta_orthogonal_layers_of_64_channels_are_1_lipschitz_within_a_thousandth() -> None:
     """A rotation of channels at the centre tap: each layer's norm is 1, and its patches overlap nine times."""
     g = np.random.default_rng(0)

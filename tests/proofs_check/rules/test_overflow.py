@@ -36,12 +36,13 @@ def test_gains_that_add_up_beyond_a_double_are_no_smaller_than_they_are(
     assert isinstance(ho.verdict(case, "lipschitz_layers", evidence, norm=norm), (c.Accepted, c.Rejected))
 
 
-def test_a_surprise_in_one_rule_is_a_rejection(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("surprise", [OverflowError, ValueError, IndexError, KeyError, RecursionError])
+def test_a_surprise_in_one_rule_is_a_rejection(surprise: type[Exception], monkeypatch: pytest.MonkeyPatch):
     case = dead_chain([1.0], c.Add)
 
     def surprised(*_: object) -> frozenset[c.Assumption]:
-        raise OverflowError("intermediate overflow")
+        raise surprise(17)
 
     monkeypatch.setitem(RULES, "network_margin", dataclasses.replace(RULES["network_margin"], check=surprised))
     found = ho.verdict(case, "network_margin", NetworkMargin(None))
-    assert found == c.Rejected("internal", "OverflowError: intermediate overflow")
+    assert found == c.Rejected("internal", f"{surprise.__name__}: 17")
