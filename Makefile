@@ -6,7 +6,7 @@ BIN := .venv/bin
 OMP_NUM_THREADS ?= 1
 export CERTMIX_DATA OMP_NUM_THREADS
 
-.PHONY: demo test test-slow test-upstream lint proofs mutation clean
+.PHONY: demo test test-slow test-gpu test-upstream lint proofs mutation clean
 
 .venv: .venv/.complete
 
@@ -31,6 +31,11 @@ test-slow: .venv
 	$(MAKE) mutation
 
 # engine laws against a checkout of upstream auto_LiRPA: make test-upstream UPSTREAM=DIR
+test-gpu: .venv  # device paths against the processor's
+	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  CERTMIX_DEVICE=cuda $(BIN)/python -m pytest tests/verifiers/smoothing/test_philox.py; \
+	else echo "skipped: torch finds no CUDA device here"; fi
+
 test-upstream: .venv
 	@if [ -d "$(UPSTREAM)/auto_LiRPA" ]; then \
 	  PYTHONPATH="$(UPSTREAM)" $(BIN)/python -m pytest tests/verifiers/test_engine_laws.py tests/verifiers/auto_lirpa/test_auto_lirpa.py tests/certmix/testing/test_finds.py tests/verifiers/auto_lirpa/test_auto_lirpa_jacobian.py; \

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,11 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from verifiers.engine import EngineError
+from verifiers.smoothing import philox
 
 Outputs = NDArray[np.float64]
 TAIL = 9.0  # standard deviations kept: Φ(−9) is 2 units of 2^-64
 TOP_BITS = 16
 UNDECIDED = np.int32(-(2**31))
+LEAST = -(2**63)
 
 
 class SamplingError(EngineError):
@@ -79,6 +82,20 @@ class GridNoise:
         words = np.random.Philox(key=key, counter=counter).random_raw(count * blocks * 4)
         return self._invert(words.reshape(count, blocks * 4)[:, :size])
 
+    def draw_on(
+        self, device: torch.device, seed: int, index: int, stage: int, start: int, count: int, size: int
+    ) -> Tensor:
+        """`draw` by integer arithmetic on `device`: the same numbers, (count, size) int32."""
+        blocks = -(-size // 4)
+        drawn = philox.words(seed % 2**64, index, stage, start * blocks, count * blocks, device)
+        thresholds, table = (torch.from_numpy(x).to(device) for x in _on_device(self.noise_std, self.grid))
+        flat = drawn.reshape(count, blocks * 4)[:, :size].flatten()
+        values = table[philox.logical_shift(flat, 64 - TOP_BITS)]
+        where = (values == int(UNDECIDED)).nonzero().flatten()
+        found = torch.searchsorted(thresholds, flat[where] ^ LEAST, right=True) - len(thresholds) // 2
+        values[where] = found.to(torch.int32)
+        return values.reshape(count, size)
+
     def _invert(self, words: NDArray[np.uint64]) -> NDArray[np.int32]:
         """#{thresholds <= word} − J: by table where the top bits decide, else by search."""
         thresholds, table = _inversion_table(self.noise_std, self.grid)
@@ -98,6 +115,13 @@ def _inversion_table(noise_std: float, grid: int) -> tuple[NDArray[np.uint64], N
     below = np.searchsorted(thresholds, first, side="right")
     decided = below == np.searchsorted(thresholds, last, side="right")
     return thresholds, np.where(decided, below - len(thresholds) // 2, UNDECIDED).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=8)
+def _on_device(noise_std: float, grid: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """`_inversion_table`, the thresholds less 2^63: as int64 in the order of uint64."""
+    thresholds, table = _inversion_table(noise_std, grid)
+    return (thresholds ^ np.uint64(2**63)).view(np.int64), table
 
 
 def grid_points(inputs: NDArray[np.float32], grid: int) -> NDArray[np.int64]:
@@ -186,7 +210,7 @@ def sample(
 ) -> Iterator[tuple[Job, Outputs]]:
     """Base outputs of every job's draws, in order, in pieces: (part of a job, v̄ (part.stop − part.start, K)).
 
-    centres: (N, *shape) grid points. Batches hold draws of several jobs where jobs are short. Memory: one batch.
+    centres: (N, *shape) grid points. Batches hold draws of several jobs where jobs are short. Memory: two batches.
     """
     cutoff = len(noise_thresholds(noise.noise_std, noise.grid)) // 2
     if centres.size and int(np.abs(centres).max()) + cutoff >= 2**24:
@@ -194,9 +218,8 @@ def sample(
             f"inputs are too large for the grid: |x| * {noise.grid} must stay below 2^24: choose a smaller grid"
         )
     total, done = sum(job.stop - job.start for job in jobs), 0
-    for parts in _batches(jobs, batch_size):
-        points = np.concatenate([_points(noise, centres[p.row], p, seed, stage) for p in parts])
-        outputs = base.outputs(torch.from_numpy(points))
+    for parts, points in _ahead(base, noise, centres, _batches(jobs, batch_size), seed, stage):
+        outputs = base.outputs(points)
         offset = 0
         for part in parts:
             size = part.stop - part.start
@@ -205,6 +228,28 @@ def sample(
         done += offset
         if progress is not None:
             progress(done, total)
+
+
+def _ahead(
+    base: Base, noise: GridNoise, centres: NDArray[np.int64], batches: Iterator[list[Job]], seed: int, stage: int
+) -> Iterator[tuple[list[Job], Tensor]]:
+    """Each batch with its noisy points: on the base's device, or by numpy, a batch ahead in a thread of its own."""
+    device = torch.device(base.device)
+
+    def points(parts: list[Job]) -> Tensor:
+        if device.type == "cpu":
+            return torch.from_numpy(np.concatenate([_points(noise, centres[p.row], p, seed, stage) for p in parts]))
+        return torch.cat([points_on(device, noise, centres[p.row], p, seed, stage) for p in parts])
+
+    with ThreadPoolExecutor(1) as executor:
+        waiting: tuple[list[Job], Future[Tensor]] | None = None
+        for parts in batches:
+            following = parts, executor.submit(points, parts)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
 
 
 def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
@@ -230,3 +275,12 @@ def _points(noise: GridNoise, centre: NDArray[np.int64], part: Job, seed: int, s
     values = (drawn + centre.ravel().astype(np.int32)).astype(np.float32)
     values /= np.float32(noise.grid)
     return values.reshape(-1, *centre.shape)
+
+
+def points_on(
+    device: torch.device, noise: GridNoise, centre: NDArray[np.int64], part: Job, seed: int, stage: int
+) -> Tensor:
+    """`_points` on `device`: the same bits, for an IEEE division of integers that float32 holds exactly."""
+    drawn = noise.draw_on(device, seed, part.index, stage, part.start, part.stop - part.start, centre.size)
+    moved = drawn + torch.from_numpy(centre.ravel().astype(np.int32)).to(device)
+    return (moved.float() / torch.tensor(float(noise.grid), device=device)).reshape(-1, *centre.shape)
