@@ -1,9 +1,9 @@
 """Mutation testing of the judge: every small edit of its arithmetic must be caught by a test.
 
-    python benchmarks/mutation.py [FILE ...] [--jobs N] [--again]
+    python benchmarks/mutation.py [FILE ...] [--jobs N] [--minutes M] [--again]
 
 Works in copies of the repository under the system's temporary folder. Writes benchmarks/results/mutation.json
-(figures and every survivor, merged file by file) and docs/mutation.md. Reasons why a survivor is harmless stand in
+(figures and every survivor) and docs/mutation.md. Reasons why a survivor is harmless stand in
 benchmarks/mutation_reasons.json as [pattern, reason] pairs; a survivor without one is a missing test,
 and the exit code is 1.
 """
@@ -17,6 +17,7 @@ import inspect
 import itertools
 import json
 import os
+import random
 import re
 import resource
 import shutil
@@ -28,7 +29,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
@@ -44,61 +45,26 @@ COPIED = (
     "verifiers",
     "certmix",
     "tests/proofs_check",
-    "tests/small_networks.py",
+    *(f"tests/{p.name}" for p in sorted((ROOT / "tests").glob("*.py"))),
     "pyproject.toml",
 )
 CPU_SECONDS = 200
 CASES = 6  # of a test over random seeds: what only a later one would notice counts as a survivor
-STEPS = ("affine_steps", "relaxations", "concretization", "refinement", "witness")  # of kernel/, each step alone
-BOUNDS = (
-    *(f"kernel/{name}" for name in (*STEPS, "bounds", "layers", "ill_conditioned_networks", "float32")),
-    "rules/exponential",
-    "rules/lipschitz",
-)
-AFFINE = (
-    *(f"kernel/{name}" for name in (*STEPS, "linear_forms", "layers", "bounds", "ill_conditioned_networks")),
-    *(f"kernel/{name}" for name in ("kinds", "float32_steps", "float32")),
-    "rules/lipschitz",
-    "rules/layer_norms",
-    "reading/shapes",
-)
-WINDOWED = ("average_pool2d", "conv2d", "cropping")
-AFFINE_KINDS = ("add", "affine", "concat", "diagonal", "flatten", "input", "linear", *WINDOWED)
-GRADIENTS = ("kernel/jacobian", "kernel/jacobian_steps", "rules/lipschitz", "rules/layer_norms")
-RULES = ("rules/margin", "judge", "rules/exponential", "rules/lipschitz", "rules/smoothing", "kernel/float32")
-# file of proofs_check -> files of tests/proofs_check, test_ left out
-TESTS = {
-    "kernel/rounding.py": (
-        *(f"kernel/{name}" for name in ("rounding", *STEPS)),
-        "rules/smoothing",
-        "kernel/ill_conditioned_networks",
-        "kernel/bounds",
-        "rules/exponential",
-        "kernel/arithmetic_mode",
-    ),
-    **{
-        f"kernel/{name}.py": AFFINE
-        for name in ("linear_forms", "windows", *(f"layers/{kind}" for kind in AFFINE_KINDS))
-    },
-    **{f"kernel/layers/{kind}.py": (*BOUNDS, *GRADIENTS) for kind in ("layer", "curve", "max_pool2d", "relu")},
-    "kernel/relaxations.py": BOUNDS,
-    "kernel/slopes.py": GRADIENTS,
-    "kernel/norms.py": ("rules/layer_norms", "rules/overflow"),
-    "witness.py": ("kernel/witness", "kernel/ill_conditioned_networks"),
-    "kernel/bounds.py": (*BOUNDS, "judge", "kernel/linear_forms", "kernel/arithmetic_mode"),
-    "kernel/float32.py": ("kernel/float32_steps", "kernel/float32", "judge"),
-    "kernel/jacobian.py": GRADIENTS,
-    "judge.py": ("rules/margin", "tie", "judge", "rules/smoothing", "rules/overflow", "run", "kernel/arithmetic_mode"),
-    "rules/case.py": RULES,
-    "rules/margin/differences.py": RULES,
-    "rules/margin/exponential.py": RULES,
-    "rules/margin/rule.py": RULES,
-    "rules/lipschitz/layer_norms.py": ("rules/layer_norms", "rules/lipschitz", "rules/overflow"),
-    "rules/lipschitz/rule.py": RULES,
-    "rules/lipschitz/lipsdp.py": ("rules/lipsdp", "rules/margin", "rules/lipschitz", "judge"),
-    "rules/adaptive.py": ("rules/adaptive", "forgeries", "hostile_networks"),
-    "rules/smoothing.py": ("rules/smoothing_counts", "rules/smoothing", "judge"),
-}
+MUTATED = ("judge.py", "witness.py", "kernel/**/*.py", "rules/**/*.py")  # of proofs_check: what proves
+TESTED = ("test_[jt]*.py", "test_forgeries.py", "test_hostile_networks.py", "kernel/test_*.py", "rules/test_*.py")
+LEFT_OUT = ("test_theorems.py",)  # of tests/proofs_check: no line of the judge is run by it
+SEED = 19  # of the order in which mutants are tried
+
+
+def targets() -> list[str]:
+    return sorted({str(p.relative_to(ROOT)) for pattern in MUTATED for p in (ROOT / "proofs_check").glob(pattern)})
+
+
+def test_files() -> list[str]:
+    """ "kernel/bounds" for kernel/test_bounds.py of tests/proofs_check."""
+    root = ROOT / "tests" / "proofs_check"
+    found = {p for pattern in TESTED for p in root.glob(pattern) if p.name not in LEFT_OUT}
+    return sorted(str(p.relative_to(root).with_name(p.stem.removeprefix("test_"))) for p in found)
 
 
 def copy(target: Path) -> None:
@@ -180,6 +146,8 @@ def _prepared(folder: Path, log: Path, work: Callable[[], int]) -> int:
 def passes(test: Callable[..., None], name: str) -> bool:
     try:
         _call(test)
+    except TooDear:
+        raise
     except BaseException:  # noqa: BLE001  # pytest's own failures are no Exceptions
         traceback.print_exc(limit=-3)
         print(f"failed {name}", flush=True)
@@ -209,29 +177,44 @@ def run_tests(tests: list[Test]) -> int:
     return 0
 
 
-def survey(names: Iterable[str], out: Path) -> int:
-    """Run every test on the unmutated judge; leave what each one reaches and how long it takes."""
+class TooDear(BaseException):
+    """A test that takes longer than any that is used."""
+
+
+def survey(dearest: float, out: Path) -> int:
+    """Run every test on the unmutated judge; leave what each one reaches and how long it takes, of those that are not
+    too dear."""
     found: list[dict[str, Any]] = []
-    for file in names:
+    reached: set[CodeType] = set()
+
+    def give_up(*_: Any) -> None:
+        raise TooDear
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            reached.add(frame.f_code)
+
+    signal.signal(signal.SIGPROF, give_up)
+    for file in test_files():
         module = load_tests(file)
         for name, test in vars(module).items():
             if not name.startswith("test_") or not callable(test):
                 continue
-            reached: set[str] = set()
-
-            def note(frame: FrameType, event: str, _: Any, reached: set[str] = reached) -> None:
-                if event == "call" and "/proofs_check/" in frame.f_code.co_filename:
-                    reached.add(_place(frame.f_code))
-
+            reached.clear()
             started = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, 2 * dearest)  # noting calls takes time, too
             sys.setprofile(note)
-            fine = passes(test, name)
-            sys.setprofile(None)
+            try:
+                fine = passes(test, name)
+            except TooDear:
+                continue
+            finally:
+                sys.setprofile(None)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             if not fine:
                 return 1
-            found.append(
-                {"file": file, "name": name, "reached": sorted(reached), "seconds": time.process_time() - started}
-            )
+            places = sorted({_place(code) for code in reached if "/proofs_check/" in code.co_filename})
+            found.append({"file": file, "name": name, "reached": places, "seconds": time.process_time() - started})
     out.write_text(json.dumps(found))
     return 0
 
@@ -242,13 +225,15 @@ def _place(code: CodeType) -> str:
     return f"{path} {'.'.join(part for part in code.co_qualname.split('.') if not part.startswith('<'))}"
 
 
-def relevant(tests: list[Test], mutant: Mutant, kills: Counter[str]) -> list[Test]:
-    """Those that reach the mutated function, the likeliest killer first; all for a mutant outside functions."""
+def relevant(tests: list[Test], mutant: Mutant, kills: Counter[str], budget: float) -> list[Test]:
+    """Those that reach the mutated function, the likeliest killer first, the quickest next, of so many seconds in all;
+    for a mutant outside functions, those that reach its file."""
     place = f"{mutant.path} {mutant.function}"
     outside = not re.match(r"[a-z_]", mutant.function.rpartition(".")[2])
-    names = TESTS[mutant.path.removeprefix("proofs_check/")]
-    found = [t for t in tests if t.file in names and (outside or place in t.reached)]
-    return sorted(found, key=lambda t: (-kills[t.name], t.seconds))
+    found = [t for t in tests if place in t.reached or (outside and any(r.startswith(mutant.path) for r in t.reached))]
+    found.sort(key=lambda t: (-kills[t.name], t.seconds))
+    spent = itertools.accumulate(t.seconds for t in found)
+    return [t for t, total in zip(found, spent, strict=True) if total <= budget]
 
 
 def _call(test: Callable[..., None]) -> None:
@@ -294,47 +279,45 @@ def judged(folder: Path, mutant: Mutant, tests: list[Test], log: Path) -> str:
         path.write_bytes(source)
 
 
-def worker(number: int, jobs: int, folder: Path, plan: dict[str, list[str] | None], depth: int, dearest: float) -> None:
-    """Every `jobs`-th mutant of the planned files; one line of JSON each to folder/results.jsonl."""
+def worker(options: argparse.Namespace) -> None:
+    """Every `jobs`-th mutant of the plan, until time is up; one line of JSON each to folder/results.jsonl."""
+    folder, number = options.folder, options.worker
     sys.pycache_prefix = str(folder / "cache")
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != ROOT]
     repo, log = folder / "repo", folder / "log"
     copy(repo)
     preload()
-    every = tuple(dict.fromkeys(n for path in plan for n in names_of(path, depth)))
-    found = in_child(repo, log, lambda: survey(every, folder / "tests.json"))
+    found = in_child(repo, log, lambda: survey(options.dearest, folder / "tests.json"))
     if found != "passed":
         sys.exit(f"the tests fail without any mutation: {found}\n{log.read_text()[-3000:]}")
     tests = [Test(t["file"], t["name"], frozenset(t["reached"]), t["seconds"]) for t in load(folder / "tests.json")]
-    tests = [t for t in tests if t.seconds <= dearest]
     sys.dont_write_bytecode = True
+    plan: list[tuple[str, str]] = load(folder / "plan.json")
+    every = {path: {m.key(): m for m in mutants(repo, path)} for path in {path for path, _ in plan}}
+    kills: dict[str, Counter[str]] = {path: Counter() for path in every}
     with (folder / "results.jsonl").open("w") as out:
-        for path, wanted in plan.items():
-            kills: Counter[str] = Counter()
-            chosen = [m for m in mutants(repo, path) if wanted is None or m.key() in wanted]
-            for mutant in chosen[number::jobs]:
-                started = time.monotonic()
-                outcome = judged(repo, mutant, relevant(tests, mutant, kills), log)
-                kills[outcome.removeprefix("killed by ")] += 1
-                record = {"path": path, "key": mutant.key(), "operator": mutant.operator, "outcome": outcome,
-                          "seconds": round(time.monotonic() - started, 1)}  # fmt: skip
-                out.write(json.dumps(record) + "\n")
-                out.flush()
+        for path, key in plan[number :: options.jobs]:
+            started, mutant = time.monotonic(), every[path][key]
+            if started > options.until:
+                break
+            outcome = judged(repo, mutant, relevant(tests, mutant, kills[path], options.budget), log)
+            kills[path][outcome.removeprefix("killed by ")] += 1
+            record = {"path": path, "key": key, "operator": mutant.operator, "outcome": outcome,
+                      "seconds": round(time.monotonic() - started, 1)}  # fmt: skip
+            out.write(json.dumps(record) + "\n")
+            out.flush()
 
 
-def names_of(path: str, depth: int) -> tuple[str, ...]:
-    return TESTS[path.removeprefix("proofs_check/")][:depth]
-
-
-def run(plan: dict[str, list[str] | None], jobs: int, depth: int, dearest: float) -> list[dict[str, Any]]:
+def run(plan: list[tuple[str, str]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    until = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:
-        folders = [Path(name) / str(n) for n in range(jobs)]
+        folders = [Path(name) / str(n) for n in range(options.jobs)]
         running: list[subprocess.Popen[bytes]] = []
         for n, folder in enumerate(folders):
             folder.mkdir()
             (folder / "plan.json").write_text(json.dumps(plan))
-            arguments = [sys.executable, __file__, "--worker", n, "--jobs", jobs, "--folder", folder, "--depth", depth,
-                         "--dearest", dearest]  # fmt: skip
+            arguments = [sys.executable, __file__, "--worker", n, "--folder", folder, "--until", until]
+            arguments += [f"--{option}={getattr(options, option)}" for option in ("jobs", "dearest", "budget")]
             threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             running.append(subprocess.Popen([str(a) for a in arguments], cwd=folder, env={**os.environ, **threads}))
         codes = [process.wait() for process in running]
@@ -351,14 +334,19 @@ def load(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def merged(path: str, records: list[dict[str, Any]], old: dict[str, Any] | None) -> dict[str, Any]:
-    """Figures of one file; `old`: its earlier figures, when only the survivors were run again."""
-    survivors = sorted(r["key"] for r in records if r["outcome"] == "passed")
-    count = len(mutants(ROOT, path))
+def figures(path: str, records: list[dict[str, Any]], old: dict[str, Any]) -> dict[str, Any]:
+    """Of one file; `old`: its earlier figures, whose survivors were run again. tried: how many of its mutants were."""
     by = Counter(r["outcome"].removeprefix("killed by ") for r in records if r["outcome"] != "passed")
-    if old is not None:
-        by.update(old["killed_by"])
-    return {"mutants": count, "killed": count - len(survivors), "killed_by": dict(by), "survivors": survivors}
+    by.update(old.get("killed_by", {}))
+    survivors = {r["key"] for r in records if r["outcome"] == "passed"}
+    survivors |= set(old.get("survivors", ())) - {r["key"] for r in records}
+    tried = by.total() + len(survivors)
+    return {
+        "mutants": len({m.key() for m in mutants(ROOT, path)}),
+        "tried": tried,
+        "killed_by": dict(by),
+        "survivors": sorted(survivors),
+    }
 
 
 def reasons_of(files: dict[str, Any], known: list[list[str]]) -> dict[str, str]:
@@ -377,13 +365,17 @@ def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
     rows = ["# Mutation testing of the judge", "", __doc__.split("\n\n")[0].split("\n")[0], "",
             "Operators: error term set to zero, a term or a condition removed, directed rounding removed or swapped,",
             "minimum and maximum swapped, strictness of a comparison changed, a check removed, a constant halved,",
-            "a sign flipped. `make mutation` repeats it; figures in `benchmarks/results/mutation.json`.", "",
-            "| file | mutants | killed | survivors | of these without a reason |", "|---|---|---|---|---|"]  # fmt: skip
+            "a sign flipped. `make mutation` repeats it; figures in `benchmarks/results/mutation.json`. Where not all",
+            f"mutants were tried, those that were are the first of all files' in one random order (seed {SEED}).", "",
+            "| file | mutants | tried | killed | survivors | of these without a reason |", "|---|---|---|---|---|---|",
+            ]  # fmt: skip
+    sums = Counter[str]()
     for path, f in sorted(files.items()):
-        unknown = sum(key not in reasons for key in f["survivors"])
-        rows.append(f"| {path} | {f['mutants']} | {f['killed']} | {len(f['survivors'])} | {unknown} |")
-    total, killed = (sum(f[name] for f in files.values()) for name in ("mutants", "killed"))
-    rows += [f"| all | {total} | {killed} | {total - killed} | |", "", "## Survivors", ""]
+        left, unknown = len(f["survivors"]), sum(key not in reasons for key in f["survivors"])
+        rows.append(f"| {path} | {f['mutants']} | {f['tried']} | {f['tried'] - left} | {left} | {unknown} |")
+        sums.update(mutants=f["mutants"], tried=f["tried"], left=left, unknown=unknown)
+    of_all = sums["mutants"], sums["tried"], sums["tried"] - sums["left"], sums["left"], sums["unknown"]
+    rows += ["| all | " + " | ".join(map(str, of_all)) + " |", "", "## Survivors", ""]
     for _, f in sorted(files.items()):
         for key in f["survivors"]:
             place, edit = key.split(": ", 1)
@@ -397,38 +389,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", help="files of proofs_check, such as kernel/bounds.py (default: all)")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=600, help="begin no mutant later than that (default 600)")
     parser.add_argument("--again", action="store_true", help="run only the survivors recorded last time")
-    parser.add_argument("--depth", type=int, default=99, help="use only the first so many test files")
+    parser.add_argument("--table", action="store_true", help="run nothing: write the page from the recorded figures")
     parser.add_argument("--dearest", type=float, default=1.5, help="leave out tests of more seconds (default 1.5)")
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds of tests for a mutant (default 20)")
+    for hidden in ("--worker", "--until"):
+        parser.add_argument(hidden, type=int if hidden == "--worker" else float, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
-        worker(
-            options.worker,
-            options.jobs,
-            options.folder,
-            load(options.folder / "plan.json"),
-            options.depth,
-            options.dearest,
-        )
+        worker(options)
         return 0
-    recorded = load(RESULTS / "mutation.json").get("figures", {})
-    paths = [f"proofs_check/{name}" for name in options.files or TESTS]
-    old = {p: recorded[p] if options.again and p in recorded else None for p in paths}
+    paths = [f"proofs_check/{name}" for name in options.files] or targets()
+    recorded = {p: f for p, f in load(RESULTS / "mutation.json").get("figures", {}).items() if p in targets()}
+    old = {p: recorded.get(p, {}) if options.again else {} for p in paths}
+    plan = [(p, m.key()) for p in paths for m in mutants(ROOT, p) if not options.again or m.key() in
+            old[p].get("survivors", ())]  # fmt: skip
+    plan = list(dict.fromkeys(plan))
+    random.Random(SEED).shuffle(plan)
     started = time.monotonic()
-    records = run(
-        {p: None if o is None else o["survivors"] for p, o in old.items()}, options.jobs, options.depth, options.dearest
-    )
-    recorded = load(RESULTS / "mutation.json").get("figures", {})
-    for path in paths:
-        recorded[path] = merged(path, [r for r in records if r["path"] == path], old[path])
-        print(f"{path}: {recorded[path]['killed']} of {recorded[path]['mutants']} killed")
+    records = [] if options.table else run(plan, options)
+    for path in () if options.table else paths:
+        recorded[path] = figures(path, [r for r in records if r["path"] == path], old[path])
     save("mutation", recorded)
     reasons = reasons_of(recorded, load(REASONS) or [])
     TABLE.write_text(table(recorded, reasons))
     left = [key for f in recorded.values() for key in f["survivors"] if key not in reasons]
-    print(*left, f"{len(left)} survivors without a reason, {time.monotonic() - started:.0f} s", sep="\n")
+    print(*left, f"{len(records)} mutants tried, {len(left)} survivors without a reason, "
+          f"{time.monotonic() - started:.0f} s", sep="\n")  # fmt: skip
     return 1 if left else 0
 
 

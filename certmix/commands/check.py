@@ -1,7 +1,8 @@
 """Judge every certificate of an audit: the same as `python -m proofs_check DIR`, in a process of its own.
 
 Prints what was not accepted, what the accepted certificates claim, and how many there are. Inputs count from 0. With
---standard, --robust or --data it also says whether the run is about these models and these data.
+--standard, --robust or --data it also says whether the run is about these models and these data. With --explain it
+judges one certificate and shows what that rests on: the numbers, step by step, the theorems, and the judge's own lines.
 
 Exit 0: all accepted. 1: at least one rejected. 2: at least one line, or the folder, malformed. 4: all accepted, but the
 run is about other models or data than those given.
@@ -18,12 +19,16 @@ from pathlib import Path
 
 from certmix.errors import UsageError
 from proofs_check import __main__ as judge
+from proofs_check.certificate import MalformedError, RejectedError
 
 DIFFERS = 4  # the exit code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     judge.add_arguments(parser)
+    parser.add_argument("index", type=int, nargs="?", metavar="INDEX", help="with --explain: of the input, from 0 "
+                        "(default: the first that is certified)")  # fmt: skip
+    parser.add_argument("--explain", action="store_true", help="show what the certificate of one input rests on")
     add_own_files(parser)
 
 
@@ -46,6 +51,12 @@ def run(options: argparse.Namespace) -> int:
     if Store(options.folder).unfinished():
         raise UsageError(f"{options.folder} holds an unfinished audit: run certmix audit again, it goes on")
     given = options.standard, options.robust, options.data, options.limit, options.labels
+    if options.explain:
+        if any(g is not None for g in given) or flags:
+            raise UsageError("--explain speaks of one certificate: it takes DIR and INDEX, and no other option")
+        return _explain(options)
+    if options.index is not None:
+        raise UsageError(f"INDEX ({options.index}) is for --explain; without it, all inputs are judged")
     if given == (None,) * len(given):
         return subprocess.run(command, check=False).returncode
 
@@ -63,3 +74,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(own_files.verdict(comparisons)))
     return code or (0 if own_files.all_same(comparisons) else DIFFERS)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from certmix.reports.explained.text import explain
+
+    try:
+        code, lines = explain(options.folder, options.index)
+    except MalformedError as error:
+        code, lines = 2, [judge.printable(f"malformed {error.place}: {error.reason}")]
+    except RejectedError as error:  # a network beyond the judge's range
+        code, lines = 1, [judge.printable(f"rejected {error.step}: {error.reason}")]
+    print("\n".join(lines))
+    return code

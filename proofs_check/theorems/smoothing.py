@@ -29,18 +29,15 @@ def increasing(low: Any, high: Any) -> Any:
 THEOREMS = (
     Theorem(
         "direct margin bound",
-        "The margin s = r/sigma away is at least Phi(q_y - s) - Phi(q_i + s), q at x (docs/maths.md 5a).",
         {
             **moved,
             "Phi is increasing, at h_y": increasing(q_y0 - s, q_y),
             "Phi is increasing, at h_i": increasing(q_i, q_i0 + s),
         },
         h_y - h_i >= Phi(q_y0 - s) - Phi(q_i0 + s),
-        ("smoothed_means", "stopped_means"),
     ),
     Theorem(
         "theorem 3.7",
-        "With q of alpha h_y and alpha h_i + 1 - alpha: y within sigma/2 (q_y - q_i) (docs/maths.md 5).",
         {
             **probabilities,
             "alpha h_y moves little": q_y >= q_y0 - s,
@@ -51,22 +48,18 @@ THEOREMS = (
             "Phi is strictly increasing": z3.Implies(q_i < q_y, Phi(q_i) < Phi(q_y)),
         },
         mix > 0,
-        beside=True,
     ),
     Theorem(
         "layers of a value",
-        "A value in [-1, 1] is at least -1 + sum_k (t_k - t_{k-1}) [value >= t_k] (docs/maths.md 5b).",
         {
             "value >= -1": value >= -1,
             "first indicator": one1 == z3.If(value >= t1, 1.0, 0.0),
             "second indicator": one2 == z3.If(value >= t2, 1.0, 0.0),
         },
         value >= -1 + (t1 + 1) * one1 + (t2 - t1) * one2,
-        ("smoothed_distribution",),
     ),
     Theorem(
         "distributional bound",
-        "Lower bounds of the tails bound the mean from below (docs/maths.md 5b).",
         {
             "mean of the layers": m >= -1 + (t1 + 1) * p1 + (t2 - t1) * p2,
             "thresholds, first": t1 >= -1,
@@ -75,18 +68,14 @@ THEOREMS = (
             "tail at the second": p2 >= l2,
         },
         m >= -1 + (t1 + 1) * l1 + (t2 - t1) * l2,
-        ("smoothed_distribution",),
     ),
     Theorem(
         "a bet on a mean that is too large",
-        "The expected factor of the capital is at most 1, and a lesser mean would leave more (docs/maths.md 5c).",
         {"bets are on large values": bet >= 0, "the mean is no larger than what is bet against": m <= null},
         z3.And(1 + bet * (m - null) <= 1, 1 + bet * (value - null) <= 1 + bet * (value - m)),
-        ("smoothed_means", "stopped_means"),
     ),
     Theorem(
         "Ville's inequality, one draw",
-        "After a fair bet a goal is reached with probability at most capital/goal: so it is before (docs/maths.md 5d).",
         {
             "the bet is fair": p * c1 + (1 - p) * c2 <= capital,
             "p >= 0": p >= 0,
@@ -95,6 +84,5 @@ THEOREMS = (
             "reaching it after the other": r2 * goal <= c2,
         },
         (p * r1 + (1 - p) * r2) * goal <= capital,
-        ("stopped_means",),
     ),
 )

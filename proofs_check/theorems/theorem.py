@@ -1,4 +1,4 @@
-"""A theorem that z3 decides: hypotheses by name, a conclusion, and who rests on it."""
+"""A theorem that z3 decides: hypotheses by name, and a conclusion."""
 
 from __future__ import annotations
 
@@ -13,19 +13,11 @@ Verdict = Literal["proven", "refuted", "unknown"]
 
 @dataclass(frozen=True)
 class Theorem:
-    """hypotheses => conclusion, for all values of the variables in them.
-
-    statement: in words, with its section of the page on the mathematics. rules: of `proofs_check.rules.RULES` that rest
-    on it. layers: classes of `proofs_check.kernel.layers.KINDS` that do. beside: no line of the judge rests on it.
-    """
+    """hypotheses => conclusion, for all values of the variables in them. name: of its statement."""
 
     name: str
-    statement: str
     hypotheses: Mapping[str, Any]
     conclusion: Any
-    rules: tuple[str, ...] = ()
-    layers: tuple[str, ...] = ()
-    beside: bool = False
     seconds: float = 60.0
 
     def decide(self, without: str | None = None) -> Verdict:

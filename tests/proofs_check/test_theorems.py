@@ -11,7 +11,8 @@ import z3
 import proofs_check
 from proofs_check.kernel.layers import KINDS
 from proofs_check.rules import RULES
-from proofs_check.theorems import THEOREMS
+from proofs_check.theorems.in_z3 import THEOREMS
+from proofs_check.theorems.statements import STATEMENTS
 from proofs_check.theorems.theorem import Theorem
 
 BY_NAME = {t.name: t for t in THEOREMS}
@@ -35,18 +36,26 @@ def test_the_hypotheses_of_a_theorem_can_be_met(name: str):
 
 
 def test_every_rule_rests_on_a_theorem_and_every_theorem_bears_something():
-    assert len(BY_NAME) == len(THEOREMS)
-    assert {rule for t in THEOREMS for rule in t.rules} == set(RULES)
+    names = [s.name for s in STATEMENTS]
+    assert len(names) == len(THEOREMS)
+    assert set(names) == set(BY_NAME)
+    assert {rule for s in STATEMENTS for rule in s.rules} == set(RULES)
     kinds = {kind.__name__ for kind in KINDS.values()}
-    for theorem in THEOREMS:
-        assert theorem.beside != bool(theorem.rules or theorem.layers)
-        assert set(theorem.layers) <= kinds
+    for statement in STATEMENTS:
+        assert statement.beside != bool(statement.rules or statement.layers)
+        assert set(statement.layers) <= kinds
+
+
+def test_every_statement_is_found_where_it_says():
+    page = (Path(proofs_check.__file__).parents[1] / "docs" / "maths.md").read_text("utf-8")
+    headings = set(re.findall(r"^#{2,3} (\d+[a-z]?)\.? ", page, re.MULTILINE))
+    assert {s.section for s in STATEMENTS} <= headings
 
 
 def test_a_false_statement_is_refuted():
     margin, alpha = z3.Reals("margin alpha")
     half = {"margin": 2 * alpha * margin > 1 - alpha, "alpha": alpha <= 1}
-    weaker = Theorem("lemma 3.2 at half the margin", "", half, alpha * margin - (1 - alpha) > 0)
+    weaker = Theorem("lemma 3.2 at half the margin", half, alpha * margin - (1 - alpha) > 0)
     assert weaker.decide() == "refuted"
 
 

@@ -30,6 +30,8 @@ Check accepted_trees_prove.
 Print Assumptions accepted_trees_prove.
 Check accepted_trees_prove_the_ball.
 Print Assumptions accepted_trees_prove_the_ball.
+Check strongest_rival.
+Print Assumptions strongest_rival.
 Check affine_step.
 Print Assumptions affine_step.
 Check error_of_a_coefficient.

@@ -82,3 +82,23 @@ Section Tree.
     f + beta * (if first s then v s p - at_ s else at_ s - v s p) <= bound -> f <= bound.
   Proof. unfold holds. destruct (first s); intros; nra. Qed.
 End Tree.
+
+(** ** The strongest rival: a tree need only speak of the points at which its rival is the strongest. *)
+
+Lemma greatest {Class : Type} (h : Class -> R) (i : Class) (others : list Class) :
+  exists k, In k (i :: others) /\ forall j, In j (i :: others) -> h j <= h k.
+Proof.
+  revert i. induction others as [| a rest IH]; intros i.
+  - exists i. split; [now left |]. intros j [<- | []]. lra.
+  - destruct (IH a) as [k [inside most]]. destruct (Rle_lt_dec (h i) (h k)) as [below | above].
+    + exists k. split; [now right |]. intros j [<- | there]; [exact below | now apply most].
+    + exists i. split; [now left |]. intros j [<- | there]; [lra |]. specialize (most j there). lra.
+Qed.
+
+Theorem strongest_rival {Class : Type} (h : Class -> R) (y : Class) (mu : R) (rivals : list Class) :
+  (forall i, In i rivals -> (forall j, In j rivals -> h j <= h i) -> h y - h i > mu) ->
+  forall j, In j rivals -> h y - h j > mu.
+Proof.
+  intros proven j inside. destruct rivals as [| i others]; [contradiction |].
+  destruct (greatest h i others) as [k [there most]]. specialize (proven k there most). specialize (most j inside). lra.
+Qed.
