@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,7 +51,8 @@ class Model:
     between the module's logits and those of the source (onnxruntime, or the given module) over the samples compared; 0
     where the module is the source itself. no_network: why there is no plain network, or None if there is one.
     reference: the source itself, as a function; None where the module is it. note: what was left out behind the logits.
-    onnx: the bytes of a model that runs in onnxruntime; None of any other. end: what was asked of its end.
+    onnx: the bytes of a model that runs in onnxruntime, or of one that claims call by its file; None of any other.
+    end: what was asked of its end.
     """
 
     module: nn.Module
@@ -254,13 +257,15 @@ def from_module(
     samples: Float32Array | None = None,
     *,
     outputs: Outputs | None = None,
+    name_it: bool = False,
 ) -> Model:
     """Any torch module as a model, compared with the module itself on samples.
 
     module: (N, *input_shape) -> (N, K) logits; it is copied and used in evaluation mode, in float32, on the
-    CPU. outputs: as of `load_model`. Ensures: `network` is the plain network if every operator has a counterpart;
-    otherwise it is None and `module` is the copy. Raises UsageError where the module does not run on `input_shape` or
-    gives no logits.
+    CPU. outputs: as of `load_model`. name_it: where there is no plain network, also export it as an ONNX file that
+    computes the same at the samples, by which claims about counts of its answers can name it (Model.file). Ensures:
+    `network` is the plain network if every operator has a counterpart; otherwise it is None and `module` is the copy.
+    Raises UsageError where the module does not run on `input_shape` or gives no logits.
     """
     source = f"torch module {type(module).__name__}"
     try:
@@ -282,8 +287,28 @@ def from_module(
             given = _in_onnxruntime(cut.model, inputs)
         faithfulness = compare(plain, given, inputs).largest
     except UsageError as error:
-        return Model(module_copy, None, classes, tuple(input_shape), source, 0.0, str(error))
+        model = Model(module_copy, None, classes, tuple(input_shape), source, 0.0, str(error))
+        return dataclasses.replace(model, onnx=_as_file(module_copy, inputs, reference)) if name_it else model
     return Model(plain, network, network.classes, network.input_shape, source, faithfulness, None, given, cut.note)
+
+
+def _as_file(module: nn.Module, inputs: Float32Array, reference: Reference) -> bytes:
+    """`module` as an ONNX file with any operators, as torch exports by default, compared with it at inputs (N, *shape).
+
+    Raises UsageError."""
+    examples = torch.from_numpy(inputs[:2])
+    shapes: tuple[Any, ...] = ({0: "n"},)
+    try:
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+            program = torch.onnx.export(module, (examples,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+        data: bytes = program.model_proto.SerializeToString(deterministic=True)  # type: ignore[union-attr]
+    except Exception as error:  # the exporter's errors share no base class
+        raise UsageError(
+            f"no claim can name the torch module {type(module).__name__}: it has no plain network, and torch cannot "
+            f"export it as ONNX either ({one_line(error)}): export it yourself, and load the file"
+        ) from error
+    compare(RuntimeModule(usable(data, inputs)), reference, inputs)
+    return data
 
 
 def _samples(shape: tuple[int, ...], given: Float32Array | None) -> Float32Array:

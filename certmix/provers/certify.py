@@ -80,7 +80,12 @@ def certify(
     call_settings = merge({name: value for name, value in given.items() if value is not UNSET}, settings)
     inputs = as_inputs(x, robust.input_shape if isinstance(robust, Model) else None)
     shape = tuple(inputs.shape[1:])
-    g, h = (m if isinstance(m, Model) else from_module(m, shape) for m in (standard, robust))
+    smoothed = call_settings.method == "smoothing"  # its claims can name any model by a file
+    named = smoothed and call_settings.use_standard, smoothed
+    g, h = (
+        m if isinstance(m, Model) else from_module(m, shape, name_it=by_file)
+        for m, by_file in zip((standard, robust), named, strict=True)
+    )
     count = len(inputs)
     problem = ProverProblem(g, h, inputs, tuple(range(count)), (-1,) * count, call_settings)
     for text in about_probabilities({g.named("standard"): g.module, h.named("robust"): h.module}, inputs):

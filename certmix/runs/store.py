@@ -1,8 +1,8 @@
 """The folder of a run: written so that nothing half-finished is taken for a result and nothing finished is lost.
 
 Layout: run.json (sealed header), networks/<sha256>.safetensors, inputs.npz, certificates.jsonl (only when
-complete; shards/ until then, shards.py); untrusted: models/<sha256>.onnx (a g without plain network, of
-which no certificate speaks), audit.json (predictions, faithfulness, timing), provenance.json (provenance.py), curves/
+complete; shards/ until then, shards.py), models/<sha256>.onnx (models without plain network, of which only smoothed
+claims speak); untrusted: audit.json (predictions, faithfulness, timing), provenance.json (provenance.py), curves/
 (bounds, bound_archive.py), attacks/ (attack_archive.py), refuted/, and until complete unfinished/ (unfinished.py); for
 readers summary.json and report.html (commands/report.py).
 """

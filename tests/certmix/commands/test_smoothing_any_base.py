@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 from refusals import refusal
+from torch import Tensor, nn
 
 import certmix
 from certmix.__main__ import main
+from certmix.models.runtime import Runtime
 from certmix.settings import Settings, SmoothingSettings
 from proofs_check.__main__ import main as judge
 from proofs_check.certificate import Accepted, Assumption, ModelFile
@@ -189,3 +192,39 @@ def test_nothing_but_counting_certifies_a_model_of_which_only_the_file_is_known(
     with pytest.raises(certmix.UsageError, match="runs in onnxruntime, as it is"):
         certmix.certify(h, h, x, settings=Settings(0.8, "L2", method="smoothing", smoothing=rough))
     assert h.file == ModelFile(h.file.sha256 if h.file else "", (1, 8, 8), 10)
+
+
+class Wave(nn.Module):
+    """Cosines, which no plain network has a node for, then a dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cos(x.flatten(1))) * 20
+
+
+class Steered(Wave):
+    """Its path depends on values: torch exports no such module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if float(x.sum()) > -1 else x.flatten(1)[:, :10]
+
+
+def test_a_torch_module_without_plain_network_is_named_by_the_file_that_torch_writes(files: Path) -> None:
+    torch.manual_seed(0)
+    module, x = Wave().eval(), certmix.load_data(files / "d.npz").inputs
+    settings = Settings(0.8, "L2", method="smoothing", smoothing=dataclasses.replace(DRAWS, base="hard"))
+    outcomes = certmix.certify(module, module, x, settings=settings)
+    certified = [o for o in outcomes if isinstance(o, certmix.Certified)]
+    assert certified
+    named = certmix.from_module(module, (1, 8, 8), name_it=True)
+    assert all(o.robust == named.file and isinstance(certmix.check(o), Accepted) for o in certified)
+    assert named.onnx is not None
+    found = Runtime(named.onnx).logits(x)
+    with torch.no_grad():
+        np.testing.assert_allclose(found, module(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(certmix.UsageError, match=r"no claim can name the torch module Steered: .* export it yourself"):
+        certmix.certify(module, Steered().eval(), x, settings=settings)
+    assert certmix.from_module(module, (1, 8, 8)).file is None, "exported where it is needed only"
