@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
     from certmix.mixing.mixed import MixedClassifier
     from certmix.models.model import Model, from_module, load_model
+    from certmix.models.preprocess import Preprocess
     from certmix.provers.certify import certify, certify_adaptive
     from certmix.provers.judging import check
     from certmix.records.outcomes import Abstained, Certified, Falsified, Outcomes, Reason, to_dataframe
@@ -33,6 +34,7 @@ __all__ = [
     "MixedClassifier",
     "Model",
     "Outcomes",
+    "Preprocess",
     "Reason",
     "Settings",
     "SigmoidAlpha",
@@ -57,6 +59,7 @@ _HOMES = {
     "MixedClassifier": "mixing.mixed",
     "Model": "models.model",
     "Outcomes": "records.outcomes",
+    "Preprocess": "models.preprocess",
     "Reason": "records.outcomes",
     "Settings": "settings",
     "SigmoidAlpha": "mixing.adaptive",

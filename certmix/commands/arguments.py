@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from certmix.data.dataset import Dataset
     from certmix.mixing.adaptive import AdaptiveMix
     from certmix.models.onnx.ends import Asked
+    from certmix.models.preprocess import Preprocess
 
 
 def number(text: str) -> float:
@@ -64,12 +65,16 @@ ROLES = ("standard", "robust")
 
 
 def add_ends(parser: argparse.ArgumentParser) -> None:
-    """--output, --outputs: what `ends` reads."""
-    group = parser.add_argument_group("outputs of the models")
+    """--output, --outputs, --preprocess: what `ends` reads."""
+    group = parser.add_argument_group("outputs and inputs of the models")
     words = "of several outputs the one that holds the logits; where it is that of one model alone: robust=NAME"
     group.add_argument("--output", nargs="+", metavar="NAME", help=words)
     words = "what models give, logits or probabilities: then they end in Softmax, and the logits before it are taken"
     group.add_argument("--outputs", nargs="+", metavar="WHAT", help=f"{words}; of one model alone: robust=WHAT")
+    words = "put (x - mean) / std in front of models of normalised inputs: a number for each channel, or one for all"
+    group.add_argument(
+        "--preprocess", nargs="+", metavar="M[,M…]:S[,S…]", help=f"{words}; of one model alone: robust=M:S"
+    )
 
 
 def ends(options: argparse.Namespace) -> tuple[Asked, Asked]:
@@ -81,8 +86,21 @@ def ends(options: argparse.Namespace) -> tuple[Asked, Asked]:
         what = _of_role("--outputs", options.outputs, role)
         if what is not None and what != "logits" and what != "probabilities":
             raise UsageError(f"--outputs must be logits or probabilities, got {what!r}")
-        found.append(Asked(_of_role("--output", options.output, role), what))
+        normalisation = _preprocess(_of_role("--preprocess", options.preprocess, role))
+        found.append(Asked(_of_role("--output", options.output, role), what, normalisation))
     return found[0], found[1]
+
+
+def _preprocess(text: str | None) -> Preprocess | None:
+    from certmix.models.preprocess import Preprocess
+
+    if text is None:
+        return None
+    mean, colon, std = text.partition(":")
+    if not colon:
+        raise UsageError(f"--preprocess takes MEAN:STD, such as 0.5:0.25 or 0.49,0.48,0.45:0.2,0.2,0.2, got {text!r}")
+    values = [[as_number(v, "--preprocess: a mean or std") for v in part.split(",")] for part in (mean, std)]
+    return Preprocess(tuple(values[0]), tuple(values[1]))
 
 
 def _of_role(option: str, given: list[str] | None, role: str) -> str | None:

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
     import torch
 
-    from certmix.models.model import about_probabilities, load_model
+    from certmix.models.model import about_probabilities, load_asked
     from certmix.provers.lipschitz_constants import Request
     from verifiers.lipschitz.estimate import Search
 
@@ -98,7 +98,7 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
     )
     data = shared.data(options, domain)
     _, end = shared.ends(options)
-    robust = load_model(options.robust, input_shape=data.inputs.shape[1:], output=end.output, outputs=end.outputs)
+    robust = load_asked(options.robust, data.inputs.shape[1:], end)
     network = robust.require_network()
     data.require(network.input_shape, network.classes, domain)
     shared.warn(about_probabilities({robust.named("robust"): robust.module}, torch.from_numpy(data.inputs)))

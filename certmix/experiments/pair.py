@@ -154,7 +154,11 @@ def load_classifier(
     """
     if Path(path).suffix != ".pt2":
         end = end or Asked()
-        return load_model(path, input_shape=input_shape, output=end.output, outputs=end.outputs).module
+        return load_model(
+            path, input_shape=input_shape, output=end.output, outputs=end.outputs, preprocess=end.preprocess
+        ).module
+    if end is not None and end.preprocess is not None:
+        raise UsageError(f"{path}: preprocess is for ONNX files: make normalisation the program's first layer")
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such file")
     if not allow_pt2:

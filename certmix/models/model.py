@@ -25,6 +25,7 @@ from certmix.models.front import reshaped, same_pixels, with_shape
 from certmix.models.onnx.ends import Asked, Ended, Outputs, ended
 from certmix.models.onnx.folding import one_line
 from certmix.models.onnx.reader import plain_network, read_file
+from certmix.models.preprocess import Normalised, Preprocess, prepended
 from certmix.models.runtime import Runtime, RuntimeModule, ends_of, usable
 from proofs_check.certificate import Float32Array, ModelFile, PlainNetwork
 from verifiers.network.module import PlainModule
@@ -127,12 +128,21 @@ def load_pair(
 ) -> tuple[Model, Model]:
     """g and h from their files, for inputs of this shape. needs_network: of h. ends: what is asked of g's and of h's.
     Raises UsageError where they do not fit one another, or h has no plain network and needs one."""
-    h = load_model(robust, input_shape=input_shape, output=ends[1].output, outputs=ends[1].outputs)
+    h = load_asked(robust, input_shape, ends[1])
     if needs_network:
         h.require_network()
-    g = load_model(standard, input_shape=h.input_shape, output=ends[0].output, outputs=ends[0].outputs)
+    g = load_asked(standard, h.input_shape, ends[0])
     require_pair(g, h)
     return g, h
+
+
+def load_asked(
+    path: str | Path, input_shape: tuple[int, ...], asked: Asked, samples: Float32Array | None = None
+) -> Model:
+    """`load_model` with what is asked of the model's ends."""
+    return load_model(
+        path, samples, input_shape, output=asked.output, outputs=asked.outputs, preprocess=asked.preprocess
+    )
 
 
 def require_pair(standard: Model, robust: Model) -> None:
@@ -175,6 +185,7 @@ def load_model(
     *,
     output: str | None = None,
     outputs: Outputs | None = None,
+    preprocess: Preprocess | None = None,
 ) -> Model:
     """The ONNX model at `path`: a plain network, compared with onnxruntime on random inputs in [0, 1] and on `samples`;
     or, where it has none, the model as onnxruntime runs it, without gradients (Model.no_network says why).
@@ -183,7 +194,8 @@ def load_model(
     axes that the file leaves open, and where the model takes the same pixels in another shape (front.same_pixels), they
     are put into it. output: the name of the output that holds the logits, where there are several. outputs: what the
     outputs are; None: logits, and a model that ends in a Softmax over the classes has no plain network, while a
-    LogSoftmax is left out, which changes no probability (onnx.ends). Raises UsageError (one line) where the file is
+    LogSoftmax is left out, which changes no probability (onnx.ends). preprocess: what is put in front of a model of
+    normalised inputs, so that it takes raw ones. Raises UsageError (one line) where the file is
     missing, truncated or not ONNX, gives no logits, or numbers that are not finite, or where the two compute something
     else.
     """
@@ -191,6 +203,8 @@ def load_model(
     model = read_file(path)
     try:
         kept = ended(model, output, outputs or "logits")
+        if preprocess is not None:
+            kept = Ended(prepended(kept.model, preprocess), kept.tail)
         fitted = kept if input_shape is None else Ended(_fitted(kept.model, input_shape), kept.tail)
         try:
             ended(model, output, outputs)  # a Softmax that nobody spoke of
@@ -199,7 +213,8 @@ def load_model(
             loaded = _opaque(fitted, str(path), samples, str(error), path.read_bytes())
         else:
             loaded = _plain(network, fitted, str(path), samples)
-        return dataclasses.replace(loaded, end=Asked(output, outputs))
+        notes = [note for note in (None if preprocess is None else preprocess.note, loaded.note) if note is not None]
+        return dataclasses.replace(loaded, end=Asked(output, outputs, preprocess), note="; ".join(notes) or None)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -257,21 +272,24 @@ def from_module(
     samples: Float32Array | None = None,
     *,
     outputs: Outputs | None = None,
+    preprocess: Preprocess | None = None,
     name_it: bool = False,
 ) -> Model:
     """Any torch module as a model, compared with the module itself on samples.
 
     module: (N, *input_shape) -> (N, K) logits; it is copied and used in evaluation mode, in float32, on the
-    CPU. outputs: as of `load_model`. name_it: where there is no plain network, also export it as an ONNX file that
-    computes the same at the samples, by which claims about counts of its answers can name it (Model.file). Ensures:
-    `network` is the plain network if every operator has a counterpart; otherwise it is None and `module` is the copy.
-    Raises UsageError where the module does not run on `input_shape` or gives no logits.
+    CPU. outputs, preprocess: as of `load_model`. name_it: where there is no plain network, also export it as an ONNX
+    file that computes the same at the samples, by which claims about counts of its answers can name it (Model.file).
+    Ensures: `network` is the plain network if every operator has a counterpart; otherwise it is None and `module` is
+    the copy. Raises UsageError where the module does not run on `input_shape` or gives no logits.
     """
     source = f"torch module {type(module).__name__}"
     try:
         module_copy = copy.deepcopy(module).eval().to("cpu", torch.float32).requires_grad_(False)
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"{source} cannot be copied: {one_line(error)}") from error
+    if preprocess is not None:
+        module_copy = Normalised(module_copy, preprocess, tuple(input_shape)).eval()
     inputs = _samples(tuple(input_shape), samples)
     classes = _logits(module_copy, inputs, source).shape[1]
 

@@ -120,15 +120,16 @@ def _network(
     """named: the run's network, or its model that ran in onnxruntime."""
     if named is None:
         return None, [f"{file} is not compared: the run names no standard network, its certificates hold for any"]
-    from certmix.models.model import load_model  # with torch and onnx, which the comparison of data does without
+    from certmix.models.model import load_asked  # with torch and onnx, which the comparison of data does without
     from certmix.models.onnx.ends import Asked
 
     h, digest = header.robust, named.sha256 if isinstance(named, ModelFile) else named
     shape = h.input_shape if isinstance(h, ModelFile) else folder.network(path, h).input_shape
     asked = parse.read(dict, header.settings.get(ENDS, {}), f"run.json.settings.{ENDS}").get(what)
-    end = Asked() if asked is None else parse.read(Asked, asked, f"run.json.settings.{ENDS}.{what}")
+    known = None if asked is None else {**dataclasses.asdict(Asked()), **asked}  # what older runs could not be asked
+    end = Asked() if known is None else parse.read(Asked, known, f"run.json.settings.{ENDS}.{what}")
     probed = None if data is None else data.inputs[:PROBED]
-    model = load_model(file, probed, shape, output=end.output, outputs=end.outputs)
+    model = load_asked(file, shape, end, probed)
     if model.onnx is not None and hashlib.sha256(model.onnx).hexdigest() == digest:
         told = "certificates" if isinstance(named, ModelFile) else "accuracies and attacks"
         return True, [f"{file} is the {what} model {digest} that the run's {told} speak of"]

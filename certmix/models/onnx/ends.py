@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, shape_inference
 
 from certmix.errors import UsageError
+from certmix.models.preprocess import Preprocess
 
 Outputs = Literal["logits", "probabilities"]
 MOVES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")  # all cells, as they are
@@ -30,10 +31,11 @@ ASK = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of one model's end: see `ended`."""
+    """What is asked of one model's ends: see `ended`, and of what is put in front of it."""
 
     output: str | None = None
     outputs: Outputs | None = None
+    preprocess: Preprocess | None = None
 
 
 @dataclass(frozen=True)
