@@ -21,7 +21,7 @@ def of_line(line: dict[str, Any]) -> frozenset[Assumption]:
     declared = adaptive.get("alpha") is not None and adaptive["alpha"]["network"] is None
     return frozenset().union(
         ENGINE if rule.startswith("engine_") else (),
-        SMOOTHING if rule.startswith("smoothed_") else (),
+        SMOOTHING if line["smoothing"] is not None else (),
         {Assumption.MODEL_FILE} if isinstance(line["robust"], dict) or isinstance(line["standard"], dict) else (),
         {Assumption.ALPHA_BOUND_TRUSTED} if declared else (),
     )

@@ -22,10 +22,16 @@ NodeT = TypeVar("NodeT", bound=c.Node)
 
 def of_kind(kind: Callable[[tuple[int]], c.Node]) -> Callable[[Call], int]:
     """An operator that is one node without fields."""
-    return lambda call: call.builder.emit(kind((call.data(),)))
+
+    def function(call: Call) -> int:
+        return call.builder.emit(kind((call.data(),)))
+
+    function.__doc__ = kind.__doc__
+    return function
 
 
 def elu(call: Call) -> int:
+    """alpha (exp(x) - 1) below 0, else x."""
     return call.builder.emit(c.Elu((call.data(),), float(call.attribute("alpha", np.float32(1.0)))))
 
 
@@ -44,6 +50,7 @@ def celu(call: Call) -> int:
 
 
 def gelu(call: Call) -> int:
+    """In both forms, with erf and with tanh."""
     form = call.attribute("approximate", "none")
     if form == "none":
         return call.builder.emit(c.Gelu((call.data(),), math.sqrt(2)))
@@ -51,6 +58,7 @@ def gelu(call: Call) -> int:
 
 
 def swish(call: Call) -> int:
+    """x s(alpha x), s the sigmoid."""
     return call.builder.emit(c.Swish((call.data(),), float(call.attribute("alpha", 1.0)), 0.0))
 
 
@@ -67,6 +75,7 @@ def power(call: Call) -> int:
 
 
 def reciprocal(call: Call) -> int:
+    """1 / x, of x that must prove to be positive."""
     return call.builder.emit(c.InversePower((call.data(),), 1.0))
 
 

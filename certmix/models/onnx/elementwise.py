@@ -76,6 +76,7 @@ def _linear(call: Call, view: View, weight: c.Float32Array) -> View:
 
 
 def batch_normalization(call: Call) -> View:
+    """Of stored statistics, along the second axis of a value of any rank."""
     if call.attribute("training_mode", 0):
         call.fail("is in training mode: export the model in evaluation mode")
     scale, shift, mean, variance = (call.weight(k) for k in (1, 2, 3, 4))
@@ -106,6 +107,7 @@ def _with_constant(call: Call) -> tuple[int, c.Float32Array | None]:
 
 
 def add(call: Call) -> int:
+    """Of two values, or of a value and a constant."""
     data, constant = _with_constant(call)
     if constant is None:
         return call.builder.emit(c.Add((data, call.data(1))))
@@ -131,6 +133,7 @@ def _sum(call: Call, inputs: Sequence[Input]) -> int:
 
 
 def sub(call: Call) -> int:
+    """Of values and constants."""
     data, constant = _with_constant(call)
     if constant is None:
         return call.builder.emit(c.Add((data, negative(call, call.data(1)))))
@@ -157,6 +160,7 @@ def div(call: Call) -> int:
 
 
 def neg(call: Call) -> int:
+    """-x."""
     return negative(call, call.data())
 
 

@@ -19,10 +19,12 @@ LARGEST = float(np.finfo(np.float32).max)  # as an end of a Clip: none
 
 
 def relu(call: Call) -> int:
+    """max(x, 0)."""
     return call.builder.emit(c.Relu((call.data(),)))
 
 
 def leaky_relu(call: Call) -> int:
+    """x where x >= 0, else alpha * x, for any alpha."""
     slope = float(call.attribute("alpha", np.float32(0.01)))
     return _leaky(call, slope, np.array([slope], dtype=np.float32))
 
@@ -83,10 +85,12 @@ def _shifted(call: Call, data: int, constant: c.Float32Array) -> int:
 
 
 def maximum(call: Call) -> int:
+    """Of any number of values and constants, pair by pair: b + relu(a - b)."""
     return _extreme(call, np.maximum, at_least, larger)
 
 
 def minimum(call: Call) -> int:
+    """Of any number of values and constants, pair by pair."""
     return _extreme(call, np.minimum, at_most, smaller)
 
 

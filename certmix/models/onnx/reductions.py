@@ -19,10 +19,12 @@ from proofs_check import certificate as c
 
 
 def reduce_mean(call: Call) -> View:
+    """Over any axes but the batch axis."""
     return _reduced(call, lambda data, axes: _mean(call, data, axes))
 
 
 def reduce_sum(call: Call) -> View:
+    """Over any axes but the batch axis."""
     return _reduced(call, lambda data, axes: _sum(call, data, axes))
 
 
@@ -32,6 +34,7 @@ def reduce_max(call: Call) -> View:
 
 
 def reduce_min(call: Call) -> View:
+    """Over any axes but the batch axis."""
     return _reduced(call, lambda data, axes: negative(call, _max(call, negative(call, data), axes)), smaller)
 
 

@@ -35,6 +35,7 @@ def vector(call: Call, view: View) -> View:
 
 
 def reshape(call: Call) -> View:
+    """To any shape that does not depend on the input."""
     view = call.view()
     target = call.integers(1, "shape")
     if target is None:
@@ -50,6 +51,7 @@ def reshape(call: Call) -> View:
 
 
 def flatten(call: Call) -> View:
+    """To a matrix, at any axis."""
     view = call.view()
     axis = int(call.attribute("axis", 1))
     axis += len(view.shape) if axis < 0 else 0
@@ -220,25 +222,30 @@ def resize(call: Call) -> View:
 
 
 def shape(call: Call) -> np.ndarray:
+    """A constant: shapes are known."""
     full = np.array(call.view().shape, dtype=np.int64)
     return full[slice(call.attribute("start", 0), call.attribute("end", None))]
 
 
 def size(call: Call) -> np.ndarray:
+    """A constant: shapes are known."""
     return np.array(math.prod(call.view().shape), dtype=np.int64)
 
 
 def identity(call: Call) -> View:
+    """The value itself."""
     return call.view()
 
 
 def dropout(call: Call) -> View:
+    """Left out."""
     if call.value(2) is not None and call.constant(2).any():
         call.fail("is in training mode: export the model in evaluation mode")
     return call.view()
 
 
 def cast(call: Call) -> View:
+    """To float32 only."""
     if call.attribute("to", 0) != 1:
         call.fail("casts to another type than float32: export the model in float32 throughout")
     return call.view()

@@ -42,6 +42,7 @@ def of_sequences(function: Callable[[Call], int]) -> Callable[[Call], View | int
 
 
 def conv(call: Call) -> int:
+    """Of sequences and images, with groups, dilation and any padding."""
     size, weight = call.image()[1:], call.weight(1)
     if weight.ndim != 4:
         call.fail(f"needs a 2-d kernel, got weights of shape {weight.shape}")
@@ -118,6 +119,7 @@ def _window(call: Call) -> tuple[tuple[int, int], tuple[int, int], Quad, tuple[i
 
 
 def max_pool(call: Call) -> int:
+    """Of sequences and images, with any padding and ceil_mode."""
     kernel, stride, padding, more = _window(call)
     return call.builder.emit(c.MaxPool2d((call.data(),), kernel, stride, _enlarged(padding, more)))
 
@@ -139,11 +141,13 @@ def _enlarged(padding: Quad, more: tuple[int, int]) -> Quad:
 
 
 def global_average_pool(call: Call) -> int:
+    """Of sequences and images."""
     height, width = call.image()[1:]
     return mean_over(call, call.data(), (height, width))
 
 
 def global_max_pool(call: Call) -> int:
+    """Of sequences and images."""
     height, width = call.image()[1:]
     return call.builder.emit(c.MaxPool2d((call.data(),), (height, width), (1, 1), (0, 0, 0, 0)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -81,13 +82,14 @@ def test_a_folder_without_models_and_no_folder_are_refused(folder: Path, tmp_pat
     assert "--input-shape" in refusal(capsys, ["models", str(folder), "--input-shape", "3,0"])
 
 
-def test_the_page_of_operators_names_every_one() -> None:
+def test_the_page_of_operators_names_every_one_and_says_something_of_it() -> None:
     text = page()
+    assert not [row for row in text.splitlines() if row.startswith("| `") and "|  |" in row]
+    assert all((Path(__file__).parents[3] / "docs" / path).is_file() for path in re.findall(r"\]\((\.\./\S+)\)", text))
     assert all(f"| `{name}` |" in text for name in (*OPERATORS, *NODE_TYPES))
     assert all(f"`{name}`" in text for name in CAN_FOLD)
 
 
-@pytest.mark.slow
 def test_the_page_in_docs_is_the_one_that_the_tables_give() -> None:
     """To write it anew: python benchmarks/operators.py"""
     assert (Path(__file__).parents[3] / "docs" / "operators.md").read_text() == page()

@@ -25,6 +25,7 @@ from certmix.reports.curves import HEIGHT, WIDTH, attacked_curve, certified_curv
 from certmix.reports.inputs import Input
 from certmix.reports.reading import MIX, RECOMPUTED, AuditReport, Classes, read
 
+NAMED = {"adaptive": None, "smoothing": None, "robust": "0" * 64, "standard": None}
 POINT = np.zeros((1, 8, 8), dtype=np.float32)
 RADII = st.floats(min_value=2.0**-60, max_value=1e6) | st.sampled_from([0.0, 0.1, 0.25, 2 / 255, 0.1])
 
@@ -40,7 +41,7 @@ def many_inputs(draw_from: st.DrawFn) -> tuple[Input, ...]:
         if draw_from(st.booleans()):
             beyond = draw_from(st.floats(min_value=0.0, max_value=1e6)) + (0.0 if certified is None else certified * 2)
             attack = Attack(beyond, predicted, 7, POINT)
-        line = None if certified is None else {"evidence": {"rule": "network_margin"}, "adaptive": None}
+        line = None if certified is None else {"evidence": {"rule": "network_margin"}, **NAMED}
         why = "" if certified is not None else 'RADIUS_NOT_REACHED: more, "or" less\nthan that'
         found.append(Input(index, label, predicted, certified, "accepted", why, line, attack))
     return tuple(found)

@@ -21,6 +21,7 @@ from verifiers.engine import MarginQuery
 from verifiers.layers import KINDS
 from verifiers.layers.curve import Curve
 from verifiers.layers.max_pool2d import max_pool_relaxation
+from verifiers.layers.powers import LEAST, Above
 from verifiers.layers.relu import relu_relaxation
 from verifiers.layers.windows import pad
 from verifiers.linear_forms.blocks import depth_to_space, space_to_depth
@@ -52,6 +53,8 @@ def test_relaxations_of_a_curve_contain_it(name: str, seed: int, scale: float) -
     found = curve(name)
     g = rng_of(seed)
     lower = scale * torch.randn(200, generator=g, dtype=torch.float64)
+    if isinstance(found, Above):
+        lower = LEAST + lower.abs()  # it is defined there, and bounded for no less
     upper = lower + scale * torch.rand(200, generator=g, dtype=torch.float64) ** 3
     relaxation, (low, high) = found.relaxation(lower, upper, None), found.interval((lower, upper))
     assert relaxation.lower_intercept is not None
