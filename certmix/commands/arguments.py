@@ -199,7 +199,7 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--no-curves", action="store_true", help="keep no bounds for certmix sweep (saves some time)")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs bounded at once (default 32)")
-    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
+    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …; --branch: the processor")
     group.add_argument("--threads", type=int, default=1, metavar="N", help="of the processor (default 1)")
     group.add_argument("--seed", type=int, default=0, help="of attacks and noise (default 0)")
     noise = parser.add_argument_group("randomised smoothing (--method smoothing)")
