@@ -49,7 +49,7 @@ def unit_forms(shape: Shape, cells: IntArray) -> LinearForms:
 def take(parameter: Array, forms: LinearForms) -> Array:
     """A per-element parameter (C or 1, H, W) or (C, 1, 1) at the cells of `forms`; beyond the image, where forms
     are zero, it is zero or that of the channel."""
-    last = np.moveaxis(parameter, 0, -1)
+    last = parameter.transpose(*range(1, parameter.ndim), 0)  # np.moveaxis, which takes a tenth of a small net's time
     if forms.corner is None or parameter.shape[1:] == (1, 1):
         return last
     framed = np.pad(last, ((1, 1), (1, 1), (0, 0)))  # zeros around the image stand for all cells beyond it
