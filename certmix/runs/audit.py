@@ -38,6 +38,7 @@ from proofs_check.reading.parse import RunHeader
 
 SMOOTHING_BATCH = 4  # inputs between two savings: each takes all its draws
 RECORD = "audit.json"
+SUMS, COST = ("seconds", "inputs"), "largest_relative_cost_of_judging"  # of a record
 EVALUATION_DRAWS = 1_000  # behind the printed clean accuracy of a smoothed mix
 
 
@@ -226,7 +227,7 @@ class Audit:
         record = {
             "seconds": seconds,
             "inputs": sum(map(len, tasks)),
-            "largest_relative_cost_of_judging": _cost(radii),
+            COST: _cost(radii),
             "predictions": classes,
             "faithfulness": {name: dataclasses.asdict(f) for name, f in faithfulness.items()},
         }
@@ -272,15 +273,16 @@ class Audit:
 
 def together(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
     """The record of a run proven in two sessions, or in two folders: what either says, seconds and inputs added up."""
-    if one is None:
+    if one is None or not one.keys() >= {*SUMS, COST, "predictions"}:  # none, or of an earlier version
         return other
+    if not other.keys() >= {*SUMS, COST, "predictions"}:
+        return one
     classes = {
         name: [b if a is None else a for a, b in zip(one["predictions"][name], found, strict=True)]
         for name, found in other["predictions"].items()
     }
-    cost = "largest_relative_cost_of_judging"
-    sums = {name: one[name] + other[name] for name in ("seconds", "inputs")}
-    return {**one, **other, **sums, cost: max(one[cost], other[cost]), "predictions": classes}
+    sums = {name: one[name] + other[name] for name in SUMS}
+    return {**one, **other, **sums, COST: max(one[COST], other[COST]), "predictions": classes}
 
 
 def _cost(radii: list[tuple[float, float]]) -> float:

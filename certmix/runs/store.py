@@ -142,7 +142,7 @@ class Store:
         return begun and not (self.path / FINAL).exists()
 
     def done(self, size: int) -> tuple[list[Shard], list[str]]:
-        """What is proven already, in order, and what of it was damaged and is no longer there, a sentence each.
+        """What is proven already, in order, and what of it was damaged and is put aside, a sentence each.
 
         size: of batches; what an earlier version left is kept as far as its batches are whole. Raises UsageError where
         two shards speak of the same input.
@@ -155,7 +155,7 @@ class Store:
                 shard.lines()
                 sound.append(shard)
             except MalformedError as error:
-                shard.path.unlink()
+                shard.path.rename(shard.path.with_suffix(".damaged"))  # to look at, until the run is whole
                 damaged.append(f"{error}: inputs {shard.start} to {shard.stop - 1} are proven again")
         return sound, damaged
 
@@ -204,9 +204,10 @@ class Store:
     def read_json(self, name: str) -> dict[str, Any] | None:
         """What an earlier session wrote; None where there is nothing that can be read."""
         try:
-            return json.loads((self.path / name).read_bytes())
+            found = json.loads((self.path / name).read_bytes())
         except (OSError, ValueError):  # the writer's word, on which nothing rests
             return None
+        return found if isinstance(found, dict) else None  # type: ignore[return-value]  # keys of JSON objects are text
 
     def write_json(self, name: str, value: object) -> Path:
         path = self.path / name

@@ -35,7 +35,7 @@ def parts_of(prepared: Prepared, below: int, inside: list[int]) -> list[Matrices
     values, count, nonlinear = {below: np.stack([cells, np.ones_like(cells)])}, cells.size, list[Array]()
     for k in inside:
         layer, terms = prepared.layers[k], [values[i] for i in inputs_of(prepared.network.nodes[k])]
-        if isinstance(layer, Elementwise):
+        if isinstance(layer, Elementwise) and np.frexp(layer.derivative()[1])[0] == 0.5:
             nonlinear.append(terms[0])
             cells = count + np.arange(terms[0][0, 0].size, dtype=np.float64).reshape(1, *terms[0].shape[2:])
             value, count = np.stack([cells, np.full_like(cells, layer.derivative()[1])]), count + cells.size

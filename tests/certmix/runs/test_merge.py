@@ -137,12 +137,24 @@ def test_a_damaged_shard_is_said_and_its_inputs_are_proven_again(whole: Path, di
     out = part(whole, tmp_path / "a", 0, 2)
     (path,) = (out / shards.FOLDER).iterdir()
     path.write_bytes(path.read_bytes()[:-20])
+    (out / "audit.json").write_text('{"seconds": 1.0}')  # as another version may have left one
     recorder = Recorder()
     assert audit(digits, out, listener=recorder).run() == 0
+    assert json.loads((out / "audit.json").read_bytes())["inputs"] == COUNT
     before = recorder.heard[0]
     assert isinstance(before, Before)
     assert any("inputs 0 to 1 are proven again" in text for text in before.doubts)
     assert contents(out) == contents(whole)
+
+
+def test_a_damaged_shard_is_put_aside_and_not_thrown_away(whole: Path, tmp_path: Path):
+    out = part(whole, tmp_path / "a", 0, 2)
+    (path,) = (out / shards.FOLDER).iterdir()
+    torn = path.read_bytes()[:-20]
+    path.write_bytes(torn)
+    sound, damaged = Store(out).done(BATCH)
+    assert (sound, len(damaged)) == ([], 1)
+    assert path.with_suffix(".damaged").read_bytes() == torn
 
 
 @pytest.mark.parametrize("words", [("--shard", "0/2"), ("--shard", "3/2"), ("--shard", "half"), ("--jobs", "0"),

@@ -188,6 +188,19 @@ def test_parts_and_what_is_written_out_agree(monkeypatch: pytest.MonkeyPatch) ->
     assert compared > 20
 
 
+def test_coefficients_that_would_round_are_no_parts() -> None:
+    """Slopes of parts are powers of two; other blocks are written out, and what rounds is charged."""
+    for node, slope, exact in ((c.Relu((0,)), 1.0, True), (c.Elu((0,), 1.7), 1.7, False)):
+        nodes: Nodes = [c.Input((6,))]
+        last = push(nodes, c.Add((push(nodes, node), 0)))
+        network = build([*nodes, c.Linear((last,), np.ones((2, 6), np.float32), np.zeros(2, np.float32))])
+        prepared = bounds.prepare(network)
+        assert (parts.parts_of(prepared, 0, list(range(1, last + 1))) is not None) == exact
+        found = blocks.gain(prepared, last)
+        assert found is not None
+        assert 1 + slope <= found[1]
+
+
 @pytest.mark.parametrize(
     "middle",
     [
