@@ -21,6 +21,7 @@ from certmix.records.unfinished import Desk
 from certmix.settings import Settings
 from proofs_check.certificate import Claim, ClassOf, Digest, ModelFile, PlainNetwork, Smoothing
 from proofs_check.reading.parse import array_sha256
+from verifiers.layers import KINDS
 
 # index in the dataset, and bounds of h's logit differences that some engine found there
 Archiver = Callable[[int, ArchivedBound], None]
@@ -73,6 +74,8 @@ class ProverProblem:
                 f"use_standard bounds g, and {standard.source} has no plain network ({standard.no_network}): "
                 "leave it out"
             )
+        if self.settings.evidence == "engine":
+            check_defined_everywhere([robust, standard][: 1 + self.settings.use_standard])
         if self.inputs.dtype != torch.float32 or tuple(self.inputs.shape[1:]) != expected:
             shape_and_dtype = f"{tuple(self.inputs.shape)} {self.inputs.dtype}"
             advice = shape_advice(tuple(self.inputs.shape[1:]), expected)
@@ -144,6 +147,17 @@ class ProverProblem:
 def named(stated: PlainNetwork | ModelFile) -> Digest | ModelFile:
     """How a claim, or a header, spells it."""
     return stated if isinstance(stated, ModelFile) else stated.sha256
+
+
+def check_defined_everywhere(models: list[Model]) -> None:
+    """Raise UsageError if an engine's bounds of a network may say nothing of an input, for want of the judge."""
+    for model in models:
+        for k, node in enumerate(() if model.network is None else model.network.nodes):
+            if KINDS[type(node)].partial:
+                raise UsageError(
+                    f"evidence engine takes an engine's word, and no engine proves that node {k} of {model.source}, "
+                    f"{type(node).__name__}, is defined on the ball: leave evidence out, the judge proves it"
+                )
 
 
 def check_domain(inputs: Tensor, domain: tuple[float, float]) -> None:

@@ -40,7 +40,8 @@ class Layer(abc.ABC, Generic[NodeT]):
 
     affine: the value is an affine function of the inputs. mixes: a neuron may depend on several of them.
     adds: the value is the sum of the inputs. piecewise_linear: so it is in them. slope_range: (least, most) of the
-    slopes that lines below it may have where the sign of its input is unknown; None: it takes no slopes.
+    slopes that lines below it may have where the sign of its input is unknown; None: it takes no slopes. partial: it is
+    defined for some inputs only, and its bounds say nothing of others: somebody has to prove that there are none.
     """
 
     node: NodeT
@@ -52,6 +53,7 @@ class Layer(abc.ABC, Generic[NodeT]):
     mixes: ClassVar[bool] = False
     adds: ClassVar[bool] = False
     piecewise_linear: ClassVar[bool] = True
+    partial: ClassVar[bool] = False
 
     def refuse(self, question: str, way_out: str) -> NoReturn:
         """Raise the LayerError that says which kind, which question, and the way out."""

@@ -24,6 +24,8 @@ LEAST = 1e-12  # what may be less counts as this for bounds; the judge proves no
 class Above(Curve[NodeT]):
     """Of numbers from 0 on."""
 
+    partial = True
+
     @property
     def borders(self) -> tuple[float, ...]:
         return ()
