@@ -37,6 +37,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "certify-log": ("certmix.commands.certify_log", "certified accuracy of a mix from a Cohen-style smoothing log"),
     "experiment": ("certmix.commands.experiment", "the paper's experiments on any pair of models"),
     "soundness": ("certmix.commands.soundness", "try to make a certifier lie: ours, or yours"),
+    "demo": ("certmix.commands.demo", "audit, check and report a bundled pair of models: a first look"),
+    "options": ("certmix.commands.options", "every option of a command with its default, as a file for --config"),
+    "doctor": (
+        "certmix.commands.doctor",
+        "whether an installation is fit: versions, devices, the judge's arithmetic",
+    ),
 }
 
 

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("certmix", "certmix.testing.adapters"),  # the face: names that users import
     ("certmix.provers",),
     ("certmix.attacks", "certmix.testing"),
-    ("certmix.models", "certmix.settings"),
+    ("certmix.models", "certmix.settings", "certmix.installation"),
     ("certmix.data", "certmix.mixing", "certmix.records"),
     ("certmix.theorems",),
     ("certmix.errors", "certmix.formatting"),

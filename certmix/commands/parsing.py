@@ -48,13 +48,16 @@ def spelled(command: str, add: Callable[[argparse.ArgumentParser], None], option
         elif action.nargs == 0:
             words.append(action.option_strings[0])
         else:
-            given = [_word(v) for v in (value if isinstance(value, list | tuple) else [value])]
-            words += [action.option_strings[0], *(given if action.nargs is not None else [",".join(given) or "any"])]
+            words += [action.option_strings[0], *texts(action, value)]
     return shlex.join(words)
 
 
-def _word(value: object) -> str:
-    return exact(value) if isinstance(value, float) else str(value)
+def texts(action: argparse.Action, value: object) -> list[str]:
+    """The words after an option that read back as `value`; one, unless it takes several."""
+    given = [
+        exact(v) if isinstance(v, float) else str(v) for v in (value if isinstance(value, list | tuple) else [value])
+    ]
+    return given if action.nargs is not None else [",".join(given) or "any"]
 
 
 def _refuse_repeated(parser: argparse.ArgumentParser, arguments: list[str]) -> None:

@@ -74,6 +74,7 @@ def test_options_are_explained_and_refused_without_torch(command: str):
         "export": ["run"],
         "merge": ["run"],
         "models": ["run"],
+        "options": ["audit"],
     }
     needed |= {
         "lipschitz": ["--robust", "h", "--radius", "1"],
