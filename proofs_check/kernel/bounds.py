@@ -104,6 +104,7 @@ class Values:
 
     charges: per affine node, what one unit of |coefficient| may lose to rounding. relaxations: per nonlinear node.
     multipliers: per affine node, images m, m v_k(x) >= 0 cell by cell: added to forms on it, they only raise them.
+    known: bounds that appended ones are intersected with.
     """
 
     prepared: Prepared
@@ -114,6 +115,7 @@ class Values:
     charges: list[Array | None] = field(default_factory=lambda: [])
     relaxations: list[LinearRelaxation | None] = field(default_factory=lambda: [])
     multipliers: dict[int, Array] = field(default_factory=lambda: {})
+    known: Values | None = None
 
     def magnitude(self, k: int) -> Array:
         return np.maximum(np.abs(self.lower[k]), np.abs(self.upper[k]))
@@ -125,18 +127,22 @@ class Values:
     def append(self, lower: Array, upper: Array, charge: Array | None, relaxation: LinearRelaxation | None) -> None:
         need_bounded(lower, "bounds")
         need_bounded(upper, "bounds")
+        if self.known is not None:
+            k = len(self.lower)
+            lower, upper = np.maximum(lower, self.known.lower[k]), np.minimum(upper, self.known.upper[k])
         self.lower.append(lower)
         self.upper.append(upper)
         self.charges.append(charge)
         self.relaxations.append(relaxation)
 
 
-def value_bounds(prepared: Prepared, ball: Ball, witness: Witness | None) -> Values:
-    """Ensures: lower <= v_k(x) <= upper for every node k and every x in the ball, in real arithmetic.
+def value_bounds(prepared: Prepared, ball: Ball, witness: Witness | None, known: Values | None = None) -> Values:
+    """Ensures: lower <= v_k(x) <= upper for every node k and every x in the ball, in real arithmetic; or in the part of
+    it whose bounds are `known`. Where that part is empty, lower > upper for some cell.
 
     Interval arithmetic throughout; inputs of nonlinear nodes are intersected with their backward bounds.
     """
-    values, affine = Values(prepared, ball, witness), [True]  # affine: in the input
+    values, affine = Values(prepared, ball, witness, known=known), [True]  # affine: in the input
     with np.errstate(all="ignore"):
         values.append(*ball.box(), None, None)
         for k, layer in enumerate(prepared.layers[1:], start=1):
@@ -152,7 +158,8 @@ def value_bounds(prepared: Prepared, ball: Ball, witness: Witness | None) -> Val
 
 def _append_nonlinear(values: Values, k: int, layer: Nonlinear, i: int, affine_input: bool) -> None:
     """The relaxation of a nonlinear node, over the bounds of its input i after those were refined."""
-    if isinstance(values.prepared.layers[i], Affine):
+    done = affine_input and values.known is not None  # nothing below is relaxed: on a part as on the ball
+    if isinstance(values.prepared.layers[i], Affine) and not done:
         _refine(values, i, layer, affine_input or layer.both_ends)
     values.append(*layer.interval(values.lower[i], values.upper[i]), None, relaxation_over(values, k, layer, i))
 

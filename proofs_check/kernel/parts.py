@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from proofs_check.kernel.bounds import Values, inputs_of, relaxation_over
+from proofs_check.kernel.bounds import Values, inputs_of, relaxation_over, value_bounds
 from proofs_check.kernel.layers.layer import Nonlinear
 from proofs_check.kernel.rounding import Array
 from proofs_check.witness import Witness
@@ -21,8 +21,8 @@ from proofs_check.witness import Witness
 Signs = Sequence[tuple[int, float]]  # (column of a slope row, sign): sign * (input of that neuron) >= 0
 
 
-def part(values: Values, signs: Signs) -> Values | None:
-    """The bounds where all these signs hold; None: nowhere on the ball."""
+def part(values: Values, signs: Signs, anew: bool) -> Values | None:
+    """The bounds where all these signs hold, cut or derived anew from the cut ones; None: nowhere on the ball."""
     lower, upper = list(values.lower), list(values.upper)
     cut: set[int] = set()
     for column, sign in signs:
@@ -35,6 +35,10 @@ def part(values: Values, signs: Signs) -> Values | None:
         if lower[i][cell] > upper[i][cell]:
             return None
     result = dataclasses.replace(values, lower=lower, upper=upper, relaxations=list(values.relaxations))
+    if anew:
+        result = value_bounds(values.prepared, values.ball, values.witness, result)
+        empty = any((low > high).any() for low, high in zip(result.lower, result.upper, strict=True))
+        return None if empty else result
     for k, layer in enumerate(values.prepared.layers):
         if isinstance(layer, Nonlinear) and cut.intersection(inputs := inputs_of(values.prepared.network.nodes[k])):
             result.relaxations[k] = relaxation_over(result, k, layer, inputs[0])

@@ -42,8 +42,8 @@ def test_the_judge_does_not_grow_unnoticed():
 
     Some 160 of them say in words, and to programs, what was proven: a reviewer signs the sentences, so they are judged.
     Some 300 are the price of a room for every layer kind (imports, signatures, the table) and of names for directed
-    sums and products. 173 are branching: 127 the rule of trees, a quarter of which unfold their bytes, and 46 bounds on
-    a part of the ball. 9 say of each line how large it is, and how long judging it took.
+    sums and products. 182 are branching: 127 the rule of trees, a quarter of which unfold their bytes, and 55 bounds on
+    a part of the ball, cut or made anew. 9 say of each line how large it is, and how long judging it took.
     62 are spectral norms of convolutions by their Fourier blocks. 41 are a node
     that moves cells and inputs of any rank: of the files people have a third are refused for nothing else.
     413 are gains of blocks, where paths join: 223 of them take convolutions frequency by frequency, residual and
@@ -55,7 +55,7 @@ def test_the_judge_does_not_grow_unnoticed():
     47 let a smoothed claim name a model of any kind by its file: digest and signature are tied, nothing is derived.
     116 are products of two values, inverse powers and roots, of which norms, gates and attention are made.
     """
-    assert sum(len(code_lines(path)) for path in FILES) <= 4334
+    assert sum(len(code_lines(path)) for path in FILES) <= 4343
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

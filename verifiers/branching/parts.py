@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +37,21 @@ class Side:
         return dataclasses.replace(self, sign=-self.sign)
 
 
+class Anew(IntEnum):
+    """What is bounded anew in a part, beyond cutting the ball's bounds: nothing, d, or neurons and d."""
+
+    NOTHING = 0
+    DIFFERENCES = 1
+    EVERYTHING = 2
+
+
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A part of a ball, not split further. slopes: (n,) bytes. multipliers: one per side of the path. rebounded: its
-    proof needs d bounded anew."""
+    """A part of a ball, not split further. anew: what its proof needs. slopes: (n,) bytes. multipliers: one per side of
+    the path."""
 
     path: tuple[Side, ...]
-    rebounded: bool
+    anew: Anew
     slopes: NDArray[np.uint8]
     multipliers: NDArray[np.float32]
 
@@ -54,7 +63,7 @@ class Leaf:
             for k, above in enumerate(self.path):
                 if above.difference and (above.index, above.sign) == (side.index, side.sign):
                     first, multipliers[k] = max(first, multipliers[k]), 0
-        return Leaf((*self.path, side), False, self.slopes, np.append(multipliers, first))
+        return Leaf((*self.path, side), Anew.NOTHING, self.slopes, np.append(multipliers, first))
 
 
 class Majorant(NamedTuple):
@@ -72,6 +81,9 @@ class Majorant(NamedTuple):
     middle: Tensor
     unit: Tensor
 
+
+ROUNDING = 1e-9  # relative: of bounds that exclude one another
+TRIED, WORTH = 200, 0.95  # parts, after which neurons are bounded anew only if that leaves so little of the excess
 
 # lower, upper (B, K) of d, the class y and the question's number (B,) each -> its majorant there
 MajorantOf = Callable[[Tensor, Tensor, Tensor, Tensor], Majorant]
@@ -102,21 +114,24 @@ class Hints:
         return Hints(quantised(self.slopes), *(v.float().to(v.dtype) for v in self.tensors()[1:]))
 
 
-TENSORS = ("question", "signs", "cut_lower", "cut_upper", "lower", "upper", "excess", "empty")  # of `Parts`, by row
+# of `Parts`, by row
+TENSORS = ("question", "signs", "cut_lower", "cut_upper", "low", "high", "lower", "upper", "excess", "empty")
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
     """B parts of one ball. question: (B,), what is asked there. signs: (B, m) in {-1, 0, 1}, 0 where no split says.
-    cut_lower, cut_upper: (B, K) where splits cut d, infinite where they do not. lower, upper: (B, K) bounds of d.
-    excess: (B,) how far the best bound is above the goal; proven where negative. empty: (B,) sides are at odds with
-    signs known on the ball."""
+    cut_lower, cut_upper: (B, K) where splits cut d, infinite where they do not. low, high: (B, m) bounds of neurons'
+    inputs. lower, upper: (B, K) bounds of d. excess: (B,) how far the best bound is above the goal; proven where
+    negative. empty: (B,) sides are at odds with one another's or the ball's bounds."""
 
     question: Tensor
     paths: list[tuple[Side, ...]]
     signs: Tensor
     cut_lower: Tensor
     cut_upper: Tensor
+    low: Tensor
+    high: Tensor
     lower: Tensor
     upper: Tensor
     excess: Tensor
@@ -136,9 +151,10 @@ class Parts:
         return Parts(paths=[self.paths[k] for k in index.tolist()], hints=self.hints.pick(index), **picked)
 
     def split(self, sides: Sequence[tuple[Side, int]]) -> Parts:
-        """Each part cut by its own side, of a neuron whose position comes with it; bounds of d and hints as they
+        """Each part cut by its own side, of a neuron whose position comes with it; other bounds and hints as they
         were."""
         signs, lower, upper = self.signs.clone(), self.lower.clone(), self.upper.clone()
+        low, high = self.low.clone(), self.high.clone()
         cut_lower, cut_upper = self.cut_lower.clone(), self.cut_upper.clone()
         for kind, sign in itertools.product((False, True), (1, -1)):
             own = [b for b, (side, _) in enumerate(sides) if (side.difference, side.sign) == (kind, sign)]
@@ -146,6 +162,8 @@ class Parts:
             columns = torch.tensor([sides[b][0].index if kind else sides[b][1] for b in own], dtype=torch.long)
             if not kind:
                 signs[rows, columns] = float(sign)
+                end = low if sign > 0 else high
+                end[rows, columns] = end[rows, columns].clamp(**{"min" if sign > 0 else "max": 0.0})
                 continue
             at = torch.tensor([sides[b][0].at for b in own], dtype=lower.dtype)
             if sign > 0:
@@ -153,22 +171,25 @@ class Parts:
             else:
                 cut_upper[rows, columns], upper[rows, columns] = at, torch.minimum(upper[rows, columns], at)
         paths = [(*path, side) for path, (side, _) in zip(self.paths, sides, strict=True)]
-        cuts = {"signs": signs, "cut_lower": cut_lower, "cut_upper": cut_upper, "lower": lower, "upper": upper}
-        return dataclasses.replace(self, paths=paths, **cuts)
+        cuts = {"signs": signs, "cut_lower": cut_lower, "cut_upper": cut_upper}
+        return _marked(dataclasses.replace(self, paths=paths, low=low, high=high, lower=lower, upper=upper, **cuts))
 
 
 @dataclass(frozen=True, eq=False)
 class Root:
-    """The ball of one input: its network, the class y, bounds (K,) of d, slopes (K, n) of their passes. position: of a
-    neuron by its column, -1 where its sign is known on the ball: then `known` is that sign."""
+    """The ball of one input: its network, the class y, bounds (K,) of d, slopes (K, n) of their passes, and (m,) those
+    that inner passes share. position: of a neuron by its column, -1 where its sign is known on the ball: then `known`
+    is that sign."""
 
     net: Compact
     predicted: int
     lower: Tensor
     upper: Tensor
     slopes: Tensor
+    shared: Tensor
     position: NDArray[np.int64]
     known: NDArray[np.int64]
+    trial: Trial = field(default_factory=lambda: Trial())
 
     def parts(self, questions: Sequence[int], leaves: Sequence[Leaf]) -> Parts:
         """These leaves beside one another; bounds of d are those of the ball, cut. Multipliers are the judge's."""
@@ -192,12 +213,15 @@ class Root:
         slopes = self.net.by_neuron(levels).to(self.upper.dtype) / LEVELS
         arrays = signs, on_signs, cut_lower, cut_upper, on_lower, on_upper
         s, on_s, low, high, on_low, on_high = (torch.from_numpy(v).to(self.upper.dtype) for v in arrays)
-        lower, upper = torch.maximum(self.lower, low), torch.minimum(self.upper, high)
+        ends = (torch.where(s > 0, self.net.lower.clamp(min=0), self.net.lower),
+                torch.where(s < 0, self.net.upper.clamp(max=0), self.net.upper),
+                torch.maximum(self.lower, low), torch.minimum(self.upper, high))  # fmt: skip
         paths, zeros = [leaf.path for leaf in leaves], self.upper.new_zeros(len(leaves))
         hints = Hints(slopes, on_s, on_low, on_high)
-        return Parts(torch.tensor(questions), paths, s, low, high, lower, upper, zeros, torch.from_numpy(empty), hints)
+        empty_ones = torch.from_numpy(empty)
+        return _marked(Parts(torch.tensor(questions), paths, s, low, high, *ends, zeros, empty_ones, hints))
 
-    def leaf(self, parts: Parts, b: int, rebounded: bool) -> Leaf:
+    def leaf(self, parts: Parts, b: int, anew: Anew) -> Leaf:
         """Part b as it is kept."""
         hints, multipliers = parts.hints, list[float]()
         for side in parts.paths[b]:
@@ -210,7 +234,7 @@ class Root:
             multipliers.append(float(on[b, side.index]) if tightest else 0.0)
         levels, sloped = self.levels(int(parts.question[b])), self.net.columns >= 0
         levels[self.net.columns[sloped].numpy()] = (hints.slopes[b, sloped] * LEVELS).round().to(torch.uint8).numpy()
-        return Leaf(parts.paths[b], rebounded, levels, np.array(multipliers, dtype=np.float32))
+        return Leaf(parts.paths[b], anew, levels, np.array(multipliers, dtype=np.float32))
 
     def levels(self, question: int) -> NDArray[np.uint8]:
         """(n,) slopes of the ball's own pass."""
@@ -218,17 +242,31 @@ class Root:
 
     def lines(self, parts: Parts) -> Lines:
         """Of neurons, on these parts."""
-        lower = torch.where(parts.signs > 0, self.net.lower.clamp(min=0), self.net.lower)
-        upper = torch.where(parts.signs < 0, self.net.upper.clamp(max=0), self.net.upper)
-        return self.net.lines(lower, upper)
+        return self.net.lines(parts.low, parts.high)
 
-    def upper_differences(self, lines: Lines) -> Tensor:
-        """(B, K) upper bounds of d on parts, with the slopes of the ball."""
-        classes, count = len(self.upper), len(lines.above)
+    def neurons_anew(self, parts: Parts) -> Parts:
+        """The parts with bounds of neurons that read others made anew, stage by stage, from those of earlier ones."""
+        low, high = parts.low.clone(), parts.high.clone()
+        for number, stage in enumerate(self.net.stages):
+            if not (stage.sloped and stage.first):
+                continue
+            at = slice(stage.first, stage.last)
+            unstable = ((low[:, at] < 0) & (high[:, at] > 0)).any(0).nonzero().flatten()
+            lines, columns = self.net.lines(low, high).choose(self.shared.expand_as(low)), stage.first + unstable
+            below = -self.net.inner(number, unstable, -1.0, lines)
+            above = self.net.inner(number, unstable, 1.0, lines)
+            low[:, columns] = torch.maximum(low[:, columns], below)
+            high[:, columns] = torch.minimum(high[:, columns], above)
+        return _marked(dataclasses.replace(parts, low=low, high=high))
+
+    def differences_anew(self, parts: Parts) -> Parts:
+        """The parts with upper bounds of d made anew, with the slopes of the ball."""
+        classes, count, lines = len(self.upper), len(parts), self.lines(parts)
         forms = differences(torch.tensor([self.predicted]), classes)[0].to(self.upper.dtype).repeat(count, 1)
         slopes = self.net.by_neuron(self.slopes).to(self.upper.dtype).repeat(count, 1)
         each = lines.repeat(classes).choose(torch.maximum(slopes, self.net.leak))
-        return self.net.backward(forms, each, torch.zeros_like(slopes)).value.view(count, classes)
+        value = self.net.backward(forms, each, torch.zeros_like(slopes)).value.view(count, classes)
+        return _marked(dataclasses.replace(parts, upper=torch.minimum(parts.upper, value)))
 
     def bound(self, lines: Lines, parts: Parts, hints: Hints, majorant: Majorant) -> Bound:
         """Upper bounds of coefficients . d less the goal on parts, of which these are the lines."""
@@ -246,6 +284,33 @@ class Root:
         negative = bound.found.coefficients.clamp(max=0)
         slopes = torch.where(bound.lines.free, negative * read, 0.0)
         return Hints(slopes, parts.signs * read, d - parts.ends[0], parts.ends[1] - d)
+
+
+@dataclass(eq=False)
+class Trial:
+    """Whether bounding neurons anew pays on a ball: the excess of parts with it and without, so far."""
+
+    parts: int = 0
+    without: float = 0.0
+    anew: float = 0.0
+
+    def count(self, excess: Tensor) -> None:
+        """excess: (2, B), without and with it."""
+        self.parts += excess.shape[1]
+        self.without += float(excess[0].sum())
+        self.anew += float(excess[1].sum())
+
+    @property
+    def pays(self) -> bool:
+        return self.parts < TRIED or self.anew < WORTH * self.without
+
+
+def _marked(parts: Parts) -> Parts:
+    """The parts; where bounds exclude one another they are known to be empty, and bounds are made to meet."""
+    ends = ((parts.low, parts.high), (parts.lower, parts.upper))
+    apart = torch.stack([(a > b + ROUNDING * (1 + b.abs())).any(1) for a, b in ends]).any(0)
+    high, upper = (torch.maximum(a, b) for a, b in ends)
+    return dataclasses.replace(parts, high=high, upper=upper, empty=parts.empty | apart)
 
 
 class Bound(NamedTuple):

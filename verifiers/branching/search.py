@@ -17,12 +17,12 @@ from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
 from verifiers.branching.choice import choose
-from verifiers.branching.compact import Lines, compact
-from verifiers.branching.parts import Hints, Leaf, Majorant, MajorantOf, Parts, Root, Side, in_units, majorant_at
+from verifiers.branching.compact import compact
+from verifiers.branching.parts import Anew, Hints, Leaf, Majorant, MajorantOf, Parts, Root, Side, in_units, majorant_at
 from verifiers.branching.refute import counterexample
 from verifiers.crown.engine import Crown, CrownLayers
 from verifiers.crown.network import CrownNetwork
-from verifiers.crown.slopes import Descent
+from verifiers.crown.slopes import Descent, quantised
 from verifiers.engine import Answer, EngineError, MarginQuery
 
 T = TypeVar("T")
@@ -84,8 +84,9 @@ Listener = Callable[[int, Found], None]
 
 @dataclass(frozen=True, eq=False)
 class Open:
-    """A part that is not proven. upper: (K,) bounds of d there, also those that children may not inherit as theirs.
-    unit: of its majorant, 0 where it has none yet. point: of the ball, where the question is answered no."""
+    """A part that is not proven. upper: (K,) bounds of d there, neurons: (2, m) of neurons, also those that children
+    may not inherit as theirs. unit: of its majorant, 0 where it has none yet. point: of the ball, where the question
+    is answered no."""
 
     owner: int
     root: Root
@@ -93,6 +94,7 @@ class Open:
     leaf: Leaf
     excess: float
     upper: Tensor
+    neurons: Tensor
     unit: float
     point: Tensor | None = None
 
@@ -164,7 +166,7 @@ class Branching:
         roots = [_root(answer, predicted, k) if asked else None for k, asked in enumerate(questions)]
         accounts = [Account({q: [] for q in asked}) for asked in questions]
         first = [
-            Open(k, root, q, leaf, math.inf, root.upper, 0.0)
+            Open(k, root, q, leaf, math.inf, root.upper, torch.stack([root.net.lower, root.net.upper]), 0.0)
             for k, root in enumerate(roots)
             if root is not None
             for q in questions[k]
@@ -202,7 +204,8 @@ class Branching:
         root, parts = _beside(chosen)
         upper = torch.minimum(parts.upper, torch.stack([part.upper for part in chosen]))
         excess = parts.upper.new_tensor([part.excess for part in chosen])
-        parts = dataclasses.replace(parts, upper=upper, excess=excess)
+        low, high = torch.stack([part.neurons for part in chosen], 1)
+        parts = dataclasses.replace(parts, low=low, high=high, upper=upper, excess=excess)
         units = parts.upper.new_tensor([part.unit for part in chosen])
         return choose(root, majorant_of, parts, units, self.parts)
 
@@ -228,29 +231,33 @@ class Branching:
 
     def _bounded(self, majorant_of: MajorantOf, chunk: list[Open]) -> list[Leaf | Open]:
         """Each part of one ball tuned: a leaf where it is proven."""
-        root, parts = _beside(chunk)
-        units, lines = root.upper.new_tensor([part.unit for part in chunk]), root.lines(parts)
-        upper = torch.minimum(parts.upper, root.upper_differences(lines))
-        empty_anew = parts.empty | (parts.lower > upper).any(1)
+        root, cut = _beside(chunk)
+        trial, units = root.trial, root.upper.new_tensor([part.unit for part in chunk])
+        kinds = [cut, root.differences_anew(cut)]
+        if trial.pays:
+            kinds.append(root.differences_anew(root.neurons_anew(cut)))
+        majorants = [majorant_at(root, majorant_of, parts) for parts in kinds]
+        parts, majorant = kinds[-1], majorants[-1]
         depth = max(map(len, parts.paths))
         steps = self.steps + min(2 * depth, MOST_EXTRA_STEPS) if depth else self.root_steps
-        bounded = dataclasses.replace(parts, upper=torch.maximum(upper, parts.lower))
-        majorant = majorant_at(root, majorant_of, bounded)
-        tuned, points = _tuned(root, lines, in_units(bounded, majorant, units), majorant, steps)
+        tuned, points = _tuned(root, in_units(parts, majorant, units), majorant, steps)
         judged = dataclasses.replace(tuned, hints=tuned.hints.scaled(majorant.unit).exported())
-        as_cut = dataclasses.replace(judged, upper=torch.maximum(parts.upper, parts.lower))
-        proofs = [
-            root.bound(lines, one, one.hints.scaled(1 / of.unit), of).excess < -ROUNDING
-            for one, of in ((judged, majorant), (as_cut, majorant_at(root, majorant_of, as_cut)))
-        ]
-        proven, simple = empty_anew | proofs[0], parts.empty | proofs[1]  # without bounding d anew, the second
-        left = (~(proven | simple)).nonzero().flatten()
+        excess = torch.stack([
+            root.bound(root.lines(one), one, judged.hints.scaled(1 / of.unit), of).excess
+            for one, of in zip(kinds, majorants, strict=True)
+        ])  # fmt: skip
+        proofs = (excess < -ROUNDING) | torch.stack([one.empty for one in kinds])
+        proven, least = proofs.any(0), proofs.int().argmax(0).tolist()
+        left = (~proven).nonzero().flatten()
+        if depth and trial.pays:
+            trial.count(excess[1:, left])
         point = counterexample(root, majorant_of, parts.question[left], points[left], judged.excess[left])
         return [
-            root.leaf(judged, b, not bool(simple[b]))
-            if proven[b] or simple[b]
-            else dataclasses.replace(part, leaf=root.leaf(judged, b, False), excess=float(judged.excess[b]),
-                                     upper=judged.upper[b], unit=float(majorant.unit[b]), point=point)
+            root.leaf(judged, b, Anew(least[b]))
+            if proven[b]
+            else dataclasses.replace(part, leaf=root.leaf(judged, b, Anew.NOTHING), excess=float(judged.excess[b]),
+                                     upper=judged.upper[b], neurons=torch.stack([judged.low[b], judged.high[b]]),
+                                     unit=float(majorant.unit[b]), point=point)
             for b, part in enumerate(chunk)
         ]  # fmt: skip
 
@@ -268,11 +275,12 @@ def _root(answer: Answer, predicted: Tensor, k: int) -> Root:
     for index, column in enumerate(net.columns.tolist()):
         if column >= 0:
             position[column] = index
-    return Root(net, int(predicted[k]), bounds.lower[k], bounds.upper[k], own, position, known)
+    shared = torch.maximum(net.by_neuron(quantised(layers.slopes))[0], net.leak)
+    return Root(net, int(predicted[k]), bounds.lower[k], bounds.upper[k], own, shared, position, known)
 
 
 def _whole_ball(root: Root, question: int) -> Leaf:
-    return Leaf((), False, root.levels(question), np.zeros(0, dtype=np.float32))
+    return Leaf((), Anew.NOTHING, root.levels(question), np.zeros(0, dtype=np.float32))
 
 
 def _beside(parts: list[Open]) -> tuple[Root, Parts]:
@@ -307,10 +315,10 @@ def _charge(accounts: list[Account], parts: list[Open], seconds: float) -> None:
         accounts[part.owner].seconds += seconds / len(parts)
 
 
-def _tuned(root: Root, lines: Lines, parts: Parts, majorant: Majorant, steps: int) -> tuple[Parts, Tensor]:
+def _tuned(root: Root, parts: Parts, majorant: Majorant, steps: int) -> tuple[Parts, Tensor]:
     """Descent on slopes and multipliers, intervals and majorants fixed; the best of each part is kept. Also points
     (B, D) of the ball, where the bounds of late steps were attained on average: about where the least bound is."""
-    start = parts.hints.tensors()
+    start, lines = parts.hints.tensors(), root.lines(parts)
     one = torch.ones_like(parts.excess)[:, None]
     sizes = [0.5 * one, *[0.1 * one] * 3]
     free = [lines.free, parts.signs.abs(), parts.cut_lower.isfinite(), parts.cut_upper.isfinite()]

@@ -19,11 +19,12 @@ from certmix.theorems.margin import required_margin
 from certmix.theorems.softmax_margin import chords, own_class
 from proofs_check.rules.margin import branching as rule
 from verifiers.branching.minimise import minimised
-from verifiers.branching.parts import Leaf, Majorant, MajorantOf
+from verifiers.branching.parts import Anew, Leaf, Majorant, MajorantOf
 from verifiers.branching.search import Branching, Budget, Found
 from verifiers.crown.network import CrownNetwork
 from verifiers.engine import MarginQuery
 
+KINDS = {Anew.NOTHING: rule.LEAF, Anew.DIFFERENCES: rule.REBOUNDED_LEAF, Anew.EVERYTHING: rule.ANEW_LEAF}
 TINY = 1e-300  # where all coefficients underflow
 
 
@@ -108,7 +109,7 @@ def tree_bytes(leaves: list[Leaf]) -> bytes:
                 parts.append(struct.pack("<BId", rule.DIFFERENCE_SPLIT, side.index, side.at))
             else:
                 parts.append(struct.pack("<BI", rule.SIGN_SPLIT, side.index))
-        parts.append(bytes([rule.REBOUNDED_LEAF if leaf.rebounded else rule.LEAF]))
+        parts.append(bytes([KINDS[leaf.anew]]))
         parts.append((leaf.slopes - (np.uint8(0) if before is None else before.slopes)).tobytes())
         parts.append(leaf.multipliers.astype("<f4").tobytes())
         before = leaf

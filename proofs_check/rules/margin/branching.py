@@ -35,7 +35,7 @@ MAX_DEPTH = 2**10  # splits above a leaf
 MAX_LEAVES = 2**18  # of one tree
 CHUNK = 2**12  # compressed bytes at once
 
-LEAF, REBOUNDED_LEAF, SIGN_SPLIT, DIFFERENCE_SPLIT = range(4)
+LEAF, REBOUNDED_LEAF, SIGN_SPLIT, DIFFERENCE_SPLIT, ANEW_LEAF = range(5)
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,14 @@ def _need_tree(found: Differences, rival: int, stream: Stream, claim: Claim) -> 
     columns, path = found.values.prepared.slope_start[-1], list[Side]()
     levels = np.zeros(columns, dtype=np.uint8)
     for leaf in range(MAX_LEAVES):
-        while (kind := int(stream.numbers("u1", 1)[0])) not in (LEAF, REBOUNDED_LEAF):
+        while (kind := int(stream.numbers("u1", 1)[0])) in (SIGN_SPLIT, DIFFERENCE_SPLIT):
             path.append(_split(stream, kind, columns, claim.predicted, len(found.upper)))
             need(len(path) <= MAX_DEPTH, "tree", f"is deeper than {MAX_DEPTH}")
+        need(kind in (LEAF, REBOUNDED_LEAF, ANEW_LEAF), "tree", f"holds a node of unknown kind {kind}")
         levels = levels + stream.numbers("u1", columns)  # modulo 256
         multipliers = stream.numbers("<f4", len(path)).astype(np.float64)
         need(((multipliers >= 0) & (multipliers < np.inf)).all(), "tree", "a multiplier is negative or not finite")
-        proven = _leaf_proves(found, rival, claim, path, levels / LEVELS, multipliers, kind == REBOUNDED_LEAF)
+        proven = _leaf_proves(found, rival, claim, path, levels / LEVELS, multipliers, kind)
         need(proven, "margin", f"rival {rival}: leaf {leaf} of its tree is not proven")
         while path and path[-1].sign < 0:
             path.pop()
@@ -128,7 +129,6 @@ def _need_tree(found: Differences, rival: int, stream: Stream, claim: Claim) -> 
 
 
 def _split(stream: Stream, kind: int, columns: int, y: int, classes: int) -> Side:
-    need(kind in (SIGN_SPLIT, DIFFERENCE_SPLIT), "tree", f"holds a node of unknown kind {kind}")
     index, at = int(stream.numbers("<u4", 1)[0]), 0.0
     if kind == SIGN_SPLIT:
         need(index < columns, "tree", f"splits neuron {index} of {columns}")
@@ -139,7 +139,7 @@ def _split(stream: Stream, kind: int, columns: int, y: int, classes: int) -> Sid
 
 
 def _leaf_proves(
-    found: Differences, rival: int, claim: Claim, path: list[Side], slopes: Array, multipliers: Array, rebounded: bool
+    found: Differences, rival: int, claim: Claim, path: list[Side], slopes: Array, multipliers: Array, kind: int
 ) -> bool:
     """sum_j w_j exp(T d_j) < 2 alpha - 1 wherever the sides of `path` hold and d_rival is the largest d_j, j != y; also
     where that is nowhere."""
@@ -150,8 +150,8 @@ def _leaf_proves(
         end, tighter = (lower, max) if side.sign > 0 else (upper, min)
         end[side.index] = tighter(end[side.index], side.at)
     signs = [(path[k].index, path[k].sign) for k in on_neurons]
-    values = part(found.values, signs)
-    if values is not None and rebounded:
+    values = part(found.values, signs, kind == ANEW_LEAF)
+    if values is not None and kind != LEAF:
         forms = np.eye(len(upper)) - np.eye(len(upper))[claim.predicted]  # d_j by row
         rows = [values.slope_row(difference_row(j)) for j in range(len(upper))]
         upper = np.minimum(upper, bounds.functionals(values, forms, rows))

@@ -18,13 +18,23 @@ from proofs_check import certificate as c
 from proofs_check.kernel import bounds
 from proofs_check.kernel.parts import part, with_hints
 from proofs_check.rules.case import Case
-from proofs_check.rules.margin.branching import MAX_DEPTH, BranchedMargin, Side, _leaf_proves
+from proofs_check.rules.margin.branching import (
+    ANEW_LEAF,
+    LEAF,
+    MAX_DEPTH,
+    REBOUNDED_LEAF,
+    BranchedMargin,
+    Side,
+    _leaf_proves,
+)
 from proofs_check.rules.margin.differences import Differences, differences, rivals
 from proofs_check.rules.margin.exponential import exponential_misses
 from proofs_check.rules.margin.rule import NetworkMargin, box_proves
 from proofs_check.witness import SHARED_ROW
+from verifiers.network.module import build
 
 ALPHA = 0.75
+LEAVES = (LEAF, REBOUNDED_LEAF, ANEW_LEAF)
 
 
 def sign_split(column: int) -> bytes:
@@ -46,10 +56,10 @@ def encoded(nodes: list[bytes] | bytes) -> str:
 def grow(found: Differences, rival: int, claim: c.Claim, path: list[Side]) -> list[bytes]:
     """A tree without multipliers: unstable neurons in order, then the rival's d at the middle of its interval."""
     n = found.values.prepared.slope_start[-1]
-    if _leaf_proves(found, rival, claim, path, np.zeros(n), np.zeros(len(path)), True):
+    if _leaf_proves(found, rival, claim, path, np.zeros(n), np.zeros(len(path)), REBOUNDED_LEAF):
         return [leaf(bytes(n), np.zeros(len(path)))]
     taken = {side.index for side in path if not side.difference}
-    here = part(found.values, [(s.index, s.sign) for s in path if not s.difference])
+    here = part(found.values, [(s.index, s.sign) for s in path if not s.difference], False)
     assert here is not None
     inputs = [i for node in here.prepared.network.nodes if isinstance(node, c.Relu) for i in node.inputs]
     low, high = (np.concatenate([v[i].ravel() for i in inputs]) for v in (here.lower, here.upper))
@@ -151,8 +161,9 @@ def signs_at(values: list[en.Exact], prepared: bounds.Prepared, columns: np.ndar
     return [(int(k), 1.0 if flat[k] >= 0 else -1.0) for k in columns]
 
 
+@pytest.mark.parametrize("anew", [False, True])
 @pytest.mark.parametrize("seed", range(60))
-def test_values_and_functionals_are_bounded_on_the_part(seed: int):
+def test_values_and_functionals_are_bounded_on_the_part(seed: int, anew: bool):
     rng = np.random.default_rng(seed)
     while True:
         net = en.random_network(rng, int(rng.integers(2, 8)))
@@ -166,7 +177,7 @@ def test_values_and_functionals_are_bounded_on_the_part(seed: int):
     for _, at in every[:4]:
         columns = rng.integers(0, n, size=int(rng.integers(1, 6)))  # some repeat
         signs = signs_at(at, prepared, columns)
-        here = part(values, signs)
+        here = part(values, signs, anew)
         assert here is not None
         multipliers = rng.choice([0.0, 1e-30, 1e-3, 1.0, 1e3, 1e30], len(signs)) * rng.uniform(size=len(signs))
         hinted = with_hints(here, rng.uniform(size=n), signs, multipliers)
@@ -190,14 +201,15 @@ def test_values_and_functionals_are_bounded_on_the_part(seed: int):
         assert inside
 
 
-def test_contradicting_signs_leave_a_part_of_measure_zero_on_which_any_multiplier_is_sound():
+@pytest.mark.parametrize("anew", [False, True])
+def test_contradicting_signs_leave_a_part_of_measure_zero_on_which_any_multiplier_is_sound(anew: bool):
     net = mlp(3, (1, 1, 2))
     prepared = bounds.prepare(net)
     weight, bias = float(net.nodes[1].weight[0, 0]), float(net.nodes[1].bias[0])  # type: ignore[union-attr]
     kink = np.array([-bias / weight], dtype=np.float32)
     values = bounds.value_bounds(prepared, bounds.Ball(kink, 1.0, "Linf", None), None)
     signs = [(0, 1.0), (0, -1.0)]
-    here = part(values, signs)
+    here = part(values, signs, anew)
     assert here is not None
     assert here.lower[1].item() == 0.0 == here.upper[1].item()
     x = -en.exact(net.nodes[1].bias) / en.exact(net.nodes[1].weight)[0]  # type: ignore[union-attr]
@@ -208,13 +220,56 @@ def test_contradicting_signs_leave_a_part_of_measure_zero_on_which_any_multiplie
         assert z[0] - z[1] <= en.rational(upper)
 
 
+def test_bounds_made_anew_are_tighter_and_prove_leaves_that_cut_ones_do_not():
+    """On nets of two hidden layers, of which the first is split."""
+    tighter = more = 0
+    for seed in range(40):
+        case, y = case_of(seed, (4, 8, 8, 3))
+        rng, n = np.random.default_rng(seed), case.robust.slope_start[-1]
+        claim = ho.claim_of(case, norm="L2", radius=0.5, alpha=ALPHA, predicted=y, temperature=2.0)
+        found = differences(case.robust, None, case, claim)
+        unstable = np.flatnonzero((found.values.lower[1] < 0).ravel() & (found.values.upper[1] > 0).ravel())
+        sides = [Side(False, int(k), 0.0, float(rng.choice([-1.0, 1.0]))) for k in unstable[:6]]
+        cut, anew = (part(found.values, [(s.index, s.sign) for s in sides], kind) for kind in (False, True))
+        assert cut is not None
+        assert anew is not None
+        for k in range(len(cut.lower)):
+            assert (anew.lower[k] >= cut.lower[k]).all()
+            assert (anew.upper[k] <= cut.upper[k]).all()
+        tighter += bool((anew.upper[3] - anew.lower[3]).sum() < (cut.upper[3] - cut.lower[3]).sum())
+        for rival in rivals(claim, 3):
+            again, everything = (
+                _leaf_proves(found, rival, claim, sides, np.zeros(n), np.zeros(len(sides)), kind) for kind in LEAVES[1:]
+            )
+            assert everything or not again
+            more += everything and not again
+    assert tighter >= 30
+    assert more >= 3
+
+
+def test_a_part_that_only_bounds_made_anew_show_to_be_empty_needs_no_proof():
+    """relu(x) - 1/2 >= 0 where x <= 0."""
+    one, both = np.ones((1, 1), dtype=np.float32), np.float32([[0.0], [1.0]])
+    nodes = [
+        c.Input((1,)),
+        c.Linear((0,), one, np.float32([0.0])),
+        c.Relu((1,)),
+        c.Linear((2,), one, np.float32([-0.5])),
+    ]
+    net = build([*nodes, c.Relu((3,)), c.Linear((4,), both, np.float32([0.0, -1.0]))])
+    values = bounds.value_bounds(bounds.prepare(net), bounds.Ball(np.zeros(1, np.float32), 1.0, "Linf", None), None)
+    assert part(values, [(0, -1.0), (1, 1.0)], False) is not None
+    assert part(values, [(0, -1.0), (1, 1.0)], True) is None
+    assert part(values, [(0, 1.0), (1, 1.0)], True) is not None
+
+
 # ---------------------------------------------------------------- no false claim
 
 
 def random_tree(rng: ho.Rng, columns: int, classes: int, y: int, depth: int, path: int = 0) -> list[bytes]:
     if depth == 0 or rng.uniform() < 0.2:
         multipliers = rng.choice([0.0, 1e-3, 1.0, 1e2, 1e30], path) * rng.uniform(size=path)
-        return [leaf(rng.bytes(columns), multipliers, int(rng.integers(2)))]
+        return [leaf(rng.bytes(columns), multipliers, int(rng.choice(LEAVES)))]
     split = sign_split(int(rng.integers(columns)))
     if rng.uniform() < 0.4:
         j = int(rng.choice([j for j in range(classes) if j != y]))
@@ -256,7 +311,7 @@ def test_the_trees_of_weaker_rivals_do_not_prove_what_the_strongest_refutes():
         n, bound = case.robust.slope_start[-1], differences(case.robust, None, case, claim)
         for rival in rivals(claim, 3):
             nodes = [leaf(bytes(n), [], 0)]
-            alone = _leaf_proves(bound, rival, claim, [], np.zeros(n), np.zeros(0), False)
+            alone = _leaf_proves(bound, rival, claim, [], np.zeros(n), np.zeros(0), LEAF)
             assert not accepted(case, claim, evidence(case, {rival: nodes}))
             tried += alone
     assert tried
@@ -284,8 +339,8 @@ def test_a_leaf_that_is_proven_holds_no_point_that_refutes_the_claim_by_its_riva
                 sides = [Side(False, k, 0.0, s) for k, s in signs_at(at, case.robust, rng.integers(0, n, 2))]
                 cut = float(rng.normal())
                 sides.append(Side(True, rival, cut, 1.0 if d[rival] >= en.rational(cut) else -1.0))
-                multipliers, again = rng.uniform(size=3) * rng.choice([0.0, 0.1, 1.0]), bool(rng.integers(2))
-                holds = _leaf_proves(bound, rival, claim, sides, rng.uniform(size=n), multipliers, again)
+                multipliers, kind = rng.uniform(size=3) * rng.choice([0.0, 0.1, 1.0]), int(rng.choice(LEAVES))
+                holds = _leaf_proves(bound, rival, claim, sides, rng.uniform(size=n), multipliers, kind)
                 assert not (holds and rival == strongest)
                 proven += holds
     assert points >= 12
@@ -318,7 +373,7 @@ FORGED: dict[str, Callable[[Nodes], bytes]] = {
     "a byte more": lambda nodes: b"".join(nodes) + b"\x00",
     "a tree more": lambda nodes: b"".join(nodes) * 2,
     "a byte less": lambda nodes: b"".join(nodes)[:-1],
-    "an unknown node": lambda nodes: b"\x04" + b"".join(nodes),
+    "an unknown node": lambda nodes: b"\x05" + b"".join(nodes),
     "a neuron there is not": lambda nodes: sign_split(11) + b"".join(nodes) * 2,
     "the last neuron number": lambda nodes: sign_split(2**32 - 1) + b"".join(nodes) * 2,
     "a class there is not": lambda nodes: difference_split(3, 0.0) + b"".join(nodes) * 2,
