@@ -1,12 +1,14 @@
 """Measures docs/experiments anew: every configuration of examples/experiments, and the runs and files these read.
 
     python benchmarks/experiments.py [WORD …]     only the configurations whose names hold one of the words
+    python benchmarks/experiments.py --redraw     the attacks' figures again from the points in their JSON files
 
 To be run from the checkout, with ../shared/data beside it, as the configurations say. An hour or two on two cores.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 
 from certmix.__main__ import main as certmix
 from certmix.data.dataset import load_data
+from certmix.experiments import accuracy_vs_alpha, confidence, tradeoff
 from certmix.models.model import load_model
 
 CONFIGS = Path("examples") / "experiments"
@@ -44,7 +47,32 @@ def standard_predictions() -> None:
 BEFORE = {"digits_certified-curves": smoothed_runs, "cifar10-matched_certified-curves": standard_predictions}
 
 
+def tradeoff_point(variant: str, gamma: str, *accuracies: float) -> tradeoff.TradeoffPoint:
+    """A row of tradeoff.json."""
+    scaling, output = variant.split(", ")
+    return tradeoff.TradeoffPoint(scaling, output, float(gamma), *accuracies)  # type: ignore[arg-type]
+
+
+REDRAWN = {
+    tradeoff.NAME: (tradeoff_point, tradeoff.draw),
+    accuracy_vs_alpha.NAME: (accuracy_vs_alpha.Accuracies, accuracy_vs_alpha.draw),
+    confidence.NAME: (confidence.Gap, confidence.draw),
+}
+
+
+def redraw() -> int:
+    for path in sorted((Path("docs") / "experiments").glob("*/*.json")):
+        if path.stem in REDRAWN:
+            read, draw = REDRAWN[path.stem]
+            found = json.loads(path.read_text())
+            draw([read(*row) for row in found["rows"]], found["settings"], path.with_suffix(".png"))
+            print(path.with_suffix(".png"))
+    return 0
+
+
 def main(words: list[str]) -> int:
+    if words == ["--redraw"]:
+        return redraw()
     for config in sorted(CONFIGS.glob("*.toml")):
         if words and not any(word in config.stem for word in words):
             continue

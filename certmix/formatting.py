@@ -36,6 +36,13 @@ def exact(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
+def given(value: float) -> str:
+    """The shorter of `exact` and, where the nearest double of one is `value`, a number of 255ths such as 2/255."""
+    halves = round(510 * value)
+    fraction = [f"{exact(halves / 2)}/255"] if float(Fraction(halves, 510)) == value else []
+    return min([exact(value), *fraction], key=len)
+
+
 def ratio(share: float) -> tuple[int, int]:
     """(k, n) in lowest terms of a share in percent that was computed from counts: the rounding of floats is undone.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from certmix.attacks.ball import Ball
 from certmix.attacks.pgd import Candidates
 from certmix.attacks.worst import members_here, mix_attack, transfer, worst
-from certmix.experiments.output import Column, Line, Panel, plot, shares, write
+from certmix.experiments.output import Column, Line, Panel, on_balls, plot, shares, write
 from certmix.experiments.pair import Pair, percent
-from certmix.formatting import exact, lower, percent_nearest, percent_up
+from certmix.formatting import exact, percent_nearest, percent_up
 from certmix.mixing.mixed import MixedClassifier
 from certmix.mixing.parameters import check_alpha
 
@@ -74,7 +75,13 @@ def run(pair: Pair, given: Sequence[float], temperature: float, out: Path) -> No
     )
     rows = [[getattr(row, c.name) for c in columns] for row in accuracies]
     settings = {**pair.settings(), "temperature": temperature}
-    lines = [Line(LEGEND[n], tuple(alphas), tuple(getattr(r, n) for r in accuracies), STYLES[n]) for n in LEGEND]
-    title = f"accuracy of the mix, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
-    plot(out / f"{NAME}.png", [Panel("accuracy (%)", tuple(lines))], "α", title, columns=3)
-    write(out, NAME, settings, title, columns, rows)
+    write(out, NAME, settings, draw(accuracies, settings, out / f"{NAME}.png"), columns, rows)
+
+
+def draw(accuracies: Sequence[Accuracies], settings: Mapping[str, Any], path: Path) -> str:
+    """The figure, of accuracies measured with these settings of a pair; returns its title."""
+    alphas = tuple(r.alpha for r in accuracies)
+    lines = [Line(LEGEND[n], alphas, tuple(getattr(r, n) for r in accuracies), STYLES[n]) for n in LEGEND]
+    title = f"accuracy of the mix, {on_balls(settings)}"
+    plot(path, [Panel("accuracy (%)", tuple(lines))], "α", title, columns=3)
+    return title

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from certmix.attacks.ball import Ball
 from certmix.attacks.worst import transfer
-from certmix.experiments.output import Column, canvas, save, show, write_json
+from certmix.experiments.output import Column, canvas, on_balls, save, show, write_json
 from certmix.experiments.pair import Pair
-from certmix.formatting import lower, nearest
+from certmix.formatting import nearest
 
 NAME = "confidence"
 NAMES = {"standard": "g", "robust": "h"}
@@ -72,25 +73,27 @@ def _gap(model: str, kind: str, prediction: str, values: Tensor) -> Gap:
 def run(pair: Pair, temperature: float, out: Path) -> None:
     """Measure, print and draw; writes `out`/confidence.json and .png."""
     table = measure(pair, temperature)
-    attack = f"PGD-{pair.budget.steps}"
-    title = f"gap between the two largest probabilities, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
-    _show(table, attack, title)
-    _draw(table, attack, title, out / f"{NAME}.png")
-    columns = ("model", "inputs", "prediction", "count", "mean", "median", "quantiles")
     settings = {**pair.settings(), "temperature": temperature, "quantiles_at": SHOWN}
+    _show(table, settings)
+    draw(table, settings, out / f"{NAME}.png")
+    columns = ("model", "inputs", "prediction", "count", "mean", "median", "quantiles")
     rows = [[getattr(g, c) for c in columns] for g in table]
     write_json(out, NAME, settings, columns, rows)
 
 
-def _show(table: Sequence[Gap], attack: str, title: str) -> None:
+def _title(settings: Mapping[str, Any]) -> str:
+    return f"gap between the two largest probabilities, {on_balls(settings)}"
+
+
+def _show(table: Sequence[Gap], settings: Mapping[str, Any]) -> None:
     """The paper's Table 1: clean and attacked, each 2 × 2, means with medians in brackets."""
     columns = [Column("model"), Column("correct"), Column("incorrect")]
-    for kind, heading in (("clean", "clean instances"), ("attacked", f"{attack} instances")):
+    for kind, heading in (("clean", "clean instances"), ("attacked", f"PGD-{settings['steps']} instances")):
         rows = [
             [name, *(_in_words(g) for g in table if (g.model, g.inputs) == (model, kind))]
             for model, name in NAMES.items()
         ]
-        show(f"{title}\n{heading}: mean (median; inputs)", columns, rows)
+        show(f"{_title(settings)}\n{heading}: mean (median; inputs)", columns, rows)
 
 
 def _in_words(gap: Gap) -> str:
@@ -99,10 +102,10 @@ def _in_words(gap: Gap) -> str:
     return f"{nearest(gap.mean, 3)} ({nearest(gap.median, 3)}; {gap.count})"
 
 
-def _draw(table: Sequence[Gap], attack: str, title: str, path: Path) -> None:
+def draw(table: Sequence[Gap], settings: Mapping[str, Any], path: Path) -> None:
     """Per group a box from quartile to quartile with the median, whiskers to 5 and 95 %, a diamond at the mean."""
     figure, both = canvas(2, 3.2)
-    for axes, (kind, heading) in zip(both, (("clean", "clean"), ("attacked", attack)), strict=True):
+    for axes, (kind, heading) in zip(both, (("clean", "clean"), ("attacked", f"PGD-{settings['steps']}")), strict=True):
         groups = [g for g in table if g.inputs == kind]
         boxes = [
             dict(zip(("whislo", "q1", "med", "q3", "whishi"), g.quantiles, strict=True), mean=g.mean)
@@ -121,4 +124,4 @@ def _draw(table: Sequence[Gap], attack: str, title: str, path: Path) -> None:
         axes.set_title(f"{heading} instances", fontsize=9)
     both[0].set_ylabel("gap")
     figure.supxlabel("box: quartiles and median; whiskers: 5 and 95 %; diamond: mean", fontsize=8)
-    save(figure, path, title)
+    save(figure, path, _title(settings))

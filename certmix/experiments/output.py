@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from certmix.formatting import nearest, ratio
+from certmix.formatting import given, nearest, ratio
 from certmix.reports.tables import print_table
 
 matplotlib.use("Agg")
@@ -24,7 +24,8 @@ WIDTH = 3.6  # inches of a panel: two side by side fill a printed page's text
 HEIGHT = 3.3
 LEGEND_ROW = 0.2  # inches
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")  # Okabe and Ito's
-NARROWEST, WIDER = 1.2, 0.4  # points: a line is wider than the next, so that none hides behind one it coincides with
+NARROWEST, WIDER = 1.2, 0.35  # points: a line is wider than the next, so that none hides behind one it coincides with
+DASH, GAP = 5.0, 2.5  # points, of dashed lines of any width
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ def write(
     """Print the table and write `out`/NAME.json."""
     show(title, columns, rows)
     write_json(out, name, settings, [column.name for column in columns], rows)
+
+
+def on_balls(settings: Mapping[str, Any]) -> str:
+    """Norm, radius and inputs of a pair's settings, for a title."""
+    norm = settings["norm"].replace("L", "ℓ").replace("inf", "∞")
+    return f"{norm} radius {given(settings['radius'])}, {settings['inputs']} inputs"
 
 
 def say(text: str) -> None:
@@ -151,15 +158,18 @@ def save(figure: Figure, path: Path, title: str) -> None:
 
 def _draw(axes: Axes, line: Line, color: str, after: int) -> Any:
     """after: how many lines that are dashed like it come after it."""
+    width = NARROWEST + WIDER * after
     (drawn,) = axes.plot(
         line.x,
         line.y,
         line.style,
         color=color,
-        linewidth=NARROWEST + WIDER * after,
+        linewidth=width,
         markersize=3.5 + WIDER * after,
         drawstyle="steps-post" if line.steps else "default",
     )
+    if "--" in line.style:  # matplotlib scales dashes by the width: then dashes of coinciding lines would drift apart
+        drawn.set_linestyle((0, (DASH / width, GAP / width)))
     return drawn
 
 

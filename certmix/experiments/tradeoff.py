@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -16,9 +16,9 @@ from certmix.attacks.objectives import ClassifierObjective, FloorObjective, Loss
 from certmix.attacks.pgd import Candidates, Schedule, pgd
 from certmix.attacks.worst import ensemble_attack, members_here, transfer
 from certmix.errors import UsageError
-from certmix.experiments.output import COLORS, Column, Line, Mark, Panel, plot, shares, write
+from certmix.experiments.output import COLORS, Column, Line, Mark, Panel, on_balls, plot, shares, write
 from certmix.experiments.pair import Pair, percent
-from certmix.formatting import lower, percent_nearest, percent_up
+from certmix.formatting import percent_nearest, percent_up
 from certmix.mixing.general import OUTPUTS, SCALINGS, GeneralMixedClassifier, Output, Scaling
 from certmix.mixing.mixed import MixedClassifier
 from certmix.models.runtime import differentiable
@@ -107,13 +107,20 @@ def run(pair: Pair, gammas: Sequence[float], out: Path) -> None:
     if bad:
         raise UsageError(f"gammas must be in [0, inf], got {bad[0]}")
     points = measure(pair, gammas)
-    title = f"trade-off, {pair.norm} {lower(pair.radius)}, {len(pair.inputs)} inputs"
-    panels = [panel(points, f"PGD-{pair.budget.steps} accuracy (%)", "pgd"), panel(points, "worst case (%)", "worst")]
-    plot(out / f"{NAME}.png", panels, "clean accuracy (%)", title)
+    settings = pair.settings()
+    title = draw(points, settings, out / f"{NAME}.png")
     rows = [[f"{p.scaling}, {p.output}", str(p.gamma), p.clean, p.pgd, p.worst] for p in points]
     attacked = (shares(name, percent_up) for name in ("pgd", "worst"))  # upper limits of robust accuracy
     columns = (Column("mix"), Column("gamma"), shares("clean", percent_nearest), *attacked)
-    write(out, NAME, pair.settings(), title, columns, rows)
+    write(out, NAME, settings, title, columns, rows)
+
+
+def draw(points: Sequence[TradeoffPoint], settings: Mapping[str, Any], path: Path) -> str:
+    """The figure, of points measured with these settings of a pair; returns its title."""
+    title = f"trade-off, {on_balls(settings)}"
+    panels = [panel(points, f"PGD-{settings['steps']} accuracy (%)", "pgd"), panel(points, "worst case (%)", "worst")]
+    plot(path, panels, "clean accuracy (%)", title)
+    return title
 
 
 def panel(points: Sequence[TradeoffPoint], y_label: str, attacked: Literal["pgd", "worst"]) -> Panel:

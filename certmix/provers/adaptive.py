@@ -18,16 +18,16 @@ from certmix.errors import UsageError
 from certmix.formatting import lower, nearest
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
 from certmix.mixing.mixed import transformed
+from certmix.provers.adaptive_bounds import LogitsOnBalls
 from certmix.provers.frame import Proposed, Prover, Refusal, below_requirement, tie
 from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal
 from certmix.provers.session import EngineSession, Session
 from certmix.records.outcomes import Outcome, Reason
 from certmix.settings import Settings, diameter
-from certmix.theorems import mixed_nuts
 from certmix.theorems.radius_search import largest_passing
-from certmix.theorems.softmax_margin import box_margin, own_class
-from proofs_check.certificate import MixedNuts, PlainNetwork, Transform
+from certmix.theorems.softmax_margin import own_class
+from proofs_check.certificate import PlainNetwork
 from proofs_check.rules.adaptive import AdaptiveMargin
 from verifiers.engine import Answer, Query, differences
 from verifiers.network.module import PlainModule
@@ -51,35 +51,20 @@ class AdaptiveBound:
 
     def slack(self) -> Tensor:
         """(M,) > 0 where Lemma 3.2 follows. Where alpha <= 1/2: -1."""
-        required = (1 - self.alpha) / self.alpha.clamp_min(1e-9)
-        return torch.where(self.alpha > 0.5, self.margin - required, -1.0)
+        return slack(self.alpha, self.margin)
 
 
-def transformed_upper(lower: Tensor, upper: Tensor, differences: Tensor, predicted: Tensor, how: Transform) -> Tensor:
-    """(N, K) upper bounds of M(z_j) - M(z_y), 0 at y, from bounds of z and upper bounds of z_j - z_y, (N, K) each.
-
-    Where M is convex z_j <= min(u_j, z_y + b_j) may be used too (proof: proofs_check/rules/adaptive.py).
-    """
-    least_of_y = lower.gather(1, predicted[:, None])
-    largest = upper
-    if how.clamp and how.power >= 1:
-        largest = torch.where(differences <= 0, torch.minimum(upper, least_of_y + differences), upper)
-    differences_after = transformed(largest, how) - transformed(least_of_y, how)
-    return differences_after.masked_fill(own_class(predicted, upper.shape[1]), 0.0)
+def slack(alpha: Tensor, margin: Tensor) -> Tensor:
+    """(N,) how far margins exceed what Lemma 3.2 requires at alpha; -1 where alpha <= 1/2."""
+    return torch.where(alpha > 0.5, margin - (1 - alpha) / alpha.clamp_min(1e-9), -1.0)
 
 
-def nuts_upper(answer: Answer, predicted: Tensor, how: MixedNuts) -> Tensor:
-    """(N, K) upper bounds of M(z_j) - M(z_y), 0 at y, from an engine's answer about these balls."""
-    lower, upper = mixed_nuts.bounds(*centered_bounds(answer), how)
-    return (upper - lower.gather(1, predicted[:, None])).masked_fill(own_class(predicted, upper.shape[1]), 0.0)
-
-
-def centered_bounds(answer: Answer) -> tuple[Tensor, Tensor]:
-    """(N, K) bounds of z - mean z on the balls of an answer."""
-    classes = answer.bounds.upper.shape[1]
-    rows = classes * torch.eye(classes, dtype=torch.float64) - 1
-    found = answer.further(rows.expand(len(answer.bounds.upper), -1, -1))
-    return found.lower / classes, found.upper / classes
+def least_alpha(mix: AdaptiveMix, difference: Tensor) -> Tensor:
+    """(N,) lower bounds of alpha on balls. difference: (N,) lower bounds of s_1 - s_0 there, of its network's logits s;
+    not read where there is none."""
+    if not isinstance(mix.alpha, SigmoidAlpha):
+        return torch.full_like(difference, mix.least())
+    return (mix.alpha.of_difference(difference) * (1 - ALPHA_ERROR)).clamp_min(mix.alpha.low)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,22 +80,14 @@ class AdaptiveOracle:
         """Bounds for `inputs` (M,), by index in the batch, at `radii` (M,). Raises EngineError."""
         predicted = self.predicted[inputs]
         h = self._answer(self.problem.network, inputs, radii, predicted)
-        upper = h.bounds.upper
-        if isinstance(self.mix.transform, MixedNuts):
-            upper = nuts_upper(h, predicted, self.mix.transform)
-        elif self.mix.transform is not None:
-            logits = h.further(torch.eye(upper.shape[1]).double().expand(len(inputs), -1, -1))
-            upper = transformed_upper(logits.lower, logits.upper, upper, predicted, self.mix.transform)
-        margin = box_margin(h.bounds.lower, upper, predicted, self.problem.settings.temperature)
-        margin = margin.masked_fill(own_class(predicted, upper.shape[1]), 1.0).min(dim=1).values
-        margin = torch.where((upper <= 0).all(dim=1), margin, -1.0)
+        how = self.mix.transform
+        margin = LogitsOnBalls.of(h, predicted, how).least_margin(how, self.problem.settings.temperature)
         network = self.mix.network
-        if network is None or not isinstance(self.mix.alpha, SigmoidAlpha):
-            alpha = torch.full_like(margin, self.mix.least())
-            return AdaptiveBound(alpha, margin, h.witness(), (None,) * len(inputs))
+        if network is None:
+            return AdaptiveBound(least_alpha(self.mix, margin), margin, h.witness(), (None,) * len(inputs))
         s = self._answer(network, inputs, radii, torch.zeros_like(predicted))
-        alpha = self.mix.alpha.of_difference(s.bounds.lower[:, 1]) * (1 - ALPHA_ERROR)
-        return AdaptiveBound(alpha.clamp_min(self.mix.alpha.low), margin, h.witness(), s.witness())
+        alpha = least_alpha(self.mix, s.bounds.lower[:, 1])
+        return AdaptiveBound(alpha, margin, h.witness(), s.witness())
 
     def _answer(self, network: PlainNetwork, inputs: Tensor, radii: Tensor, classes: Tensor) -> Answer:
         s = self.problem.settings

@@ -29,7 +29,7 @@ from certmix.errors import UsageError
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
 from certmix.mixing.mixed import MixedClassifier, transformed
 from certmix.models.model import Model, load_model
-from certmix.provers.adaptive import transformed_upper
+from certmix.provers.adaptive_bounds import transformed_upper
 from certmix.provers.certify import certify_adaptive
 from certmix.provers.judging import JudgeSession
 from certmix.records.outcomes import Abstained, Certified, Falsified, Outcome, Reason
