@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,30 @@ if TYPE_CHECKING:
     from certmix.models.preprocess import Preprocess
 
 
+MAX_GRID = 10_001  # values
+
+
 def number(text: str) -> float:
     """A decimal number or a fraction such as 2/255 or 0.5/255, as the nearest double."""
     try:
         return as_number(text)
     except UsageError:
         raise argparse.ArgumentTypeError(f"must be a number such as 0.1 or 2/255, got {text!r}") from None
+
+
+def grid(text: str, name: str, check: Callable[[float], float]) -> tuple[float, ...]:
+    """LOW:HIGH:STEP (both ends included) or a comma-separated list, increasing, without repetition."""
+    try:
+        if ":" in text:
+            low, high, step = (Fraction(part) for part in text.split(":"))
+            if step <= 0 or low > high or (high - low) / step > MAX_GRID:
+                raise ValueError(text)
+            values = [float(low + k * step) for k in range(int((high - low) / step) + 1)]
+        else:
+            values = [float(Fraction(part)) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise UsageError(f"{name} must be LOW:HIGH:STEP or a list such as 0.6,0.75, got {text!r}") from None
+    return tuple(sorted({check(v) for v in values}))
 
 
 def norm(text: str) -> str:

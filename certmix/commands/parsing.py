@@ -107,6 +107,8 @@ def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
         if isinstance(value, list):
             return tuple(action.type(str(v)) if callable(action.type) else v for v in value)
         converted = action.type(str(value)) if callable(action.type) else str(value)
+        if action.nargs == "+":
+            return (converted,)
     except (argparse.ArgumentTypeError, ValueError) as error:
         raise UsageError(f"{path}: {key}: {error}") from None
     if action.choices is not None and converted not in action.choices:

@@ -14,7 +14,7 @@ import math
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from certmix.runs.finished import FinishedRun
 
 DEFAULT_RADII = (0.25, 0.5, 0.75)  # quantiles of the certified radii
-MAX_ALPHAS = 10_001
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
         return certify_point(run, alpha, temperature, given, Path(arguments.required(options, "out")), Terminal())
     if options.attack_steps < 0:
         raise UsageError(f"--attack-steps must be >= 0, got {options.attack_steps}")
-    alphas = grid(options.alpha, "--alpha", check_alpha)
-    temperatures = grid(options.temperature, "--temperature", check_temperature)
+    alphas = arguments.grid(options.alpha, "--alpha", check_alpha)
+    temperatures = arguments.grid(options.temperature, "--temperature", check_temperature)
     swept = sweep(run, alphas, temperatures, radii, options.attack_steps)
     record = {"of": str(run.path), "norm": run.settings.norm, "n": len(run.data), "refuted": swept.refuted}
     Store(run.path).write_json("sweep.json", {**record, "points": [asdict(p) for p in swept.points]})
@@ -80,21 +79,6 @@ def run(options: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- what was asked
 
 
-def grid(text: str, name: str, check: Any) -> tuple[float, ...]:
-    """LOW:HIGH:STEP (both ends included) or a comma-separated list, increasing, without repetition."""
-    try:
-        if ":" in text:
-            low, high, step = (Fraction(part) for part in text.split(":"))
-            if step <= 0 or low > high or (high - low) / step > MAX_ALPHAS:
-                raise ValueError(text)
-            values = [float(low + k * step) for k in range(int((high - low) / step) + 1)]
-        else:
-            values = [float(Fraction(part)) for part in text.split(",")]
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise UsageError(f"{name} must be LOW:HIGH:STEP or a list such as 0.6,0.75, got {text!r}") from None
-    return tuple(sorted({check(v) for v in values}))
-
-
 def pair(text: str) -> tuple[float, float]:
     """ALPHA,T."""
     try:
@@ -107,7 +91,7 @@ def pair(text: str) -> tuple[float, float]:
 def radii_of(text: str | None, found: FinishedRun) -> tuple[float, ...]:
     """Those asked for; else the audit's; else quartiles of the radii it certified."""
     if text is not None:
-        return grid(text, "--radius", _radius)
+        return arguments.grid(text, "--radius", _radius)
     if found.settings.radius is not None:
         return (found.settings.radius,)
     radii = [r["radius"] for r in found.certified]

@@ -5,6 +5,7 @@ Floats that propose; proofs_check/rules/adaptive.py and mixed_nuts.py derive the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,15 @@ class LogitsOnBalls:
             return LogitsOnBalls(predicted, answer.bounds)
         return LogitsOnBalls(predicted, answer.bounds, single=answer.further(eye.expand(len(predicted), -1, -1)))
 
+    @staticmethod
+    def joined(parts: Sequence[LogitsOnBalls]) -> LogitsOnBalls:
+        """Those of several batches, asked for the same kind of map."""
+        each = [[getattr(p, name) for p in parts] for name in ("differences", "single", "centered")]
+        known = [None if None in found else _joined(found) for found in each]
+        if known[0] is None:
+            raise TypeError("every batch has bounds of differences")
+        return LogitsOnBalls(torch.cat([p.predicted for p in parts]), known[0], known[1], known[2])
+
     def upper(self, how: Transform | MixedNuts | None) -> Tensor:
         """(N, K) upper bounds of M(z_j) - M(z_y), 0 at y. Requires: a map of the kind that was asked for."""
         if how is None:
@@ -63,6 +73,10 @@ class LogitsOnBalls:
         margin = box_margin(self.differences.lower, upper, self.predicted, temperature)
         least = margin.masked_fill(own_class(self.predicted, upper.shape[1]), 1.0).min(dim=1).values
         return torch.where((upper <= 0).all(dim=1), least, -1.0)
+
+
+def _joined(parts: Sequence[Bounds]) -> Bounds:
+    return Bounds(torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]))
 
 
 def transformed_upper(lower: Tensor, upper: Tensor, differences: Tensor, predicted: Tensor, how: Transform) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from certmix.attacks import Confirmed, confirm
 from certmix.attacks.pool import AttackPool, Logits, logits_of, make_pool
+from certmix.formatting import exact
 from certmix.runs.finished import FinishedRun
 from certmix.theorems.margin import certifies, required_margin
 
@@ -32,6 +33,9 @@ class Point:
     certified: float
     certified_correct: float
     attacked: float | None
+
+    def in_words(self) -> str:
+        return f"alpha {exact(self.alpha)}, temperature {exact(self.temperature)}"
 
 
 # ---------------------------------------------------------------- certified: curves, and the audit's own certificates

@@ -1,4 +1,4 @@
-"""A pair (alpha, T) chosen on one split and what became of it on another: the choice, its proportions, its record."""
+"""A mix chosen on one split and what became of it on another: the choice, its proportions, its record."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
 from certmix.formatting import exact, nearest
-from certmix.runs.audit import Audit
-from certmix.runs.finished import FinishedRun
-from certmix.runs.sweep import Point, sweep
+from certmix.runs.audit import RECORD, Audit
+from certmix.runs.store import Store
 from proofs_check.reading.parse import array_sha256
 from verifiers.smoothing.confidence import clopper_pearson_lower
 
@@ -41,7 +41,26 @@ def finish(audit: Audit) -> int:
 # ---------------------------------------------------------------- the choice, and what became of it
 
 
-def choose_point(points: Sequence[Point], clean: float) -> Point:
+class Candidate(Protocol):
+    """What a choice looks at: a mix, and its shares in percent on the split that it is chosen on."""
+
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def radius(self) -> float: ...
+    @property
+    def clean(self) -> float: ...
+    @property
+    def certified_correct(self) -> float: ...
+    def in_words(self) -> str: ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+def choose_point(points: Sequence[C], clean: float) -> C:
     """The best certified accuracy among points whose clean accuracy is at least `clean`, a share.
 
     Ties: the cleaner, then the one with less of the robust model. Raises UsageError if none is clean enough.
@@ -50,9 +69,8 @@ def choose_point(points: Sequence[Point], clean: float) -> Point:
     if not allowed:
         best = max(points, key=lambda p: p.clean)
         raise UsageError(
-            f"no pair has clean accuracy {exact(clean)} on the tune split: the best has "
-            f"{nearest(best.clean / 100, 4)}, at alpha {exact(best.alpha)}, temperature {exact(best.temperature)}; "
-            "lower --clean-accuracy or try other pairs"
+            f"no mix has clean accuracy {exact(clean)} on the tune split: the best has "
+            f"{nearest(best.clean / 100, 4)}, at {best.in_words()}; lower --clean-accuracy or try others"
         )
     return max(allowed, key=lambda p: (p.certified_correct, p.clean, -p.alpha, -p.temperature))
 
@@ -77,20 +95,24 @@ def proportion(hits: int, n: int, confidence: float) -> Proportion:
     return Proportion(hits, n, hits / n, float(lower), 1 - float(missed))
 
 
-def as_record(tuned: FinishedRun, audited: FinishedRun, point: Point, confidence: float) -> dict[str, Any]:
-    """What tune.json holds."""
-    n = len(audited.data)
-    audited_point = sweep(audited, (point.alpha,), (point.temperature,), (point.radius,), 0).points[0]
-    correct = sum(r["predicted"] == r["label"] for r in audited.certified)
+def as_record(point: Candidate, norm: str, tuned: int, audit: Path, confidence: float) -> dict[str, Any]:
+    """What tune.json holds. tuned: how many inputs the mix was chosen on. audit: folder of the finished audit."""
+    store = Store(audit)
+    lines, record = list(store.lines()), store.read_json(RECORD)
+    if record is None:
+        raise UsageError(f"{audit / RECORD} is missing: remove {audit}, and audit again")
+    right = sum(p == r["label"] for p, r in zip(record["predictions"]["mix"], lines, strict=True))
+    certified = sum(r["outcome"] == "certified" and r["predicted"] == r["label"] for r in lines)
     return {
         "alpha": point.alpha,
         "temperature": point.temperature,
+        "mix": point.in_words(),
         "radius": point.radius,
-        "norm": audited.settings.norm,
+        "norm": norm,
         "confidence": confidence,
-        "tune": {"n": len(tuned.data), "clean": point.clean / 100, "certified_correct": point.certified_correct / 100},
+        "tune": {"n": tuned, "clean": point.clean / 100, "certified_correct": point.certified_correct / 100},
         "audit": {
-            "clean": dataclasses.asdict(proportion(round(audited_point.clean * n / 100), n, confidence)),
-            "certified_correct": dataclasses.asdict(proportion(correct, n, confidence)),
+            "clean": dataclasses.asdict(proportion(right, len(lines), confidence)),
+            "certified_correct": dataclasses.asdict(proportion(certified, len(lines), confidence)),
         },
     }
