@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +55,7 @@ def tradeoff_point(variant: str, gamma: str, *accuracies: float) -> tradeoff.Tra
     return tradeoff.TradeoffPoint(scaling, output, float(gamma), *accuracies)  # type: ignore[arg-type]
 
 
-REDRAWN = {
+REDRAWN: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     tradeoff.NAME: (tradeoff_point, tradeoff.draw),
     accuracy_vs_alpha.NAME: (accuracy_vs_alpha.Accuracies, accuracy_vs_alpha.draw),
     confidence.NAME: (confidence.Gap, confidence.draw),

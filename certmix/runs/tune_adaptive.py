@@ -136,8 +136,12 @@ def _part(
     settings: Settings,
     session: EngineSession,
 ) -> Known:
+    radius = settings.radius
+    if radius is None:
+        raise TypeError("tune decides one radius")
+
     def asked(of: PlainNetwork, classes: Tensor) -> Answer:
-        radii = torch.full((len(x),), settings.radius, dtype=torch.float64)
+        radii = torch.full((len(x),), radius, dtype=torch.float64)
         balls = Balls(x, radii, settings.norm, settings.domain)
         return session.answer(of, Query(balls, differences(classes, of.classes)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_the_map_of_mixednuts_is_chosen_on_one_split_and_judged_on_the_other(fil
     assert (out / "audit" / "certificates.jsonl").stat().st_mtime_ns == before
 
 
-def read(out: Path) -> tuple[dict, list[dict]]:
+def read(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     lines = (out / "audit" / "certificates.jsonl").read_text().splitlines()
     return json.loads((out / "tune.json").read_text()), [json.loads(line) for line in lines]
 
@@ -157,7 +158,9 @@ def test_grids_of_maps() -> None:
         (["--method=adaptive", "--alpha-network=WEIGHT", "--alpha-lower=2"], "alpha must be in [0, 1], got 2"),
     ],
 )
-def test_misuse_is_refused_before_anything_runs(files, tmp_path: Path, capsys, more: list[str], words: str):
+def test_misuse_is_refused_before_anything_runs(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], words: str
+):
     named = [m.replace("ALPHA", str(files["alpha"])).replace("WEIGHT", str(files["weight"])) for m in more]
     out = tmp_path / "out"
     assert words in refusal(capsys, arguments(files, out, *named))
