@@ -34,11 +34,12 @@ FLIPPED = {ast.Add: b"-", ast.Sub: b"+", ast.BitAnd: b"|", ast.BitOr: b"&"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One edit of one file. `function`, `before`, `after` name it whatever its line number becomes."""
+    """One edit of one file. `function`, `before`, `after` name it whatever its line numbers become."""
 
     path: str
     function: str
-    line: int
+    line: int  # the first and the last of the statement's that is edited, without the statements inside it
+    last: int
     operator: str
     before: str
     after: str
@@ -146,21 +147,37 @@ def mutants(root: Path, path: str) -> list[Mutant]:
     source = (root / path).read_bytes()
     edits, found = Edits(source), []
 
-    def visit(node: ast.AST, parent: ast.AST, function: str) -> None:
+    def visit(node: ast.AST, parent: ast.AST, function: str, lines: tuple[int, int]) -> None:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             function = f"{function}.{node.name}".lstrip(".")
+        lines = _lines(node) or lines
         for operator, start, end, replacement in edits.of(node, parent):
-            found.append(_mutant(path, source, function, operator, start, end, replacement))
+            found.append(_mutant(path, source, function, lines, operator, start, end, replacement))
         for name, child in ast.iter_fields(node):
             if name in {"annotation", "returns", "decorator_list", "bases"} or isinstance(child, ast.JoinedStr):
                 continue
             for item in child if isinstance(child, list) else [child]:
                 if isinstance(item, ast.AST) and not isinstance(item, ast.JoinedStr):
-                    visit(item, node, function)
+                    visit(item, node, function, lines)
 
     tree = ast.parse(source)
-    visit(tree, tree, "")
+    visit(tree, tree, "", (1, 1))
     return [m for m in dict.fromkeys(found) if m.before != m.after and _compiles(m.apply(source))]
+
+
+def _lines(node: ast.AST) -> tuple[int, int] | None:
+    """The lines of a statement's own text: up to its body, where it has one. None: it is no statement."""
+    match node:
+        case ast.match_case(pattern=pattern, guard=guard):
+            return pattern.lineno, (guard or pattern).end_lineno or pattern.lineno
+        case ast.Match(subject=subject):
+            return node.lineno, subject.end_lineno or node.lineno
+        case ast.stmt():
+            body = getattr(node, "body", None)
+            last = node.end_lineno or node.lineno
+            return node.lineno, max(node.lineno, body[0].lineno - 1) if body else last
+        case _:
+            return None
 
 
 def _compiles(source: bytes) -> bool:
@@ -171,11 +188,19 @@ def _compiles(source: bytes) -> bool:
     return True
 
 
-def _mutant(path: str, source: bytes, function: str, operator: str, start: int, end: int, replacement: bytes) -> Mutant:
+def _mutant(
+    path: str,
+    source: bytes,
+    function: str,
+    lines: tuple[int, int],
+    operator: str,
+    start: int,
+    end: int,
+    replacement: bytes,
+) -> Mutant:
     first = source.rfind(b"\n", 0, start) + 1
     last = source.find(b"\n", end)
     before = source[first:last]
     after = source[first:start] + replacement + source[end:last]
-    line = source.count(b"\n", 0, start) + 1
     words = [" ".join(text.decode().split()) for text in (before, after)]
-    return Mutant(path, function, line, operator, words[0], words[1], start, end, replacement)
+    return Mutant(path, function, *lines, operator, words[0], words[1], start, end, replacement)

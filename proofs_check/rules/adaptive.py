@@ -86,7 +86,7 @@ def _power(exact: arb, how: Transform) -> arb:
     need(exact.is_exact(), "transform", "the end of an interval is not one number")
     if exact > 0:
         return (arb(how.power) * exact.log()).exp()
-    if how.clamp or not exact < 0:
+    if exact == 0 or (how.clamp and exact < 0):
         return arb(0)
     return -((arb(how.power) * (-exact).log()).exp())
 

@@ -72,5 +72,5 @@ def mapped(w: arb, how: MixedNuts) -> arb:
 
 def power(exact: arb, exponent: float) -> arb:
     """sign(w) |w|^exponent of one number."""
-    size = (arb(exponent) * abs(exact).log()).exp() if exact != 0 else arb(0)
+    size = arb(0) if exact == 0 else (arb(exponent) * abs(exact).log()).exp()
     return -size if exact < 0 else size

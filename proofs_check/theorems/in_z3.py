@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proofs_check.theorems import branching, lipschitz, margins, relaxations, smoothing
+from proofs_check.theorems import branching, lipschitz, margins, nodes, relaxations, smoothing
 from proofs_check.theorems.theorem import Theorem
 
 THEOREMS: tuple[Theorem, ...] = (
@@ -11,4 +11,5 @@ THEOREMS: tuple[Theorem, ...] = (
     *lipschitz.THEOREMS,
     *smoothing.THEOREMS,
     *relaxations.THEOREMS,
+    *nodes.THEOREMS,
 )

@@ -110,6 +110,11 @@ THEOREMS = (
         n * n * (top * top + r) <= top * top * (n * n + rest),
     ),
     Theorem(
+        "normed logit, below zero",
+        {"upper bound of n": n <= top, "top <= 0": top <= 0, "rest, from above": rest <= r, "rest >= 0": rest >= 0},
+        n * n * (top * top + r) >= top * top * (n * n + rest),
+    ),
+    Theorem(
         "squares of what adds up to the opposite",
         {"they add up": n + n_1 + n_2 == 0},
         2 * (n_1 * n_1 + n_2 * n_2) >= n * n,

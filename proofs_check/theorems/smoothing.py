@@ -10,6 +10,7 @@ alpha, g_y, g_i, h_y, h_i = reals("alpha g_y g_i h_y h_i")
 q_y, q_i, q_y0, q_i0, s = reals("q_y q_i q_y0 q_i0 s")
 value, t1, t2, one1, one2, p1, p2, l1, l2, m = reals("value t1 t2 one1 one2 p1 p2 l1 l2 m")
 bet, null, goal, p, r1, r2, c1, c2, capital = reals("bet null goal p r1 r2 c1 c2 capital")
+b1, b2, x, x_other, grid, near, off = reals("b1 b2 x x_other grid near off")
 Phi = z3.Function("Phi", z3.RealSort(), z3.RealSort())
 
 mix = (1 - alpha) * (g_y - g_i) + alpha * (h_y - h_i)
@@ -24,6 +25,10 @@ moved = {
 
 def increasing(low: Any, high: Any) -> Any:
     return z3.Implies(low <= high, Phi(low) <= Phi(high))
+
+
+def size(number: Any) -> Any:
+    return z3.If(number > 0, number, -number)
 
 
 THEOREMS = (
@@ -73,6 +78,26 @@ THEOREMS = (
         "a bet on a mean that is too large",
         {"bets are on large values": bet >= 0, "the mean is no larger than what is bet against": m <= null},
         z3.And(1 + bet * (m - null) <= 1, 1 + bet * (value - null) <= 1 + bet * (value - m)),
+    ),
+    Theorem(
+        "several bets at once",
+        {"the first is fair": p * c1 + (1 - p) * c2 <= r1, "the second is fair": p * b1 + (1 - p) * b2 <= r2},
+        p * (c1 + b1) / 2 + (1 - p) * (c2 + b2) / 2 <= (r1 + r2) / 2,
+    ),
+    Theorem(
+        "a value, rounded down",
+        {
+            "value >= 0": value >= 0,
+            "first indicator": one1 == z3.If(value >= t1, 1.0, 0.0),
+            "second indicator": one2 == z3.If(value >= t2, 1.0, 0.0),
+        },
+        value >= t1 * one1 + (t2 - t1) * one2,
+    ),
+    Theorem("rivals bounded by what is left", {"sum": h_y + h_i <= 1, "lower bound of h_y": h_y >= l1}, 1 - h_i >= l1),
+    Theorem(
+        "around the grid point",
+        {"ball around x": size(x_other - x) <= near, "distance to the grid": size(x - grid) <= off},
+        size(x_other - grid) <= near + off,
     ),
     Theorem(
         "Ville's inequality, one draw",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Statement:
     """section: of the page on the mathematics. rules: of `proofs_check.rules.RULES` that rest on it. layers: classes of
-    `proofs_check.kernel.layers.KINDS` that do. only: those certificates for which this function of the judge ran (None:
-    all). beside: no line of the judge rests on it."""
+    `proofs_check.kernel.layers`: what derives from one rests on it. only: those certificates for which this function of
+    the judge ran (None: all). beside: no line of the judge rests on it."""
 
     name: str
     section: str
@@ -29,11 +29,9 @@ FROM_CONSTANTS = ("lipschitz_local", "lipschitz_global", "lipschitz_layers")
 RELAXED = ("lipschitz_relaxed", "engine_lipschitz_relaxed")
 SMOOTHED = ("smoothed_distribution", "smoothed_means", "stopped_means")
 BY_MEANS = ("smoothed_means", "stopped_means")
-CURVES = (
-    "Sigmoid", "Tanh", "Softplus", "Exp", "Square", "Cube", "Erf", "Abs", "HardSwish", "Elu", "Gelu", "Swish",
-    "InversePower", "SquareRoot",
-)  # fmt: skip
 NORMED = "rules/mixed_nuts.py normed"
+ON_BALL = "kernel/bounds.py _concretize_ball"
+JACOBIAN = "kernel/jacobian.py slopes_over"
 CHORD = "rules/margin/exponential.py chord"
 LEAF = "rules/margin/branching.py _leaf_proves"
 ALL = (*MARGIN, *FROM_CONSTANTS, *RELAXED, *SMOOTHED)
@@ -42,7 +40,7 @@ STATEMENTS = (
     Statement(
         "lemma 3.2",
         "2",
-        "If h_y - h_i > (1 - alpha)/alpha then the mix prefers y to i, whatever probabilities g has.",
+        "If h_y - h_i > (1 - alpha)/alpha, the mix prefers y to i, whatever g.",
         ALL,
     ),
     Statement(
@@ -63,7 +61,7 @@ STATEMENTS = (
     Statement(
         "box form, rival below",
         "3a",
-        "h_y - h_i = (1 - e)/(1 + e + others) falls in e and in others while e <= 1: least at the upper bounds of d.",
+        "(1 - e)/(1 + e + others), e <= 1, is least at the upper bounds of d.",
         MARGIN,
         only="rules/margin/differences.py exponentials",
     ),
@@ -77,7 +75,7 @@ STATEMENTS = (
     Statement(
         "exponential form, times alpha",
         "3b",
-        "The required margin is e + (1 - alpha) others < 2 alpha - 1, e and others exponentials of T d.",
+        "That margin: e + (1 - alpha) others < 2 alpha - 1, of e_j = exp(T d_j).",
         EXPONENTIAL,
         only=CHORD,
     ),
@@ -91,42 +89,42 @@ STATEMENTS = (
     Statement(
         "transformed logits",
         "8",
-        "A nondecreasing M takes bounds of single logits to one of the difference.",
+        "A nondecreasing M takes bounds of logits to one of M(z_j) - M(z_y).",
         ("adaptive_margin",),
         only="rules/adaptive.py transformed_upper",
     ),
     Statement(
         "chords",
         "3b",
-        "Lines above the terms and a bound of their sum prove the exponential form.",
+        "Lines above the e_j and a bound of their sum prove the form above.",
         EXPONENTIAL,
         only=CHORD,
     ),
     Statement(
         "violation region",
         "3b",
-        "A point that violates the form has w_1 e_1 >= w_1 E_1 - S, S = w . E - t.",
+        "Where that form fails, w_1 e_1 >= w_1 E_1 - S, S = w . E - t.",
         EXPONENTIAL,
         only=CHORD,
     ),
     Statement(
         "multipliers",
         "10",
-        "Where v >= at, a weight >= 0 of v - at may be added to what is bounded.",
+        "Where a side of a split holds, a weight >= 0 of it may be added.",
         ("branched_margin",),
         only=LEAF,
     ),
     Statement(
         "multipliers, other side",
         "10",
-        "Where v <= at, a weight >= 0 of at - v may be added.",
+        "Where a side of a split holds, a weight >= 0 of it may be added.",
         ("branched_margin",),
         only=LEAF,
     ),
     Statement(
         "splits",
         "10",
-        "What holds on both sides of a split holds: a tree of them covers the ball.",
+        "What holds on both sides of a split holds: they cover the ball.",
         ("branched_margin",),
         only=LEAF,
     ),
@@ -140,7 +138,7 @@ STATEMENTS = (
     Statement(
         "trees",
         "10",
-        "A node whose two children are proven is proven: from the leaves up, the root.",
+        "A node whose two children are proven is proven, and so the root.",
         ("branched_margin",),
         only=LEAF,
     ),
@@ -153,20 +151,20 @@ STATEMENTS = (
     Statement(
         "theorem 3.5, of the difference",
         "4",
-        "If h_y - h_i is L-Lipschitz and exceeds (1 - alpha)/alpha + r L at x, the mix prefers y to i within r.",
+        "L-Lipschitz h_y - h_i > (1 - alpha)/alpha + r L at x: y within r.",
         FROM_CONSTANTS,
         only="rules/lipschitz/rule.py _difference_form",
     ),
     Statement(
         "relaxed constants",
         "4",
-        "Bounds of h_y from below and h_i from above that differ by more than (1 - alpha)/alpha are enough.",
+        "h_y from below less h_i from above > (1 - alpha)/alpha is enough.",
         RELAXED,
     ),
     Statement(
         "logit differences from constants",
         "4a",
-        "d at distance t <= r is at most d(x) + L r, L a Lipschitz constant of d.",
+        "d at distance t <= r is at most d(x) + L r, L a constant of d.",
         FROM_CONSTANTS,
         only="rules/margin/rule.py box_proves",
     ),
@@ -183,27 +181,34 @@ STATEMENTS = (
     Statement(
         "LipSDP's last step",
         "4",
-        "L is a constant if L^2 |delta|^2 - change^2 - 2 theta w (v - w) >= 0.",
+        "L is a constant if L^2 |D|^2 - change^2 - 2 theta w (v - w) >= 0.",
         ("lipschitz_global",),
     ),
     Statement(
         "gain of a block",
         "11",
-        "y^2 <= (rho + e (1 + c^2)) x^2 where the block's matrix is >= -e and |w| <= c |x|.",
+        "|y|^2 <= (rho + e (1 + c^2)) |x|^2: its matrix >= -e, |w| <= c |x|.",
         ("lipschitz_layers",),
         only="rules/lipschitz/inequality.py _proven",
     ),
     Statement(
+        "gain of a block, frequency by frequency",
+        "11",
+        "|y|^2 <= (|A|^2 + e (1 + |C|^2)) |x|^2: e >= |A'B + C'L|, B'B <= 2 L.",
+        ("lipschitz_layers",),
+        only="rules/lipschitz/frequencies.py _proven",
+    ),
+    Statement(
         "a matrix below a multiple of one",
         "11",
-        "A A' = rho - F F' - R gives |A|^2 <= rho + |R|: here a' stands for |A' u|^2, |u| = 1.",
+        "A A' = rho - F F' - R gives |A|^2 <= rho + |R|.",
         ("lipschitz_layers",),
         only="kernel/norms.py spectral_norm",
     ),
     Statement(
         "direct margin bound",
         "5a",
-        "The margin s = r/sigma away is at least Phi(q_y - s) - Phi(q_i + s), q at x.",
+        "Within s sigma of x the margin is >= Phi(q_y - s) - Phi(q_i + s).",
         BY_MEANS,
     ),
     Statement(
@@ -212,7 +217,7 @@ STATEMENTS = (
     Statement(
         "layers of a value",
         "5b",
-        "A value in [-1, 1] is at least -1 + sum_k (t_k - t_{k-1}) [value >= t_k].",
+        "A value in [-1, 1] is >= -1 + sum (t_k - t_(k-1)) [value >= t_k].",
         ("smoothed_distribution",),
     ),
     Statement(
@@ -221,66 +226,144 @@ STATEMENTS = (
     Statement(
         "a bet on a mean that is too large",
         "5c",
-        "The expected factor of the capital is at most 1, and a lesser mean would leave more.",
+        "The capital's expected factor is <= 1; a lesser mean leaves it more.",
         BY_MEANS,
+    ),
+    Statement("several bets at once", "5c", "The mean of capitals by fair bets is one by fair bets.", BY_MEANS),
+    Statement(
+        "a value, rounded down",
+        "5c",
+        "A value in [0, 1] is >= sum (t_k - t_(k-1)) [value >= t_k].",
+        BY_MEANS,
+    ),
+    Statement(
+        "rivals bounded by what is left",
+        "5a",
+        "As h_y + h_i <= 1, a bound of h_y from below is one of 1 - h_i.",
+        BY_MEANS,
+    ),
+    Statement(
+        "around the grid point", "5c", "Within r of x is within r + distance of the grid point next to x.", SMOOTHED
     ),
     Statement(
         "Ville's inequality, one draw",
         "5d",
-        "After a fair bet a goal is reached with probability at most capital/goal: so it is before.",
+        "After fair bets a goal is reached with probability <= capital/goal.",
         ("stopped_means",),
     ),
     Statement(
         "normed logit, above",
         "8",
-        "n / sqrt(n^2 + rest) is largest at the largest n and, for n >= 0, at the least rest.",
+        "n / sqrt(n^2 + rest), n >= 0: largest at largest n, least rest.",
+        ("adaptive_margin",),
+        only=NORMED,
+    ),
+    Statement(
+        "normed logit, below zero",
+        "8",
+        "n / sqrt(n^2 + rest), n <= 0: largest at largest n, largest rest.",
         ("adaptive_margin",),
         only=NORMED,
     ),
     Statement(
         "squares of what adds up to the opposite",
         "8",
-        "Two numbers that add up to -n have squares of at least n^2/2 together.",
+        "Two numbers that add up to -n have squares of >= n^2/2 together.",
         ("adaptive_margin",),
         only=NORMED,
     ),
-    Statement("line below a ReLU", "9a", "max(v, 0) >= slope v for every slope in [0, 1].", layers=("Relu",)),
+    Statement("line below a ReLU", "9a", "max(v, 0) >= slope v for every slope in [0, 1].", beside=True),
     Statement("line above a ReLU", "9a", "On [low, high] around 0 the chord is above max(v, 0).", beside=True),
     Statement(
         "line above a leaky ReLU",
         "9a",
-        "A line of any slope that is above the ReLU at both ends of an interval is above it there.",
-        layers=("Relu", "LeakyRelu"),
+        "A line above a ReLU at both ends of an interval is above it there.",
+        layers=("Relu",),
     ),
     Statement(
         "line above where a curve is convex",
         "9a",
-        "A line of any slope that is above the curve at both ends is above it between them.",
-        layers=CURVES,
+        "A line above a convex piece at both ends is above it between them.",
+        layers=("Curve",),
     ),
     Statement(
         "line above where a curve is concave",
         "9a",
-        "A tangent is above the curve; a line of another slope is, when raised by what they differ on the interval.",
-        layers=CURVES,
+        "A tangent is above a concave piece; any line, raised by what they differ.",
+        layers=("Curve",),
     ),
     Statement(
         "slopes of a curve",
         "4",
-        "Where the slope is monotone, those at the ends of an interval bound it between them.",
-        layers=CURVES,
+        "Where the slope is monotone, those at the ends bound it between them.",
+        layers=("Curve",),
+        only=JACOBIAN,
+    ),
+    Statement(
+        "form on an affine node",
+        "9a",
+        "c . (W x + b) = (c W) . x + c . b: a form on a node, on its inputs.",
+        layers=("Affine",),
+    ),
+    Statement(
+        "batch norm is affine",
+        "9a",
+        "With gain = scale / root it is gain x + (shift - mean gain).",
+        layers=("BatchNorm",),
+    ),
+    Statement("quotient is affine", "9a", "x / constant = reciprocal x.", layers=("Divide",)),
+    Statement(
+        "form over a box", "9a", "c x <= c center + |c| radius wherever |x - center| <= radius.", layers=("Input",)
+    ),
+    Statement(
+        "form over a ball and a box",
+        "9a",
+        "c d <= share |d| + (|c| - share) extent for any 0 <= share <= |c|.",
+        layers=("Input",),
+        only=ON_BALL,
+    ),
+    Statement(
+        "dual of l2",
+        "9a",
+        "c . d <= |c| |d|, the lengths of both.",
+        layers=("Input",),
+        only=ON_BALL,
+    ),
+    Statement(
+        "line above a product",
+        "9a",
+        "x y <= q x + p y + t, any p, q; t from corners of (x - p)(y - q) - p q.",
+        layers=("Product",),
+    ),
+    Statement("line below a product", "9a", "The same with x y, q x and p y turned around.", layers=("Product",)),
+    Statement(
+        "increments of a product",
+        "4",
+        "Those of x y are y' dx + x' dy with x', y' inside the bounds of x, y.",
+        layers=("Product",),
+        only=JACOBIAN,
+    ),
+    Statement("line below a maximum", "9a", "A maximum is at least each of its cells.", layers=("MaxPool2d",)),
+    Statement("line above a maximum", "9a", "It is at most a cell that no other can exceed.", layers=("MaxPool2d",)),
+    Statement("constant above a maximum", "9a", "It is at most what bounds all its cells.", layers=("MaxPool2d",)),
+    Statement(
+        "increments of a maximum",
+        "4",
+        "They lie between the least and the largest of its cells.",
+        layers=("MaxPool2d",),
+        only=JACOBIAN,
     ),
     Statement(
         "gather",
         "9a",
-        "A form on cells moved, left out or repeated is the form on their origins with coefficients added up.",
-        layers=("Gather", "Flatten"),
+        "A form on cells moved or repeated: on their origins, added up.",
+        layers=("Gather",),
     ),
     Statement(
         "line below a leaky ReLU",
         "9a",
-        "The leaky ReLU is at least slope v for every slope between its own and 1.",
-        layers=("LeakyRelu",),
+        "A ReLU, leaky or not, is >= slope v for slopes from its own to 1.",
+        layers=("Relu",),
     ),
     Statement(
         "MaxMin with one ReLU",

@@ -35,15 +35,22 @@ def test_the_hypotheses_of_a_theorem_can_be_met(name: str):
     assert solver.check() == z3.sat
 
 
-def test_every_rule_rests_on_a_theorem_and_every_theorem_bears_something():
+def test_every_rule_and_layer_kind_rests_on_a_theorem_and_every_theorem_bears_something():
     names = [s.name for s in STATEMENTS]
     assert len(names) == len(THEOREMS)
     assert set(names) == set(BY_NAME)
     assert {rule for s in STATEMENTS for rule in s.rules} == set(RULES)
-    kinds = {kind.__name__ for kind in KINDS.values()}
     for statement in STATEMENTS:
         assert statement.beside != bool(statement.rules or statement.layers)
-        assert set(statement.layers) <= kinds
+    named = {name for s in STATEMENTS for name in s.layers}
+    classes = {kind: {base.__name__ for base in kind.__mro__} for kind in KINDS.values()}
+    assert [kind.__name__ for kind, bases in classes.items() if not named & bases] == []
+    assert named <= {name for bases in classes.values() for name in bases}
+
+
+def test_a_statement_that_bears_something_is_shown_on_one_line():
+    """Of an explanation, 80 columns wide, six of them for the section."""
+    assert [s.name for s in STATEMENTS if not s.beside and len(s.text) > 74] == []
 
 
 def test_every_statement_is_found_where_it_says():

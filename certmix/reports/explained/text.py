@@ -67,10 +67,10 @@ def explain(path: Path, index: int | None) -> tuple[int, list[str]]:
         said += _item(what, found)
     said += _aligned(chain.rows)
     networks = [n for n in (judge.robust, judge.standard, *judge.alphas.values()) if isinstance(n, Prepared)]
-    kinds = {type(layer).__name__ for n in networks for layer in n.layers}
+    kinds = {kind.__name__ for n in networks for layer in n.layers for kind in type(layer).__mro__}
     used = [s for s in STATEMENTS if rests_on(s, result.line.rule, kinds, seen.ran)]
     said += ["theorems, by section of the maths page; each proven by z3 (docs/trust.md)"]
-    said += [line for s in used for line in _item(f"  {s.section}", s.text, 6)]
+    said += dict.fromkeys(line for s in used for line in _item(f"  {s.section}", s.text, 6))  # what two say, once
     return 0, [*said, *_files(files_of(seen.ran))]
 
 
@@ -93,12 +93,11 @@ def _claim(claim: Claim) -> str:
 
 
 def rests_on(statement: Statement, rule: str, kinds: set[str], ran: Iterable[CodeType]) -> bool:
-    """Whether a certificate of that rule, on networks of these layer kinds, for which these functions ran, rests on
-    it."""
+    """Whether a certificate of that rule, on networks of layers of these classes, for which these functions ran, rests
+    on it."""
     names = {f"{code.co_filename.removeprefix(JUDGE)} {code.co_name}" for code in ran}
-    if statement.layers:
-        return PASS in names and not kinds.isdisjoint(statement.layers)
-    return rule in statement.rules and (statement.only is None or statement.only in names)
+    bears = rule in statement.rules or (PASS in names and not kinds.isdisjoint(statement.layers))
+    return bears and (statement.only is None or statement.only in names)
 
 
 # ---------------------------------------------------------------- layout
