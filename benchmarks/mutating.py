@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -125,13 +125,13 @@ def surveyed(root: Path, item: pytest.Item, dearest: float) -> Case | None:
     return Case(item.nodeid, time.process_time() - started, lines) if fine and any(lines.values()) else None
 
 
-def made_once(session: pytest.Session) -> None:
+def made_once(items: Iterable[pytest.Item]) -> None:
     """What fixtures of modules give, made here by the unmutated judge instead of in every child."""
-    for fixtures in session._fixturemanager._arg2fixturedefs.values():
-        for fixture in fixtures:
-            if fixture.scope == "module" and not fixture.argnames and not inspect.isgeneratorfunction(fixture.func):
-                value = fixture.func()
-                fixture.func = lambda value=value: value  # type: ignore[misc]
+    every = {id(f): f for item in items for found in item._fixtureinfo.name2fixturedefs.values() for f in found}  # type: ignore[attr-defined]
+    for fixture in every.values():
+        if fixture.scope == "module" and not fixture.argnames and not inspect.isgeneratorfunction(fixture.func):
+            value = fixture.func()
+            fixture.func = lambda value=value: value
 
 
 def spread(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -250,7 +250,7 @@ class Loop:
             sys.exit("tests were not collected")
         torch.set_num_threads(1)
         self.items = {item.nodeid: item for item in spread(session.items)}
-        made_once(session)
+        made_once(self.items.values())
         gc.freeze()
         self._in_parallel(self._survey)
         parts = [self.folder / f"tests{n}.jsonl" for n in range(self.options.jobs)]

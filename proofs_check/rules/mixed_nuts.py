@@ -48,15 +48,16 @@ def normed(lower: list[arb], upper: list[arb], j: int) -> arb:
 
     With the sum R of the others' squares it is n_j / sqrt((n_j² + R) / (K - 1) + 1e-8). That increases in n_j; in R it
     falls where n_j > 0, and rises where n_j < 0. The others add up to -n_j, so that R >= n_j² / (K - 1) too.
+    Squares are products: flint has no power of a ball around 0.
     """
     count, top = len(upper) - 1, upper[j]
     others = [(low, up) for k, (low, up) in enumerate(zip(lower, upper, strict=True)) if k != j]
     if top <= 0:
-        rest = sum(((-low).max(up) ** 2 for low, up in others), arb(0))
+        rest = sum((v * v for v in ((-low).max(up) for low, up in others)), arb(0))
     else:
-        least = sum((arb(0).max(low).max(-up) ** 2 for low, up in others), arb(0))
-        rest = least.max(top**2 / count)
-    return top / ((top**2 + rest) / count + arb(1) / 10**8).sqrt()
+        least = sum((v * v for v in (arb(0).max(low).max(-up) for low, up in others)), arb(0))
+        rest = least.max(top * top / count)
+    return top / ((top * top + rest) / count + arb(1) / 10**8).sqrt()
 
 
 def gelu(v: arb) -> arb:
