@@ -97,6 +97,27 @@ def test_the_run_speaks_of_any_standard_model_and_is_accepted(run: Path, transfo
     assert all(line["standard"] is None for line in lines if line["outcome"] == "certified")
 
 
+def test_without_waves_it_is_a_plain_network_as_g_of_an_audit(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attention, layer norm and GELU: the run names its digest, attacks have its gradients, and the judge agrees."""
+    torch.manual_seed(0)
+    torch.onnx.export(
+        VisionTransformer(4, waves=False).eval(), (torch.zeros(2, 1, 8, 8),), str(tmp_path / "vit.onnx"),
+        dynamic_shapes=({0: "n"},), verbose=False,
+    )  # fmt: skip
+    whole, data, out = np.load(digits / "audit.npz"), tmp_path / "d.npz", tmp_path / "run"
+    np.savez(data, images=whole["images"][:1], labels=whole["labels"][:1])
+    words = [*given(tmp_path / "vit.onnx", digits, data), "--alpha", "0.8", "--attack-steps", "3", "--out", str(out)]
+    assert main(["audit", *words]) == 0
+    network = certmix.load_model(tmp_path / "vit.onnx").require_network()
+    assert json.loads((out / "run.json").read_bytes())["standard"] == network.sha256
+    capsys.readouterr()
+    assert main(["check", str(out)]) == 0
+    lines = [json.loads(line) for line in (out / "certificates.jsonl").read_text().splitlines()]
+    assert any(line["outcome"] == "certified" for line in lines)
+
+
 def test_its_values_come_from_the_folder_alone(run: Path, transformer: Path, tmp_path: Path) -> None:
     """What a later command works out is what the module gives."""
     moved = tmp_path / "moved"
