@@ -75,8 +75,19 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     """--standard, --robust."""
     group = parser.add_argument_group("models")
     group.add_argument("--standard", metavar="S.onnx", help="g: accurate, possibly fragile")
-    group.add_argument("--robust", metavar="R.onnx", help="h: robust; the certificates rest on it")
+    words = (
+        "h: robust; the certificates rest on it. Either may also be arch.py:build@weights.safetensors, a state dict "
+    )
+    words += "and the Python file, which is run, whose function builds its module"
+    group.add_argument("--robust", metavar="R.onnx", help=words)
+    add_allow_code(group)
     add_ends(parser)
+
+
+def add_allow_code(parser: Any) -> None:
+    """--allow-code, of a parser or a group."""
+    words = "read .pt2, .pt and .pth files, which can run code that they hold: trusted ones only"
+    parser.add_argument("--allow-code", action="store_true", help=words)
 
 
 ROLES = ("standard", "robust")

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if options.fail_under is not None:
         data.require_labels("--fail-under counts inputs certified as their label")
     counts = settings.method == "smoothing"  # and does not look into h
-    standard, robust = load_pair(*files, data.inputs.shape[1:], not counts, arguments.ends(options))
+    standard, robust = load_pair(*files, data.inputs.shape[1:], not counts, arguments.ends(options), options.allow_code)
     data.require(robust.input_shape, robust.classes, settings.domain)
     if mix is not None:
         checked(robust.input_shape, mix)

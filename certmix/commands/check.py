@@ -17,6 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from certmix.commands.arguments import add_allow_code
 from certmix.errors import UsageError
 from proofs_check import __main__ as judge
 from proofs_check.certificate import MalformedError, RejectedError
@@ -41,6 +42,7 @@ def add_own_files(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--limit", type=int, metavar="N", help="only the first N of --data should have been")
     words = "as of certmix audit, where the run does not remember it"
     group.add_argument("--labels", metavar="NAME", help=words)
+    add_allow_code(group)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     from certmix.runs import own_files  # loads torch and onnx where a model is given, never in the judge's process
 
     # First: a path that is wrong shows before anything is judged.
-    comparisons = own_files.compare(options.folder, *given)
+    comparisons = own_files.compare(options.folder, *given, options.allow_code)
     code = subprocess.run(command, check=False).returncode
     if options.json:
         print(

@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     group.add_argument("--batch-size", type=int, default=128, metavar="N", help="inputs attacked at once (default 128)")
-    group.add_argument("--allow-pt2", action="store_true", help="take .pt2 files, whose code is run: trusted ones only")
     parser.add_argument("--out", metavar="DIR", help="where the files go (default out/experiments)")
     group = parser.add_argument_group("grids")
     group.add_argument("--alphas", type=arguments.number, nargs="+", metavar="A", help="accuracy-vs-alpha")
@@ -95,7 +94,7 @@ def _pair(options: argparse.Namespace) -> Pair:
         Budget(options.steps, options.restarts, options.rivals, options.seed),
         options.batch_size,
         arguments.device(options.device),
-        options.allow_pt2,
+        options.allow_code,
         arguments.ends(options),
         options.labels,
     )

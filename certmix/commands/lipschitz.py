@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robust", metavar="R.onnx", required=True, help="h")
+    shared.add_allow_code(parser)
     shared.add_ends(parser)
     shared.add_data(parser)
     shared.add_norm(parser)
@@ -98,7 +99,7 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
     )
     data = shared.data(options, domain)
     _, end = shared.ends(options)
-    robust = load_asked(options.robust, data.inputs.shape[1:], end)
+    robust = load_asked(options.robust, data.inputs.shape[1:], end, allow_code=options.allow_code)
     network = robust.require_network()
     data.require(network.input_shape, network.classes, domain)
     shared.warn(about_probabilities({robust.named("robust"): robust.module}, torch.from_numpy(data.inputs)))

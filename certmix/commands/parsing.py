@@ -13,6 +13,7 @@ from typing import Any
 
 from certmix.errors import UsageError
 from certmix.formatting import exact
+from certmix.models import sources
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,7 +97,9 @@ def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
 
 
 def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
-    files = ("standard", "robust", "alpha_network", "data", "audit_data", "out")
+    if action.dest in ("standard", "robust"):
+        return sources.beside(path.parent, str(value))
+    files = ("alpha_network", "data", "audit_data", "out")
     if action.dest in files or (action.dest == "labels" and str(value).endswith(".npy")):
         return os.fspath(path.parent / str(value))
     if action.nargs == 0:

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console()
     given = options.standard, options.robust, options.data, options.limit, options.labels
-    comparisons = () if given == (None,) * len(given) else own_files.compare(store.path, *given)
+    comparisons = () if given == (None,) * len(given) else own_files.compare(store.path, *given, options.allow_code)
     verdict = None if options.no_check else judged(store.path, options.jobs)
     if options.fail_under is not None and all(line["label"] < 0 for line in store.lines()):
         raise UsageError(f"--fail-under counts inputs certified as their label, and those of {store.path} have none")

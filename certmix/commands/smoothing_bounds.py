@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
     data = arguments.data(options, settings.domain)
     data.require_labels("the table ends with the share of right answers")
-    standard, robust = load_pair(*files, data.inputs.shape[1:], needs_network=False, ends=arguments.ends(options))
+    ends, allowed = arguments.ends(options), options.allow_code
+    standard, robust = load_pair(*files, data.inputs.shape[1:], False, ends, allowed)
     data.require(robust.input_shape, robust.classes, settings.domain)
     labels = tuple(int(v) for v in data.labels)
     inputs = torch.from_numpy(np.ascontiguousarray(data.inputs))

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         given.require_labels("accuracies choose the mix")
     need_disjoint(tune_data, audit_data)
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
-    models = load_pair(*files, tune_data.inputs.shape[1:], ends=arguments.ends(options))
+    models = load_pair(*files, tune_data.inputs.shape[1:], ends=arguments.ends(options), allow_code=options.allow_code)
     for data in (tune_data, audit_data):
         data.require(models[1].input_shape, models[1].classes, settings.domain)
     listener = Terminal()

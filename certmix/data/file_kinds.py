@@ -16,8 +16,9 @@ MAGIC = (
     (b"\x93NUMPY", ARRAY),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras and MATLAB write them: convert it"),
 )
-CHECKPOINT = "a torch checkpoint (.pth, .pt): load it in Python and export the model with torch.onnx.export"
-PROGRAM = "a program of torch.export (.pt2): export the model with torch.onnx.export"
+NAMED = "export the model with torch.onnx.export, or name it as docs/models.md says"
+CHECKPOINT = f"a torch checkpoint (.pth, .pt): {NAMED}"
+PROGRAM = f"a program of torch.export (.pt2): {NAMED}"
 ARRAYS = "an archive of NumPy arrays (.npz): give it as --data"
 
 
@@ -34,7 +35,7 @@ def kind(path: Path) -> str | None:
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return CHECKPOINT
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-        return "a file of safetensors, weights without a graph: load it in Python and export with torch.onnx.export"
+        return f"a file of safetensors, weights without a graph: {NAMED}"
     return None
 
 

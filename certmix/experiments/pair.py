@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +14,12 @@ from certmix.attacks.pgd import Candidates
 from certmix.attacks.worst import Budget, members_here
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
-from certmix.models.model import load_model
+from certmix.models.model import load_asked
 from certmix.models.onnx.ends import Asked
+from certmix.models.preprocess import Normalised
 from certmix.models.runtime import differentiable
+from certmix.models.sources import of_torch
+from certmix.models.torch_files import load_module
 from proofs_check.certificate import Norm
 from verifiers.network.module import PlainModule
 
@@ -102,13 +102,13 @@ def load_pair(
     budget: Budget,
     batch_size: int,
     device: str,
-    allow_pt2: bool = False,
+    allow_code: bool = False,
     ends: tuple[Asked, Asked] = (Asked(), Asked()),
     labels: str | None = None,
 ) -> Pair:
     """The pair and its data on `device`, from the files sources["standard"], ["robust"], ["data"].
 
-    limit: only the first inputs; None: all. radius in raw input units. allow_pt2: as load_classifier has it. ends:
+    limit: only the first inputs; None: all. radius in raw input units. allow_code: as load_classifier has it. ends:
     what is asked of the ends of g's file and of h's. labels: as of `load_data`. Raises UsageError.
     """
     if batch_size < 1:
@@ -117,11 +117,11 @@ def load_pair(
     data.require_labels("accuracies need labels")
     shape = data.inputs.shape[1:]
     files = zip((sources["standard"], sources["robust"]), ends, strict=True)
-    standard, robust = (load_classifier(file, allow_pt2, shape, end) for file, end in files)
+    standard, robust = (load_classifier(file, allow_code, shape, end) for file, end in files)
     if not differentiable(robust):
         raise UsageError(
             f"{sources['robust']} has no plain network, and without gradients of h attacks say little: "
-            "give it as a .pt2 file"
+            "give it as a file of torch"
         )
     if isinstance(standard, PlainModule) and isinstance(robust, PlainModule):
         _require_one_shape(standard, robust, sources)
@@ -144,31 +144,25 @@ def _require_one_shape(standard: PlainModule, robust: PlainModule, paths: dict[s
 
 
 def load_classifier(
-    path: str, allow_pt2: bool = False, input_shape: tuple[int, ...] | None = None, end: Asked | None = None
+    path: str, allow_code: bool = False, input_shape: tuple[int, ...] | None = None, end: Asked | None = None
 ) -> nn.Module:
-    """A classifier in evaluation mode: an ONNX file, or a .pt2 file of torch.export.save. It is differentiable but for
-    an ONNX file without plain network.
+    """A classifier in evaluation mode: an ONNX file or one of torch, as `load_model` takes them. It is differentiable
+    but for an ONNX file without plain network.
 
-    A .pt2 file may use any layer (attacks need no plain network); its batch axis must be dynamic. Loading one runs the
-    code that it holds: allow_pt2 says that the file is trusted. Raises UsageError.
+    A file of torch may use any layer (attacks need no plain network) and is not exported; the batch axis of a .pt2
+    file must be dynamic. Raises UsageError.
     """
-    if Path(path).suffix != ".pt2":
-        end = end or Asked()
-        return load_model(
-            path, input_shape=input_shape, output=end.output, outputs=end.outputs, preprocess=end.preprocess
-        ).module
-    if end is not None and end.preprocess is not None:
-        raise UsageError(f"{path}: preprocess is for ONNX files: make normalisation the program's first layer")
-    if not Path(path).is_file():
-        raise UsageError(f"{path}: no such file")
-    if not allow_pt2:
-        raise UsageError(f"{path}: loading a .pt2 file runs the code it holds: pass --allow-pt2 if you trust it")
-    if not zipfile.is_zipfile(path):
-        raise UsageError(f"{path} is not a program saved by torch.export.save: it is no zip archive")
-    try:
-        return torch.export.load(path).module()
-    except (RuntimeError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
-        raise UsageError(f"{path} is not a program saved by torch.export.save: {str(error).splitlines()[0]}") from None
+    end = end or Asked()
+    if not of_torch(path):
+        return load_asked(path, input_shape, end).module
+    if end.output is not None or end.outputs == "probabilities":
+        raise UsageError(f"{path}: output and outputs are for ONNX files: give a module whose one output is logits")
+    module = load_module(path, allow_code)
+    if end.preprocess is None:
+        return module
+    if input_shape is None:
+        raise UsageError(f"{path}: preprocess needs the shape of inputs")
+    return Normalised(module, end.preprocess, input_shape)
 
 
 def _classes(model: nn.Module, example: Tensor, path: str) -> int:

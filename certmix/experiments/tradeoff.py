@@ -101,7 +101,7 @@ def run(pair: Pair, gammas: Sequence[float], out: Path) -> None:
     if not differentiable(pair.standard):
         raise UsageError(
             f"{pair.sources['standard']} has no plain network, and R_i are norms of g's gradients: "
-            "give it as a .pt2 file"
+            "give it as a file of torch"
         )
     bad = [gamma for gamma in gammas if not gamma >= 0]
     if bad:

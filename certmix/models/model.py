@@ -6,12 +6,9 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certmix.errors import UsageError
+from certmix.models.exporter import exported
 from certmix.models.faithfulness import Faithfulness, Reference, compare
 from certmix.models.front import reshaped, same_pixels, with_shape
 from certmix.models.onnx.ends import Asked, Ended, Outputs, ended
@@ -27,6 +25,8 @@ from certmix.models.onnx.folding import one_line
 from certmix.models.onnx.reader import plain_network, read_file
 from certmix.models.preprocess import Normalised, Preprocess, prepended
 from certmix.models.runtime import Runtime, RuntimeModule, ends_of, usable
+from certmix.models.sources import of_torch
+from certmix.models.torch_files import load_module
 from proofs_check.certificate import Float32Array, ModelFile, PlainNetwork
 from verifiers.network.module import PlainModule
 
@@ -125,24 +125,31 @@ def load_pair(
     input_shape: tuple[int, ...],
     needs_network: bool = True,
     ends: tuple[Asked, Asked] = (Asked(), Asked()),
+    allow_code: bool = False,
 ) -> tuple[Model, Model]:
     """g and h from their files, for inputs of this shape. needs_network: of h. ends: what is asked of g's and of h's.
+    allow_code: as of `load_model`.
     Raises UsageError where they do not fit one another, or h has no plain network and needs one."""
-    h = load_asked(robust, input_shape, ends[1])
+    h = load_asked(robust, input_shape, ends[1], allow_code=allow_code)
     if needs_network:
         h.require_network()
-    g = load_asked(standard, h.input_shape, ends[0])
+    g = load_asked(standard, h.input_shape, ends[0], allow_code=allow_code)
     require_pair(g, h)
     return g, h
 
 
 def load_asked(
-    path: str | Path, input_shape: tuple[int, ...], asked: Asked, samples: Float32Array | None = None
+    path: str | Path,
+    input_shape: tuple[int, ...] | None,
+    asked: Asked,
+    samples: Float32Array | None = None,
+    allow_code: bool = False,
 ) -> Model:
     """`load_model` with what is asked of the model's ends."""
     return load_model(
-        path, samples, input_shape, output=asked.output, outputs=asked.outputs, preprocess=asked.preprocess
-    )
+        path, samples, input_shape,
+        output=asked.output, outputs=asked.outputs, preprocess=asked.preprocess, allow_code=allow_code,
+    )  # fmt: skip
 
 
 def require_pair(standard: Model, robust: Model) -> None:
@@ -186,9 +193,15 @@ def load_model(
     output: str | None = None,
     outputs: Outputs | None = None,
     preprocess: Preprocess | None = None,
+    allow_code: bool = False,
 ) -> Model:
     """The ONNX model at `path`: a plain network, compared with onnxruntime on random inputs in [0, 1] and on `samples`;
     or, where it has none, the model as onnxruntime runs it, without gradients (Model.no_network says why).
+
+    path: also "arch.py:build@weights.safetensors", the module that the function `build` of a Python file builds, with
+    these weights: that file's code is run. allow_code: also a program of torch.export (.pt2), a pickled module or state
+    dict (.pt, .pth), which can run code that they hold: trusted ones only. All need input_shape, and become what the
+    ONNX file would that torch exports of them.
 
     samples: (N, *input_shape) float32 or None. input_shape: of the inputs at hand, without the batch axis: fills in
     axes that the file leaves open, and where the model takes the same pixels in another shape (front.same_pixels), they
@@ -199,6 +212,8 @@ def load_model(
     missing, truncated or not ONNX, gives no logits, or numbers that are not finite, or where the two compute something
     else.
     """
+    if of_torch(path):
+        return _of_torch(str(path), samples, input_shape, Asked(output, outputs, preprocess), allow_code)
     path = Path(path)
     model = read_file(path)
     try:
@@ -217,6 +232,25 @@ def load_model(
         return dataclasses.replace(loaded, end=Asked(output, outputs, preprocess), note="; ".join(notes) or None)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _of_torch(
+    source: str, samples: Float32Array | None, shape: tuple[int, ...] | None, end: Asked, allow_code: bool
+) -> Model:
+    """As `from_module`; what has no plain network runs in onnxruntime, as it will from a run's folder."""
+    module = load_module(source, allow_code)
+    if shape is None:
+        raise UsageError(f"{source}: a file of torch does not say what inputs it takes: pass input_shape")
+    if end.output is not None:
+        raise UsageError(f"{source}: has one output; output {end.output!r} is for ONNX files that have several")
+    try:
+        model = from_module(module, shape, samples, outputs=end.outputs, preprocess=end.preprocess, name_it=True)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+    notes = [note for note in (None if end.preprocess is None else end.preprocess.note, model.note) if note is not None]
+    if model.onnx is not None:
+        model = dataclasses.replace(model, module=RuntimeModule(usable(model.onnx, _samples(shape, samples))).eval())
+    return dataclasses.replace(model, source=source, end=end, note="; ".join(notes) or None)
 
 
 def _plain(network: PlainNetwork, cut: Ended, source: str, samples: Float32Array | None) -> Model:
@@ -283,21 +317,25 @@ def from_module(
     Ensures: `network` is the plain network if every operator has a counterpart; otherwise it is None and `module` is
     the copy. Raises UsageError where the module does not run on `input_shape` or gives no logits.
     """
+    if isinstance(module, PlainModule) and preprocess is None and outputs != "probabilities":
+        return _of_plain(module, samples)
     source = f"torch module {type(module).__name__}"
     try:
-        module_copy = copy.deepcopy(module).eval().to("cpu", torch.float32).requires_grad_(False)
+        module_copy = _evaluating(copy.deepcopy(module)).to("cpu", torch.float32).requires_grad_(False)
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"{source} cannot be copied: {one_line(error)}") from error
     if preprocess is not None:
-        module_copy = Normalised(module_copy, preprocess, tuple(input_shape)).eval()
+        module_copy = Normalised(module_copy, preprocess, tuple(input_shape))
     inputs = _samples(tuple(input_shape), samples)
     classes = _logits(module_copy, inputs, source).shape[1]
 
     def reference(x: Float32Array) -> NDArray[np.float32]:
         return _logits(module_copy, x, source)
 
+    written: onnx.ModelProto | None = None
     try:
-        cut = ended(_export(module_copy, torch.zeros(1, *input_shape)), outputs=outputs)
+        written = exported(module_copy, torch.from_numpy(inputs[:2]))
+        cut = ended(written, outputs=outputs)
         network = plain_network(cut.model)
         plain, given = PlainModule(network).eval(), reference
         if cut.tail is not None:
@@ -305,28 +343,36 @@ def from_module(
             given = _in_onnxruntime(cut.model, inputs)
         faithfulness = compare(plain, given, inputs).largest
     except UsageError as error:
+        if outputs == "probabilities":
+            raise UsageError(f"{source}: {error}: give it without its last Softmax instead") from error
         model = Model(module_copy, None, classes, tuple(input_shape), source, 0.0, str(error))
-        return dataclasses.replace(model, onnx=_as_file(module_copy, inputs, reference)) if name_it else model
+        return dataclasses.replace(model, onnx=_as_file(written, reference, inputs, model)) if name_it else model
     return Model(plain, network, network.classes, network.input_shape, source, faithfulness, None, given, cut.note)
 
 
-def _as_file(module: nn.Module, inputs: Float32Array, reference: Reference) -> bytes:
-    """`module` as an ONNX file with any operators, as torch exports by default, compared with it at inputs (N, *shape).
+def _evaluating(module: nn.Module) -> nn.Module:
+    with contextlib.suppress(NotImplementedError):  # a program of torch.export has no other mode than it was saved in
+        module.eval()
+    return module
 
-    Raises UsageError."""
-    examples = torch.from_numpy(inputs[:2])
-    shapes: tuple[Any, ...] = ({0: "n"},)
-    try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-            program = torch.onnx.export(module, (examples,), dynamo=True, dynamic_shapes=shapes, verbose=False)
-        data: bytes = program.model_proto.SerializeToString(deterministic=True)  # type: ignore[union-attr]
-    except Exception as error:  # the exporter's errors share no base class
-        raise UsageError(
-            f"no claim can name the torch module {type(module).__name__}: it has no plain network, and torch cannot "
-            f"export it as ONNX either ({one_line(error)}): export it yourself, and load the file"
-        ) from error
+
+def _as_file(written: onnx.ModelProto | None, reference: Reference, inputs: Float32Array, model: Model) -> bytes:
+    """`model` as the bytes of an ONNX file with any operators, compared at inputs (N, *shape). Raises UsageError."""
+    if written is None:
+        raise UsageError(f"no claim can name the {model.source}: {model.no_network}: export it yourself, load the file")
+    data = written.SerializeToString(deterministic=True)
     compare(RuntimeModule(usable(data, inputs)), reference, inputs)
     return data
+
+
+def _of_plain(module: PlainModule, samples: Float32Array | None) -> Model:
+    """A plain network's own module needs no export: the network is at hand. Raises UsageError where the module's
+    weights have been changed since it was made."""
+    source, given = "torch module PlainModule", module.network
+    module_copy = copy.deepcopy(module).eval().to("cpu", torch.float32)
+    inputs = _samples(given.input_shape, samples)
+    compare(PlainModule(given), lambda x: _logits(module_copy, x, source), inputs)
+    return Model(PlainModule(given).eval(), given, given.classes, given.input_shape, source, 0.0)
 
 
 def _samples(shape: tuple[int, ...], given: Float32Array | None) -> Float32Array:
@@ -349,39 +395,3 @@ def _logits(module: nn.Module, inputs: Float32Array, source: str) -> NDArray[np.
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(f"{source} must give logits of shape ({len(inputs)}, classes), got {shape}")
     return logits.numpy()
-
-
-def _export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
-    """`module`, in evaluation mode, as ONNX with its weights unchanged (no folding of normalisation layers).
-
-    A trace records one path: where torch warns that a tensor steered Python code, `_check_control_flow`
-    must find that its value did not.
-    """
-    buffer = io.BytesIO()
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            torch.onnx.export(
-                module,
-                (example,),
-                buffer,  # type: ignore[arg-type]
-                dynamo=False,
-                training=torch.onnx.TrainingMode.PRESERVE,
-                do_constant_folding=False,
-                opset_version=17,
-            )
-        model = onnx.load_from_string(buffer.getvalue())
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UsageError(f"torch cannot export it: {one_line(error)}") from error
-    if any(warning.category.__name__ == "TracerWarning" for warning in caught):
-        _check_control_flow(module, example)
-    return model
-
-
-def _check_control_flow(module: nn.Module, example: Tensor) -> None:
-    """Raises UsageError unless the module runs on tensors without values: its path then depends on shapes alone."""
-    try:
-        with torch.device("meta"):
-            copy.deepcopy(module).to("meta")(example.to("meta"))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UsageError(f"its control flow may depend on the input's values: {one_line(error)}") from error

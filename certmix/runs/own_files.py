@@ -51,9 +51,10 @@ def compare(
     data: Path | None,
     limit: int | None,
     labels: str | None = None,
+    allow_code: bool = False,
 ) -> tuple[Compared, ...]:
     """The run in `path` beside the files given. limit: of the data file, its first inputs only. labels: as of
-    `load_data`; None: as the run was told.
+    `load_data`; None: as the run was told. allow_code: as of `load_model`.
 
     Raises UsageError where a file, or the folder, cannot be read.
     """
@@ -67,7 +68,7 @@ def compare(
         for what, file, digest in (("standard", standard, header.standard), ("robust", robust, header.robust)):
             if file is not None:
                 kept = header.settings.get(OPAQUE) if what == "standard" else None
-                found = _network(path, header, what, file, digest or kept, dataset)
+                found = _network(path, header, what, file, digest or kept, dataset, allow_code)
                 comparisons.append(_compared(what, file, *found))
         if dataset is not None and data is not None:
             differences = list(_data_differences(list(folder.rows(path)), dataset))
@@ -115,7 +116,13 @@ def _domain(header: parse.RunHeader) -> tuple[float, float] | None:
 
 
 def _network(
-    path: Path, header: parse.RunHeader, what: str, file: Path, named: str | ModelFile | None, data: Dataset | None
+    path: Path,
+    header: parse.RunHeader,
+    what: str,
+    file: Path,
+    named: str | ModelFile | None,
+    data: Dataset | None,
+    allow_code: bool,
 ) -> tuple[bool | None, list[str]]:
     """named: the run's network, or its model that ran in onnxruntime."""
     if named is None:
@@ -129,7 +136,7 @@ def _network(
     known = None if asked is None else {**dataclasses.asdict(Asked()), **asked}  # what older runs could not be asked
     end = Asked() if known is None else parse.read(Asked, known, f"run.json.settings.{ENDS}.{what}")
     probed = None if data is None else data.inputs[:PROBED]
-    model = load_asked(file, shape, end, probed)
+    model = load_asked(file, shape, end, probed, allow_code)
     if model.onnx is not None and hashlib.sha256(model.onnx).hexdigest() == digest:
         told = "certificates" if isinstance(named, ModelFile) else "accuracies and attacks"
         return True, [f"{file} is the {what} model {digest} that the run's {told} speak of"]

@@ -13,11 +13,13 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from certmix.errors import UsageError
+from certmix.models import sources
 
 NAME = "provenance.json"
 PACKAGES = ("certmix", "torch", "numpy", "onnxruntime", "python-flint", "auto_LiRPA")
@@ -26,7 +28,8 @@ PACKAGES = ("certmix", "torch", "numpy", "onnxruntime", "python-flint", "auto_Li
 @dataclass(frozen=True)
 class GivenFile:
     """A file as it was given: its path, the sha256 of its bytes, and their number. Of a folder: of one line for each
-    file in it, by name, of its sha256, two spaces and its path there, as sha256sum prints them; and all their bytes."""
+    file in it, by name, of its sha256, two spaces and its path there, as sha256sum prints them; and all their bytes. Of
+    a state dict and the file with its architecture: of two such lines, with the paths given."""
 
     path: str
     sha256: str
@@ -37,15 +40,20 @@ class GivenFile:
         """Raises UsageError where it cannot be read."""
         if Path(path).is_dir():
             each = [cls.of(file) for file in sorted(Path(path).rglob("*")) if file.is_file()]
-            lines = [f"{file.sha256}  {Path(file.path).relative_to(path)}\n" for file in each]
-            digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-            return cls(str(path), digest, sum(file.bytes for file in each))
+            return cls._together(str(path), each, [str(Path(file.path).relative_to(path)) for file in each])
+        if len(parts := sources.files(path)) > 1:
+            return cls._together(str(path), [cls.of(part) for part in parts], [str(part) for part in parts])
         try:
             with Path(path).open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
                 return cls(str(path), digest, stream.tell())
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+
+    @classmethod
+    def _together(cls, path: str, each: Sequence[GivenFile], names: Sequence[str]) -> GivenFile:
+        lines = [f"{file.sha256}  {name}\n" for file, name in zip(each, names, strict=True)]
+        return cls(path, hashlib.sha256("".join(lines).encode()).hexdigest(), sum(file.bytes for file in each))
 
 
 @dataclass(frozen=True)

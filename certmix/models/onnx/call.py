@@ -22,7 +22,15 @@ from certmix.models.onnx.view import Shape, View, natural
 from proofs_check import certificate as c
 from proofs_check.reading.shapes import output_shape
 
-Value = View | np.ndarray | None
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """A sequence of values, of which an operator takes one."""
+
+    views: tuple[View, ...]
+
+
+Value = View | np.ndarray | Parts | None
 Input = Value | int
 Result = Value | int | tuple[View, ...]
 

@@ -24,6 +24,7 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "AveragePool": windows.of_sequences(windows.average_pool),
     "BatchNormalization": elementwise.batch_normalization,
     "Cast": shapes.cast,
+    "CastLike": shapes.cast_like,
     "Celu": cellwise(curves.celu),
     "Clip": cellwise(piecewise.clip),
     "Concat": shapes.concat,
@@ -76,6 +77,7 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "Reshape": shapes.reshape,
     "Resize": shapes.resize,
     "Selu": cellwise(curves.selu),
+    "SequenceAt": shapes.sequence_at,
     "Shape": shapes.shape,
     "Sigmoid": cellwise(curves.of_kind(c.Sigmoid)),
     "Size": shapes.size,
@@ -85,6 +87,7 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "Softsign": cellwise(products.softsign),
     "SpaceToDepth": shapes.move,
     "Split": shapes.move,
+    "SplitToSequence": shapes.split_to_sequence,
     "Sqrt": cellwise(curves.of_kind(c.SquareRoot)),
     "Squeeze": shapes.squeeze,
     "Sub": cellwise(elementwise.sub),
@@ -101,9 +104,9 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
 
 # evaluated at once when all their inputs are constants (shape arithmetic, stored weights)
 CAN_FOLD = frozenset((
-    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Erf", "Exp",
-    "Expand", "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log",
-    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean",
-    "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Size", "Slice", "Softplus", "Split",
-    "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where"
+    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Equal",
+    "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less",
+    "LessOrEqual", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal",
+    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Size",
+    "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where"
 ))  # fmt: skip

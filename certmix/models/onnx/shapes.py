@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from certmix.models.onnx.call import Builder, Call, Result
+from certmix.models.onnx.call import Builder, Call, Parts, Result
 from certmix.models.onnx.folding import evaluated, in_onnxruntime, one_line
 from certmix.models.onnx.view import Index, Shape, View
 from proofs_check import certificate as c
@@ -88,6 +88,32 @@ def slice_(call: Call) -> Result:
             call.fail("cuts the batch axis")
         return call.builder.emit(c.Slice((view.node,), start[1:], stop[1:], step[1:]))
     return move(call)
+
+
+def split_to_sequence(call: Call) -> Parts:
+    """Along one axis, as torch's chunk, split and unbind are exported."""
+    view = call.view()
+    axis = int(call.attribute("axis", 0)) % len(view.shape)
+    sizes, length = call.integers(1, "split"), view.shape[axis]
+    if axis == 0 and call.builder.any_batch:
+        call.fail("splits the batch axis")
+    if sizes is None or call.constant(1).ndim == 0:
+        step = 1 if sizes is None else sizes[0]
+        ends = list(range(step, length, step))
+    else:
+        ends = list(np.cumsum(sizes[:-1]))
+    parts = [view.at(part) for part in np.split(view.index, ends, axis)]
+    if sizes is None and not call.attribute("keepdims", 1):
+        parts = [part.moved(lambda index: index.squeeze(axis)) for part in parts]
+    return Parts(tuple(parts))
+
+
+def sequence_at(call: Call) -> View:
+    """One value of a sequence."""
+    given, place = call.value(0), int(call.constant(1))
+    if not isinstance(given, Parts) or not -len(given.views) <= place < len(given.views):
+        call.fail(f"has no value {place}")
+    return given.views[place]
 
 
 def concat(call: Call) -> View:
@@ -248,4 +274,13 @@ def cast(call: Call) -> View:
     """To float32 only."""
     if call.attribute("to", 0) != 1:
         call.fail("casts to another type than float32: export the model in float32 throughout")
+    return call.view()
+
+
+def cast_like(call: Call) -> View | np.ndarray:
+    """To float32 only, which values are."""
+    if isinstance(call.value(0), np.ndarray):
+        return call.constant(0).astype(np.float32)
+    if isinstance(like := call.value(1), np.ndarray) and like.dtype != np.float32:
+        call.fail(f"casts to {like.dtype}: export the model in float32 throughout")
     return call.view()

@@ -310,9 +310,9 @@ def test_a_model_of_any_layers_loads_from_a_saved_program(tmp_path: Path) -> Non
         module, (torch.rand(2, 4),), dynamic_shapes=({0: torch.export.Dim("n", min=1, max=1024)},)
     )
     torch.export.save(program, tmp_path / "m.pt2")
-    with pytest.raises(UsageError, match="runs the code it holds: pass --allow-pt2"):
+    with pytest.raises(UsageError, match="can run code that it holds: if you trust it, --allow-code"):
         load_classifier(str(tmp_path / "m.pt2"))
-    loaded = load_classifier(str(tmp_path / "m.pt2"), allow_pt2=True)
+    loaded = load_classifier(str(tmp_path / "m.pt2"), allow_code=True)
     x = torch.rand(5, 4, requires_grad=True)
     assert torch.allclose(loaded(x), module(x))
     (gradient,) = torch.autograd.grad(loaded(x).sum(), x)
@@ -335,7 +335,7 @@ def test_bad_input_is_one_line_of_advice(tmp_path: Path) -> None:
         load_classifier(str(tmp_path / "missing.pt2"))
     (tmp_path / "bad.pt2").write_bytes(b"nothing")
     with pytest.raises(UsageError, match=r"torch\.export"):
-        load_classifier(str(tmp_path / "bad.pt2"), allow_pt2=True)
+        load_classifier(str(tmp_path / "bad.pt2"), allow_code=True)
 
 
 @pytest.mark.parametrize("config", sorted(PAPER.glob("*.toml")), ids=lambda p: p.stem)

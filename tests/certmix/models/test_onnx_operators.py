@@ -536,6 +536,17 @@ def split(g: Graph, draw: Draw) -> None:
         g.add("Concat", *draw(st.permutations([g.last, f"{name}b"])), axis=along)
 
 
+def split_to_sequence(g: Graph, draw: Draw) -> None:
+    along = axis(g, draw)
+    length = g.output_shape()[along - 1 if along > 0 else along]
+    step = draw(st.integers(1, length))
+    given = draw(st.sampled_from([[], [g.constant(np.int64(step))], [g.ints(step, length - step)]]))
+    assume(len(given) == 0 or g.initial[given[0]].min() > 0)
+    keeps = {} if given else {"keepdims": draw(st.integers(0, 1))}
+    parts = g.add("SplitToSequence", g.last, *given, axis=along, **keeps)
+    g.add("SequenceAt", parts, g.constant(np.int64(draw(st.integers(-1, 0)))))
+
+
 def depth(g: Graph, draw: Draw) -> None:
     size = int(np.prod(g.output_shape()))
     assume(size % 4 == 0)
@@ -612,7 +623,8 @@ def matmul(g: Graph, draw: Draw) -> None:
 
 
 MOVES = [
-    transpose, reshape, unit_axes, gather, gather_cells, split, depth, repeat, concat_along, pad_anywhere, slice_back,
+    transpose, reshape, unit_axes, gather, gather_cells, split, split_to_sequence, depth, repeat, concat_along,
+    pad_anywhere, slice_back,
 ]  # fmt: skip
 ANY_RANK = [
     activation, with_constant, residual, clip, extreme, prelu, many_summands, where, reduction, sort,
@@ -695,6 +707,13 @@ def test_the_number_of_cells_is_a_constant(tmp_path: Path) -> None:
     g.add("Reshape", "x", g.add("Concat", g.ints(1), size, axis=0))
     g.add("Gemm", g.last, g.weight(6, 3))
     check(g.model(batch=1), tmp_path)
+
+
+def test_a_number_cast_like_the_input_is_a_constant_and_the_input_cast_like_a_number_itself(tmp_path: Path) -> None:
+    g = Graph((4,), np.random.default_rng(0))
+    two = g.add("CastLike", g.constant(np.int64(2)), "x")
+    g.add("Mul", g.add("CastLike", "x", g.weight(1)), two)
+    check(g.head(), tmp_path)
 
 
 def test_the_graphs_above_use_every_supported_operator() -> None:
