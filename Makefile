@@ -48,11 +48,16 @@ lint: .venv
 
 # the theorems in Coq, with what each assumes; on Debian: apt-get install coq libcoq-coquelicot
 PROOFS := Axioms Margin Softmax Artanh Tree Rounding Smoothing
+OF_REALS := ^(ClassicalDedekindReals\.sig_(forall|not)_dec|FunctionalExtensionality\.functional_extensionality_dep|Classical_Prop\.classic)$$
 proofs:
 	@command -v coqc > /dev/null || { echo "make proofs needs Coq: apt-get install coq libcoq-coquelicot"; exit 1; }
 	rm -rf out/proofs && mkdir -p out/proofs && cp proofs_check/theorems/coq/*.v out/proofs
 	cd out/proofs && for name in $(PROOFS); do coqc -w -ambiguous-paths -Q . Certmix $$name.v || exit 1; done
-	cd out/proofs && coqc -Q . Certmix Statements.v
+	cd out/proofs && coqc -Q . Certmix Statements.v > statements.txt && cat statements.txt
+	@awk '/^[A-Za-z_.0-9]+ : /{print $$1} /^  : /{print last} {last=$$1}' out/proofs/statements.txt | sort -u \
+	| grep -vE '$(OF_REALS)' | while read -r name; do grep -qE "^(Axiom|Parameters?) ([a-z]+ )*$$name " out/proofs/Axioms.v \
+	|| { echo "assumed, and not in Axioms.v: $$name"; exit 1; }; done
+	@echo "nothing is assumed but Axioms.v and, with Coq's real numbers, classical logic and functional extensionality"
 
 mutation: .venv
 	$(BIN)/python benchmarks/mutation.py

@@ -140,8 +140,7 @@ def smoothed_means(claim: Claim, evidence: SmoothedMeans, case: Case) -> frozens
         need_mean(mean, draws)
     of_y = sunk(arb(evidence.predicted.lower), shift)
     for group in evidence.groups:
-        of_others = of_y if group.complement is None else sunk(arb(group.complement.lower), shift)
-        need_margin(claim, of_y + of_others - 1)
+        need_margin(claim, of_y + (of_y if group.complement is None else sunk(arb(group.complement.lower), shift)) - 1)
     return ASSUMPTIONS
 
 
@@ -219,17 +218,21 @@ def _tail_up(count: int, draws: int, p: float) -> arb:
 def need_mean(mean: Mean, draws: int) -> None:
     """Clopper–Pearson where only value >= 1 is counted and nothing is bet; else Markov's inequality on capital."""
     totals = _totals(mean.thresholds, mean.counts, draws, 0.0)
-    if not mean.bets:
-        need(mean.thresholds == (1.0,), "confidence", "a mean without bets counts value >= 1 only")
-        return _need_tail(totals[0], draws, mean.lower, mean.share)
+    if mean.bets:
+        return _need_capital(mean, draws, totals)
+    need(mean.thresholds == (1.0,), "confidence", "a mean without bets counts value >= 1 only")
+    return _need_tail(totals[0], draws, mean.lower, mean.share)
+
+
+def _need_capital(mean: Mean, draws: int, totals: list[int]) -> None:
+    """The mean over the bets of Π(1 + λ(value − lower)) has reached 1/share; values count as the thresholds below."""
     need(len(mean.bets) <= MAX_BETS, "confidence", f"at most {MAX_BETS} bets are multiplied out")
-    need(0 < mean.lower < 1, "confidence", f"lower bound {mean.lower} is not inside (0, 1)")
-    need(all(b > 0 and Fraction(b) * Fraction(mean.lower) < 1 for b in mean.bets), "confidence", "a bet risks ruin")
-    draws_at = [a - b for a, b in zip((draws, *totals), (*totals, 0), strict=True)]
-    cells = [(c, arb(v) - arb(mean.lower)) for c, v in zip(draws_at, (0.0, *mean.thresholds), strict=True)]
-    capital = [sum((c * (1 + arb(b) * gain).log() for c, gain in cells), arb(0)).exp() for b in mean.bets]
-    reached = sum(capital, arb(0)) * arb(mean.share) >= len(mean.bets)
-    return need(reached, "confidence", f"the capital does not prove a mean of {mean.lower} at share {mean.share}")
+    safe = 0 < mean.lower < 1 and all(b > 0 and Fraction(b) * Fraction(mean.lower) < 1 for b in mean.bets)
+    need(safe, "confidence", f"a bet risks ruin, or the lower bound {mean.lower} is not inside (0, 1)")
+    steps = zip((draws, *totals), (*totals, 0), (0.0, *mean.thresholds), strict=True)
+    cells = [(a - b, arb(v) - arb(mean.lower)) for a, b, v in steps]
+    capital = sum((sum((c * (1 + arb(b) * gain).log() for c, gain in cells), arb(0)).exp() for b in mean.bets), arb(0))
+    need(capital * arb(mean.share) >= len(mean.bets), "confidence", f"the capital does not prove {mean.lower}")
 
 
 def sunk(p: arb, shift: arb) -> arb:

@@ -29,6 +29,7 @@ FROM_CONSTANTS = ("lipschitz_local", "lipschitz_global", "lipschitz_layers")
 RELAXED = ("lipschitz_relaxed", "engine_lipschitz_relaxed")
 SMOOTHED = ("smoothed_distribution", "smoothed_means", "stopped_means")
 BY_MEANS = ("smoothed_means", "stopped_means")
+BETS = "rules/smoothing.py _need_capital"
 NORMED = "rules/mixed_nuts.py normed"
 ON_BALL = "kernel/bounds.py _concretize_ball"
 JACOBIAN = "kernel/jacobian.py slopes_over"
@@ -228,13 +229,17 @@ STATEMENTS = (
         "5c",
         "The capital's expected factor is <= 1; a lesser mean leaves it more.",
         BY_MEANS,
+        only=BETS,
     ),
-    Statement("several bets at once", "5c", "The mean of capitals by fair bets is one by fair bets.", BY_MEANS),
+    Statement(
+        "several bets at once", "5c", "The mean of capitals by fair bets is one by fair bets.", BY_MEANS, only=BETS
+    ),
     Statement(
         "a value, rounded down",
         "5c",
         "A value in [0, 1] is >= sum (t_k - t_(k-1)) [value >= t_k].",
         BY_MEANS,
+        only=BETS,
     ),
     Statement(
         "rivals bounded by what is left",

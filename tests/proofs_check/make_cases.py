@@ -10,18 +10,21 @@ import dataclasses
 import json
 import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch.nn import Identity
 
 from certmix.data.dataset import Dataset
 from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
-from certmix.models.model import Model
+from certmix.models.model import Model, load_model
 from certmix.runs.adaptive import audit_adaptive
 from certmix.runs.audit import Audit
 from certmix.runs.store import Store
@@ -86,6 +89,32 @@ def run(folder: Path, settings: Settings, mix: AdaptiveMix | None = None) -> Non
         audit_adaptive(model(network(2)), model(robust), data, mix, settings, folder)
     (folder / "audit.json").unlink()
     shutil.rmtree(folder / "curves", ignore_errors=True)
+
+
+def model_file(folder: Path) -> None:
+    """A smoothing run whose robust model is an ONNX file, with a node that no plain network has."""
+    rng = np.random.default_rng(1)
+    weight, bias = (20 * rng.normal(size=(3, 36))).astype(np.float32), np.zeros(3, np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("Gemm", ["f", "weight", "bias"], ["z"], transB=1),
+        helper.make_node("Cos", ["z"], ["c"]),
+        helper.make_node("Add", ["z", "c"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("x", ["N", 1, 6, 6]), ("y", ["N", 3]))]  # fmt: skip
+    tensors = [numpy_helper.from_array(value, name) for name, value in (("weight", weight), ("bias", bias))]
+    graph = helper.make_graph(nodes, "h", ends[:1], ends[1:], tensors)
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "h.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        robust = load_model(path)
+        inputs = rng.random((4, 1, 6, 6), dtype=np.float32)
+        logits = inputs.reshape(4, -1) @ weight.T
+        data = Dataset(inputs, logits.argmax(axis=1).astype(np.int64), "random")
+        Audit(model(network(2)), robust, data, ACCEPTED["smoothing_hard"], Store(folder)).run()
+    (folder / "audit.json").unlink()
 
 
 FEW_DRAWS = SmoothingSettings(noise_std=0.05, samples=2000, selection_samples=200)
@@ -316,6 +345,7 @@ def main() -> None:
         run(HERE / "accepted" / name, settings)
     for norm in ("L2", "Linf"):
         layers(HERE / "accepted" / f"lipschitz_layers_{norm.lower()}", norm)
+    model_file(HERE / "accepted" / "smoothing_model_file")
     for name, mix in ADAPTIVE.items():
         run(HERE / "accepted" / name, Settings(0.75, attack_steps=0), mix)
     for name, (source, fields) in REJECTED.items():

@@ -215,7 +215,7 @@ def _uppers(misses: Call) -> Array:
 
 
 def _of_tree(leaves: list[Leaf]) -> tuple[str, str]:
-    return f"tree of {len(leaves)} leaves", f"{max(leaf.depth for leaf in leaves)} deep"
+    return "tree (10)", f"{len(leaves)} leaves, {max(leaf.depth for leaf in leaves)} deep"
 
 
 def _kinds(leaves: list[Leaf]) -> str:

@@ -22,6 +22,7 @@ from proofs_check.theorems.statements import STATEMENTS, Statement
 
 WIDTH = 80
 PASS = "kernel/bounds.py _descend"  # what rests on the lines of a network's nodes
+MOST_OF_PATH = 40
 MARGIN = 11  # columns before what is said of a heading
 
 
@@ -57,7 +58,7 @@ def explain(path: Path, index: int | None) -> tuple[int, list[str]]:
     rests = ", ".join(result.assumptions) or "none beyond exact export"
     claim = result.line.claim
     said = [
-        *_item(f"input {result.index}", f"of {printable(str(path))}: accepted; assumptions: {rests}"),
+        *_item(f"input {result.index}", f"of {_end(printable(str(path)))}: accepted; assumptions: {rests}"),
         *_item("claim", _claim(claim)),
         *_item("rule", result.line.rule),
     ]
@@ -101,6 +102,11 @@ def rests_on(statement: Statement, rule: str, kinds: set[str], ran: Iterable[Cod
 
 
 # ---------------------------------------------------------------- layout
+
+
+def _end(path: str) -> str:
+    """What fits of a path into two lines with what is said behind it."""
+    return path if len(path) <= MOST_OF_PATH else f"...{path[3 - MOST_OF_PATH :]}"
 
 
 def _item(what: str, text: str, margin: int = MARGIN) -> list[str]:

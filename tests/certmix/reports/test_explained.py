@@ -10,18 +10,22 @@ from pathlib import Path
 import exact_network as en
 import numpy as np
 import pytest
+from flint import arb
 
 from certmix.__main__ import main
+from certmix.attacks.adaptive_weight import moved
 from certmix.records.trees import size_of
 from certmix.reports.explained import chains
 from certmix.reports.explained.observed import Call, observed
 from certmix.reports.explained.text import explain, judged
+from proofs_check.certificate import MixedNuts
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE, RULES
 from proofs_check.run import Run, open_judge
 from proofs_check.theorems.statements import STATEMENTS
 from proofs_check.witness import slope_starts
 
+BY_NAME = {s.name: s for s in STATEMENTS}
 STORED = Path(__file__).parents[2] / "proofs_check"
 ACCEPTED = sorted((STORED / "accepted").iterdir())
 WIDTH, HEIGHT = 80, 42
@@ -57,6 +61,18 @@ def test_an_explanation_fits_one_screen_and_names_its_rule(path: Path):
     rule = line_of(path, first_of(path)).rule
     assert f"rule       {rule}" in text
     assert any(re.match("what proves: [1-9]", part) for part in text)
+
+
+def test_the_example_of_ten_classes_fits_one_screen_with_trees(digits: Path, tmp_path: Path):
+    models = [f"--standard={digits / 'standard.onnx'}", f"--robust={digits / 'robust.onnx'}"]
+    rest = ["--alpha=0.75", "--norm=L2", "--branch=1", "--limit=1", "--attack-steps=0"]
+    assert main(["audit", *models, f"--data={digits / 'audit.npz'}", *rest, f"--out={tmp_path / 'run'}"]) == 0
+    code, text = explain(tmp_path / "run", 0)
+    assert code == 0
+    assert len(table(text)) == 9
+    assert any(row[-2] == "tree (10)" for row in table(text))
+    assert len(text) <= HEIGHT
+    assert max(map(len, text)) <= WIDTH
 
 
 @pytest.mark.parametrize("path", ACCEPTED, ids=lambda p: p.name)
@@ -111,8 +127,8 @@ def test_leaves_are_those_of_the_trees():
     columns = slope_starts(folder.network(path, run.header.robust))[-1]
     sizes = {str(j): size_of(tree, columns) for j, tree in enumerate(line.evidence.trees) if tree is not None}
     text = explain(path, index)[1]
-    said = {row[0]: row[-2:] for row in table(text) if row[-2].startswith("tree")}
-    assert said == {j: [f"tree of {s.leaves} leaves", f"{s.deepest} deep"] for j, s in sizes.items()}
+    said = {row[0]: row[-1] for row in table(text) if row[-2] == "tree (10)"}
+    assert said == {j: f"{s.leaves} leaves, {s.deepest} deep" for j, s in sizes.items()}
     assert any(f"{sum(s.leaves for s in sizes.values())} leaves: " in part for part in text)
 
 
@@ -127,6 +143,56 @@ def test_constants_and_confidence_bounds_are_those_of_the_judge():
     mean = next(part for part in explain(path, None)[1] if part.startswith("mean"))
     lower = line_of(path, first_of(path)).evidence.predicted.lower
     assert lower - 1e-3 < Fraction(mean.split(">= ")[1]) <= Fraction(lower)
+
+
+def value_of(text: list[str], head: str) -> str:
+    return next(part.removeprefix(head).strip() for part in text if part.startswith(head))
+
+
+def test_draws_that_stopped_are_told_with_how_many_there_could_have_been():
+    path = STORED / "accepted" / "smoothing_stopped"
+    line, text = line_of(path, first_of(path)), explain(path, None)[1]
+    sample = line.evidence.sample
+    assert sample.samples < sample.most
+    assert value_of(text, "draws").startswith(f"{sample.samples} of at most {sample.most};")
+    assert Fraction(value_of(text, "mean").split(">= ")[1]) <= Fraction(line.evidence.predicted.lower)
+    shared = sum(Fraction(g.complement.share) for g in line.evidence.groups if g.complement is not None)
+    assert Fraction(line.evidence.predicted.share) + shared <= Fraction(value_of(text, "may fail").split("<= ")[1])
+    shown = {part.strip() for part in text}
+    for name in ("Ville's inequality, one draw", "several bets at once", "direct margin bound"):
+        assert any(BY_NAME[name].text in part for part in shown)
+
+
+def test_what_no_bet_proves_does_not_rest_on_bets():
+    text = "\n".join(explain(STORED / "accepted" / "smoothing_hard", None)[1])
+    assert BY_NAME["direct margin bound"].text in text
+    assert BY_NAME["several bets at once"].text not in text
+
+
+def test_a_model_file_is_an_assumption_and_no_layer_is_spoken_of():
+    path = STORED / "accepted" / "smoothing_model_file"
+    text = explain(path, None)[1]
+    assert "MODEL_FILE" in " ".join(text[:3])
+    assert BY_NAME["form on an affine node"].text not in "\n".join(text)
+
+
+def test_differences_after_the_map_of_mixednuts_hold_the_truth_at_the_input():
+    path = STORED / "accepted" / "adaptive_nuts"
+    index = first_of(path)
+    claim, rows = line_of(path, index).claim, table(explain(path, index)[1])
+    logits = en.exact_values(
+        folder.network(path, Run(path).header.robust), en.exact(list(folder.rows(path))[index].value)
+    )[-1]
+    assert claim.adaptive is not None
+    assert isinstance(claim.adaptive.transform, MixedNuts)
+    after = moved([arb(v) for v in logits], claim.adaptive.transform)
+    e = [(arb(claim.temperature) * (v - after[claim.predicted])).exp() for v in after]
+    required = (1 - Fraction(claim.alpha)) / Fraction(claim.alpha)
+    assert [int(row[0]) for row in rows] == [j for j in range(len(e)) if j != claim.predicted]
+    for j, most, margin in ((int(row[0]), *row[1:]) for row in rows):
+        assert not after[j] - after[claim.predicted] > arb(most)
+        assert Fraction(margin) > required
+        assert not (1 - e[j]) / sum(e, arb(0)) < arb(margin)
 
 
 @pytest.mark.parametrize(
