@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from certmix.data.dataset import Dataset, load_data
+    from certmix.data.features import Features
     from certmix.errors import UsageError
     from certmix.mixing.adaptive import AdaptiveMix, SigmoidAlpha
     from certmix.mixing.mixed import MixedClassifier
@@ -31,6 +32,7 @@ __all__ = [
     "Certified",
     "Dataset",
     "Falsified",
+    "Features",
     "MixedClassifier",
     "Model",
     "Outcomes",
@@ -56,6 +58,7 @@ _HOMES = {
     "Certified": "records.outcomes",
     "Dataset": "data.dataset",
     "Falsified": "records.outcomes",
+    "Features": "data.features",
     "MixedClassifier": "mixing.mixed",
     "Model": "models.model",
     "Outcomes": "records.outcomes",

@@ -14,6 +14,7 @@ from certmix.settings import BEST, METHODS, NORMS, Settings, SmoothingSettings, 
 
 if TYPE_CHECKING:
     from certmix.data.dataset import Dataset
+    from certmix.data.features import Features
     from certmix.mixing.adaptive import AdaptiveMix
     from certmix.models.onnx.ends import Asked
     from certmix.models.preprocess import Preprocess
@@ -116,7 +117,7 @@ def ends(options: argparse.Namespace) -> tuple[Asked, Asked]:
         if what is not None and what != "logits" and what != "probabilities":
             raise UsageError(f"--outputs must be logits or probabilities, got {what!r}")
         normalisation = _preprocess(_of_role("--preprocess", options.preprocess, role))
-        found.append(Asked(_of_role("--output", options.output, role), what, normalisation))
+        found.append(Asked(_of_role("--output", options.output, role), what, normalisation, features(options)))
     return found[0], found[1]
 
 
@@ -158,19 +159,47 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--limit", type=int, metavar="N", help="use only the first N inputs")
     group.add_argument(
         "--domain",
-        nargs=2,
-        type=number,
+        nargs="+",
+        type=number_or_file,
         default=(0.0, 1.0),
-        metavar=("LOW", "HIGH"),
-        help="every coordinate stays in it (default 0 1)",
+        metavar="LOW HIGH",
+        help="every coordinate stays in it (default 0 1); or a file F.csv with the ends of each feature, `low` and "
+        "`high`, in which inputs and radii are scaled by its width, or by its `unit`",
     )
 
 
-def data(options: argparse.Namespace, domain: tuple[float, float] | None, name: str = "data") -> Dataset:
-    """What --data (or the option `name`) and --labels say. Raises UsageError."""
+def number_or_file(text: str) -> float | str:
+    """A number, or else the name of a file."""
+    try:
+        return as_number(text)
+    except UsageError:
+        return text
+
+
+def features(options: argparse.Namespace) -> Features | None:
+    """What --domain says of each feature, where it names a file. Raises UsageError."""
+    from certmix.data.features import Features
+
+    given = options.domain
+    return Features.read(given[0]) if len(given) == 1 and isinstance(given[0], str) else None
+
+
+def domain(options: argparse.Namespace) -> tuple[float, float]:
+    """Of --domain LOW HIGH, or of the scaled features. Raises UsageError."""
+    if (scaled := features(options)) is not None:
+        return scaled.domain
+    if len(options.domain) != 2 or any(isinstance(end, str) for end in options.domain):
+        given = " ".join(map(str, options.domain))
+        raise UsageError(f"--domain takes LOW HIGH, two numbers, or one file F.csv of features, got {given}")
+    return options.domain[0], options.domain[1]
+
+
+def data(options: argparse.Namespace, within: tuple[float, float] | None, name: str = "data") -> Dataset:
+    """What --data (or the option `name`) and --labels say, in the domain, or in the features that --domain names.
+    Raises UsageError."""
     from certmix.data.dataset import load_data
 
-    return load_data(required(options, name), options.limit, domain, options.labels)
+    return load_data(required(options, name), options.limit, features(options) or within, options.labels)
 
 
 def add_mix(parser: argparse.ArgumentParser) -> None:
@@ -266,7 +295,7 @@ def settings(options: argparse.Namespace, adaptive: AdaptiveMix | None = None) -
         norm=options.norm,
         radius=options.radius,
         temperature=options.temperature,
-        domain=(options.domain[0], options.domain[1]),
+        domain=domain(options),
         method=options.method,
         engine=options.engine,
         evidence=options.evidence,

@@ -21,6 +21,7 @@ from certmix.commands.arguments import add_allow_code
 from certmix.errors import UsageError
 from proofs_check import __main__ as judge
 from proofs_check.certificate import MalformedError, RejectedError
+from proofs_check.reading import folder, parse
 
 DIFFERS = 4  # the exit code
 
@@ -60,13 +61,16 @@ def run(options: argparse.Namespace) -> int:
     if options.index is not None:
         raise UsageError(f"INDEX ({options.index}) is for --explain; without it, all inputs are judged")
     if given == (None,) * len(given):
-        return subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, check=False).returncode
+        _say_units(options)
+        return code
 
     from certmix.runs import own_files  # loads torch and onnx where a model is given, never in the judge's process
 
     # First: a path that is wrong shows before anything is judged.
     comparisons = own_files.compare(options.folder, *given, options.allow_code)
     code = subprocess.run(command, check=False).returncode
+    _say_units(options)
     if options.json:
         print(
             json.dumps(
@@ -76,6 +80,20 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(own_files.verdict(comparisons)))
     return code or (0 if own_files.all_same(comparisons) else DIFFERS)
+
+
+def _say_units(options: argparse.Namespace) -> None:
+    """Of a run whose inputs are scaled, unless only the judge's own words are wanted."""
+    from certmix.runs.store import scaling
+
+    if options.json or options.quiet:
+        return
+    try:
+        features = scaling(parse.run_header(folder.header_bytes(options.folder)).settings)
+    except (MalformedError, OSError):
+        return  # the judge has said so
+    if features is not None:
+        print(f"By the run's header each network {features.note}.")
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -88,7 +88,7 @@ def _pair(options: argparse.Namespace) -> Pair:
     pair = load_pair(
         sources,
         options.limit,
-        (options.domain[0], options.domain[1]),
+        arguments.features(options) or arguments.domain(options),
         options.norm,
         float(arguments.required(options, "radius")),
         Budget(options.steps, options.restarts, options.rivals, options.seed),

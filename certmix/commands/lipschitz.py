@@ -85,7 +85,7 @@ def _read(options: argparse.Namespace) -> tuple[Request, PlainNetwork, Dataset]:
     if not options.temperature > 0:
         raise UsageError(f"temperature must be > 0, got {options.temperature}")
     search = Search(options.steps, options.restarts, options.seed)
-    domain = (float(options.domain[0]), float(options.domain[1]))
+    domain = shared.domain(options)
     request = Request(
         options.norm,
         options.radius,

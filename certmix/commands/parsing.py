@@ -99,6 +99,8 @@ def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
 def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
     if action.dest in ("standard", "robust"):
         return sources.beside(path.parent, str(value))
+    if action.dest == "domain" and isinstance(value, str):
+        return (os.fspath(path.parent / value),)
     files = ("alpha_network", "data", "audit_data", "out")
     if action.dest in files or (action.dest == "labels" and str(value).endswith(".npy")):
         return os.fspath(path.parent / str(value))

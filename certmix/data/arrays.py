@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmix.data import file_kinds
+from certmix.data.features import Features
 from certmix.data.found import Found, Placed
 from certmix.errors import UsageError
 from certmix.formatting import exact
@@ -86,11 +87,13 @@ def _archive(path: Path) -> dict[str, NDArray[Any]]:
         raise UsageError(f"{path}: not a complete .npz file ({error})") from error
 
 
-def as_inputs(value: NDArray[Any], place: str, domain: tuple[float, float] | None) -> Float32Array:
+def as_inputs(value: NDArray[Any], place: str, domain: tuple[float, float] | Features | None) -> Float32Array:
     """(N, …) float32 in the units that `load_data` says. place: where they stand. Raises UsageError."""
     if value.ndim < 2 or value.size == 0:
         raise UsageError(f"{place} has shape {value.shape}, needs (N, …) with at least one entry")
-    if value.dtype == np.uint8 or (value.dtype.kind in "iu" and domain == UNIT and value.max() > 1):
+    if not isinstance(domain, Features) and (
+        value.dtype == np.uint8 or (value.dtype.kind in "iu" and domain == UNIT and value.max() > 1)
+    ):
         return _pixels(value, place, domain)
     if value.dtype.kind in "iu" and domain is not None:
         if max(abs(int(value.min())), abs(int(value.max()))) > EXACT:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from certmix.data import objects, tables
 from certmix.data.arrays import INPUT_NAMES, LABEL_NAMES, PIXELS, UNIT, as_classes, as_inputs, stored
+from certmix.data.features import Features
 from certmix.data.found import Found
 from certmix.errors import UsageError
 from proofs_check.certificate import Float32Array
@@ -25,13 +26,14 @@ UNLABELLED = -1
 class Dataset:
     """inputs: (N, *shape) float32 in raw units, finite, N >= 1. labels: (N,) int64 >= 0, or all UNLABELLED. source: the
     file. available: how many inputs it holds, of which these are the first N; None if that is not known.
-    labels_named: what `load_data` was told of the labels."""
+    labels_named: what `load_data` was told of the labels. features: in whose units inputs are, if not in raw ones."""
 
     inputs: Float32Array
     labels: NDArray[np.int64]
     source: str
     available: int | None = None
     labels_named: str | None = None
+    features: Features | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,7 +109,7 @@ def outside_advice(low: float, high: float) -> str:
 def load_data(
     source: str | Path | Iterable[Any],
     limit: int | None = None,
-    domain: tuple[float, float] | None = UNIT,
+    domain: tuple[float, float] | Features | None = UNIT,
     labels: str | Path | None = None,
 ) -> Dataset:
     """Inputs and classes of `source`, or its first `limit`: a file, a folder of images, or an object of Python.
@@ -119,6 +121,9 @@ def load_data(
     where `domain` is [0, 1] and taken as they are where it is [0, 255]; other integers likewise, but as they are for
     any other domain, too, and for [0, 1] where all are 0 or 1. Classes are (N,) or (N, 1) whole numbers of any type, or
     (N, K) one-hot.
+
+    domain: also Features: every feature in its own ends, and scaled to its own unit. The models then are to be loaded
+    with the same features, and certified with domain=features.domain.
 
     labels: the name of the array, the column or the entry that holds the classes, where it has none of the usual names;
     of one array of inputs the .npy file of the classes; "none": there are none.
@@ -134,9 +139,12 @@ def load_data(
     else:
         name, found = objects.name(source), objects.collected(source, limit, named)
     values = as_inputs(*found.inputs, domain)
-    count = len(values)
+    count, values = len(values), values[:limit]
+    features = domain if isinstance(domain, Features) else None
+    if features is not None:
+        values = features.scaled(values, found.names, name)
     classes = np.full(count, UNLABELLED) if found.labels is None else as_classes(*found.labels, count)
-    return Dataset(np.ascontiguousarray(values[:limit]), classes[:limit], name, found.available, named)
+    return Dataset(np.ascontiguousarray(values), classes[:limit], name, found.available, named, features)
 
 
 def _read(path: Path, limit: int | None, labels: str | None) -> Found:

@@ -42,7 +42,8 @@ def _csv(path: Path, labels: str | None) -> Found:
     place = label_column(path, columns, labels)
     features = values if place is None else np.delete(values, place, axis=1)
     of_classes = None if place is None else (values[:, place], f"{path}: {columns[place]}")
-    return Found((features, f"{path}: features"), of_classes, len(values))
+    names = tuple(name for k, name in enumerate(columns) if k != place)
+    return Found((features, f"{path}: features"), of_classes, len(values), names)
 
 
 def label_column(path: Path, columns: list[str], labels: str | None) -> int | None:
@@ -82,7 +83,7 @@ def _parquet(path: Path, limit: int | None, labels: str | None) -> Found:
     if not features:
         raise UsageError(f"{path}: has no column but that of the classes, {', '.join(columns)}")
     values = np.stack([_numbers(path, table, name) for name in features], axis=1)
-    return Found((values, f"{path}: features"), of_classes, available)
+    return Found((values, f"{path}: features"), of_classes, available, tuple(features))
 
 
 def _numbers(path: Path, table: Any, name: str) -> NDArray[Any]:

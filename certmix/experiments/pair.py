@@ -13,10 +13,11 @@ from certmix.attacks.ball import Ball, make_ball
 from certmix.attacks.pgd import Candidates
 from certmix.attacks.worst import Budget, members_here
 from certmix.data.dataset import load_data
+from certmix.data.features import Features
 from certmix.errors import UsageError
 from certmix.models.model import load_asked
 from certmix.models.onnx.ends import Asked
-from certmix.models.preprocess import Normalised
+from certmix.models.preprocess import Behind
 from certmix.models.runtime import differentiable
 from certmix.models.sources import of_torch
 from certmix.models.torch_files import load_module
@@ -96,7 +97,7 @@ def percent(flags: Tensor) -> float:
 def load_pair(
     sources: dict[str, str],
     limit: int | None,
-    domain: tuple[float, float],
+    domain: tuple[float, float] | Features,
     norm: Norm,
     radius: float,
     budget: Budget,
@@ -115,6 +116,7 @@ def load_pair(
         raise UsageError(f"batch-size must be >= 1, got {batch_size}")
     data = load_data(sources["data"], limit, domain, labels)
     data.require_labels("accuracies need labels")
+    box = domain.domain if isinstance(domain, Features) else domain
     shape = data.inputs.shape[1:]
     files = zip((sources["standard"], sources["robust"]), ends, strict=True)
     standard, robust = (load_classifier(file, allow_code, shape, end) for file, end in files)
@@ -131,9 +133,9 @@ def load_pair(
     if shapes[0] != shapes[1]:
         g, h = (f"{name} ({sources[name]})" for name in ("standard", "robust"))
         raise UsageError(f"class counts differ: {g} has {shapes[0]}, {h} has {shapes[1]}")
-    data.require(tuple(inputs.shape[1:]), shapes[0], domain)
+    data.require(tuple(inputs.shape[1:]), shapes[0], box)
     classes = torch.from_numpy(data.labels).to(device)
-    return Pair(standard, robust, inputs, classes, norm, radius, domain, budget, batch_size, sources)
+    return Pair(standard, robust, inputs, classes, norm, radius, box, budget, batch_size, sources)
 
 
 def _require_one_shape(standard: PlainModule, robust: PlainModule, paths: dict[str, str]) -> None:
@@ -158,11 +160,10 @@ def load_classifier(
     if end.output is not None or end.outputs == "probabilities":
         raise UsageError(f"{path}: output and outputs are for ONNX files: give a module whose one output is logits")
     module = load_module(path, allow_code)
-    if end.preprocess is None:
-        return module
-    if input_shape is None:
-        raise UsageError(f"{path}: preprocess needs the shape of inputs")
-    return Normalised(module, end.preprocess, input_shape)
+    for front in (end.preprocess, end.features):
+        if front is not None:
+            module = Behind(module, front, tuple(input_shape or ()))
+    return module
 
 
 def _classes(model: nn.Module, example: Tensor, path: str) -> int:

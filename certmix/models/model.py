@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from certmix.data.features import Features
 from certmix.errors import UsageError
 from certmix.models.exporter import exported
 from certmix.models.faithfulness import Faithfulness, Reference, compare
@@ -23,7 +24,7 @@ from certmix.models.front import reshaped, same_pixels, with_shape
 from certmix.models.onnx.ends import Asked, Ended, Outputs, ended
 from certmix.models.onnx.folding import one_line
 from certmix.models.onnx.reader import plain_network, read_file
-from certmix.models.preprocess import Normalised, Preprocess, prepended
+from certmix.models.preprocess import Behind, Preprocess, prepended
 from certmix.models.runtime import Runtime, RuntimeModule, ends_of, usable
 from certmix.models.sources import of_torch
 from certmix.models.torch_files import load_module
@@ -148,7 +149,8 @@ def load_asked(
     """`load_model` with what is asked of the model's ends."""
     return load_model(
         path, samples, input_shape,
-        output=asked.output, outputs=asked.outputs, preprocess=asked.preprocess, allow_code=allow_code,
+        output=asked.output, outputs=asked.outputs, preprocess=asked.preprocess, features=asked.features,
+        allow_code=allow_code,
     )  # fmt: skip
 
 
@@ -193,6 +195,7 @@ def load_model(
     output: str | None = None,
     outputs: Outputs | None = None,
     preprocess: Preprocess | None = None,
+    features: Features | None = None,
     allow_code: bool = False,
 ) -> Model:
     """The ONNX model at `path`: a plain network, compared with onnxruntime on random inputs in [0, 1] and on `samples`;
@@ -208,12 +211,12 @@ def load_model(
     are put into it. output: the name of the output that holds the logits, where there are several. outputs: what the
     outputs are; None: logits, and a model that ends in a Softmax over the classes has no plain network, while a
     LogSoftmax is left out, which changes no probability (onnx.ends). preprocess: what is put in front of a model of
-    normalised inputs, so that it takes raw ones. Raises UsageError (one line) where the file is
-    missing, truncated or not ONNX, gives no logits, or numbers that are not finite, or where the two compute something
-    else.
+    normalised inputs, so that it takes raw ones. features: the units of inputs that `load_data` has
+    scaled by them, and of radii. Raises UsageError (one line) where the file is missing, truncated or not ONNX, gives
+    no logits, or numbers that are not finite, or where the two compute something else.
     """
     if of_torch(path):
-        return _of_torch(str(path), samples, input_shape, Asked(output, outputs, preprocess), allow_code)
+        return _of_torch(str(path), samples, input_shape, Asked(output, outputs, preprocess, features), allow_code)
     path = Path(path)
     model = read_file(path)
     try:
@@ -221,6 +224,8 @@ def load_model(
         if preprocess is not None:
             kept = Ended(prepended(kept.model, preprocess), kept.tail)
         fitted = kept if input_shape is None else Ended(_fitted(kept.model, input_shape), kept.tail)
+        if features is not None:
+            fitted = Ended(prepended(fitted.model, features), kept.tail)
         try:
             ended(model, output, outputs)  # a Softmax that nobody spoke of
             network = plain_network(fitted.model)
@@ -228,8 +233,7 @@ def load_model(
             loaded = _opaque(fitted, str(path), samples, str(error), path.read_bytes())
         else:
             loaded = _plain(network, fitted, str(path), samples)
-        notes = [note for note in (None if preprocess is None else preprocess.note, loaded.note) if note is not None]
-        return dataclasses.replace(loaded, end=Asked(output, outputs, preprocess), note="; ".join(notes) or None)
+        return _asked(loaded, Asked(output, outputs, preprocess, features))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -244,13 +248,21 @@ def _of_torch(
     if end.output is not None:
         raise UsageError(f"{source}: has one output; output {end.output!r} is for ONNX files that have several")
     try:
-        model = from_module(module, shape, samples, outputs=end.outputs, preprocess=end.preprocess, name_it=True)
+        model = from_module(
+            module, shape, samples,
+            outputs=end.outputs, preprocess=end.preprocess, features=end.features, name_it=True,
+        )  # fmt: skip
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
-    notes = [note for note in (None if end.preprocess is None else end.preprocess.note, model.note) if note is not None]
     if model.onnx is not None:
         model = dataclasses.replace(model, module=RuntimeModule(usable(model.onnx, _samples(shape, samples))).eval())
-    return dataclasses.replace(model, source=source, end=end, note="; ".join(notes) or None)
+    return dataclasses.replace(model, source=source)
+
+
+def _asked(model: Model, end: Asked) -> Model:
+    """`model` knowing what was asked of its ends."""
+    notes = [front.note for front in (end.features, end.preprocess) if front is not None]
+    return dataclasses.replace(model, end=end, note="; ".join([*notes, *([model.note] if model.note else [])]) or None)
 
 
 def _plain(network: PlainNetwork, cut: Ended, source: str, samples: Float32Array | None) -> Model:
@@ -307,25 +319,28 @@ def from_module(
     *,
     outputs: Outputs | None = None,
     preprocess: Preprocess | None = None,
+    features: Features | None = None,
     name_it: bool = False,
 ) -> Model:
     """Any torch module as a model, compared with the module itself on samples.
 
     module: (N, *input_shape) -> (N, K) logits; it is copied and used in evaluation mode, in float32, on the
-    CPU. outputs, preprocess: as of `load_model`. name_it: where there is no plain network, also export it as an ONNX
-    file that computes the same at the samples, by which claims about counts of its answers can name it (Model.file).
+    CPU. outputs, preprocess, features: as of `load_model`. name_it: where there is no plain network, also export it as
+    an ONNX file that computes the same at the samples, by which claims about counts of its answers can name it
+    (Model.file).
     Ensures: `network` is the plain network if every operator has a counterpart; otherwise it is None and `module` is
     the copy. Raises UsageError where the module does not run on `input_shape` or gives no logits.
     """
-    if isinstance(module, PlainModule) and preprocess is None and outputs != "probabilities":
+    end = Asked(None, outputs, preprocess, features)
+    if isinstance(module, PlainModule) and end in (Asked(), Asked(outputs="logits")):
         return _of_plain(module, samples)
     source = f"torch module {type(module).__name__}"
     try:
         module_copy = _evaluating(copy.deepcopy(module)).to("cpu", torch.float32).requires_grad_(False)
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"{source} cannot be copied: {one_line(error)}") from error
-    if preprocess is not None:
-        module_copy = Normalised(module_copy, preprocess, tuple(input_shape))
+    for front in (preprocess, features):
+        module_copy = module_copy if front is None else Behind(module_copy, front, tuple(input_shape))
     inputs = _samples(tuple(input_shape), samples)
     classes = _logits(module_copy, inputs, source).shape[1]
 
@@ -346,8 +361,10 @@ def from_module(
         if outputs == "probabilities":
             raise UsageError(f"{source}: {error}: give it without its last Softmax instead") from error
         model = Model(module_copy, None, classes, tuple(input_shape), source, 0.0, str(error))
-        return dataclasses.replace(model, onnx=_as_file(written, reference, inputs, model)) if name_it else model
-    return Model(plain, network, network.classes, network.input_shape, source, faithfulness, None, given, cut.note)
+        model = dataclasses.replace(model, onnx=_as_file(written, reference, inputs, model)) if name_it else model
+        return _asked(model, end)
+    shape = network.input_shape
+    return _asked(Model(plain, network, network.classes, shape, source, faithfulness, None, given, cut.note), end)
 
 
 def _evaluating(module: nn.Module) -> nn.Module:

@@ -1,4 +1,5 @@
-"""Normalisation as the first layer of a model, so that inputs, radii and domain stay in raw units."""
+"""What is put in front of a model as its first layers: normalisation, so that inputs, radii and domain stay in raw
+units, or the way from scaled features back to raw ones."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from certmix.data.features import Features, Step
 from certmix.errors import UsageError
 from certmix.formatting import exact
 from certmix.models.runtime import KINDS, ends_of
@@ -43,9 +45,9 @@ class Preprocess:
         """What is put in front of the model, in words."""
         return f"takes (x - mean) / std of raw inputs x: mean {_listed(self.mean)}, std {_listed(self.std)}, as float32"
 
-    def constants(self, shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """mean and std as they broadcast against inputs of this shape, 0 where a length is open. Raises UsageError."""
-        return _along(self.mean, shape), _along(self.std, shape)
+    def steps(self, shape: Shape) -> list[Step]:
+        """What inputs of this shape, 0 where a length is open, go through. Raises UsageError."""
+        return [("Sub", "mean", _along(self.mean, shape)), ("Div", "std", _along(self.std, shape))]
 
 
 def _listed(values: tuple[float, ...]) -> str:
@@ -66,34 +68,38 @@ def _along(values: tuple[float, ...], shape: Shape) -> NDArray[np.float32]:
     return np.array(values, dtype=np.float32).reshape(sizes)
 
 
-def prepended(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
-    """The model as one of raw inputs. Raises UsageError where it has not so many channels."""
+def prepended(model: onnx.ModelProto, front: Preprocess | Features) -> onnx.ModelProto:
+    """The model behind the steps of `front`. Raises UsageError where it has not so many channels or features."""
     after = onnx.ModelProto()
     after.CopyFrom(model)
     ends = ends_of(after)
     kind: Any = KINDS[ends.kind]
-    shifted, inner = f"{ends.input} less its mean", f"{ends.input} as the model takes it, normalised"
+    steps, by = front.steps(ends.shape), type(front).__name__
+    values = [ends.input, *(f"{ends.input} after {what} ({by})" for _, what, _ in steps)]
     for node in after.graph.node:
-        node.input[:] = [inner if name == ends.input else name for name in node.input]
-    for name, value in zip(("mean", "std"), preprocess.constants(ends.shape), strict=True):
-        after.graph.initializer.append(numpy_helper.from_array(value.astype(kind), f"{name} of {ends.input}"))
-    after.graph.node.insert(0, helper.make_node("Sub", [ends.input, f"mean of {ends.input}"], [shifted]))
-    after.graph.node.insert(1, helper.make_node("Div", [shifted, f"std of {ends.input}"], [inner]))
+        node.input[:] = [values[-1] if name == ends.input else name for name in node.input]
+    for k, (op, what, constant) in enumerate(steps):
+        name = f"{what} of {ends.input} ({by})"
+        after.graph.initializer.append(numpy_helper.from_array(constant.astype(kind), name))
+        after.graph.node.insert(k, helper.make_node(op, [values[k], name], [values[k + 1]]))
     return after
 
 
-class Normalised(nn.Module):
-    """`module` of normalised inputs, as one of raw inputs of this shape."""
+APPLIED = {"Sub": torch.sub, "Div": torch.div, "Min": torch.minimum, "Mul": torch.mul, "Add": torch.add}
 
-    mean: Tensor
-    std: Tensor
 
-    def __init__(self, module: nn.Module, preprocess: Preprocess, shape: Shape) -> None:
+class Behind(nn.Module):
+    """`module` behind the steps of `front`, for inputs of this shape."""
+
+    def __init__(self, module: nn.Module, front: Preprocess | Features, shape: Shape) -> None:
         super().__init__()
         self.module = module
-        mean, std = preprocess.constants(shape)
-        self.register_buffer("mean", torch.from_numpy(mean))
-        self.register_buffer("std", torch.from_numpy(std))
+        steps = front.steps(shape)
+        self.operators = [op for op, _, _ in steps]
+        for k, (_, _, constant) in enumerate(steps):
+            self.register_buffer(f"constant{k}", torch.from_numpy(constant))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.module((x - self.mean) / self.std)
+        for k, op in enumerate(self.operators):
+            x = APPLIED[op](x, self.get_buffer(f"constant{k}"))
+        return self.module(x)

@@ -8,6 +8,7 @@ from typing import Any
 from certmix.errors import UsageError
 from certmix.formatting import exact, lower
 from certmix.reports.inputs import Input
+from certmix.runs.store import scaling
 from proofs_check.certificate import Assumption
 
 SHARED = ("norm", "temperature", "domain", "semantics", "class_of", "standard", "robust", "smoothing", "adaptive")
@@ -20,8 +21,10 @@ def ball(norm: str) -> str:
 
 def said(settings: dict[str, Any], header: dict[str, Any], inputs: Sequence[Input]) -> dict[str, Any]:
     """The fields that all certificates share, `alpha` where it does not depend on the input; of a run without any,
-    what its header says. Raises UsageError if certificates differ in one of them: one sentence speaks of one claim."""
+    what its header says; and the `features` in whose units the header says inputs are. Raises UsageError if
+    certificates differ in one of them: one sentence speaks of one claim."""
     lines = [i.certificate for i in inputs if i.certificate is not None]
+    features = scaling(settings)
     if not lines:
         noise = dict(settings["smoothing"]) if settings["method"] == "smoothing" else None
         if noise is not None:
@@ -32,7 +35,7 @@ def said(settings: dict[str, Any], header: dict[str, Any], inputs: Sequence[Inpu
         of_run = {**settings, **digests, "smoothing": noise, "class_of": of_class, "adaptive": adaptive}
         if adaptive is not None and adaptive["alpha"] is not None:
             del of_run["alpha"]  # it depends on the input
-        return of_run
+        return {**of_run, "features": features}
     first = {name: lines[0][name] for name in SHARED}
     weighted = first["adaptive"] is None or first["adaptive"]["alpha"] is None
     names = (*SHARED, "alpha") if weighted else SHARED
@@ -43,7 +46,7 @@ def said(settings: dict[str, Any], header: dict[str, Any], inputs: Sequence[Inpu
                 f"the certificates speak of several claims ({name} is {lines[0][name]} and {others[0]}): "
                 "report one run at a time"
             )
-    return {name: lines[0][name] for name in names}
+    return {**{name: lines[0][name] for name in names}, "features": features}
 
 
 def mix_words(of: dict[str, Any]) -> str:
@@ -56,8 +59,9 @@ def mix_words(of: dict[str, Any]) -> str:
 def title(n: int, settings: dict[str, Any], of: dict[str, Any]) -> str:
     asked = "largest certified radius" if settings["radius"] is None else f"radius {lower(settings['radius'])}"
     weight = f"α = {exact(of['alpha'])}" if "alpha" in of else "α depends on the input"
+    units = "" if of["features"] is None else " in units of each feature"
     return (
-        f"{n} inputs, {ball(of['norm'])}, {asked}, {weight}, T = {exact(of['temperature'])}, "
+        f"{n} inputs, {ball(of['norm'])}, {asked}{units}, {weight}, T = {exact(of['temperature'])}, "
         f"method {settings['method']}"
     )
 
@@ -75,6 +79,11 @@ def claim(of: dict[str, Any]) -> list[str]:
         f"the radius shown{box}, the mix {mix_words(of)} with {' and '.join(values)} gives one and the same class, the "
         "class shown."
     ]
+    if of["features"] is not None:
+        sentences.append(
+            f"Inputs, box and radii are scaled feature by feature: each network {of['features'].note}. Its first nodes "
+            "lead back to raw inputs, so that the networks named below are those of scaled ones."
+        )
     if adaptive["alpha"]:
         sentences.append(_alpha_words(adaptive["alpha"]))
     if adaptive["transform"]:

@@ -95,7 +95,8 @@ def lines(report: AuditReport, of: Input, judged: JudgedLine, others: Mapping[Me
         text_lines.append(f"  {name} gives class {given} ({model.source})")
     if report.values is not None:
         text_lines += [f"  {row}" for row in drawn(report.values[of.index])]
-    text_lines.append(f"{ball} radii")
+    units = "" if report.said["features"] is None else ", in units of each feature"
+    text_lines.append(f"{ball} radii{units}")
     text_lines += [f"  {text}" for text in _radii(report, of, judged, others)]
     text_lines.append("the judge")
     text_lines += [f"  {text}" for text in _steps(judged)]

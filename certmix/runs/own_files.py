@@ -20,7 +20,7 @@ from certmix.data.dataset import Dataset, load_data
 from certmix.errors import UsageError
 from certmix.formatting import upper
 from certmix.runs.provenance import GivenFile
-from certmix.runs.store import ENDS, LABELS, OPAQUE
+from certmix.runs.store import ENDS, LABELS, OPAQUE, scaling
 from proofs_check.certificate import MalformedError, ModelFile, PlainNetwork
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
@@ -63,7 +63,7 @@ def compare(
     try:
         header = parse.run_header(folder.header_bytes(path))
         told = labels or header.settings.get(LABELS)
-        dataset = None if data is None else load_data(data, limit, _domain(header), told)
+        dataset = None if data is None else load_data(data, limit, scaling(header.settings) or _domain(header), told)
         comparisons: list[Compared] = []
         for what, file, digest in (("standard", standard, header.standard), ("robust", robust, header.robust)):
             if file is not None:

@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certmix.data.features import Features
 from certmix.errors import UsageError
 from certmix.records.lines import run_line
 from certmix.runs import shards
@@ -54,6 +55,16 @@ def dataset_sha256(inputs: NDArray[np.float32], labels: NDArray[np.int64]) -> st
     for value, label in zip(inputs, labels, strict=True):
         total.add(folder.Row(value, int(label)))
     return total.hexdigest()
+
+
+def scaling(settings: Mapping[str, Any]) -> Features | None:
+    """The features in whose units a run's inputs and radii are, by its header's settings; None: raw units.
+
+    Raises MalformedError."""
+    place = f"run.json.settings.{ENDS}"
+    of_robust = parse.read(dict, settings.get(ENDS, {}), place).get("robust") or {}
+    stored = of_robust.get("features") if isinstance(of_robust, dict) else None
+    return None if stored is None else parse.read(Features, stored, f"{place}.robust.features")
 
 
 class Store:

@@ -14,6 +14,7 @@ from typing import Literal
 import onnx
 from onnx import helper, shape_inference
 
+from certmix.data.features import Features
 from certmix.errors import UsageError
 from certmix.models.preprocess import Preprocess
 
@@ -36,6 +37,7 @@ class Asked:
     output: str | None = None
     outputs: Outputs | None = None
     preprocess: Preprocess | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
