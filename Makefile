@@ -6,50 +6,62 @@ BIN := .venv/bin
 OMP_NUM_THREADS ?= 1
 export CERTMIX_DATA OMP_NUM_THREADS
 
-.PHONY: demo test test-slow test-gpu test-upstream lint proofs mutation clean
+.PHONY: help demo test test-slow test-gpu test-upstream lint docs proofs mutation coverage benchmarks clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 .venv: .venv/.complete
 
 .venv/.complete: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[auto-lirpa,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[auto-lirpa,dev,docs]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "auto_LiRPA==0.3"
 	touch $@
 
-demo: .venv
+demo: .venv  ## audit, check, report on the bundled digits
 	rm -rf out/demo
 	$(BIN)/certmix audit --config examples/digits/audit.toml --out out/demo
 	$(BIN)/certmix check out/demo
 	$(BIN)/certmix report out/demo
 
-test: .venv
+test: .venv  ## the tests
 	$(BIN)/python -m pytest -n 2
 
-test-slow: .venv
+test-slow: .venv  ## the full counts of the property tests, and mutation testing
 	$(BIN)/python -m pytest -n 2 -m slow
 	$(MAKE) mutation
 
-# engine laws against a checkout of upstream auto_LiRPA: make test-upstream UPSTREAM=DIR
-test-gpu: .venv  # device paths against the processor's
+test-gpu: .venv  ## device paths against the processor's
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
 	  CERTMIX_DEVICE=cuda $(BIN)/python -m pytest tests/verifiers/smoothing/test_philox.py; \
 	else echo "skipped: torch finds no CUDA device here"; fi
 
-test-upstream: .venv
+test-upstream: .venv  ## engine laws against a checkout of upstream auto_LiRPA: UPSTREAM=DIR
 	@if [ -d "$(UPSTREAM)/auto_LiRPA" ]; then \
 	  PYTHONPATH="$(UPSTREAM)" $(BIN)/python -m pytest tests/verifiers/test_engine_laws.py tests/verifiers/auto_lirpa/test_auto_lirpa.py tests/certmix/testing/test_finds.py tests/verifiers/auto_lirpa/test_auto_lirpa_jacobian.py; \
 	else echo "skipped: UPSTREAM=DIR must name a checkout of auto_LiRPA, got '$(UPSTREAM)'"; fi
 
-lint: .venv
+lint: .venv  ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: .venv  ## the pages as a site in out/site/html; a warning is an error, every link is checked
+	$(BIN)/python docs/site/build.py
+
+coverage: .venv  ## of the tests, line by line, in out/coverage
+	$(BIN)/python -m pytest -n 2 --cov=certmix --cov=verifiers --cov=proofs_check --cov-branch --cov-report=html:out/coverage
+
+BENCHMARK ?= digits_radii
+benchmarks: .venv  ## one script of benchmarks/: BENCHMARK=digits_radii
+	$(BIN)/python benchmarks/$(BENCHMARK).py
+
 # the theorems in Coq, with what each assumes; on Debian: apt-get install coq libcoq-coquelicot
 PROOFS := Axioms Margin Softmax Artanh Tree Rounding Smoothing
 OF_REALS := ^(ClassicalDedekindReals\.sig_(forall|not)_dec|FunctionalExtensionality\.functional_extensionality_dep|Classical_Prop\.classic)$$
-proofs:
+proofs:  ## the theorems in Coq, with what each assumes
 	@command -v coqc > /dev/null || { echo "make proofs needs Coq: apt-get install coq libcoq-coquelicot"; exit 1; }
 	rm -rf out/proofs && mkdir -p out/proofs && cp proofs_check/theorems/coq/*.v out/proofs
 	cd out/proofs && for name in $(PROOFS); do coqc -w -ambiguous-paths -Q . Certmix $$name.v || exit 1; done
@@ -59,8 +71,8 @@ proofs:
 	|| { echo "assumed, and not in Axioms.v: $$name"; exit 1; }; done
 	@echo "nothing is assumed but Axioms.v and, with Coq's real numbers, classical logic and functional extensionality"
 
-mutation: .venv
+mutation: .venv  ## mutants of the judge
 	$(BIN)/python benchmarks/mutation.py
 
-clean:
+clean:  ## everything made
 	rm -rf .venv out build *.egg-info

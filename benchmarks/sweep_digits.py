@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ from proofs_check.certificate import Flatten, Input, Linear, PlainNetwork, Relu,
 from verifiers.network.module import build
 
 DIGITS = ROOT / "examples" / "digits"
+PICTURE = ROOT / "docs" / "pictures" / "sweep.png"
 RADII = (0.1, 0.15)
 SHOWN = (0.55, 0.6, 0.75, 0.9)  # alphas that docs/sweep.md shows
 PAIR = (0.6, 4)  # alpha and temperature turned into certificates
@@ -118,10 +120,21 @@ def adaptive() -> dict[str, dict[str, float]]:
     }
 
 
+def draw(limit: int) -> None:
+    """docs/pictures/sweep.png, of the sweep at one radius."""
+    with tempfile.TemporaryDirectory() as scratch:
+        swept(Path(scratch) / "run", limit, RADII[0])
+        shutil.copy(Path(scratch) / "run" / "sweep.png", PICTURE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--picture", action="store_true", help="only the picture of docs/index.md")
     options = parser.parse_args()
+    if options.picture:
+        draw(options.limit)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         sweeps = [swept(out / str(radius), options.limit, radius) for radius in (None, *RADII)]

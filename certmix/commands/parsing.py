@@ -29,7 +29,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     first, _ = _config_only().parse_known_args(arguments)
     if first.config is not None:
         parser.set_defaults(**_from_file(parser, Path(first.config)))
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)  # also `check DIR --explain 3`
 
 
 def spelled(command: str, add: Callable[[argparse.ArgumentParser], None], options: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from certmix.errors import UsageError
 from certmix.installation.finding import Finding
 
-ASIDE = {"dev"}  # extras for those who change certmix
+ASIDE = {"dev", "docs"}  # extras for those who change certmix
 
 
 def findings() -> list[Finding]:
