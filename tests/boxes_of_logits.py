@@ -29,3 +29,9 @@ def centered(box: list[tuple[float, float]]) -> tuple[list[arb], list[arb]]:
         lower.append((low * (count - 1) - sum((u for _, u in others), arb(0))) / count)
         upper.append((up * (count - 1) - sum((b for b, _ in others), arb(0))) / count)
     return lower, upper
+
+
+def exact_differences(box: list[tuple[float, float]], y: int) -> list[arb]:
+    """Upper bounds of z_j - z_y over the box, rounded up to numbers."""
+    ends = [(arb(c) - arb(w), arb(c) + arb(w)) for c, w in box]
+    return [arb(0) if j == y else arb((up - ends[y][0]).upper()) for j, (_, up) in enumerate(ends)]

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     standard, robust = load_pair(*files, data.inputs.shape[1:], not counts, arguments.ends(options), options.allow_code)
     data.require(robust.input_shape, robust.classes, settings.domain)
     if mix is not None:
-        checked(robust.input_shape, mix)
+        checked(robust.input_shape, robust.classes, mix)
         adaptive.tried(mix, data.inputs)
     names = [n for n in ("standard", "robust", "alpha_network", "data") if getattr(options, n) is not None]
     origin = Provenance(

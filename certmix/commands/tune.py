@@ -120,7 +120,7 @@ def _choose_adaptive(
     from certmix.runs.tune import choose_point
     from certmix.runs.tune_adaptive import known_of, points
 
-    checked(models[1].input_shape, candidates.first())
+    checked(models[1].input_shape, models[1].classes, candidates.first())
     adaptive.tried(candidates.first(), data.inputs)
     known = known_of(*models, data, candidates, settings, listener)
     return choose_point(list(points(known, candidates, _radius(settings))), clean)

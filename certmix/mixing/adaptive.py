@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.mixing.mixed import MixedClassifier
+from certmix.theorems.mixed_nuts import need_few
 from proofs_check.certificate import Adaptive, InputAlpha, MixedNuts, PlainNetwork, Transform
 from verifiers.network.module import PlainModule
 
@@ -87,12 +88,14 @@ def mix_of(said: Adaptive, alpha: float, network: Callable[[str], PlainNetwork])
     return AdaptiveMix(SigmoidAlpha(network(said.alpha.network), said.alpha.low, said.alpha.high), None, said.transform)
 
 
-def checked(input_shape: tuple[int, ...], mix: AdaptiveMix) -> None:
-    """Raise UsageError unless the mix is adaptive and fits an h of this input shape."""
+def checked(input_shape: tuple[int, ...], classes: int, mix: AdaptiveMix) -> None:
+    """Raise UsageError unless the mix is adaptive and fits an h of this input shape and so many classes."""
     if mix.claimed() is None:
         raise UsageError("nothing of this mix is adaptive: use certmix.certify")
     if not (math.isfinite(mix.least()) and 0 <= mix.least() <= 1):
         raise UsageError(f"alpha_lower must be in [0, 1], got {mix.least()}")
+    if isinstance(mix.transform, MixedNuts):
+        need_few(classes)
     network = mix.network
     if network is not None and network.input_shape != input_shape:
         raise UsageError(f"the network of alpha takes inputs {network.input_shape}, h takes {input_shape}")

@@ -60,8 +60,8 @@ class LogitsOnBalls:
         if isinstance(how, MixedNuts):
             if self.centered is None:
                 raise ValueError("bounds of the logits less their mean were not asked for")
-            lower, upper = mixed_nuts.bounds(self.centered.lower, self.centered.upper, how)
-            after = upper - lower.gather(1, self.predicted[:, None])
+            upper = self.differences.upper
+            after = mixed_nuts.pushed(self.centered.lower, self.centered.upper, upper, self.predicted, how)
             return after.masked_fill(own_class(self.predicted, upper.shape[1]), 0.0)
         if self.single is None:
             raise ValueError("bounds of single logits were not asked for")
@@ -69,7 +69,10 @@ class LogitsOnBalls:
 
     def least_margin(self, how: Transform | MixedNuts | None, temperature: float) -> Tensor:
         """(N,) lower bounds of min_i h_y - h_i after map and temperature; -1 where a rival may come out ahead."""
-        upper = self.upper(how)
+        return self.margin_of(self.upper(how), temperature)
+
+    def margin_of(self, upper: Tensor, temperature: float) -> Tensor:
+        """The same from what `upper` gave."""
         margin = box_margin(self.differences.lower, upper, self.predicted, temperature)
         least = margin.masked_fill(own_class(self.predicted, upper.shape[1]), 1.0).min(dim=1).values
         return torch.where((upper <= 0).all(dim=1), least, -1.0)

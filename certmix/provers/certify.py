@@ -102,7 +102,7 @@ def certify_adaptive(
     Certified outcome's line was accepted by the judge; its claim is certificate.Claim, whose alpha is a lower bound of
     alpha(x') on the ball. Raises UsageError for misuse. Source: docs/maths.md 8.
     """
-    checked(robust.input_shape, mix)
+    checked(robust.input_shape, robust.classes, mix)
     inputs = as_inputs(x, robust.input_shape)
     count, mix_settings = len(inputs), adaptive_settings(mix, settings)
     problem = ProverProblem(standard, robust, inputs, tuple(range(count)), (-1,) * count, mix_settings, adaptive=mix)

@@ -17,5 +17,5 @@ def audit_adaptive(
     standard: Model, robust: Model, data: Dataset, mix: AdaptiveMix, settings: Settings, out: Path
 ) -> int:
     """The same for a dataset, as a run's folder that `certmix check` re-derives; the audit's exit code."""
-    checked(robust.input_shape, mix)
+    checked(robust.input_shape, robust.classes, mix)
     return Audit(standard, robust, data, adaptive_settings(mix, settings), Store(out), adaptive=mix).run()

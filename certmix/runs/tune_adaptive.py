@@ -7,7 +7,6 @@ proves.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -172,15 +171,17 @@ def _joined(parts: Sequence[Known]) -> Known:
 def points(known: Known, candidates: Candidates, radius: float) -> Iterator[AdaptivePoint]:
     """One for every candidate."""
     predicted_right = known.on_balls.predicted == known.labels
-    for how, temperature in itertools.product(candidates.maps, candidates.temperatures):
-        margin = known.on_balls.least_margin(how, temperature)
-        robust = torch.softmax(temperature * transformed(known.logits, how), dim=1)
-        for weight in candidates.weights:
-            mixed = known.standard + weights_at(known, weight)[:, None] * (robust - known.standard)
-            right = mixed.argmax(dim=1) == known.labels
-            certified = slack(least_alpha(weight, known.least_of_alpha), margin) > 0
-            shares = (100 * float(v.double().mean()) for v in (right, certified, certified & predicted_right))
-            yield AdaptivePoint(replace(weight, transform=how), temperature, radius, *shares)
+    for how in candidates.maps:
+        upper, mapped = known.on_balls.upper(how), transformed(known.logits, how)
+        for temperature in candidates.temperatures:
+            margin = known.on_balls.margin_of(upper, temperature)
+            robust = torch.softmax(temperature * mapped, dim=1)
+            for weight in candidates.weights:
+                mixed = known.standard + weights_at(known, weight)[:, None] * (robust - known.standard)
+                right = mixed.argmax(dim=1) == known.labels
+                certified = slack(least_alpha(weight, known.least_of_alpha), margin) > 0
+                shares = (100 * float(v.double().mean()) for v in (right, certified, certified & predicted_right))
+                yield AdaptivePoint(replace(weight, transform=how), temperature, radius, *shares)
 
 
 def weights_at(known: Known, mix: AdaptiveMix) -> Tensor:

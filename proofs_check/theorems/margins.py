@@ -14,6 +14,7 @@ mix = (1 - alpha) * (g_y - g_i) + alpha * (h_y - h_i)
 
 M_u, M_l, M_zj, M_zy = reals("M_u M_l M_zj M_zy")
 n, n_1, n_2, rest, r = reals("n n_1 n_2 rest r")
+v_j, v_y, d, b, r_0 = reals("v_j v_y d b r_0")
 
 THEOREMS = (
     Theorem(
@@ -118,5 +119,16 @@ THEOREMS = (
         "squares of what adds up to the opposite",
         {"they add up": n + n_1 + n_2 == 0},
         2 * (n_1 * n_1 + n_2 * n_2) >= n * n,
+    ),
+    Theorem(
+        "differences of one scale",
+        {
+            "one scale": v_j == v_y + r * d,
+            "upper bound of the difference": d <= b,
+            "it is not positive": b <= 0,
+            "lower bound of the scale": r >= r_0,
+            "which is not negative": r_0 >= 0,
+        },
+        v_j <= v_y + r_0 * b,
     ),
 )

@@ -277,6 +277,13 @@ STATEMENTS = (
         ("adaptive_margin",),
         only=NORMED,
     ),
+    Statement(
+        "differences of one scale",
+        "8",
+        "v_j = v_y + r d, d <= b <= 0, r >= r_0 >= 0: v_j <= v_y + r_0 b.",
+        ("adaptive_margin",),
+        only="rules/mixed_nuts.py pushed",
+    ),
     Statement("line below a ReLU", "9a", "max(v, 0) >= slope v for every slope in [0, 1].", beside=True),
     Statement("line above a ReLU", "9a", "On [low, high] around 0 the chord is above max(v, 0).", beside=True),
     Statement(

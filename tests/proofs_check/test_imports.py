@@ -50,12 +50,13 @@ def test_the_judge_does_not_grow_unnoticed():
     circular ones, for those of networks that are Lipschitz by design are too large to be written out.
     43 are signatures: of norms, which answer in one file what nine asked by name.
     39 are smoothing that may stop at any draw: the same means, by bets alone, with no share for looks.
-    61 are the map of MixedNUTS, as claimed, in words, and its bounds.
+    75 are the map of MixedNUTS, as claimed, in words, and its bounds: 14 push bounds of differences through it, without
+    which it certifies next to nothing.
     248 are curves: 90 bound any function that bends piecewise, the others are ten functions of two lines, and fields.
     47 let a smoothed claim name a model of any kind by its file: digest and signature are tied, nothing is derived.
     116 are products of two values, inverse powers and roots, of which norms, gates and attention are made.
     """
-    assert sum(len(code_lines(path)) for path in FILES) <= 4343
+    assert sum(len(code_lines(path)) for path in FILES) <= 4357
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

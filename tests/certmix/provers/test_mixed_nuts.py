@@ -5,28 +5,39 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from boxes_of_logits import boxes, centered, maps
+from boxes_of_logits import boxes, centered, exact_differences, maps
 from flint import arb
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from certmix.attacks.adaptive_weight import moved
+from certmix.errors import UsageError
+from certmix.mixing.adaptive import AdaptiveMix, checked
 from certmix.theorems import mixed_nuts
 from proofs_check.certificate import MixedNuts
 from proofs_check.rules import mixed_nuts as rule
 
 
-@given(boxes, maps)
+@given(boxes, maps, st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_what_proposes_finds_the_judges_bounds(box: list[tuple[float, float]], how: MixedNuts) -> None:
+def test_what_proposes_finds_the_judges_bounds(box: list[tuple[float, float]], how: MixedNuts, known: bool) -> None:
     lower, upper = centered(box)
-    low, up = (torch.tensor([[float(v) for v in ends]], dtype=torch.float64) for ends in (lower, upper))
-    least, most = mixed_nuts.bounds(low, up, how)
-    for j in range(len(box)):
-        for found, judged in (
-            (least[0, j], rule.mapped(rule.lower_end(lower, upper, j, how), how).mid()),
-            (most[0, j], rule.mapped(rule.upper_end(lower, upper, j, how), how).mid()),
-        ):
-            assert float(found) == pytest.approx(float(judged), rel=1e-4, abs=1e-4 * how.scale)
+    differences = exact_differences(box, 0) if known else [arb(0)] + [arb(1e6)] * (len(box) - 1)
+    low, up, d = (torch.tensor([[float(v) for v in e]], dtype=torch.float64) for e in (lower, upper, differences))
+    found = mixed_nuts.pushed(low, up, d, torch.tensor([0]), how)[0]
+    judged = rule.pushed(lower, upper, differences, 0, how)
+    size = how.scale * (1 + max(abs(float(v)) for v in judged) / how.scale)
+    for j in range(1, len(box)):
+        assert float(found[j]) == pytest.approx(float(judged[j].mid()), rel=1e-4, abs=1e-4 * size)
+
+
+def test_more_classes_than_the_released_norm_looks_at_are_refused() -> None:
+    how = MixedNuts(1.0, 0.0, 1.0)
+    assert mixed_nuts.mapped(torch.zeros(1, 250), how).shape == (1, 250)
+    with pytest.raises(UsageError, match="at most 250 classes, got 251"):
+        mixed_nuts.mapped(torch.zeros(1, 251), how)
+    with pytest.raises(UsageError, match="at most 250 classes, got 251"):
+        checked((4,), 251, AdaptiveMix(0.75, transform=how))
 
 
 def test_the_map_in_torch_is_the_formula_and_has_gradients() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
-from boxes_of_logits import boxes, centered, maps, points
+from boxes_of_logits import boxes, centered, exact_differences, maps, points
 from flint import arb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -23,33 +24,70 @@ from proofs_check.rules.case import Case
 from verifiers.network.module import build
 
 
-@given(boxes, maps)
+@given(boxes, maps, st.floats(0, 1), st.data())
 @settings(max_examples=60, deadline=None)
-def test_the_judges_bounds_hold_at_every_point_of_a_grid(box: list[tuple[float, float]], how: MixedNuts) -> None:
+def test_the_judges_bounds_hold_at_every_point_of_a_grid(
+    box: list[tuple[float, float]], how: MixedNuts, share: float, data: st.DataObject
+) -> None:
+    """Of the points of a box whose differences are at most some of those in it."""
+    y = data.draw(st.integers(0, len(box) - 1))
     lower, upper = centered(box)
-    bounds = [
-        (
-            rule.mapped(rule.lower_end(lower, upper, j, how), how),
-            rule.mapped(rule.upper_end(lower, upper, j, how), how),
-        )
-        for j in range(len(box))
-    ]
+    at_most = exact_differences(box, y)
+    centre = [c - box[y][0] for c, _ in box]
+    differences = [d if j == y else arb(float(d) * share + centre[j] * (1 - share)) for j, d in enumerate(at_most)]
+    with mock.patch.object(rule, "PIECES", data.draw(st.sampled_from([1, 2, 64]))):
+        found = rule.pushed(lower, upper, differences, y, how)
+    alone = rule.pushed(lower, upper, [arb(1e6)] * len(box), y, how)
+    checked = 0
     for z in points(box):
-        for (least, most), value in zip(bounds, moved([arb(v) for v in z], how), strict=True):
-            assert not value < least
-            assert not value > most
+        values = moved([arb(v) for v in z], how)
+        within = all(arb(v) - arb(z[y]) <= d for v, d in zip(z, differences, strict=True))
+        checked += within
+        for j, value in enumerate(values):
+            if j != y:
+                assert not value - values[y] > alone[j]
+                assert not (within and value - values[y] > found[j])
+    for j in range(len(box)):
+        if j != y:
+            assert not found[j] > alone[j]  # knowing more is never worse, in however few pieces
+    assert checked or share < 1
 
 
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=6), maps)
 @example([1e-283] * 4, MixedNuts(1.0, 0.0, 0.5))  # what is left of the mean is a ball around 0
 @settings(max_examples=60, deadline=None)
-def test_on_a_point_the_bounds_are_the_value_or_the_ends_of_what_gelu_can_be(z: list[float], how: MixedNuts) -> None:
+def test_on_a_point_the_bounds_are_the_value_or_what_gelu_can_be_elsewhere(z: list[float], how: MixedNuts) -> None:
     lower, upper = centered([(v, 0.0) for v in z])
-    for j, value in enumerate(moved([arb(v) for v in z], how)):
-        least, most = (rule.mapped(end(lower, upper, j, how), how) for end in (rule.lower_end, rule.upper_end))
-        near = 1e-6 * how.scale * (1 + abs(float(value)))
-        assert abs(float(least) - float(value)) < near or float(least) == pytest.approx(-how.scale * 0.17**how.power)
-        assert abs(float(most) - float(value)) < near or float(most) == 0.0
+    values = moved([arb(v) for v in z], how)
+    found = rule.pushed(lower, upper, exact_differences([(v, 0.0) for v in z], 0), 0, how)
+    for j in range(1, len(z)):
+        highest, lowest = max(float(values[j]), 0.0), min(float(values[0]), -how.scale * 0.17**how.power)
+        near = 1e-6 * how.scale * (1 + abs(float(values[j])) + abs(float(values[0])))
+        least = float(values[0]) if float(values[0]) > 0 else lowest
+        assert float(found[j].upper()) <= highest - least + near
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 8, 64])
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_bounds_hold_where_both_logits_move_together(
+    pieces: int, power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Along z_y = z_j + 1 the difference is the largest that is known, wherever v_y is in its piece."""
+    box, how = [(1.0, 1.5), (0.0, 1.5), (-5.0, 0.0)], MixedNuts(1.0, 0.0, power)
+    monkeypatch.setattr(rule, "PIECES", pieces)
+    found = rule.pushed(*centered(box), [arb(0), arb(-1), arb(0)], 0, how)[1]
+    for s in np.linspace(-1.5, 1.5, 61):
+        values = moved([arb(1 + s), arb(s), arb(-5)], how)
+        assert not values[1] - values[0] > found
+
+
+def test_differences_certify_what_single_logits_do_not() -> None:
+    """z_y = z_j + 1 everywhere, and both move by 1.5: no interval of v_y is above that of v_j."""
+    box = [(1.0, 1.5), (0.0, 1.5), (-9.0, 0.0)]
+    lower, upper = centered(box)
+    how = MixedNuts(100.0, 0.0, 1.0)
+    assert float(rule.pushed(lower, upper, [arb(0), arb(1e6), arb(1e6)], 0, how)[1]) > 0
+    assert float(rule.pushed(lower, upper, [arb(0), arb(-1), arb(1e6)], 0, how)[1].upper()) < 0
 
 
 def test_gelu_rises_from_minus_three_quarters_on_and_never_falls_below_the_constant() -> None:
