@@ -308,7 +308,7 @@ def settings(options: argparse.Namespace, adaptive: AdaptiveMix | None = None) -
         branch_parts=options.branch_parts,
         curves=not options.no_curves and adaptive is None,
         batch_size=options.batch_size,
-        device=device(options.device),
+        device=device(options.device, getattr(options, "gpus_per_worker", 0) > 0),
         threads=options.threads,
         seed=options.seed,
         smoothing=SmoothingSettings(
@@ -341,10 +341,13 @@ def warn(texts: Iterable[str]) -> None:
         print(f"WARNING: {text}", file=sys.stderr)
 
 
-def device(name: str) -> str:
-    """`name`, with auto resolved. Raises UsageError for a device torch does not have."""
+def device(name: str, elsewhere: bool = False) -> str:
+    """`name`, with auto resolved. elsewhere: on machines that have GPUs, whatever this one has. Raises UsageError for a
+    device torch does not have."""
     import torch
 
+    if elsewhere:
+        return "cuda" if name == "auto" else name
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -2,8 +2,8 @@
 
 Writes a self-contained folder: one certificate (or the reason why there is none) per input, and all that
 `certmix check` needs to re-derive them. Interrupted runs go on where they stopped when started again. With --jobs
-several processes prove it, with the same result; with --shard several machines do, and `certmix merge` puts their
-folders together.
+several processes prove it, with the same result; with --ray a cluster does; with --shard several machines do, each on
+its own, and `certmix merge` puts their folders together.
 
 Exit 0: finished. 1: a certificate was refuted by an attack, which must not happen. 2: bad input. 3: finished, with
 fewer inputs certified and correct than --fail-under asks for.
@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     settings = arguments.settings(options, mix)
     out = Path(arguments.required(options, "out"))
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
+    told = listener(options)
+    execute = executor(options, told)
     files = arguments.required(options, "standard"), arguments.required(options, "robust")
     data = arguments.data(options, settings.domain)
     if options.fail_under is not None:
@@ -56,10 +58,9 @@ def run(options: argparse.Namespace) -> int:
         len(data),
         data.available,
     )
-    told = listener(options)
     code = Audit(
         standard, robust, data, settings, Store(out), adaptive=mix, provenance=origin, listener=told,
-        execute=executor(options.jobs, told), shard=options.shard,
+        execute=execute, shard=options.shard,
     ).run()  # fmt: skip
     lines = [(r["outcome"], r["predicted"] == r["label"]) for r in Store(out).lines()]
     return code or arguments.gate(options.fail_under, lines.count(("certified", True)), len(lines))

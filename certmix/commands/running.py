@@ -1,4 +1,4 @@
-"""How a run is executed and told: --jobs, --shard, --quiet, --json."""
+"""How a run is executed and told: --jobs, --ray, --shard, --quiet, --json."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """--jobs, --ray, --gpus-per-worker: what `executor` reads."""
+    group = parser.add_mutually_exclusive_group()
     words = "processes, each with its own --threads and copy of the models; auto: one per core (default 1)"
-    parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help=words)
+    group.add_argument("--jobs", type=_jobs, default=1, metavar="N", help=words)
+    words = "a Ray cluster: HOST:PORT, auto: the one that runs here, local: one of this machine alone (certmix[ray])"
+    group.add_argument("--ray", metavar="ADDRESS", help=words)
+    words = "with --ray: of each task, also a part of one (default 0)"
+    parser.add_argument("--gpus-per-worker", type=float, default=0.0, metavar="F", help=words)
 
 
 def add_shard(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +60,16 @@ def listener(options: argparse.Namespace) -> Listener:
     return Events() if options.json else Quiet() if options.quiet else Terminal()
 
 
-def executor(jobs: int, listener: Listener) -> Executor:
-    """What executes the tasks of a run; one process needs no others. Raises UsageError for jobs < 1."""
+def executor(options: argparse.Namespace, listener: Listener) -> Executor:
+    """What executes the tasks of a run; one process needs no others. Raises UsageError."""
     from certmix.runs.batches import here
+    from certmix.runs.cluster import Cluster
     from certmix.runs.processes import Processes
 
-    if jobs < 1:
-        raise UsageError(f"jobs must be >= 1, got {jobs}")
-    return here if jobs == 1 else Processes(jobs, listener.pursued)
+    if options.jobs < 1:
+        raise UsageError(f"jobs must be >= 1, got {options.jobs}")
+    if options.ray is not None:
+        return Cluster(options.ray, options.gpus_per_worker)
+    if options.gpus_per_worker != 0:
+        raise UsageError("--gpus-per-worker is of the tasks on a cluster: give --ray, too, or leave it out")
+    return here if options.jobs == 1 else Processes(options.jobs, listener.pursued)

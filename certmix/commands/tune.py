@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     for data in (tune_data, audit_data):
         data.require(models[1].input_shape, models[1].classes, settings.domain)
     listener = Terminal()
-    execute = executor(options.jobs, listener)
+    execute = executor(options, listener)
     if candidates is None:
         store = Store(out / "tune")
         finish(Audit(*models, tune_data, settings, store, listener=listener, execute=execute))

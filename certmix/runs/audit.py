@@ -220,7 +220,8 @@ class Audit:
         if self.settings.method == "smoothing":  # h is the smoothed one: the deployable mix estimates it by draws
             classes["robust, not smoothed"], classes["mix, not smoothed"] = classes.pop("robust"), classes.pop("mix")
             mine = self._mine()
-            problem = self._worker().problem(Task(mine.start, mine.stop))
+            worker = dataclasses.replace(self._worker(), settings=self._settings_here())
+            problem = worker.problem(Task(mine.start, mine.stop))
             drawn: list[int | None] = [None] * len(self.data.inputs)  # of other shards' inputs they know
             drawn[mine.start : mine.stop] = mix_predictions(problem, EVALUATION_DRAWS).tolist()
             classes["mix"] = drawn
@@ -242,7 +243,15 @@ class Audit:
             for r in self.store.lines()
             if r["outcome"] == "certified"
         ]
-        return cross_check(self.robust.require_network(), self.data.inputs, certified, self.settings)
+        return cross_check(self.robust.require_network(), self.data.inputs, certified, self._settings_here())
+
+    def _settings_here(self) -> Settings:
+        """With a device that this machine has; those that prove may have others."""
+        try:
+            torch.empty(0, device=self.settings.device)
+        except (RuntimeError, AssertionError):
+            return dataclasses.replace(self.settings, device="cpu")
+        return self.settings
 
     def _after(
         self, tasks: list[Task], radii: list[tuple[float, float]], compared: CrossCheck | None

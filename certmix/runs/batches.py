@@ -70,7 +70,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Worker:
-    """Proves tasks of one run. inputs (N, *shape) float32, labels (N,): all of the run's.
+    """Proves tasks of one run. inputs (N, *shape) float32, labels (N,): of the run, from its input `first` on.
 
     desk, tell: of its problems. Requires models whose modules can be pickled where it is; the models' references stay
     behind, and so does who is told.
@@ -85,6 +85,7 @@ class Worker:
     desk: Desk | None = None
     tell: Callable[[Pursued], None] | None = None
     adaptive: AdaptiveMix | None = None
+    first: int = 0
     prepared: list[Session] = field(default_factory=list)
 
     def __call__(self, task: Task) -> Batch:
@@ -126,12 +127,17 @@ class Worker:
 
     def problem(self, task: Task, archive: Archiver | None = None) -> ProverProblem:
         """The task as provers take it."""
-        stop = min(task.stop, len(self.inputs))
-        inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[task.start : stop], dtype=np.float32))
-        labels = tuple(int(label) for label in self.labels[task.start : stop])
-        indices = tuple(range(task.start, stop))
+        mine = self.of(task)
+        inputs = torch.from_numpy(np.ascontiguousarray(mine.inputs, dtype=np.float32))
+        labels = tuple(int(label) for label in mine.labels)
+        indices = tuple(range(task.start, task.start + len(labels)))
         models, told = (self.standard, self.robust), (archive, self.desk, self.tell)
         return ProverProblem(*models, inputs, indices, labels, self.settings, *told, self.adaptive)
+
+    def of(self, task: Task) -> Worker:
+        """The same with no inputs but the task's; what is prepared is shared."""
+        its = slice(task.start - self.first, task.stop - self.first)
+        return dataclasses.replace(self, inputs=self.inputs[its], labels=self.labels[its], first=task.start)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is prepared, and without the models' references: neither is needed to prove, nor travels."""

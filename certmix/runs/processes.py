@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -16,49 +15,34 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from certmix.errors import UsageError
 from certmix.provers.problem import Pursued
-from certmix.provers.session import out_of_memory
-from certmix.runs.batches import OUT_OF_MEMORY, Batch, Task, Worker
+from certmix.runs.attempts import Attempt, Failed, Lost, WorkerError, attempted
+from certmix.runs.batches import Batch, Task, Worker
 
-TRIES = 2  # for an input alone
 READY = "ready"  # a process has its worker
-
-
-@dataclass(frozen=True)
-class Failed:
-    """What a process says of a task that it could not execute. memory: for want of it. error: what was raised, if it
-    travels; text: its trace."""
-
-    memory: bool
-    error: Exception | None
-    text: str
-
-
-class WorkerError(RuntimeError):
-    """An error in another process; its text is the trace there."""
 
 
 @dataclass(frozen=True)
 class Processes:
     """Executes the tasks of a run in `jobs` processes, each with a copy of the worker.
 
-    A process that dies is started anew, and what it was at is tried in halves: a batch that was too large ends well,
-    and of an input that kills twice the run says so. tell: hears how branching goes, wherever that is. Ensures: where
-    none dies, the batches of one process. Raises what a process raised: UsageError and OSError as they are.
+    A process that dies is started anew, and what it was at is tried again, then in halves: a batch that was too large
+    ends well, and of an input that kills twice the run says so. tell: hears how branching goes, wherever that is.
+    Ensures: where no task kills twice, the batches of one process. Raises what a process raised: UsageError and OSError
+    as they are.
     """
 
     jobs: int
     tell: Callable[[Pursued], None] | None = None
 
     def __call__(self, work: Worker, tasks: Iterable[Task]) -> Iterator[Batch]:
-        left = deque((task, 0) for task in tasks)
+        left = deque(Attempt(task) for task in tasks)
         with ExitStack() as stack:
             processes = [stack.enter_context(_Process(work)) for _ in range(min(self.jobs, len(left)))]
             while left or any(p.at is not None for p in processes):
                 for process in processes:
                     if left and process.at is None:
-                        process.start(*left.popleft())
+                        process.start(left.popleft())
                 busy = {p.connection: p for p in processes if p.at is not None}
                 for ready in wait(list(busy)):
                     process = busy[ready]  # type: ignore[index]  # of what it was given, which are connections
@@ -69,13 +53,10 @@ class Processes:
                         if self.tell is not None:
                             self.tell(answer)
                     elif answer is not None:
-                        task, tries, why = answer
-                        if len(task) > 1:
-                            left.extendleft((half, 0) for half in reversed(task.halves()))
-                        elif tries + 1 < TRIES:
-                            left.appendleft((task, tries + 1))
-                        else:
-                            yield work.given_up(task, why)
+                        again = answer.again()
+                        left.extendleft(reversed(again))
+                        if not again:
+                            yield work.given_up(answer.attempt.task, answer.why)
 
 
 @dataclass(eq=False)
@@ -83,7 +64,7 @@ class _Process:
     """One process, and what it is at. It ends with this one, however that ends."""
 
     work: Worker
-    at: tuple[Task, int] | None = None
+    at: Attempt | None = None
     ready: bool = False
     process: Any = field(init=False, default=None)
     connection: Connection = field(init=False)
@@ -105,17 +86,17 @@ class _Process:
         self.process.terminate()
         self.process.join()
 
-    def start(self, task: Task, tries: int) -> None:
-        self.at = (task, tries)
+    def start(self, attempt: Attempt) -> None:
+        self.at = attempt
         with contextlib.suppress(OSError):  # it has died: `answer` says so
-            self.connection.send(task)
+            self.connection.send(attempt.task)
 
-    def answer(self) -> Batch | Pursued | tuple[Task, int, str] | None:
-        """What it has to say: a batch, how it goes, or the task that came to nothing, how often it was tried and why.
-        None: that it can begin. Raises WorkerError where it never could, and what it raised."""
+    def answer(self) -> Batch | Pursued | Lost | None:
+        """What it has to say: a batch, how it goes, or what came to nothing. None: that it can begin. Raises
+        WorkerError where it never could, and what it raised."""
         if self.at is None:
             raise RuntimeError("a process without a task has nothing to say")
-        task, tries = self.at
+        attempt = self.at
         try:
             said = self.connection.recv()
         except (EOFError, OSError):
@@ -126,18 +107,14 @@ class _Process:
             self.at = None
             self.connection.close()
             self._begin()
-            return task, tries, f"the process that proves it {how}"
+            return Lost(attempt, f"the process that proves it {how}")
         if said == READY:
             self.ready = True
             return None
         if isinstance(said, Pursued):
             return said
         self.at = None
-        if isinstance(said, Failed):
-            if not said.memory:
-                raise WorkerError(said.text) if said.error is None else said.error
-            return task, tries, OUT_OF_MEMORY
-        return said
+        return said.lost(attempt) if isinstance(said, Failed) else said
 
 
 def _how(code: int | None) -> str:
@@ -158,12 +135,7 @@ def _serve(connection: Connection, work: Worker) -> None:
             task = connection.recv()
         except (EOFError, OSError):
             return
-        try:
-            answer: Batch | Failed = worker(task)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the other side raises it, or tries again
-            told = error if isinstance(error, UsageError | OSError) else None
-            answer = Failed(out_of_memory(error), told, "".join(traceback.format_exception(error)))
-        connection.send(answer)
+        connection.send(attempted(worker, task))
 
 
 def _end_with_parent() -> None:

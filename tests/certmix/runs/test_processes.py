@@ -2,76 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pretender import TASKS, pretender, why
 from small_runs import audit, contents
 
 from certmix.errors import UsageError
+from certmix.runs.attempts import WorkerError
 from certmix.runs.audit import Audit
-from certmix.runs.batches import Batch, Task, Worker, here
-from certmix.runs.processes import Processes, WorkerError
+from certmix.runs.batches import here
+from certmix.runs.processes import Processes
 from certmix.runs.store import FINAL
-
-COUNT = 5
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pretender(Worker):
-    """Proves nothing, and fails at input 3 as `fault` says, in a task of at least `least` inputs."""
-
-    fault: str = ""
-    least: int = 1
-
-    def __call__(self, task: Task) -> Batch:
-        if task.start <= 3 < task.stop and len(task) >= self.least:
-            match self.fault:
-                case "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                case "memory":
-                    raise MemoryError
-                case "usage":
-                    raise UsageError("input 3 is odd")
-                case "bug":
-                    raise ZeroDivisionError("deep inside")
-        return self.given_up(task, "pretended")
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if state["fault"] == "unborn":
-            raise OSError("no such device")
-        super().__setstate__(state)
-
-
-def pretender(of: Audit, **fault: Any) -> Pretender:
-    worker = Worker(of.standard, of.robust, of.data.inputs, of.data.labels, of.settings, of.prover)
-    values = {f.name: getattr(worker, f.name) for f in dataclasses.fields(worker)}
-    return Pretender(**values, **fault)
 
 
 @pytest.fixture
 def some(digits: Path, tmp_path: Path) -> Audit:
     return audit(digits, tmp_path / "unused")
-
-
-TASKS = (Task(0, 4), Task(4, 5))
-
-
-def why(batches: Iterable[Batch]) -> dict[int, str]:
-    """What is said of each input, which must be there once."""
-    lines = [json.loads(line) for batch in batches for line in batch.lines]
-    said = {line["index"]: line["advice"] for line in lines}
-    assert len(lines) == len(said) == COUNT
-    assert {line["reason"] for line in lines} == {"NOT_EXECUTED"}
-    return said
 
 
 def test_two_processes_write_the_run_of_one(digits: Path, tmp_path: Path):
@@ -84,11 +37,13 @@ def test_two_processes_write_the_run_of_one(digits: Path, tmp_path: Path):
 def test_an_input_that_kills_is_said_to_and_the_others_are_proven(some: Audit):
     said = why(Processes(1)(pretender(some, fault="kill"), TASKS))
     assert said.pop(3) == "the process that proves it ended by SIGKILL, as where memory runs out"
-    assert set(said.values()) == {"pretended"}
+    assert said == {n: f"pretended with {k}" for n, k in ((0, 2), (1, 2), (2, 1), (4, 1))}
 
 
-def test_a_batch_too_large_for_a_process_ends_well_in_halves(some: Audit):
-    assert set(why(Processes(2)(pretender(some, fault="kill", least=2), TASKS)).values()) == {"pretended"}
+def test_a_process_that_is_killed_leaves_no_trace(some: Audit, tmp_path: Path):
+    said = why(Processes(1)(pretender(some, fault="kill", once=tmp_path / "killed"), TASKS))
+    assert (tmp_path / "killed").exists()
+    assert list(map(said.get, range(5))) == [f"pretended with {n}" for n in (2, 2, 2, 2, 1)]
 
 
 @pytest.mark.parametrize(("fault", "error", "text"), [
@@ -103,13 +58,14 @@ def test_what_is_wrong_in_a_process_is_raised_here(some: Audit, fault: str, erro
 
 @pytest.mark.parametrize("execute", [here, Processes(1)], ids=["here", "elsewhere"])
 def test_memory_that_runs_out_halves_a_batch_until_an_input_is_left_alone(some: Audit, execute: Any):
-    assert set(why(execute(pretender(some, fault="memory", least=2), TASKS)).values()) == {"pretended"}
+    said = why(execute(pretender(some, fault="memory", least=2), TASKS))
+    assert list(map(said.get, range(5))) == [f"pretended with {n}" for n in (2, 2, 1, 1, 1)]
 
 
 def test_an_input_too_large_for_memory_is_said_to_be(some: Audit):
     said = why(here(pretender(some, fault="memory"), TASKS))
     assert "memory runs out on this input alone" in said.pop(3)
-    assert set(said.values()) == {"pretended"}
+    assert said == {n: f"pretended with {k}" for n, k in ((0, 2), (1, 2), (2, 1), (4, 1))}
 
 
 def test_another_error_is_raised_here_too(some: Audit):

@@ -1,0 +1,109 @@
+"""Tasks on a real Ray cluster of this machine: the bytes of one process, whatever dies on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pretender import TASKS, pretender, why
+from refusals import refusal
+from small_runs import audit, contents
+
+from certmix.errors import UsageError
+from certmix.installation import code
+from certmix.runs import cluster
+from certmix.runs.attempts import WorkerError
+from certmix.runs.audit import Audit
+from certmix.runs.cluster import Cluster
+from certmix.runs.store import FINAL
+
+ray: Any = pytest.importorskip("ray", reason="needs certmix[ray]")
+
+
+def started(**options: Any) -> None:
+    """A cluster of this machine. Ray waits for its own processes by the clock: too little on a machine that is busy."""
+    os.environ["RAY_py_gcs_connect_timeout_s"] = "300"  # noqa: SIM112  # so it is called
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
+            return
+        except Exception:  # Exception is what Ray raises
+            ray.shutdown()
+            if not tries_left:
+                raise
+
+
+@pytest.fixture(scope="module")
+def one_core() -> Iterator[Cluster]:
+    """A cluster of one core, started here: what executes finds it and leaves it running."""
+    started(num_cpus=1)
+    yield Cluster("local")
+    ray.shutdown()
+
+
+@pytest.fixture
+def some(digits: Path, tmp_path: Path) -> Audit:
+    return audit(digits, tmp_path / "unused")
+
+
+def test_a_cluster_writes_the_run_of_one_process(one_core: Cluster, digits: Path, tmp_path: Path):
+    assert audit(digits, tmp_path / "here").run() == 0
+    assert audit(digits, tmp_path / "there", one_core).run() == 0
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert FINAL in contents(tmp_path / "here")
+
+
+def test_a_process_that_is_killed_leaves_no_trace(one_core: Cluster, some: Audit, tmp_path: Path):
+    said = why(one_core(pretender(some, fault="kill", once=tmp_path / "killed"), TASKS))
+    assert (tmp_path / "killed").exists()
+    assert list(map(said.get, range(5))) == [f"pretended with {n}" for n in (2, 2, 2, 2, 1)]
+
+
+def test_memory_that_runs_out_halves_a_batch(one_core: Cluster, some: Audit):
+    said = why(one_core(pretender(some, fault="memory", least=2), TASKS))
+    assert list(map(said.get, range(5))) == [f"pretended with {n}" for n in (2, 2, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(("fault", "error", "text"), [
+    ("usage", UsageError, "input 3 is odd"),
+    ("bug", WorkerError, "ZeroDivisionError: deep inside"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_task_is_raised_here(
+    one_core: Cluster, some: Audit, fault: str, error: type[Exception], text: str
+):
+    with pytest.raises(error, match=text):
+        list(one_core(pretender(some, fault=fault), TASKS))
+
+
+def test_a_machine_with_another_certmix_is_refused(one_core: Cluster, some: Audit, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(code, "sha256", lambda: "0" * 64)
+    with pytest.raises(UsageError, match=r"certmix's code is \w{16} there, 0{16} here\): install the same"):
+        list(one_core(pretender(some), TASKS))
+
+
+def test_more_cores_than_a_machine_has_are_refused(one_core: Cluster, some: Audit):
+    work = pretender(some)
+    wide = dataclasses.replace(work, settings=dataclasses.replace(work.settings, threads=1000))
+    with pytest.raises(UsageError, match=r"no machine of the Ray cluster has 1000 cores"):
+        list(one_core(wide, TASKS))
+
+
+def test_addresses_that_are_none_are_refused(capsys: pytest.CaptureFixture[str], some: Audit):
+    with pytest.raises(UsageError, match="ray job submit"):
+        Cluster("ray://head:10001")
+    with pytest.raises(UsageError, match=r"got 1\.5"):
+        Cluster("auto", 1.5)
+    options = ["--standard", "g", "--robust", "h", "--data", "d", "--out", "o", "--alpha", "0.7"]
+    assert "give --ray, too" in refusal(capsys, ["audit", *options, "--gpus-per-worker", "1"])
+
+
+def test_what_a_machine_sees_of_another_run_is_none_of_its_business(tmp_path: Path):
+    assert cluster._header_sha256(tmp_path) is None
+    (tmp_path / "run.json").write_bytes(b"one")
+    one = cluster._header_sha256(tmp_path)
+    (tmp_path / "run.json").write_bytes(b"other")
+    assert cluster._header_sha256(tmp_path) != one
