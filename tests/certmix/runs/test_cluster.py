@@ -25,8 +25,8 @@ ray: Any = pytest.importorskip("ray", reason="needs certmix[ray]")
 
 
 def started(**options: Any) -> None:
-    """A cluster of this machine. Ray waits for its own processes by the clock: too little on a machine that is busy."""
-    os.environ["RAY_py_gcs_connect_timeout_s"] = "300"  # noqa: SIM112  # so it is called
+    """A cluster of this machine. Ray waits for its own processes by the clock, too little on a machine that is busy, and
+    its workers wait for everybody else."""
     for tries_left in (2, 1, 0):
         try:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
@@ -37,8 +37,18 @@ def started(**options: Any) -> None:
                 raise
 
 
+@pytest.fixture(scope="module", autouse=True)
+def rays_own_settings() -> Iterator[None]:
+    tests = str(Path(__file__).parents[2])  # the modules that several folders of tests share
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_py_gcs_connect_timeout_s", "300")
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("PYTHONPATH", tests, prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="module")
-def one_core() -> Iterator[Cluster]:
+def one_core(rays_own_settings: None) -> Iterator[Cluster]:
     """A cluster of one core, started here: what executes finds it and leaves it running."""
     started(num_cpus=1)
     yield Cluster("local")
