@@ -25,8 +25,7 @@ ray: Any = pytest.importorskip("ray", reason="needs certmix[ray]")
 
 
 def started(**options: Any) -> None:
-    """A cluster of this machine. Ray waits for its own processes by the clock, too little on a machine that is busy, and
-    its workers wait for everybody else."""
+    """A cluster of this machine. Ray waits for its own processes by the clock: too little on a machine that is busy."""
     for tries_left in (2, 1, 0):
         try:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
