@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import certmix
-import proofs_check
-import verifiers
+PACKAGES = ("certmix", "proofs_check", "verifiers")
 
 
 @cache
@@ -16,8 +15,13 @@ def sha256() -> str:
     """Of one line for each Python file of the three packages, as sha256sum prints them: of its sha256, two spaces and
     its path."""
     lines: list[str] = []
-    for package in (certmix, proofs_check, verifiers):
-        above = Path(package.__path__[0]).parent
-        for path in sorted(above.joinpath(package.__name__).rglob("*.py")):
-            lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(above).as_posix()}\n")
+    for package in PACKAGES:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"{package} is not installed as files", name=package)
+        folder = Path(spec.origin).parent
+        for path in sorted(folder.rglob("*.py")):
+            lines.append(
+                f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder.parent).as_posix()}\n"
+            )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
