@@ -21,7 +21,6 @@ def sha256() -> str:
             raise ModuleNotFoundError(f"{package} is not installed as files", name=package)
         folder = Path(spec.origin).parent
         for path in sorted(folder.rglob("*.py")):
-            lines.append(
-                f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder.parent).as_posix()}\n"
-            )
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            lines.append(f"{digest}  {path.relative_to(folder.parent).as_posix()}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmix.errors import UsageError
+from certmix.formatting import exact
 from certmix.installation import code
 from certmix.runs.attempts import Attempt, Failed, Lost, WorkerError, attempted
 from certmix.runs.batches import Batch, Task, Worker
@@ -95,7 +96,7 @@ class Cluster:
         needs = {"CPU": float(work.settings.threads), "GPU": self.gpus_per_worker}
         largest = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(all(node.get(name, 0.0) >= n for name, n in needs.items()) for node in largest):
-            asked = f"{needs['CPU']:g} cores (--threads) and {needs['GPU']:g} GPUs (--gpus-per-worker)"
+            asked = f"{exact(needs['CPU'])} cores (--threads) and {exact(needs['GPU'])} GPUs (--gpus-per-worker)"
             raise UsageError(f"no machine of the Ray cluster has {asked}, as each task is to have")
         remote = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0)(_prove)
         travels = ray.put(work.of(Task(work.first, work.first)))  # without inputs: each task takes its own
