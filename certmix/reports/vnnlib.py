@@ -28,6 +28,7 @@ from certmix.models.written import gaps, written
 from certmix.runs.finished import OpenedRun, opened
 from certmix.runs.store import Store
 from certmix.theorems.logit_gaps import enough_up, needed_down
+from verifiers.norms import NORMS
 
 SECONDS = 300  # in instances.csv, what a tool may take
 Kind = Literal["prove", "refute"]
@@ -80,8 +81,8 @@ def _questions(run: OpenedRun, lines: Iterable[dict[str, object]], radius: float
     s = run.settings
     if s.method != "margin" or s.use_standard:
         raise UsageError("VNN-LIB asks for margins of h: of a run with --method margin, without --use-standard")
-    if s.norm != "Linf":
-        raise UsageError(f"VNN-LIB describes boxes, so balls in Linf only: the run is about {s.norm}")
+    if not NORMS[s.norm].is_box:
+        raise UsageError(f"VNN-LIB describes boxes, so balls that are boxes: the run is about {s.norm}")
     if not s.alpha > 0.5:
         raise UsageError(f"no margin of h is enough with alpha {exact(s.alpha)}: Lemma 3.2 certifies alpha > 1/2 only")
     if radius is not None and not (math.isfinite(radius) and radius >= 0):

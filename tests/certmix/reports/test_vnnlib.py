@@ -214,7 +214,7 @@ def test_a_largest_radius_is_asked_at_for_each_input_and_another_where_it_is_sai
 
 
 @pytest.mark.parametrize(("changed", "words"), [
-    ({"norm": "L2"}, "balls in Linf only: the run is about L2"),
+    ({"norm": "L2"}, "balls that are boxes: the run is about L2"),
     ({"alpha": 0.5}, "Lemma 3.2 certifies alpha > 1/2 only"),
     ({"use_standard": True}, "margins of h"),
 ])  # fmt: skip
