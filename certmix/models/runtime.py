@@ -123,6 +123,8 @@ class Runtime:
     def _run(self, inputs: Float32Array) -> NDArray[np.float32]:
         try:
             outputs = self._session.run([self.ends.output], {self.ends.input: inputs.astype(KINDS[self.ends.kind])})
+        except UsageError:
+            raise
         except Exception as error:  # onnxruntime's errors share no public base class
             raise UsageError(
                 f"onnxruntime cannot run it on inputs of shape {inputs.shape} ({one_line(error)})"

@@ -20,11 +20,12 @@ from certmix.reports.judged import printable
 
 @dataclass(frozen=True)
 class Row:
-    """verdict: certified, attackable, open. radius: certified, in raw units, exactly; None without a certificate that
-    counts. attack_radius: of the nearest attack on record. judge: its word. why: what stood in the way."""
+    """label: None where the input has none. verdict: certified, attackable, open. radius: certified, in the run's
+    units, exactly; None without a certificate that counts. attack_radius: of the nearest attack on record. judge: its
+    word. why: what stood in the way."""
 
     index: int
-    label: int
+    label: int | None
     predicted: int
     verdict: str
     radius: float | None
@@ -40,7 +41,7 @@ def rows(inputs: Sequence[Input]) -> list[Row]:
     return [
         Row(
             i.index,
-            i.label,
+            None if i.label < 0 else i.label,
             i.predicted,
             i.verdict,
             i.radius,

@@ -35,6 +35,9 @@ Input = Value | int
 Result = Value | int | tuple[View, ...]
 
 
+HELP = "docs/operators.md says what has a plain form; write this in its terms, and export again"
+
+
 class Builder:
     """The plain nodes emitted so far, and the shape of each one's value.
 
@@ -132,6 +135,11 @@ class Builder:
         return self.plain(view, self.shapes[kept.node])
 
 
+def refusal(label: str, reason: str) -> str:
+    """Which node, why, and what would help, where the reason does not say."""
+    return f"{label}: {reason}" + ("" if ": " in reason else f": {HELP}")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
     """One ONNX node with its inputs' values; `label` names it in errors."""
@@ -144,7 +152,7 @@ class Call:
     builder: Builder
 
     def fail(self, reason: str) -> NoReturn:
-        raise UsageError(f"{self.label}: {reason}")
+        raise UsageError(refusal(self.label, reason))
 
     def value(self, k: int) -> Input:
         return self.inputs[k] if k < len(self.inputs) else None
@@ -193,7 +201,10 @@ class Call:
         """The shape of input 0, which must be (channels, height, width)."""
         view = self.view()
         if len(view.shape) != 4 or view.shape[0] != 1:
-            self.fail(f"needs a 2-d image, got a value of shape {view.shape[1:]}")
+            self.fail(
+                f"needs a 2-d image, got a value of shape {view.shape[1:]}: volumes have no plain form; where one of "
+                "their axes is left alone, move it into the channels"
+            )
         return view.shape[1:]
 
 

@@ -51,6 +51,7 @@ OPERATORS: dict[str, Callable[[Call], Result]] = {
     "HardSwish": cellwise(curves.of_kind(c.HardSwish)),
     "Identity": shapes.identity,
     "InstanceNormalization": products.instance_normalization,
+    "LRN": products.local_response_normalization,
     "LayerNormalization": products.layer_normalization,
     "LeakyRelu": cellwise(piecewise.leaky_relu),
     "MatMul": elementwise.matmul,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from certmix.formatting import exact
 from certmix.models.onnx.call import Call
 from certmix.models.onnx.curves import multiplied
 from certmix.models.onnx.elementwise import fit, negative
@@ -63,6 +64,21 @@ def softmax(call: Call) -> View:
 
 
 # ---------------------------------------------------------------- normalisation
+
+
+def local_response_normalization(call: Call) -> int:
+    """x / (bias + alpha / size times the sum of x^2 over `size` neighbouring channels)^beta."""
+    data, channels, emit = call.data(), call.image()[0], call.builder.emit
+    size, beta = int(call.attribute("size", 0)), float(call.attribute("beta", np.float32(0.75)))
+    alpha, bias = np.float32(call.attribute("alpha", np.float32(1e-4))), np.float32(call.attribute("bias", 1.0))
+    if size < 1 or not beta > 0:
+        call.fail(f"has size {size} and beta {exact(beta)}: needs some channels, and an exponent > 0")
+    apart = np.arange(channels)[None, :] - np.arange(channels)[:, None]  # from the channel normalised
+    near = (-((size - 1) // 2) <= apart) & (apart <= size // 2)
+    kernel = (near * np.float32(alpha / np.float32(size)))[:, :, None, None].astype(np.float32)
+    level, square = np.full(channels, bias, dtype=np.float32), emit(c.Square((data,)))
+    total = emit(c.Conv2d((square,), kernel, level, (1, 1), (0, 0, 0, 0), (1, 1), 1))
+    return multiplied(call, data, emit(c.InversePower((total,), beta)))
 
 
 def layer_normalization(call: Call) -> View:

@@ -22,7 +22,7 @@ from onnx import external_data_helper, helper, numpy_helper
 
 from certmix.data import file_kinds
 from certmix.errors import UsageError
-from certmix.models.onnx.call import Builder, Call, Value
+from certmix.models.onnx.call import Builder, Call, Value, refusal
 from certmix.models.onnx.folding import evaluated, one_line
 from certmix.models.onnx.operators import CAN_FOLD, OPERATORS
 from certmix.models.onnx.view import View
@@ -94,13 +94,14 @@ def _load_external(tensor: onnx.TensorProto, folder: Path) -> None:
 class Signature:
     """Names of the model's one input and output, and the shape of one input.
 
-    batch: how many inputs it takes at once: any number, one (a first axis of length 1), or one without a batch axis.
+    batch: how many inputs it takes at once: any number, a fixed one, which is read as any, one (a first axis of length
+    1), or one without a batch axis.
     """
 
     input: str
     output: str
     shape: tuple[int, ...]
-    batch: Literal["any", "one", "none"]
+    batch: Literal["any", "fixed", "one", "none"]
 
     @property
     def graph_shape(self) -> tuple[int, ...]:
@@ -131,12 +132,11 @@ def signature(model: onnx.ModelProto) -> Signature:
     if len(sizes) > 1 and sizes[0] == 1:
         return Signature(name, output.name, shape[1:], "one")
     if len(sizes) > 1 and (_sizes(output) or [])[:1] == sizes[:1]:
-        raise _fixed(shape[0])
+        return Signature(name, output.name, shape[1:], "fixed")
     return Signature(name, output.name, shape, "none")
 
 
-def _fixed(length: int) -> UsageError:
-    return UsageError(f"the batch axis is fixed to {length}: export with a dynamic batch axis or a batch of 1")
+FIXED = "its batch axis is fixed: export with a dynamic batch axis or a batch of 1"
 
 
 def _sizes(value: onnx.ValueInfoProto) -> list[int | None] | None:
@@ -155,7 +155,16 @@ def plain_network(model: onnx.ModelProto) -> PlainNetwork:
     node that has no counterpart.
     """
     ends = signature(model)
-    builder = Builder(ends.shape, ends.batch == "any")
+    try:
+        return _read_graph(model, ends)
+    except UsageError as error:
+        if ends.batch != "fixed":
+            raise
+        raise UsageError(f"{error}; {FIXED}") from error
+
+
+def _read_graph(model: onnx.ModelProto, ends: Signature) -> PlainNetwork:
+    builder = Builder(ends.shape, ends.batch in ("any", "fixed"))
     values: dict[str, Value] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     values[ends.input] = builder.view(0, ends.graph_shape)
     values[""] = None
@@ -166,7 +175,7 @@ def plain_network(model: onnx.ModelProto) -> PlainNetwork:
     if not isinstance(result, View):
         raise UsageError(f"output {ends.output!r} does not depend on the input: {EXPORT_AGAIN}")
     if ends.batch == "none" and len(result.shape) > 1 and result.shape[0] == ends.shape[0]:
-        raise _fixed(ends.shape[0])
+        raise UsageError(f"output {ends.output!r} has shape {result.shape}; {FIXED}")
     if max(result.shape, default=1) < math.prod(result.shape):
         raise UsageError(f"output {ends.output!r} has shape {result.shape}: the output must be one vector of logits")
     try:
@@ -215,10 +224,12 @@ def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder,
             "end the model before it" if node.op_type == "LogSoftmax" else "docs/operators.md lists those that have one"
         )
         raise UsageError(f"{label} has no counterpart in the plain network: {hint}")
+    if node.op_type != "Concat" and any(isinstance(value, View) and 0 in value.shape for value in inputs):
+        raise UsageError(f"{label}: takes a value without cells: {EXPORT_AGAIN}, without what leaves nothing")
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     try:
         result = operator(Call(label, node, opset, inputs, attributes, builder))
     except MalformedError as error:
-        raise UsageError(f"{label}: {error.reason}") from error
+        raise UsageError(refusal(label, error.reason)) from error
     results = result if isinstance(result, tuple) else (builder.view(result) if isinstance(result, int) else result,)
     values.update(zip(node.output, results, strict=False))

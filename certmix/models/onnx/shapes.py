@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -20,8 +21,6 @@ def move(call: Call) -> Result:
     view = call.view()
     others = [None if call.value(k) is None else call.constant(k) for k in range(1, len(call.inputs))]
     numbers = evaluated(call.node, [view.index, *others], call.opset, call.label)
-    if any(part.size == 0 for part in numbers):
-        call.fail(f"leaves nothing of a value of shape {view.shape}")
     parts = tuple(map(view.at, numbers))
     return vector(call, parts[0]) if len(numbers) == 1 else parts
 
@@ -83,7 +82,8 @@ def slice_(call: Call) -> Result:
     for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True):
         ranges[axis] = slice(start, stop, step).indices(view.shape[axis])
     start, stop, step = (tuple(part) for part in zip(*ranges, strict=True))
-    if call.builder.untouched(view) and min(step) > 0:
+    nothing = any(not range(*part) for part in ranges)
+    if call.builder.untouched(view) and min(step) > 0 and not nothing:
         if (start[0], stop[0]) != (0, 1):
             call.fail("cuts the batch axis")
         return call.builder.emit(c.Slice((view.node,), start[1:], stop[1:], step[1:]))
@@ -118,8 +118,12 @@ def sequence_at(call: Call) -> View:
 
 def concat(call: Call) -> View:
     """Cells of node after node, then those of constants, moved to where they belong. What surrounds a value with copies
-    of its own cells, as circular padding does, is one move."""
+    of its own cells, as circular padding does, is one move. What has no cells, as of torch's roll by 0, is left out."""
     builder, axis = call.builder, int(call.attribute("axis", 1))
+    inputs = tuple(v for v in call.inputs if not isinstance(v, View | np.ndarray) or 0 not in v.shape)
+    if not any(isinstance(v, View) for v in inputs):
+        call.fail("joins values without cells")
+    call = dataclasses.replace(call, inputs=inputs)
     if all(isinstance(v, View) for v in call.inputs) and len(call.inputs) > 1:
         roots = [_root(builder, call.view(k)) for k in range(len(call.inputs))]
         if len({root.node for root in roots}) == 1:

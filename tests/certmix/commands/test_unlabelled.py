@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from refusals import refusal
@@ -72,6 +73,14 @@ def test_the_run_remembers_how_its_data_were_read(run: Path, images: Path, digit
         assert main(["check", str(run), "--data", str(images)]) == 4
     finally:
         (images / "3.png").unlink()
+
+
+def test_other_programs_get_no_label(run: Path, tmp_path: Path) -> None:
+    files = {kind: tmp_path / f"rows.{kind}" for kind in ("csv", "jsonl", "parquet")}
+    assert main(["export", str(run), *(f"--{kind}={path}" for kind, path in files.items())]) == 0
+    assert all(line.split(",")[1] == "" for line in files["csv"].read_text().splitlines()[1:])
+    assert all(json.loads(line)["label"] is None for line in files["jsonl"].read_text().splitlines())
+    assert pyarrow.parquet.read_table(files["parquet"])["label"].null_count == 3
 
 
 def test_what_counts_correct_answers_refuses_them(run: Path, images: Path, digits: Path, tmp_path, capsys) -> None:

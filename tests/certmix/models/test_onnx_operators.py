@@ -335,6 +335,12 @@ def norm(g: Graph, draw: Draw) -> None:
     g.add(op, g.last, *given[0], keepdims=int(draw(st.booleans())), **given[1])
 
 
+def response_norm(g: Graph, draw: Draw) -> None:
+    """Over an odd number of channels: onnxruntime knows no other."""
+    exponent = draw(st.sampled_from([0.75, 0.5, 2.0]))
+    g.add("LRN", g.last, size=draw(st.sampled_from([1, 3, 5])), alpha=0.3, beta=exponent, bias=1.5)
+
+
 def broadcastable(g: Graph, draw: Draw) -> np.ndarray:
     """A constant that broadcasts against the latest value without enlarging it."""
     kept = [n if draw(st.booleans()) else 1 for n in g.output_shape()]
@@ -636,7 +642,7 @@ ANY = [
 ]  # fmt: skip
 IMAGE = [
     *ANY, conv, conv_transpose, sequence, resize, pool, batch_norm, mean, flattening, view_by_batch_size,
-    axes_of_length_one,
+    axes_of_length_one, response_norm,
 ]  # fmt: skip
 VECTOR = [*ANY, gemm, matmul, batch_norm, flattening]
 
