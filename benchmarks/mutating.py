@@ -251,13 +251,21 @@ class Loop:
         torch.set_num_threads(1)
         self.items = {item.nodeid: item for item in spread(session.items)}
         made_once(self.items.values())
-        gc.freeze()
         self._in_parallel(self._survey)
         parts = [self.folder / f"tests{n}.jsonl" for n in range(self.options.jobs)]
         self.cases = [Case(**json.loads(line)) for part in parts for line in part.read_text().splitlines()]
         print(f"{len(self.cases)} cases of {len({case.test for case in self.cases})} tests", flush=True)
+        self._need_import_anew()
         self._in_parallel(self._work)
         return True
+
+    def _need_import_anew(self) -> None:
+        """Tests pass when everything is imported again without any mutation."""
+        path, log = "proofs_check/judge.py", self.folder / "log"
+        same = Mutant(path, "", 1, 1, "none", "", "", 0, 0, b"")
+        items = [case.item for case in self.cases if case.lines.get(path)][:3]
+        if in_child(log, 200, lambda: anew(self.root, same, (self.root / path).read_bytes(), items)) != "passed":
+            sys.exit(f"unmutated and imported anew the judge fails: {log.read_text()[-3000:]}")
 
     def _in_parallel(self, work: Callable[[int], None]) -> None:
         children: list[int] = []

@@ -45,6 +45,7 @@ def proven(folder: Path, indices: set[int] | None = None) -> int:
         if indices is None or claim["index"] in indices:
             sj.prove(claim, net, center)
             count += 1
+    print(f"{folder.name}: {count} lines proven by the second judge")
     return count
 
 
@@ -166,9 +167,12 @@ def test_exact_evaluation_refutes_none_of_many_claims(norm: c.Norm):
 
 def no_judge_is_refuted(norm: c.Norm, count: int) -> None:
     found = [tried(seed, norm, radius) for seed in range(count) for radius in (0.01, 0.06, 0.2)]
+    accepted, proven, refuted = (sum(column) for column in zip(*found, strict=True))
+    words = f"the judge accepts {accepted}, the second proves {proven}, points refute {refuted}"
+    print(f"{norm}: of {len(found)} claims {words}")
     assert not any((first or second) and refuted for first, second, refuted in found)
     # neither all nor nothing: both judges accept some, and points refute some
-    assert min(sum(f for f, _, _ in found), sum(s for _, s, _ in found), sum(r for _, _, r in found)) >= count / 4
+    assert min(accepted, proven, refuted) >= count / 4
     # nearly the same bounds: no more than a few claims lie between the judges
     assert sum(first != second for first, second, _ in found) <= len(found) / 10
 
