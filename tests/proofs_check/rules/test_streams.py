@@ -1,0 +1,41 @@
+"""The bytes of trees: read as they are asked for, whole or refused."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+
+from proofs_check.certificate import RejectedError
+from proofs_check.rules.margin.branching import Stream
+
+NOISE = np.random.default_rng(0).integers(0, 256, 30_000, dtype=np.uint8)  # no compression: many chunks
+
+
+def test_numbers_that_span_many_chunks_are_read_whole_and_leave_the_next_ones_in_place():
+    stream = Stream(zlib.compress(NOISE.tobytes()))
+    at = 0
+    for kind, count in (("u1", 9_000), ("<u4", 3), ("<f4", 2_500), ("<f8", 1), ("u1", 0), ("u1", 10_980)):
+        size = count * np.dtype(kind).itemsize
+        assert stream.numbers(kind, count).tobytes() == NOISE[at : at + size].tobytes()
+        at += size
+    assert at == len(NOISE)
+    stream.end()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5_000, 29_000, -1])
+def test_a_stream_that_is_cut_short_is_refused_where_it_ends(cut: int):
+    stream = Stream(zlib.compress(NOISE.tobytes())[:cut])
+    with pytest.raises(RejectedError, match="cut short"):
+        [stream.numbers("u1", len(NOISE)), stream.end()]
+
+
+def test_numbers_or_bytes_beyond_the_end_are_refused():
+    with pytest.raises(RejectedError, match="cut short"):
+        Stream(zlib.compress(bytes(3))).numbers("<f4", 1)
+    for data, word in ((zlib.compress(bytes(5)), "last leaf"), (zlib.compress(bytes(4)) + b"\0", "after its end")):
+        stream = Stream(data)
+        stream.numbers("<f4", 1)
+        with pytest.raises(RejectedError, match=word):
+            stream.end()
