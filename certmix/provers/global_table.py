@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proofs_check.certificate import Norm, RejectedError
 from proofs_check.kernel.bounds import Prepared
-from proofs_check.rules.lipschitz.layer_norms import global_constants
+from proofs_check.rules.lipschitz.layer_norms import global_constants, joint_constant
 from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import unrestricted_slopes
 from verifiers.lipschitz.linear_maps import LinearMaps
@@ -53,3 +53,10 @@ class GlobalTable:
             return torch.tensor(global_constants(self.judge, predicted, norm), dtype=torch.float64)
         except RejectedError as error:
             raise EngineError(f"the judge knows no constants of layers: {error}") from error
+
+    def joint_constant(self, norm: Norm) -> float | None:
+        """An l2 constant of all logits less their mean, by the same; None where the judge knows none."""
+        try:
+            return joint_constant(self.judge, norm)
+        except RejectedError:
+            return None

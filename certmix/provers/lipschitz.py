@@ -31,6 +31,8 @@ from certmix.theorems.lipschitz import (
     LogitsAtInputs,
     bisected_radius,
     closed_form_radius,
+    joint_radius,
+    joint_reaches,
     least_margin,
     probability_bounds,
     reaches,
@@ -178,18 +180,23 @@ class LipschitzProver(Prover[LogitsAtInputs]):
     def _layers(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
         norm = self.problem.settings.norm
         constants = [self.table.layer_constants(int(y), norm) for y in point.predicted[inputs]]
-        return self._everywhere(point, inputs, constants)
+        joint = self.table.joint_constant(norm)
+        return self._everywhere(point, inputs, constants, joint)
 
-    def _everywhere(self, point: LogitsAtInputs, inputs: Tensor, constants: list[Tensor]) -> Proposals:
-        """The radii of global constants, (K,) per input."""
+    def _everywhere(
+        self, point: LogitsAtInputs, inputs: Tensor, constants: list[Tensor], joint: float | None = None
+    ) -> Proposals:
+        """The radii of global constants, (K,) per input; joint: one of all logits less their mean."""
         s = self.problem.settings
         part, values = _of_inputs(point, inputs), torch.stack(constants)
         if s.radius is None:
-            radii = bisected_radius(part, values, s.tolerance).clamp(max=self._limit(point, inputs))
-        else:
-            fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
-            radii = torch.where(reaches(part, values, fixed), fixed, -1.0)
-        return Proposals(radii, values)
+            radii = bisected_radius(part, values, s.tolerance)
+            if joint is not None:
+                radii = joint_radius(part, values, joint, s.tolerance)
+            return Proposals(radii.clamp(max=self._limit(point, inputs)), values)
+        fixed = torch.full((len(inputs),), s.radius, dtype=torch.float64)
+        reached = reaches(part, values, fixed) if joint is None else joint_reaches(part, values, joint, fixed)
+        return Proposals(torch.where(reached, fixed, -1.0), values)
 
     def _local(self, point: LogitsAtInputs, inputs: Tensor) -> Proposals:
         def test(index: Tensor, radii: Tensor) -> Tensor:
@@ -275,9 +282,11 @@ class LipschitzProver(Prover[LogitsAtInputs]):
             return GlobalLipschitz("4a", constants, base64.b64encode(stacked.tobytes()).decode())
         index, radii = torch.tensor([batch_index]), torch.tensor([radius], dtype=torch.float64)
         if candidate.constants is not None:
-            stated = spacious_constants(_of_inputs(point, index), candidate.constants[None], radii)[0].tolist()
+            part = _of_inputs(point, index)
+            stated = spacious_constants(part, candidate.constants[None], radii)[0].tolist()
             if rule == "lipschitz_layers":
-                return LayerLipschitz("4a", tuple(stated))
+                enough = bool(reaches(part, torch.tensor([stated], dtype=torch.float64), radii)[0])
+                return LayerLipschitz("4a" if enough else "4b", tuple(stated))
             return LocalLipschitz("4a", tuple(stated), None)
         bounds = self._ask(index, radii, torch.tensor([predicted]))
         if rule == "engine_lipschitz_relaxed":

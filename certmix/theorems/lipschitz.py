@@ -8,6 +8,7 @@ or elsewhere accepts as a certificate. Floats that propose; the judge proves. So
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,8 @@ SMALLEST_CONSTANT = 2.0**-500
 SPARE_TOLERANCE = 1e-6  # relative, of what a theorem has to spare
 KEPT_SHARE = 2.0**-4  # of that, for who applies the theorem; the rest goes to the constants
 LARGEST_FACTOR = 2.0
+JOINT_ROUNDS, JOINT_HALVINGS, JOINT_STEPS = 3, 40, 8  # for c, for v, of Newton's method: as the judge has them
+JOINT_TOLERANCE = 1e-2  # relative, of what (4b) adds to the radius of (4a)
 Quantity = Literal["probabilities", "differences"]
 
 
@@ -150,10 +153,15 @@ def closed_form_radius(point: LogitsAtInputs, values: Tensor) -> Tensor:
 
 def reaches(point: LogitsAtInputs, values: Tensor, radius: Tensor) -> Tensor:
     """(N,) whether (4a) certifies `radius` (N,): the margin over d_j <= d_j(x) + L_j r exceeds the required one."""
+    margins = _box_margins(point, values, radius).masked_fill(point.own, torch.inf)
+    return certifies(margins.amin(dim=1), point.alpha)
+
+
+def _box_margins(point: LogitsAtInputs, values: Tensor, radius: Tensor) -> Tensor:
+    """(N, K) h_y - h_i over d_j <= d_j(x) + L_j r; column y 0."""
     upper = (point.differences + values * radius[:, None]).masked_fill(point.own, 0.0)
     lower = torch.full_like(upper, -torch.inf).masked_fill(point.own, 0.0)
-    margin = box_margin(lower, upper, point.predicted, point.temperature).masked_fill(point.own, torch.inf)
-    return certifies(margin.amin(dim=1), point.alpha)
+    return box_margin(lower, upper, point.predicted, point.temperature)
 
 
 def bisected_radius(point: LogitsAtInputs, values: Tensor, tolerance: float) -> Tensor:
@@ -170,6 +178,75 @@ def bisected_radius(point: LogitsAtInputs, values: Tensor, tolerance: float) -> 
     if len(positive):
         radii[positive] *= largest_passing(lambda i, f: passes(positive[i], f), len(positive), LARGEST_GAIN, tolerance)
     return radii
+
+
+# ---------------------------------------------------------------- (4b)
+
+
+def joint_reaches(point: LogitsAtInputs, values: Tensor, joint: float, radius: Tensor) -> Tensor:
+    """(N,) whether (4a) or, with an l2 constant of all logits less their mean, (4b) certifies `radius` (N,), rival by
+    rival. Requires: values (N, K) of d_j."""
+    if point.alpha <= 0.5:
+        return torch.zeros(len(point.logits), dtype=torch.bool)
+    by_box = certifies(_box_margins(point, values, radius), point.alpha) | point.own
+    rows, rivals = torch.nonzero(~by_box, as_tuple=True)
+    weights = torch.full((len(rows), point.logits.shape[1]), 1 - point.alpha, dtype=torch.float64)
+    weights = weights.scatter(1, rivals[:, None], 1.0).masked_fill(point.own[rows], 0.0)
+    terms = weights.log() + point.temperature * point.differences[rows]
+    most = log_sum(terms, point.temperature * joint * radius[rows])
+    by_box[rows, rivals] = most < math.log(2 * point.alpha - 1)
+    return by_box.all(dim=1)
+
+
+def joint_radius(point: LogitsAtInputs, values: Tensor, joint: float, tolerance: float) -> Tensor:
+    """(N,) the largest radius that `joint_reaches` finds, upward from that of (4a); 0: no certificate."""
+    start = bisected_radius(point, values, tolerance)
+    values = values.expand_as(point.logits)
+
+    def passes(index: Tensor, gains: Tensor) -> Tensor:
+        part = LogitsAtInputs(point.logits[index], point.predicted[index], point.alpha, point.temperature)
+        return joint_reaches(part, values[index], joint, start[index] * (1 + gains))
+
+    positive = torch.nonzero((start > 0) & torch.isfinite(start)).flatten()
+    if len(positive):
+        start[positive] *= 1 + largest_passing(lambda i, g: passes(positive[i], g), len(positive), 1.0, JOINT_TOLERANCE)
+    return start
+
+
+def log_sum(terms: Tensor, reach: Tensor) -> Tensor:
+    """(R,) upper bounds of log sum_j exp(a_j + T (d_j - d_j(x))) on the ball, the largest sum_j p_j (a_j - log p_j) +
+    s sqrt(1 + |p|^2) over shares p. terms: (R, K) a_j, -inf: none; reach: (R,) s = T L r.
+
+    Source: docs/maths.md 4b. s sqrt(1 + |p|^2) <= s^2 / (4 c) + c + c |p|^2; for any v the rest is at most v and the
+    sum of the largest q(p) = p (a_j - v) - p log p + c p^2, which is concave up to 1 / (2 c) and convex beyond.
+    """
+    best, square = torch.full_like(reach, torch.inf), torch.ones_like(reach)
+    for _ in range(JOINT_ROUNDS):
+        c = (reach / (2 * (1 + square).sqrt())).clamp(min=1e-100)[:, None]
+        top = terms.amax(dim=1, keepdim=True)
+        low, high = top - 1, top + 2 * c + math.log(terms.shape[1]) + 1
+        for _ in range(JOINT_HALVINGS):
+            v = (low + high) / 2
+            enough = _largest(terms - v, c)[0].sum(dim=1, keepdim=True) > 1
+            low, high = torch.where(enough, v, low), torch.where(enough, high, v)
+        shares, values = _largest(terms - high, c)
+        bound = reach**2 / (4 * c[:, 0]) + c[:, 0] + high[:, 0] + values.sum(dim=1)
+        best, square = torch.fmin(best, bound), shares.square().sum(dim=1).clamp(max=1.0)
+    return best
+
+
+def _largest(b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Where q is largest on [0, 1], and its value: at the first zero of its slope b - log p - 1 + 2 c p, found by
+    Newton's method on log p from below, or at 1."""
+    most = -torch.log(2 * c)
+    logs = torch.minimum(b - 1, most)
+    for _ in range(JOINT_STEPS):
+        bend = 2 * c * logs.exp()
+        logs = torch.fmin(logs + (b - 1 - logs + bend).nan_to_num(0.0) / (1 - bend), most)
+    p = logs.exp()
+    rise = (b - logs - 1 + 2 * c * p).nan_to_num(0.0).clamp(min=0.0)
+    inside, end = p - c * p * p + rise, b + c
+    return torch.where(inside < end, 1.0, p), torch.maximum(inside, end)
 
 
 def spacious_constants(point: LogitsAtInputs, values: Tensor, radius: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from proofs_check.theorems.theorem import Theorem, reals, z3
 alpha, g_y, g_i, h_y, h_i, at_y, at_i = reals("alpha g_y g_i h_y h_i at_y at_i")
 L, L_y, L_i, r, t, d, d_x, up_i, low_y = reals("L L_y L_i r t d d_x up_i low_y")
 rho, x, y, lost, c, square, factor, rest = reals("rho x y lost c square factor rest")
+p, a_1, a_2, b_1, b_2, log_1, log_2, total, s, size, c_1, q = reals("p a_1 a_2 b_1 b_2 log_1 log_2 total s size c_1 q")
 change, slope, w, v, theta, u, inner, delta = reals("change slope w v theta u inner delta")
 
 mix = (1 - alpha) * (g_y - g_i) + alpha * (h_y - h_i)
@@ -53,6 +54,32 @@ THEOREMS = (
         "logit differences from constants",
         {"constant": d - d_x <= L * t, "L >= 0": L >= 0, "distance": t <= r},
         d <= d_x + L * r,
+    ),
+    Theorem(
+        "slope of a margin that is not negative",
+        {
+            "h_i >= 0": h_i >= 0,
+            "h_y + h_i <= 1": h_y + h_i <= 1,
+            "margin": h_y - h_i >= 0,
+            "constant of d_i": L_i <= 2 * L,
+            "constants of the others": L_y <= 4 * L,
+            "L >= 0": L >= 0,
+        },
+        h_i * (1 + h_y - h_i) * L_i + (h_y - h_i) * (1 - h_y - h_i) * L_y <= L,
+    ),
+    Theorem(
+        "a sum of exponentials by its shares",
+        {
+            "log of the first share": b_1 - total == log_1,
+            "log of the second": b_2 - total == log_2,
+            "they move together": p * b_1 + (1 - p) * b_2 <= p * a_1 + (1 - p) * a_2 + s * size,
+        },
+        total <= p * (a_1 - log_1) + (1 - p) * (a_2 - log_2) + s * size,
+    ),
+    Theorem(
+        "a product below a parabola",
+        {"c > 0": c_1 > 0, "quotient": q * 4 * c_1 == s * s},
+        s * size <= q + c_1 * size * size,
     ),
     Theorem(
         "constants of a composition",

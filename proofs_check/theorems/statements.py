@@ -170,6 +170,27 @@ STATEMENTS = (
         only="rules/margin/rule.py box_proves",
     ),
     Statement(
+        "slope of a margin that is not negative",
+        "4",
+        "While m = h_y - h_i >= 0 it falls by at most max(L_i/2, L_o/4) r.",
+        FROM_CONSTANTS,
+        only="rules/lipschitz/rule.py _difference_form",
+    ),
+    Statement(
+        "a sum of exponentials by its shares",
+        "4b",
+        "log sum e^b = sum p (b - log p), p the shares of its terms: one form of z.",
+        ("lipschitz_layers",),
+        only="rules/lipschitz/joint.py log_sum",
+    ),
+    Statement(
+        "a product below a parabola",
+        "4b",
+        "s u <= s^2 / (4 c) + c u^2.",
+        ("lipschitz_layers",),
+        only="rules/lipschitz/joint.py log_sum",
+    ),
+    Statement(
         "constants of a composition",
         "4",
         "The product of the constants is one of the composition.",

@@ -38,7 +38,7 @@ OWN = {
     "engine_lipschitz_relaxed": 30,
     "engine_margin": 25,
     "lipschitz_global": 130,
-    "lipschitz_layers": 140,
+    "lipschitz_layers": 150,
     "lipschitz_local": 50,
     "lipschitz_relaxed": 25,
     "pair_margin": 25,

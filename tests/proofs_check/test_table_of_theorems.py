@@ -34,6 +34,7 @@ TESTED_BY = {
         "proofs_check/kernel/test_jacobian.py",
     ),
     "4a": ("proofs_check/rules/test_lipschitz.py", "proofs_check/rules/test_layer_norms.py"),
+    "4b": ("proofs_check/rules/test_joint.py",),
     "5": ("certmix/theorems",),
     "5a": ("proofs_check/rules/test_smoothing.py",),
     "5b": ("proofs_check/rules/test_smoothing.py",),

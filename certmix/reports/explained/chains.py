@@ -35,6 +35,8 @@ UPPER_OF = "rules.margin.exponential.upper_of"
 MISSES = "rules.margin.exponential.exponential_misses"
 LEAF = "rules.margin.branching._leaf_proves"
 NEED_THEOREM = "rules.lipschitz.rule.need_theorem"
+JOINT = "rules.lipschitz.joint.joint_proves"
+LOG_SUM = "rules.lipschitz.joint.log_sum"
 FIXED_POINT = "rules.lipschitz.rule.need_fixed_point"
 LOCAL = "kernel.jacobian.difference_constants"
 GLOBAL = "rules.lipschitz.layer_norms.global_constants"
@@ -48,8 +50,8 @@ TAIL = "rules.smoothing._need_tail"
 MEAN = "rules.smoothing.need_mean"
 NEED_MARGIN = "rules.smoothing.need_margin"
 WATCHED = (
-    DIFFERENCES, NEED_CLASS, ENGINE_BOUNDS, BOX, MARGIN_LOWER, CHORD, UPPER_OF, MISSES, NEED_THEOREM, FIXED_POINT,
-    LOCAL, GLOBAL, MATRIX, ALPHA, TRANSFORMED, NUTS, SHIFT, SPLIT, TAIL, MEAN, NEED_MARGIN,
+    DIFFERENCES, NEED_CLASS, ENGINE_BOUNDS, BOX, MARGIN_LOWER, CHORD, UPPER_OF, MISSES, NEED_THEOREM, JOINT, LOG_SUM,
+    FIXED_POINT, LOCAL, GLOBAL, MATRIX, ALPHA, TRANSFORMED, NUTS, SHIFT, SPLIT, TAIL, MEAN, NEED_MARGIN,
 )  # fmt: skip
 
 
@@ -266,16 +268,27 @@ def _constants(line: Certificate, seen: Call) -> Chain:
     derived = next((c.result for name in (LOCAL, GLOBAL) for c in seen.all_of(name)), None)
     boxes = {c.arguments["rival"]: c.arguments["upper"] for c in seen.all_of(BOX)}
 
-    spent = arb(claim.radius) * arb(claim.temperature) * arb(float(used.max())) / 2
-    by_3_5 = {i: _box_margin(at_x, i, claim) - spent for i in rivals(claim, len(at_x))}
-    margins = {i: _box_margin(top, i, claim) for i, top in boxes.items()} if theorem == "4a" else by_3_5
+    def falls(i: int) -> arb:
+        slope = max(used[i] / 2, np.delete(used, i).max() / 4)
+        return arb(claim.radius) * arb(claim.temperature) * arb(float(slope))
+
+    sums = {c.arguments["rival"]: c.of(LOG_SUM)[0].result for c in seen.all_of(JOINT)}
+    margins = {i: _box_margin(top, i, claim) for i, top in boxes.items() if i not in sums}
+    if theorem == "3.5":
+        margins = {i: _box_margin(at_x, i, claim) - falls(i) for i in rivals(claim, len(at_x))}
 
     def row(i: int) -> tuple[str, ...]:
         own = "by its matrix" if derived is None else _up(derived[i])
-        on_ball = _up(boxes[i][i]) if theorem == "4a" else ""
+        if i in sums:
+            return (_up(at_x[i]), own, _up(used[i]), "", below(sums[i], (2 * arb(claim.alpha) - 1).log()))
+        on_ball = _up(boxes[i][i]) if i in boxes else ""
         return (_up(at_x[i]), own, _up(used[i]), on_ball, above(margins[i], required(claim)))
 
-    by = {"4a": "d_j <= d_j(x) + L_j r, then the box (3a)", "3.5": "h_y - h_i falls by at most r T max L / 2"}
+    by = {
+        "3.5": "h_y - h_i falls by at most r T max(L_i / 2, L_o / 4)",
+        "4a": "d_j <= d_j(x) + L_j r, then the box (3a)",
+        "4b": f"the same, or log sum w e^(T d) < log(2 alpha - 1) by {_up(asked['joint'] or 0.0)} of all z",
+    }
     steps = [*_class_step(seen, claim), _margin_step(claim, margins.values()), (f"theorem {theorem}", by[theorem])]
     heads = ("rival", "d(x) <=", "L proven <=", "L used", "d on the ball <=", "margin >=")
     return Chain(steps, _table(claim, at_x, heads, row))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,32 +24,35 @@ from proofs_check.kernel.bounds import Prepared, chunks, inputs_of
 from proofs_check.kernel.jacobian import Frontier, affine_step, hand_on
 from proofs_check.kernel.layers.affine import Affine
 from proofs_check.kernel.layers.layer import Nonlinear
-from proofs_check.kernel.norms import NORMS
+from proofs_check.kernel.norms import NORMS, spectral_norm
 from proofs_check.kernel.rounding import Array, float_up, need_bounded, product_up, sum_up
 from proofs_check.kernel.slopes import Interval
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz import blocks
-from proofs_check.rules.lipschitz.rule import Theorem, need_theorem, premises, stated_constants
+from proofs_check.rules.lipschitz.inequality import frobenius
+from proofs_check.rules.lipschitz.rule import JointTheorem, need_theorem, premises, stated_constants
 
 MAX_CELLS = 4096  # nonlinear cells: beyond, unrestricted Jacobians take too long
+MAX_ENTRIES = 2**24  # of forms on one node, classes times cells
 
 
 @dataclass(frozen=True)
 class LayerLipschitz:
     """constants: of d_j on the whole space in the claim's norm, entry y is 0; re-derived here."""
 
-    theorem: Theorem
+    theorem: JointTheorem
     constants: tuple[float, ...]
 
 
 def layer_lipschitz(claim: Claim, evidence: LayerLipschitz, case: Case) -> frozenset[Assumption]:
-    """Theorem 3.5 or (4a) with global constants of any network, in the claim's own norm."""
+    """Theorem 3.5, (4a) or (4b) with global constants of any network, in the claim's own norm."""
     _, at_x = premises(claim, case)
     stated = stated_constants(claim, evidence.constants, case)
     derived = global_constants(case.robust, claim.predicted, claim.norm)
     for j in range(len(derived)):
         need(derived[j] <= stated[j], "constants", f"class {j}: {stated[j]} is below the proven bound {derived[j]}")
-    need_theorem(claim, evidence.theorem, at_x, stated)
+    joint = joint_constant(case.robust, claim.norm) if evidence.theorem == "4b" else None
+    need_theorem(claim, evidence.theorem, at_x, stated, joint)
     return frozenset()
 
 
@@ -78,16 +82,40 @@ def _folded(
 ) -> Array:
     total = np.zeros(len(forms))
     for chunk in chunks(prepared.shapes, len(forms)):
-        start = forms[chunk].reshape(-1, 1, 1, forms.shape[1])
-        frontier: Frontier = {len(constants) - 1: Interval(start, np.zeros_like(start))}
-        for k in range(len(constants) - 1, -1, -1):
-            arrived, layer = frontier.pop(k, None), prepared.layers[k]
-            if arrived is not None and isinstance(layer, Affine) and k not in stops:
-                hand_on(prepared, frontier, k, affine_step(layer, arrived))
-            elif arrived is not None:
-                duals = NORMS[norm].dual(arrived.magnitude().reshape(len(start), -1))
-                total[chunk] = sum_up(total[chunk], product_up(duals, constants[k]))
+        for k, arrived in _ends(prepared, forms[chunk], stops):
+            duals = NORMS[norm].dual(arrived.magnitude().reshape(len(total[chunk]), -1))
+            total[chunk] = sum_up(total[chunk], product_up(duals, constants[k]))
     return total
+
+
+def _ends(prepared: Prepared, forms: Array, stops: tuple[int, ...]) -> Iterator[tuple[int, Interval]]:
+    """The nodes at which forms of the logits end, folded into affine nodes down to `stops`; and what they are there."""
+    start = forms.reshape(-1, 1, 1, forms.shape[1])
+    frontier: Frontier = {len(prepared.layers) - 1: Interval(start, np.zeros_like(start))}
+    for k in range(len(prepared.layers) - 1, -1, -1):
+        arrived, layer = frontier.pop(k, None), prepared.layers[k]
+        if arrived is not None and isinstance(layer, Affine) and k not in stops:
+            hand_on(prepared, frontier, k, affine_step(layer, arrived))
+        elif arrived is not None:
+            yield k, arrived
+
+
+@functools.lru_cache(maxsize=64)
+def joint_constant(prepared: Prepared, norm: Norm) -> float:
+    """An l2 constant of the logits less their mean, z - (sum_k z_k) / K: of all together. A pure function, as above."""
+    need(NORMS[norm].euclidean, "theorem", f"4b is about balls in l2, not in {norm}")
+    classes = prepared.network.classes
+    entries = classes * max(map(math.prod, prepared.shapes))
+    need(entries <= MAX_ENTRIES, "constants", f"a joint constant takes {entries} entries, more than {MAX_ENTRIES}")
+    constants, joins = node_constants(prepared, norm)
+    forms, total = classes * np.eye(classes) - 1, 0.0
+    with np.errstate(all="ignore"):
+        for k, arrived in _ends(prepared, forms, joins):
+            centre, radius = (part.reshape(classes, -1) for part in (arrived.centre, arrived.radius))
+            size = float_up(spectral_norm(centre) + frobenius(radius))
+            total = float_up(total + float_up(size * constants[k]))
+    need_bounded(np.array(total), "constants")
+    return float_up(total / classes)
 
 
 @functools.lru_cache(maxsize=64)

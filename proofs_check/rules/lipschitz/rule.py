@@ -19,10 +19,12 @@ from proofs_check.certificate import Assumption, Claim, need
 from proofs_check.kernel import bounds, jacobian
 from proofs_check.kernel.rounding import Array, product_up, sum_up
 from proofs_check.rules.case import Case
-from proofs_check.rules.margin.differences import EngineBounds, engine_bounds, exponentials, need_class, slopes
+from proofs_check.rules.lipschitz.joint import joint_proves
+from proofs_check.rules.margin.differences import EngineBounds, engine_bounds, exponentials, need_class, rivals, slopes
 from proofs_check.rules.margin.rule import box_proves
 
 Theorem = Literal["3.5", "4a"]
+JointTheorem = Literal["3.5", "4a", "4b"]
 
 
 @dataclass(frozen=True)
@@ -63,26 +65,31 @@ def stated_constants(claim: Claim, stated: tuple[float, ...], case: Case) -> Arr
     return constants
 
 
-def need_theorem(claim: Claim, theorem: Theorem, at_x: Array, constants: Array) -> None:
-    """The theorem proves the claim from upper bounds of d_j(x) and proven constants L_j."""
+def need_theorem(
+    claim: Claim, theorem: JointTheorem, at_x: Array, constants: Array, joint: float | None = None
+) -> None:
+    """The theorem proves the claim from upper bounds of d_j(x) and proven constants L_j. joint: an l2 constant of all
+    logits less their mean, which "4b" needs where (4a) is not enough."""
     with np.errstate(over="ignore"):  # a constant may be as large as a double
         upper = sum_up(at_x, product_up(constants, claim.radius))
-    for i in range(len(at_x)):
-        if i == claim.predicted:
-            continue
-        proven = box_proves(upper, i, claim) if theorem == "4a" else _difference_form(claim, at_x, constants, i)
+    for i in rivals(claim, len(at_x)):
+        if theorem == "3.5":
+            proven = _difference_form(claim, at_x, constants, i)
+        else:
+            proven = box_proves(upper, i, claim) or (joint is not None and joint_proves(at_x, i, claim, joint))
         need(proven, "margin", f"rival {i}: Theorem {theorem} does not reach radius {claim.radius}")
 
 
 def _difference_form(claim: Claim, at_x: Array, constants: Array, rival: int) -> bool:
     """Thm 3.5 with Lip(h_y - h_i) in place of the sum: alpha (m_i(x) - r Lip) > 1 - alpha.
 
-    Lip(m_i) <= T max_j L_j / 2: |dm_i/dd_i| = h_i (1 + m_i), |dm_i/dd_j| = h_j |m_i|. Because h_y + h_i <= 1 their sum
-    is at most (1 - m_i^2) / 2 if m_i >= -1/3, else 2 |m_i| (1 - |m_i|): never more than 1/2 (docs/maths.md 4).
+    While m_i >= 0, Lip(m_i) <= T max(L_i / 2, L_o / 4), L_o the largest constant of the other rivals: |dm_i/dd_i| =
+    h_i (1 + m_i) and |dm_i/dd_j| = h_j m_i, h_y + h_i between m_i and 1 (docs/maths.md 4).
     """
     e = exponentials(at_x, claim.temperature, claim.predicted)
     alpha = arb(claim.alpha)
-    spent = alpha * arb(claim.radius) * arb(claim.temperature) * arb(float(constants.max())) / 2
+    slope = max(float(constants[rival]) / 2, float(np.delete(constants, rival).max()) / 4)
+    spent = alpha * arb(claim.radius) * arb(claim.temperature) * arb(slope)
     # m_i(x) = (1 - e_i) / sum_j e_j, decreasing in every d_j as long as d_i <= 0 (3a); y has e_y = 1
     return bool(at_x[rival] <= 0 and alpha * (1 - e[rival]) > (1 - alpha + spent) * sum(e, arb(0)))
 
