@@ -35,7 +35,8 @@ test-slow: .venv  ## the full counts of the property tests, and mutation testing
 
 test-gpu: .venv  ## device paths against the processor's
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
-	  CERTMIX_DEVICE=cuda $(BIN)/python -m pytest tests/verifiers/smoothing/test_philox.py; \
+	  CERTMIX_DEVICE=cuda $(BIN)/python -m pytest tests/test_devices.py tests/verifiers/smoothing/test_philox.py \
+	    tests/verifiers/smoothing/test_device.py tests/verifiers/lipschitz/test_lipsdp_on_device.py; \
 	else echo "skipped: torch finds no CUDA device here"; fi
 
 test-upstream: .venv  ## engine laws against a checkout of upstream auto_LiRPA: UPSTREAM=DIR

@@ -13,7 +13,8 @@ coupling is unsound (Pauli et al. 2021). The judge re-derives A, B, C, D and pro
 Candidates for T compete, and the best is improved by descent until nothing is gained (rho(T) is convex): T equal for
 all neurons, which proves that orthogonal layers with ReLU, |x| or MaxMin between are 1-Lipschitz; T by the norms of
 layers, which proves their product; and on small networks the cone program in cvxpy. With Q the matrix of (*) before the
-subtraction and M = [-TA; ℓ0], rho is the largest eigenvalue of MᵀQ⁻¹M: small matrices, on the CPU whatever the device.
+subtraction and M = [-TA; ℓ0], rho is the largest eigenvalue of MᵀQ⁻¹M: by numpy, or where the network is on a GPU by
+torch (`lipsdp_on_device`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from verifiers.engine import EngineError
 from verifiers.lipschitz.jacobian import Slopes
 from verifiers.lipschitz.linear_maps import LinearMaps
+from verifiers.lipschitz.lipsdp_on_device import RhoOnDevice
 
 Matrix = NDArray[np.float64]
 TILTS = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)  # earlier layers' multipliers are larger by that much per layer
@@ -68,7 +70,8 @@ class LipSDP:
     """multipliers "neuron": one per activation, "layer": one per layer. At most `max_neurons` activations.
 
     max_cone_neurons: with more, the cone program is no candidate. max_steps: of descent per power of `SMOOTHED`, which
-    ends before where nothing is gained. inflation: relative, of constants: the judge's matrices need it.
+    ends before where nothing is gained. inflation: relative, of constants: the judge's matrices need it. on_device: of
+    the descent, that of the network; None: where that is CUDA.
     """
 
     multipliers: Literal["neuron", "layer"] = "neuron"
@@ -76,6 +79,7 @@ class LipSDP:
     max_cone_neurons: int = 64
     max_steps: int = 300
     inflation: float = 1e-6
+    on_device: bool | None = None
 
     def bounds(self, maps: LinearMaps, forms: Matrix, slopes: list[Slopes]) -> list[GlobalBound]:
         """A bound for each of `forms` (R, K). slopes: `unrestricted_slopes`, or a ball's for a bound there.
@@ -91,15 +95,29 @@ class LipSDP:
         for form in forms:
             # the forms of one network want similar multipliers
             previous = bounds[-1].multipliers.astype(np.float64) if bounds else None
-            bounds.append(self._bound(system, form, shared, previous))
+            bounds.append(self._bound(system, self.problem(system, form, maps.device), form, shared, previous))
         return bounds
 
-    def _bound(self, system: Increments, form: Matrix, shared: list[Matrix], previous: Matrix | None) -> GlobalBound:
+    def problem(self, system: Increments, form: Matrix, device: torch.device) -> Rho | RhoOnDevice:
+        """The least rho of a form as a function of T, on the processor or on the device of the network."""
+        problem = Rho.of(system, form)
+        if device.type == "cuda" if self.on_device is None else self.on_device:
+            return RhoOnDevice.of(problem.a, problem.b, problem.ell0, problem.ellw, device)
+        return problem
+
+    def _bound(
+        self,
+        system: Increments,
+        problem: Rho | RhoOnDevice,
+        form: Matrix,
+        shared: list[Matrix],
+        previous: Matrix | None,
+    ) -> GlobalBound:
         """The constant of one form: the least rho that the best multipliers prove, inflated."""
-        problem, powers = _Rho.of(system, form), SMOOTHED[1:]
-        start = None if previous is None else problem.scaled(previous)
+        powers = SMOOTHED[1:]
+        start = None if previous is None else scaled(problem, previous)
         if start is None:
-            candidates = [problem.scaled(t) for t in (*shared, *_layerwise(system, form))]
+            candidates = [scaled(problem, t) for t in (*shared, *_layerwise(system, form))]
             feasible = [c for c in candidates if c is not None]
             if not feasible:
                 raise EngineError("no multipliers at hand make the matrix inequality hold")
@@ -114,7 +132,9 @@ class LipSDP:
         rho, k = min(proven)
         return GlobalBound(math.sqrt(rho) * (1 + self.inflation), rounded[k])
 
-    def _descend(self, problem: _Rho, best: Matrix, layer: NDArray[np.int64], powers: tuple[float, ...]) -> Matrix:
+    def _descend(
+        self, problem: Rho | RhoOnDevice, best: Matrix, layer: NDArray[np.int64], powers: tuple[float, ...]
+    ) -> Matrix:
         """Minimise log rho(T) over log T by L-BFGS, for one power after the other."""
         member = np.unique(layer, return_inverse=True)[1] if self.multipliers == "layer" else np.arange(len(layer))
         for power in powers if self.max_steps else ():
@@ -174,7 +194,7 @@ class LipSDP:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rho:
+class Rho:
     """The least rho of (*) as a function of T: infinite, or None, where no rho does."""
 
     a: Matrix
@@ -183,9 +203,9 @@ class _Rho:
     ellw: Matrix
 
     @staticmethod
-    def of(system: Increments, form: Matrix) -> _Rho:
+    def of(system: Increments, form: Matrix) -> Rho:
         a, ell0, ellw = _compressed(system, form[None])
-        return _Rho(a, system.b, ell0[0], ellw[0])
+        return Rho(a, system.b, ell0[0], ellw[0])
 
     def factors(self, t: Matrix) -> tuple[Matrix, Matrix] | None:
         """L and L⁻¹M, where Q = LLᵀ."""
@@ -228,17 +248,24 @@ class _Rho:
         gradient = t * (moved @ (shares / values / total)[kept])
         return math.log(values[-1]) + math.log(total) / power, gradient
 
-    def scaled(self, t: Matrix) -> Matrix | None:
-        """t times the scale that gives the least rho; None where none is feasible."""
+    def energy(self, t: Matrix) -> float | None:
+        """The least feasible scale of t; None where none is."""
         weighted = t[:, None] * self.b
         try:
             factor = scipy.linalg.cholesky(2 * np.diag(t) - weighted - weighted.T, lower=True)
         except np.linalg.LinAlgError:
             return None
         right = scipy.linalg.solve_triangular(factor, self.ellw, lower=True)
-        energy = max(float((right**2).sum()), 1e-300)  # the least feasible scale
-        best = min((t * (energy * scale) for scale in SCALES), key=self.value)
-        return best if self.value(best) < math.inf else None
+        return max(float((right**2).sum()), 1e-300)
+
+
+def scaled(problem: Rho | RhoOnDevice, t: Matrix) -> Matrix | None:
+    """t times the scale that gives the least rho; None where none is feasible."""
+    energy = problem.energy(t)
+    if energy is None:
+        return None
+    best = min((t * (energy * scale) for scale in SCALES), key=problem.value)
+    return best if problem.value(best) < math.inf else None
 
 
 def _layerwise(system: Increments, form: Matrix) -> list[Matrix]:
@@ -279,7 +306,7 @@ def _norm(matrix: Matrix) -> float:
 
 def least_rho(system: Increments, form: Matrix, multipliers: Matrix) -> float | None:
     """The least rho for which (*) holds with these multipliers, or None."""
-    rho = _Rho(system.a, system.b, form @ system.c, form @ system.d).value(multipliers)
+    rho = Rho(system.a, system.b, form @ system.c, form @ system.d).value(multipliers)
     return rho if rho < math.inf else None
 
 

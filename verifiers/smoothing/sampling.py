@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from verifiers.engine import EngineError
 from verifiers.smoothing import philox
 
-Outputs = NDArray[np.float64]
+Outputs = NDArray[np.float64] | Tensor  # float64; a tensor where outputs stay on the device
 TAIL = 9.0  # standard deviations kept: Φ(−9) is 2 units of 2^-64
 TOP_BITS = 16
 UNDECIDED = np.int32(-(2**31))
@@ -141,7 +141,8 @@ class Base:
 
     kind "soft": softmax, of temperature * logits for `robust`; "hard": one-hot argmax, lowest index among ties.
     returns: what the modules give; "probabilities" are taken as they are ("soft") or voted on ("hard").
-    precision "bfloat16": autocast, on the base model only.
+    precision "bfloat16": autocast, on the base model only. resident: noise, outputs and what is counted of them stay on
+    the device, None: where that is CUDA; else noise is numpy's, and outputs come to the processor as arrays.
     """
 
     robust: nn.Module
@@ -152,34 +153,50 @@ class Base:
     returns: Literal["logits", "probabilities"] = "logits"
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
+    resident: bool | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether all is done on the device."""
+        return torch.device(self.device).type == "cuda" if self.resident is None else self.resident
 
     def outputs(self, points: Tensor) -> Outputs:
         """(B, *shape) float32 -> v̄ (B, K) float64. Raises SamplingError for NaN, or probabilities out of [0, 1]."""
-        robust = self._of(self.robust, points, self.temperature)
-        if self.standard is None:
-            return robust
-        return (1 - self.alpha) * self._of(self.standard, points, 1.0) + self.alpha * robust
+        values = self._of(self.robust, points, self.temperature)
+        if self.standard is not None:
+            values = (1 - self.alpha) * self._of(self.standard, points, 1.0) + self.alpha * values
+        return values if self.stays else values.numpy()
 
-    def _of(self, module: nn.Module, points: Tensor, temperature: float) -> Outputs:
+    def _of(self, module: nn.Module, points: Tensor, temperature: float) -> Tensor:
+        """Where outputs stay; else on the processor."""
         device = torch.device(self.device)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16"):
             raw = module(points.to(device))
-        values = raw.double().cpu().numpy()
-        if not np.isfinite(values).all():
-            raise SamplingError("the base model returned a value that is not finite for a noisy input")
-        if self.returns == "probabilities":
-            low, high, total = float(values.min()), float(values.max()), float(np.abs(values.sum(1) - 1).max())
-            if low < 0 or high > 1 or total > 1e-3:
-                raise SamplingError(
-                    f"the base model's probabilities must lie in [0, 1] and add up to 1, got values in "
-                    f"[{low:g}, {high:g}] and sums up to {total:g} off: pass a model of logits, or returns='logits'"
-                )
-        if self.kind == "hard":
-            return np.eye(values.shape[1])[values.argmax(axis=1)]
-        return values if self.returns == "probabilities" else softmax(temperature * values)
+            values = (raw if self.stays else raw.cpu()).double()
+            if not bool(values.isfinite().all()):
+                raise SamplingError("the base model returned a value that is not finite for a noisy input")
+            if self.returns == "probabilities":
+                low, high, total = float(values.min()), float(values.max()), float((values.sum(1) - 1).abs().max())
+                if low < 0 or high > 1 or total > 1e-3:
+                    raise SamplingError(
+                        f"the base model's probabilities must lie in [0, 1] and add up to 1, got values in "
+                        f"[{low:g}, {high:g}] and sums up to {total:g} off: pass a model of logits, or returns='logits'"
+                    )
+            if self.kind == "hard":  # of tied classes torch's argmax is the lowest
+                return nn.functional.one_hot(values.argmax(dim=1), values.shape[1]).double()
+            if self.returns == "probabilities":
+                return values
+            if self.stays:
+                return torch.softmax(temperature * values, dim=1)
+            return torch.from_numpy(softmax(temperature * values.numpy()))
 
 
-def softmax(logits: Outputs) -> Outputs:
+def on_processor(outputs: Outputs) -> NDArray[np.float64]:
+    """Outputs as an array, wherever they are."""
+    return outputs.cpu().numpy() if isinstance(outputs, Tensor) else outputs
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Row-wise, in float64."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
@@ -237,7 +254,7 @@ def _ahead(
     device = torch.device(base.device)
 
     def points(parts: list[Job]) -> Tensor:
-        if device.type == "cpu":
+        if not base.stays:
             return torch.from_numpy(np.concatenate([_points(noise, centres[p.row], p, seed, stage) for p in parts]))
         return torch.cat([points_on(device, noise, centres[p.row], p, seed, stage) for p in parts])
 

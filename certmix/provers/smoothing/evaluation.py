@@ -54,7 +54,7 @@ def mix_predictions(problem: ProverProblem, draws: int) -> NDArray[np.int64]:
     total = np.zeros((len(jobs), problem.robust.classes))
     batch = s.smoothing.draw_batch
     for part, outputs in sampling.sample(base, noise, centres, jobs, s.seed, ESTIMATION_STAGE, batch):
-        total[part.row] += outputs.sum(axis=0)
+        total[part.row] += sampling.on_processor(outputs).sum(axis=0)
     mean = total / draws
     if not s.use_standard:
         with torch.no_grad():

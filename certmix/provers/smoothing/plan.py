@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
+from torch import Tensor
 
 from certmix.theorems import smoothing as theorem
 from verifiers.smoothing import confidence
@@ -48,11 +50,23 @@ class Statistic:
     thresholds: tuple[float, ...]
     bets: tuple[float, ...] = ()
 
-    def counts(self, outputs: Array, predicted: int) -> Counts:
-        """Draws at or above each threshold: (k,). outputs: (B, K)."""
+    def counts(self, outputs: Array | Tensor, predicted: int) -> Counts:
+        """Draws at or above each threshold: (k,). outputs: (B, K); a tensor is counted on its device."""
+        if isinstance(outputs, Tensor):
+            return self._counts_on_device(outputs, predicted)
         levels = np.searchsorted(self.thresholds, values(self.kind, outputs, predicted, self.classes), side="right")
         per_level = np.bincount(levels, minlength=len(self.thresholds) + 1)
         return np.cumsum(per_level[::-1])[::-1][1:]
+
+    def _counts_on_device(self, outputs: Tensor, predicted: int) -> Counts:
+        thresholds = torch.tensor(self.thresholds, dtype=torch.float64, device=outputs.device)
+        found = outputs[:, predicted]
+        if self.kind != "predicted":
+            top = outputs[:, list(self.classes)].amax(dim=1)
+            found = found - top if self.kind == "difference" else 1 - top
+        levels = torch.searchsorted(thresholds, found.contiguous(), right=True)
+        per_level = torch.bincount(levels, minlength=len(self.thresholds) + 1)
+        return per_level.flip(0).cumsum(0).flip(0)[1:].cpu().numpy()
 
 
 def values(kind: str, outputs: Array, predicted: int, classes: tuple[int, ...]) -> Array:

@@ -32,7 +32,7 @@ from proofs_check.certificate import Smoothing
 from proofs_check.rules.smoothing import Look, Sample
 from proofs_check.rules.stopped import Stopped
 from verifiers.smoothing import confidence, sampling
-from verifiers.smoothing.sampling import Base, GridNoise, Job
+from verifiers.smoothing.sampling import Base, GridNoise, Job, Outputs
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -135,7 +135,7 @@ class SmoothingProver(Prover[Selected]):
         tallies: list[Tally] = []
         collected: list[Array] = []
         for part, outputs in self._sample(range(len(self.problem.inputs)), 0, n, sampling.SELECTION):
-            collected.append(outputs)
+            collected.append(sampling.on_processor(outputs))
             if part.stop == n:
                 drawn = np.concatenate(collected)
                 plans = [self._plan(drawn, part.row, b) for b in bounds]
@@ -157,7 +157,9 @@ class SmoothingProver(Prover[Selected]):
         for part, outputs in self._sample([t.batch_index for t in tallies], start, stop, sampling.CERTIFYING):
             by_index[part.row].add(part.start, outputs, self.block)
 
-    def _sample(self, inputs: Sequence[int] | range, start: int, stop: int, stage: int) -> Iterator[tuple[Job, Array]]:
+    def _sample(
+        self, inputs: Sequence[int] | range, start: int, stop: int, stage: int
+    ) -> Iterator[tuple[Job, Outputs]]:
         s = self.problem.settings
         jobs = [Job(r, self.problem.indices[r], start, stop) for r in inputs]
         stream = sampling.sample(

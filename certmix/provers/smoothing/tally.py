@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from certmix.provers.smoothing.plan import Counts, Plan
 from proofs_check.rules import smoothing as rule
 from proofs_check.rules import stopped
+from verifiers.smoothing.sampling import Outputs
 
 Array = NDArray[np.float64]
 Evidence = rule.SmoothedDistribution | rule.SmoothedMeans | stopped.StoppedMeans
@@ -32,7 +33,7 @@ class Tally:
         zero = tuple(tuple(np.zeros((BLOCK_COUNT, len(s.thresholds)), np.int64) for s in p.statistics) for p in plans)
         return Tally(batch_index, mean, tuple(plans), zero)
 
-    def add(self, first: int, outputs: Array, block: int) -> None:
+    def add(self, first: int, outputs: Outputs, block: int) -> None:
         """Count draws first, first + 1, …; `block` draws make a block."""
         while len(outputs):
             b = first // block
