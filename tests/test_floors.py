@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("certmix.experiments",),
     ("certmix.reports",),
     ("certmix.runs",),
-    ("certmix", "certmix.testing.adapters"),  # the face: names that users import
+    ("certmix", "certmix.testing.adapters", "certmix.integrations"),  # the face: names that users import
     ("certmix.provers",),
     ("certmix.attacks", "certmix.testing"),
     ("certmix.models", "certmix.settings", "certmix.installation"),

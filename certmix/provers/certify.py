@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from certmix.errors import UsageError
 from certmix.mixing.adaptive import AdaptiveMix, checked
 from certmix.models.model import Model, about_probabilities, from_module
+from certmix.models.preprocess import Preprocess
 from certmix.provers.adaptive import adaptive_settings, prove_adaptive
 from certmix.provers.limits import with_attacks
 from certmix.provers.lipschitz import certify_lipschitz
@@ -64,6 +65,11 @@ def certify(
     radius: float | str | Unset | None = UNSET,
     temperature: float | Unset = UNSET,
     domain: tuple[float, float] | Unset | None = UNSET,
+    device: str | Unset = UNSET,
+    batch_size: int | Unset = UNSET,
+    eps: float | str | Unset | None = UNSET,
+    bounds: tuple[float, float] | Unset | None = UNSET,
+    preprocessing: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
 ) -> Outcomes:
     """Certify the mix log((1 - alpha) softmax(standard) + alpha softmax(temperature * robust)) at every input.
@@ -71,19 +77,24 @@ def certify(
     x: (N, *input_shape), a tensor or an array, in raw units; float64 is rounded to float32, and certificates speak of
     the rounded input. norm: Linf (default), L2, L1, or inf, 2, 1. radius: in `norm` and raw units, also "2/255"; None
     (default) for the largest provable, at most the domain's diameter. temperature: default 1. domain: default (0, 1).
-    settings: everything else (engine, method, …); what is given beside it must be what it says.
+    device, batch_size: of the engine, as in Settings. eps: another name of radius; bounds: of domain.
+    preprocessing: dict(mean=…, std=…, axis=-3), as foolbox takes it, of both modules; for models that were loaded say
+    it where they are loaded. settings: all else (engine, method, …); what is given beside it must be what it says.
 
     Ensures: every Certified outcome's line was accepted by the judge; its claim is certificate.Claim. Warns of models
     that give probabilities. Raises UsageError for misuse. Source: Lemma 3.2 of the paper, docs/maths.md 2 and 3.
     """
+    radius, domain = one_of(radius=radius, eps=eps), one_of(domain=domain, bounds=bounds)
     given = {"alpha": alpha, "norm": norm, "radius": radius, "temperature": temperature, "domain": domain}
+    given |= {"device": device, "batch_size": batch_size}
     call_settings = merge({name: value for name, value in given.items() if value is not UNSET}, settings)
     inputs = as_inputs(x, robust.input_shape if isinstance(robust, Model) else None)
     shape = tuple(inputs.shape[1:])
     smoothed = call_settings.method == "smoothing"  # its claims can name any model by a file
     named = smoothed and call_settings.use_standard, smoothed
+    front = as_preprocess(preprocessing, shape, standard, robust)
     g, h = (
-        m if isinstance(m, Model) else from_module(m, shape, name_it=by_file)
+        m if isinstance(m, Model) else from_module(m, shape, preprocess=front, name_it=by_file)
         for m, by_file in zip((standard, robust), named, strict=True)
     )
     count = len(inputs)
@@ -107,6 +118,36 @@ def certify_adaptive(
     count, mix_settings = len(inputs), adaptive_settings(mix, settings)
     problem = ProverProblem(standard, robust, inputs, tuple(range(count)), (-1,) * count, mix_settings, adaptive=mix)
     return Outcomes(prove(problem, open_session(problem)))
+
+
+def one_of(**named: Any) -> Any:
+    """The value of an argument with two names. Raises UsageError where both are given."""
+    given = {name: value for name, value in named.items() if value is not UNSET}
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(f'{n}={v!r}' for n, v in given.items())} are two names of one: leave one out")
+    return next(iter(given.values()), UNSET)
+
+
+def as_preprocess(
+    said: Mapping[str, Any] | None, shape: tuple[int, ...], *models: Model | nn.Module
+) -> Preprocess | None:
+    """dict(mean, std, axis) of modules of inputs (N, *shape). Raises UsageError: other keys, an axis that is not that
+    of the channels, models that were loaded and have their first layers already."""
+    if said is None:
+        return None
+    if any(isinstance(m, Model) for m in models):
+        raise UsageError("preprocessing is for modules; of a loaded model say preprocess=… where it is loaded")
+    if unknown := sorted(set(said) - {"mean", "std", "axis"}):
+        raise UsageError(f"preprocessing takes mean, std and axis, got {', '.join(map(repr, unknown))}")
+    mean, std = ([float(v) for v in np.ravel(np.asarray(said.get(k, v)))] for k, v in (("mean", 0.0), ("std", 1.0)))
+    channels, axis = max(len(mean), len(std)), said.get("axis")
+    along = 0 if shape[0] == channels else len(shape) - 1  # as `Preprocess` takes them
+    if channels > 1 and axis is not None and axis != along - len(shape):
+        raise UsageError(
+            f"preprocessing: {channels} numbers along axis {axis} of inputs {shape}, whose channels are "
+            f"axis {along - len(shape)}; axes count from the end"
+        )
+    return Preprocess(tuple(mean), tuple(std))
 
 
 def merge(given: dict[str, Any], settings: Settings | None) -> Settings:
