@@ -69,10 +69,10 @@ def from_transformers(model: nn.Module, processor: Any, input_shape: tuple[int, 
 def to_foolbox(mix: nn.Module, bounds: tuple[float, float] = (0.0, 1.0)) -> Any:
     """The mix as foolbox's PyTorchModel, for its attacks. mix: such as `certmix.MixedClassifier`."""
     try:
-        import foolbox
+        from foolbox.models.pytorch import PyTorchModel
     except ImportError as error:
         raise UsageError(f"foolbox is not installed ({error}): pip install foolbox") from error
-    return foolbox.PyTorchModel(mix.eval(), bounds=bounds)
+    return PyTorchModel(mix.eval(), bounds=bounds)
 
 
 def to_art(mix: nn.Module, input_shape: Sequence[int], classes: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Any:

@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes of the judge (default 1)")
     steps = f"of attacks on g and h alone, 0 for none (default {ATTACK_STEPS}, above {ATTACKED} inputs 0)"
     parser.add_argument("--attack-steps", type=int, metavar="N", help=steps)
+    words = "also write DIR/statement.md: what the run certifies and what not, with blanks for a reviewer"
+    parser.add_argument("--statement", action="store_true", help=words)
     arguments.add_gate(parser)
     check.add_own_files(parser)
 
@@ -40,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
     store = Store(Path(options.folder))
     if options.fail_under is not None and options.no_check:
         raise UsageError("--fail-under counts what the judge accepts: leave out --no-check")
+    if options.statement and options.no_check:
+        raise UsageError("--statement says what the judge accepts: leave out --no-check")
     if options.attack_steps is not None and options.attack_steps < 0:
         raise UsageError(f"--attack-steps must be >= 0, got {options.attack_steps}")
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
@@ -50,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"{store.path} holds no finished audit: run certmix audit, again if it was interrupted")
     from rich.console import Console
 
-    from certmix.reports import page, summary
+    from certmix.reports import page, statement, summary
     from certmix.reports.judged import judged
     from certmix.reports.reading import read
     from certmix.runs import own_files
@@ -78,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
     for index in report.refuted:
         console.print(f"REFUTED: an attack leaves the class certified for input {index}", style="bold red")
     print(f"summary in {store.path / 'summary.json'}, page in {page.write(report, comparisons)}")
+    if options.statement:
+        print(f"statement, to be filled in, in {statement.write(report)}")
     if options.all_bounds:
         _show_all_bounds(Path(options.folder))
     if report.refuted:

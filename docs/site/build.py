@@ -55,8 +55,10 @@ def written() -> dict[str, str]:
             seen.add(name)
             text, home = page(name)
             found[place_of(name)] = text
-            wanted += outside(home, text)
-    return {place: with_moved_links(place, _aside(place) + text) for place, text in sorted(found.items())}
+            if (ROOT / home).suffix == ".md":  # code shows brackets that are no links
+                wanted += outside(home, text)
+    linked = {place: _aside(place) + text for place, text in found.items()}
+    return {p: t if re.search(r"\.\w+\.md$", p) else with_moved_links(p, t) for p, t in sorted(linked.items())}
 
 
 def _aside(place: str) -> str:

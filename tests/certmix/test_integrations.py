@@ -125,7 +125,7 @@ def test_art_sees_the_mix(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "foolbox", None)
+    monkeypatch.setitem(sys.modules, "foolbox.models.pytorch", None)
     with pytest.raises(UsageError, match="pip install foolbox"):
         integrations.to_foolbox(net())
 
