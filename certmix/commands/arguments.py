@@ -54,6 +54,23 @@ def norm(text: str) -> str:
         return text
 
 
+def several(one: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What reads a value, or a tuple of them where there are commas."""
+
+    def read(text: str) -> Any:
+        values = tuple(dict.fromkeys(one(part) for part in text.split(",")))
+        return values[0] if len(values) == 1 else values
+
+    return read
+
+
+def _known_norm(text: str) -> str:
+    found = norm(text)
+    if found not in NORMS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(NORMS)}, got {text!r}")
+    return found
+
+
 def add_gate(parser: argparse.ArgumentParser) -> None:
     """--fail-under."""
     words = "exit with 3 if fewer percent of the inputs are certified and correct"
@@ -202,20 +219,31 @@ def data(options: argparse.Namespace, within: tuple[float, float] | None, name: 
     return load_data(required(options, name), options.limit, features(options) or within, options.labels)
 
 
-def add_mix(parser: argparse.ArgumentParser) -> None:
-    """--alpha, --temperature."""
+def add_mix(parser: argparse.ArgumentParser, many: bool = False) -> None:
+    """--alpha, --temperature. many: --alpha takes several values."""
     group = parser.add_argument_group("mix: log((1 - alpha) softmax g + alpha softmax(T h))")
-    group.add_argument("--alpha", type=number, metavar="A", help="weight of the robust model, in [0, 1]")
+    words = "weight of the robust model, in [0, 1]"
+    kind, metavar = (several(number), "A[,A…]") if many else (number, "A")
+    group.add_argument("--alpha", type=kind, metavar=metavar, help=words)
     group.add_argument("--temperature", type=number, default=1.0, metavar="T", help="T > 0 (default 1)")
 
 
-def add_norm(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--norm", type=norm, choices=NORMS, default="Linf", help="of the perturbation (default Linf)")
+def add_norm(parser: argparse.ArgumentParser, many: bool = False) -> None:
+    """--norm. many: it takes several."""
+    words = "of the perturbation (default Linf)"
+    if many:
+        metavar = f"{'|'.join(NORMS)}[,…]"
+        parser.add_argument("--norm", type=several(_known_norm), default="Linf", metavar=metavar, help=words)
+    else:
+        parser.add_argument("--norm", type=norm, choices=NORMS, default="Linf", help=words)
 
 
-def add_radius(parser: argparse.ArgumentParser) -> None:
+def add_radius(parser: argparse.ArgumentParser, many: bool = False) -> None:
+    """--radius, --max-radius. many: --radius takes several."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--radius", type=number, metavar="R", help="decide this radius, in raw input units, e.g. 2/255")
+    kind, metavar = (several(number), "R[,R…]") if many else (number, "R")
+    words = "decide this radius, in raw input units, e.g. 2/255"
+    group.add_argument("--radius", type=kind, metavar=metavar, help=words)
     group.add_argument("--max-radius", action="store_true", help="find the largest provable radius (the default)")
 
 
@@ -361,7 +389,11 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE.toml", help="arguments from a file, same names; paths relative to it")
 
 
-def add_certification(parser: argparse.ArgumentParser) -> None:
-    """Everything that says what to certify, and how: `settings` reads it."""
-    for add in (add_config, add_models, add_data, add_mix, add_norm, add_radius, add_method):
+def add_certification(parser: argparse.ArgumentParser, many: bool = False) -> None:
+    """Everything that says what to certify, and how: `settings` reads it. many: alphas, norms and radii may be several,
+    of which `settings` reads one each."""
+    for add in (add_config, add_models, add_data):
         add(parser)
+    for add_question in (add_mix, add_norm, add_radius):
+        add_question(parser, many)
+    add_method(parser)

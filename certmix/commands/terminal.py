@@ -96,7 +96,8 @@ class Terminal(Listener):
             print(f"{done}, {found.certified} certified: {found.path}")
             print(f"next: the other parts (--shard), here or elsewhere; certmix merge {found.path} DIR … --out DIR")
             return
-        resumed = f" ({found.proven} of the {found.session} proven in this session)" if found.resumed else ""
+        before = f"{found.proven} of the {found.session} proven in this session, the others as their lines say"
+        resumed = f" ({before})" if found.resumed else ""
         print(f"{found.certified} of {found.inputs} inputs certified{resumed}: {found.path}")
         if found.attackable is not None and found.certified < found.inputs:
             print(f"of the others {found.attackable} are attackable (a confirmed attack), {found.open} are open")

@@ -219,9 +219,10 @@ def _arrays(archive: BoundArchive) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def read(folder: Path) -> BoundArchive:
-    """The archive of the run in `folder`. Raises UsageError where there is none, or it is damaged."""
-    paths = sorted((folder / FOLDER).glob("*.npz"))
+def read(folder: Path, *others: Path) -> BoundArchive:
+    """The archive of the run in `folder`, with those of others about the same inputs. Raises UsageError where there is
+    none, or it is damaged."""
+    paths = [path for one in (folder, *others) for path in sorted((one / FOLDER).glob("*.npz"))]
     if not paths:
         raise UsageError(
             f"{folder} holds no curves: they come with an audit by method margin; run certmix audit again, to a new "
@@ -233,7 +234,7 @@ def read(folder: Path) -> BoundArchive:
             with np.load(path, allow_pickle=False) as stored:
                 bounds += _bounds({name: np.asarray(stored[name]) for name in stored.files})
         except (OSError, EOFError, KeyError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as error:
-            raise UsageError(f"{path} is damaged ({error}): remove {folder} and audit again") from error
+            raise UsageError(f"{path} is damaged ({error}): remove {path.parent.parent} and audit again") from error
     return intersected(bounds)
 
 

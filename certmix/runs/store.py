@@ -138,7 +138,8 @@ class Store:
         try:
             stored_header = parse.unseal((self.path / "run.json").read_bytes(), RUN_FORMAT, "run.json")
         except MalformedError as error:
-            raise UsageError(f"{self.path} is damaged ({error}): choose another --out") from error
+            what = "is of another version of certmix" if error.place == "run.json.format" else "is damaged"
+            raise UsageError(f"{self.path} {what} ({error}): choose another --out") from error
         if isinstance(settings := stored_header.get("settings"), dict):
             stored_header["settings"] = with_added(settings)  # type: ignore[arg-type]  # keys of JSON objects are text
         return _differences(stored_header, parse.unseal(run_line(header), RUN_FORMAT, "run.json"), "")
