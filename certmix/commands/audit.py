@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
     from certmix.models.model import load_pair
     from certmix.runs.audit import Audit
 
-    out = Path(arguments.required(options, "out"))
     asked = [(arguments.settings(one, mix), mix) for one in _each(options) for mix in [adaptive.mix(one)]]
+    out = Path(arguments.required(options, "out"))
     several, settings = len(asked) > 1, asked[0][0]
     arguments.gate(options.fail_under, 1, 1)  # misuse shows before anything runs
     if options.fail_under is not None and (several or options.shard != WHOLE):
