@@ -41,10 +41,7 @@ from verifiers.engine import MarginQuery
 NAME = "branching"
 ATTACK_STEPS = 60
 DOMAIN = (0.0, 1.0)
-FLOOR_STEPS, FLOOR_PARTS = (
-    5,
-    400,
-)  # of halving what lies between proof and attack; parts, in which a point is looked for
+FLOOR_STEPS, FLOOR_PARTS = 3, 64  # of halving what lies between proof and attack; parts, in which a point is looked for
 
 
 @dataclass(frozen=True)
@@ -59,24 +56,29 @@ class Case:
     radius: float | None
     inputs: int
     parts: int
+    temperature: float = 1.0
 
 
 def _digits(norm: Norm, alpha: float) -> Case:
     folder = ROOT / "examples" / "digits"
-    return Case(folder / "robust.onnx", folder / "standard.onnx", folder / "audit.npz", norm, alpha, None, 40, 6000)
+    return Case(folder / "robust.onnx", folder / "standard.onnx", folder / "audit.npz", norm, alpha, None, 40, 600)
 
 
-def _real(robust: str, standard: str, data: str, alpha: float, radius: float, inputs: int, parts: int) -> Case:
-    return Case(DATA / robust, DATA / standard, DATA / data, "Linf", alpha, radius, inputs, parts)
+def _real(files: tuple[str, str, str], alpha: float, radius: float, inputs: int, parts: int, t: float = 1.0) -> Case:
+    robust, standard, data = (DATA / file for file in files)
+    return Case(robust, standard, data, "Linf", alpha, radius, inputs, parts, t)
 
 
 CIFAR = ("cifar10/standard_resnet20.onnx", "cifar10/test_100.npz")
+KW, RESNET = ("cifar10/robust_kw_base.onnx", *CIFAR), ("cifar10/robust_resnet4b.onnx", *CIFAR)
+MNIST = ("mnist/robust.onnx", "mnist/standard.onnx", "mnist/test_1000.npz")
 CASES = {
     **{f"digits {norm} {alpha}": _digits(norm, alpha) for norm in ("Linf", "L2") for alpha in (0.6, 0.75, 0.9)},
-    "kw 2/255 0.75": _real("cifar10/robust_kw_base.onnx", *CIFAR, 0.75, 2 / 255, 100, 4000),
-    "kw 2/255 0.9": _real("cifar10/robust_kw_base.onnx", *CIFAR, 0.9, 2 / 255, 100, 4000),
-    "mnist 0.3 0.75": _real("mnist/robust.onnx", "mnist/standard.onnx", "mnist/test_1000.npz", 0.75, 0.3, 200, 2000),
-    "resnet4b 1/255 0.75": _real("cifar10/robust_resnet4b.onnx", *CIFAR, 0.75, 1 / 255, 30, 300),
+    "kw 2/255 0.55 T=4": _real(KW, 0.55, 2 / 255, 100, 4000, 4.0),
+    "kw 2/255 0.75": _real(KW, 0.75, 2 / 255, 100, 30000),
+    "kw 2/255 0.9": _real(KW, 0.9, 2 / 255, 100, 4000),
+    "mnist 0.3 0.75": _real(MNIST, 0.75, 0.3, 200, 4000),
+    "resnet4b 1/255 0.75": _real(RESNET, 0.75, 1 / 255, 30, 300),
 }
 
 
@@ -98,16 +100,15 @@ def limits(case: Case, standard: certmix.Model, robust: certmix.Model, x: Tensor
     limit = diameter(case.norm, DOMAIN, x[0].numel())
     start = torch.full((len(x),), known, dtype=torch.float64)
     for g in (WorstStandard(robust.module), standard.module):
-        mix = certmix.MixedClassifier(g, robust.module, case.alpha)
+        mix = certmix.MixedClassifier(g, robust.module, case.alpha, case.temperature)
         found = attack_radius(mix, x, y, case.norm, DOMAIN, limit, 0.002, ATTACK_STEPS, known=start)
         yield found.radius
 
 
 def proven(case: Case, standard: certmix.Model, robust: certmix.Model, x: Tensor, parts: int) -> dict[str, Any]:
     """What one input's proof comes to; radius 0 where there is none."""
-    settings = Settings(
-        case.alpha, case.norm, case.radius, domain=DOMAIN, attack_steps=0, curves=False, branch_parts=parts
-    )
+    settings = Settings(case.alpha, case.norm, case.radius, temperature=case.temperature, domain=DOMAIN,
+                        attack_steps=0, curves=False, branch_parts=parts)  # fmt: skip
     begun = time.process_time()
     (outcome,) = certmix.certify(standard, robust, x[None], settings=settings)
     seconds = time.process_time() - begun
@@ -130,7 +131,8 @@ def refuted(case: Case, robust: certmix.Model, x: Tensor, y: Tensor, proven: flo
     """A radius above `proven`, at most `floor`, at which branching met a point where h's margin is too small."""
     if robust.network is None:
         raise SystemExit("no plain network")
-    engine, settings = Branching(), Settings(case.alpha, case.norm, case.radius, domain=DOMAIN)
+    engine = Branching()
+    settings = Settings(case.alpha, case.norm, case.radius, temperature=case.temperature, domain=DOMAIN)
     state = engine.prepare(robust.network)
     trials = [case.radius] if case.radius is not None else [0.0] * FLOOR_STEPS
     for radius in trials:

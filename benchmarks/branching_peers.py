@@ -2,10 +2,13 @@
 
     PEERS=DIR python benchmarks/branching_peers.py [--inputs N] [--seconds S]
 
-DIR/venv holds vibecheck-nn (GPL-3.0, a peer only, with pins of its own):
+DIR/venv, if it is there, holds vibecheck-nn (GPL-3.0, a peer only, with pins of its own):
 
     python -m venv DIR/venv && DIR/venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
     DIR/venv/bin/pip install vibecheck-nn
+
+DIR/alpha-beta-CROWN, if it is there, is a checkout of that repository; DIR/abcrown/bin/python, or the python at hand,
+has what it requires. It is asked one instance after the other, by a file of settings of its own, and its start counts.
 
 The Kolter-Wong net on CIFAR-10 at 2/255, the inputs that it classifies right. Both on one thread, the model loaded
 anew for every input by vibecheck, as its interface has it, and once by certmix; processor seconds of the process that
@@ -17,8 +20,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +83,37 @@ def by_vibecheck(venv: Path, net: Path, specs: list[str], seconds: float) -> Ite
     driver.wait()
 
 
+def by_abcrown(checkout: Path, python: str, net: Path, specs: list[str], seconds: float) -> Iterator[tuple[str, float]]:
+    """Its answers, by `abcrown.py --config`: JSON is YAML."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    for spec in specs:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            (folder / "instance.vnnlib").write_text(spec)
+            asked = {
+                "general": {"device": "cpu", "results_file": str(folder / "results.txt")},
+                "model": {"onnx_path": str(net.resolve())},
+                "specification": {"vnnlib_path": str(folder / "instance.vnnlib")},
+                "bab": {"timeout": seconds},
+            }
+            (folder / "config.yaml").write_text(json.dumps(asked))
+            command = [python, "abcrown.py", "--config", str(folder / "config.yaml")]
+            begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            ran = subprocess.run(
+                command,
+                cwd=checkout / "complete_verifier",
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begun
+            results = folder / "results.txt"
+            said = results.read_text().split() if results.exists() else []
+            error = (ran.stderr.strip().splitlines() or ["no results"])[-1]
+            yield (WORDS.get(said[0], said[0]) if said else f"error: {error}"), spent
+
+
 def by_certmix(robust: certmix.Model, x: torch.Tensor, seconds: float) -> tuple[str, float]:
     settings = Settings(1.0, "Linf", RADIUS, domain=(0.0, 1.0), curves=False, branch=seconds)
     begun = time.process_time()
@@ -95,7 +131,7 @@ def main() -> None:
     options = parser.parse_args()
     if "PEERS" not in os.environ:
         sys.exit("PEERS is absent: set it to the folder whose venv/ holds vibecheck-nn (see --help)")
-    venv, folder = Path(os.environ["PEERS"]) / "venv", need_data() / "cifar10"
+    peers, folder = Path(os.environ["PEERS"]), need_data() / "cifar10"
     torch.set_num_threads(1)
     net = folder / "robust_kw_base.onnx"
     robust, data = certmix.load_model(net), certmix.load_data(folder / "test_100.npz", options.inputs)
@@ -106,8 +142,13 @@ def main() -> None:
     specs = [vnnlib(data.inputs[k], int(labels[k]), logits.shape[1]) for k in right]
     answers: dict[str, list[tuple[str, float]]] = {
         "certmix, judged": [by_certmix(robust, x[k], options.seconds) for k in right],
-        "vibecheck-nn": list(by_vibecheck(venv, net, specs, options.seconds)),
     }
+    if (peers / "venv").is_dir():
+        answers["vibecheck-nn"] = list(by_vibecheck(peers / "venv", net, specs, options.seconds))
+    if (peers / "alpha-beta-CROWN").is_dir():
+        own = peers / "abcrown" / "bin" / "python"
+        python = str(own) if own.exists() else sys.executable
+        answers["alpha-beta-CROWN"] = list(by_abcrown(peers / "alpha-beta-CROWN", python, net, specs, options.seconds))
     figures: list[dict[str, Any]] = []
     for name, given in answers.items():
         decided = [spent for verdict, spent in given if verdict in WORDS.values()]
@@ -119,8 +160,8 @@ def main() -> None:
             "median seconds": float(np.median(decided)) if decided else None,
         })  # fmt: skip
         print(json.dumps(figures[-1], indent=1), flush=True)
-    pairs = list(zip(*answers.values(), strict=True))
-    conflicts = [k for k, (a, b) in zip(right, pairs, strict=True) if {a[0], b[0]} == {"proven", "refuted"}]
+    given = list(zip(*answers.values(), strict=True))
+    conflicts = [k for k, of_k in zip(right, given, strict=True) if {"proven", "refuted"} <= {v for v, _ in of_k}]
     if conflicts:
         sys.exit(f"one verifier proves what the other refutes: inputs {conflicts}")
     if options.inputs == parser.get_default("inputs"):

@@ -179,11 +179,10 @@ class Settings:
             raise UsageError(f"branch must be >= 0 seconds and finite, got {self.branch}; 0 for no such limit")
         if self.branch_parts < 0:
             raise UsageError(f"branch_parts must be >= 0, got {self.branch_parts}; 0 for no such limit")
-        does = (self.method, self.evidence, self.semantics, self.use_standard)
-        if self.branches and does != ("margin", "network", "real", False):
+        if self.branches and (self.method, self.evidence, self.semantics) != ("margin", "network", "real"):
             raise UsageError(
-                "branch needs method margin, evidence network and semantics real, and does not use g: "
-                "leave branch and branch_parts out, or what they do not go with"
+                "branch needs method margin, evidence network and semantics real: leave branch and branch_parts out, "
+                "or what they do not go with"
             )
 
     def _check_adaptive(self) -> None:

@@ -12,9 +12,11 @@ import torch
 
 from certmix.provers.global_table import GlobalTable
 from certmix.provers.judging import JudgeSession, judge_session
+from certmix.provers.margin.branching import beside
 from certmix.provers.problem import ProverProblem
 from certmix.settings import Settings
 from proofs_check.certificate import PlainNetwork
+from proofs_check.kernel.bounds import Prepared
 from verifiers import ENGINES
 from verifiers.branching.search import Branching
 from verifiers.crown.network import CrownNetwork
@@ -66,9 +68,10 @@ class EngineSession:
 
 @dataclass(eq=False)
 class BranchingSession:
-    """Branch and bound, and h prepared for it."""
+    """Branch and bound, and the network prepared for it."""
 
     engine: Branching
+    network: PlainNetwork
     state: CrownNetwork
 
     def within_memory(self, search: Callable[[Branching], T]) -> T:
@@ -88,16 +91,21 @@ class BranchingSession:
 @dataclass(frozen=True, eq=False)
 class Session:
     """What a run prepares once, and hands from batch to batch: the judge's networks, the engine with its own, and the
-    constants that hold everywhere."""
+    constants that hold everywhere. use_standard: g is bounded, too."""
 
     judge: JudgeSession
     engine: EngineSession
+    use_standard: bool = False
 
     @cached_property
     def branching(self) -> BranchingSession:
-        """Branch and bound, with h prepared for it. Raises EngineError."""
-        engine = Branching()
-        return BranchingSession(engine, engine.prepare(self.judge.network.network))
+        """Branch and bound, with h prepared for it, or g and h where both are bounded. Raises EngineError."""
+        engine, network = Branching(), self.judge.network.network
+        if self.use_standard:
+            if not isinstance(self.judge.standard, Prepared):
+                raise EngineError("branching with bounds of g needs its plain network")
+            network = beside(self.judge.standard.network, network)
+        return BranchingSession(engine, network, engine.prepare(network))
 
     @cached_property
     def global_table(self) -> GlobalTable:
@@ -111,4 +119,4 @@ def open_session(problem: ProverProblem) -> Session:
     at all."""
     alpha = None if problem.adaptive is None else problem.adaptive.network
     judge = judge_session(problem.stated, problem.stated_standard, alpha)
-    return Session(judge, EngineSession(make_engine(problem.settings)))
+    return Session(judge, EngineSession(make_engine(problem.settings)), problem.settings.use_standard)

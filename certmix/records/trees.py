@@ -6,7 +6,7 @@ import base64
 import zlib
 from dataclasses import dataclass
 
-from proofs_check.rules.margin import branching as rule
+from proofs_check.rules.margin import trees as rule
 
 
 @dataclass(frozen=True)

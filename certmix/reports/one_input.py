@@ -48,6 +48,10 @@ STEPS: dict[str, tuple[str, ...]] = {
         "logit differences of g and of h are bounded on the ball, every rounding error counted",
         "for every rival the weighted sum of the two margins is positive, or h's alone suffices",
     ),
+    "branched_pair": (
+        "logit differences of g and of h are bounded on the ball, every rounding error counted",
+        "for every rival a tree of splits of both, whose every leaf is proven, proves the mix's margins",
+    ),
     "lipschitz_local": (STRICT, "the stated constants hold on the ball: slopes of every node are bounded", CONSTANTS),
     "lipschitz_global": (STRICT, "the stated constants hold everywhere: a matrix is positive definite", CONSTANTS),
     "lipschitz_layers": (STRICT, "the stated constants hold everywhere: products of the layers' norms", CONSTANTS),

@@ -21,7 +21,7 @@ from proofs_check import judge
 from proofs_check.certificate import Accepted, Claim, MalformedError, ModelFile, PlainNetwork, Verdict
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
-from proofs_check.rules.margin.branching import BranchedMargin
+from proofs_check.rules.margin.branching import BranchedMargin, BranchedPair
 from proofs_check.witness import slope_starts
 
 OTHERS: tuple[Method, ...] = ("margin", "lipschitz")  # smoothing speaks of another classifier, whose h is smoothed
@@ -62,8 +62,10 @@ def judged_line(path: Path, run: OpenedRun, index: int) -> JudgedLine:
     robust, started = run.robust.require_stated(), time.perf_counter()
     verdict = judge.check_bytes(lines[index], robust, standard, value, alpha)
     seconds, sizes = time.perf_counter() - started, tuple[TreeSize, ...]()
-    if isinstance(line.evidence, BranchedMargin) and isinstance(verdict, Accepted):
+    if isinstance(line.evidence, BranchedMargin | BranchedPair) and isinstance(verdict, Accepted):
         columns = slope_starts(run.robust.require_network())[-1]
+        if isinstance(line.evidence, BranchedPair) and isinstance(standard, PlainNetwork):
+            columns += slope_starts(standard)[-1]
         sizes = tuple(size_of(tree, columns) for tree in line.evidence.trees if tree is not None)
     return JudgedLine(line, verdict, "", len(lines[index]), seconds, sizes)
 

@@ -341,12 +341,20 @@ def functionals(values: Values, coefficients: Array, slope_rows: SlopeRows) -> A
     return uppers
 
 
-def differences(values: Values, y: int) -> tuple[Array, Array]:
-    """(K,), (K,). Ensures: lower_j <= z_j - z_y <= upper_j over the ball; entry y is 0."""
+def difference_forms(classes: int, networks: int, y: int) -> Array:
+    """z_j - z_y of so many networks, whose logits stand one behind the other, as forms (K, K) on all K logits."""
+    each = classes // networks
+    return np.eye(classes) - np.eye(classes)[np.arange(classes) // each * each + y]
+
+
+def differences(values: Values, y: int, networks: int = 1) -> tuple[Array, Array]:
+    """(K,), (K,). Ensures: lower_j <= z_j - z_y <= upper_j over the ball; entry y is 0. networks: how many networks'
+    logits stand one behind the other, each with its own z_y."""
     classes = values.prepared.network.classes
     need(classes <= MAX_CLASSES, "bounds", f"{classes} classes: at most {MAX_CLASSES} are compared")
-    rivals = np.delete(np.arange(classes), y)
-    forms = np.eye(classes)[rivals] - np.eye(classes)[y]
+    forms = difference_forms(classes, networks, y)
+    rivals = np.flatnonzero(forms.any(axis=1))
+    forms = forms[rivals]
     slope_rows = [values.slope_row(difference_row(int(j))) for j in rivals]
     uppers = functionals(values, np.concatenate([forms, -forms]), [*slope_rows, *[SHARED_ROW] * len(rivals)])
     lower, upper = np.zeros(classes), np.zeros(classes)

@@ -89,6 +89,22 @@ THEOREMS = (
         mix > 0,
     ),
     Theorem(
+        "exponential form beside g",
+        {},
+        (alpha * (1 - e) + m_g * (1 + e + others) > 0) == ((alpha - m_g) * e - m_g * others < alpha + m_g),
+    ),
+    Theorem(
+        "g's least margin beside h's strongest rival",
+        {
+            "alpha >= 0": alpha >= 0,
+            "alpha <= 1": alpha <= 1,
+            "bound of g's margin": g_y - g_i >= m_g,
+            "a stronger rival of h": h_i <= most,
+            "margin over it": (1 - alpha) * m_g + alpha * (h_y - most) > 0,
+        },
+        mix > 0,
+    ),
+    Theorem(
         "input-dependent alpha",
         {
             "alpha <= a": alpha <= a,

@@ -23,8 +23,9 @@ class Statement:
     beside: bool = False
 
 
-MARGIN = ("engine_margin", "network_margin", "branched_margin", "adaptive_margin", "pair_margin")
-EXPONENTIAL = ("network_margin", "branched_margin", "adaptive_margin")
+MARGIN = ("engine_margin", "network_margin", "branched_margin", "branched_pair", "adaptive_margin", "pair_margin")
+EXPONENTIAL = ("network_margin", "branched_margin", "branched_pair", "adaptive_margin")
+TREES = ("branched_margin", "branched_pair")
 FROM_CONSTANTS = ("lipschitz_local", "lipschitz_global", "lipschitz_layers")
 RELAXED = ("lipschitz_relaxed", "engine_lipschitz_relaxed")
 SMOOTHED = ("smoothed_distribution", "smoothed_means", "stopped_means")
@@ -70,7 +71,7 @@ STATEMENTS = (
         "box form, rival perhaps above",
         "3a",
         "Where the rival may win, the margin is least at the least others.",
-        ("pair_margin",),
+        ("branched_pair", "pair_margin"),
     ),
     Statement("exponential form", "3b", "The margin exceeds mu iff (1 + mu) e + mu others < 1 - mu.", beside=True),
     Statement(
@@ -80,7 +81,23 @@ STATEMENTS = (
         EXPONENTIAL,
         only=CHORD,
     ),
-    Statement("pair form", "6", "Lower bounds of both margins, weighted, prove the mix's.", ("pair_margin",)),
+    Statement(
+        "pair form", "6", "Lower bounds of both margins, weighted, prove the mix's.", ("branched_pair", "pair_margin")
+    ),
+    Statement(
+        "exponential form beside g",
+        "10",
+        "(alpha - c) e - c others < alpha + c where c <= (1 - alpha)(g_y - g_i).",
+        ("branched_pair",),
+        only=LEAF,
+    ),
+    Statement(
+        "g's least margin beside h's strongest rival",
+        "10",
+        "g's least margin and h's over its strongest rival prove those of the mix.",
+        ("branched_pair",),
+        only=LEAF,
+    ),
     Statement(
         "input-dependent alpha",
         "8",
@@ -112,35 +129,35 @@ STATEMENTS = (
         "multipliers",
         "10",
         "Where a side of a split holds, a weight >= 0 of it may be added.",
-        ("branched_margin",),
+        TREES,
         only=LEAF,
     ),
     Statement(
         "multipliers, other side",
         "10",
         "Where a side of a split holds, a weight >= 0 of it may be added.",
-        ("branched_margin",),
+        TREES,
         only=LEAF,
     ),
     Statement(
         "splits",
         "10",
         "What holds on both sides of a split holds: they cover the ball.",
-        ("branched_margin",),
+        TREES,
         only=LEAF,
     ),
     Statement(
         "the strongest rival",
         "10",
         "If all rivals are proven, each need only be where it is the strongest.",
-        ("branched_margin",),
+        TREES,
         only=LEAF,
     ),
     Statement(
         "trees",
         "10",
         "A node whose two children are proven is proven, and so the root.",
-        ("branched_margin",),
+        TREES,
         only=LEAF,
     ),
     Statement(

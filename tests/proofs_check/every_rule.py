@@ -24,7 +24,7 @@ from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
-from proofs_check.rules.margin.branching import BranchedMargin
+from proofs_check.rules.margin.branching import BranchedMargin, BranchedPair
 from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin
 from proofs_check.rules.smoothing import (
     Look,
@@ -111,6 +111,16 @@ TREE = base64.b64encode(
 ).decode()
 
 
+# neurons of g, then of h; d of g, then of h
+PAIR_TREE = base64.b64encode(
+    zlib.compress(
+        struct.pack("<BId", 3, (Y + 1) % 3, 0.5)
+        + struct.pack("<B8Bf", 0, *range(8), 0.25)
+        + struct.pack("<B8Bf", 4, *range(8), 0.5)
+    )
+).decode()
+
+
 def certificates() -> dict[str, tuple[Claim, Any]]:
     """Per rule, a claim and evidence that is accepted."""
     rivals = tuple(i for i in range(3) if i != Y)
@@ -130,6 +140,10 @@ def certificates() -> dict[str, tuple[Claim, Any]]:
     return {
         "adaptive_margin": (dataclasses.replace(PLAIN, adaptive=adaptive), AdaptiveMargin(SLOPES, None)),
         "branched_margin": (PLAIN, BranchedMargin(SLOPES, tuple(TREE if j == rivals[0] else None for j in range(3)))),
+        "branched_pair": (
+            dataclasses.replace(PLAIN, class_of="robust"),
+            BranchedPair(None, tuple(None if j == Y else PAIR_TREE for j in range(3))),
+        ),
         "engine_lipschitz_relaxed": (PLAIN, EngineRelaxedLipschitz("an engine", lower, upper)),
         "engine_margin": (PLAIN, EngineMargin("an engine", lower, upper)),
         "lipschitz_global": (tiny, GlobalLipschitz("4a", wide, multipliers)),

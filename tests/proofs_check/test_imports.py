@@ -54,10 +54,11 @@ def test_the_judge_does_not_grow_unnoticed():
     which it certifies next to nothing.
     248 are curves: 90 bound any function that bends piecewise, the others are ten functions of two lines, and fields.
     47 let a smoothed claim name a model of any kind by its file: digest and signature are tied, nothing is derived.
+    93 are trees that split g, too: the rule, lines above negative weights, and a room of their own for the bytes.
     116 are products of two values, inverse powers and roots, of which norms, gates and attention are made.
     74 bound sums of exponentials by one constant of all logits (4b), which 4a takes apart.
     """
-    assert sum(len(code_lines(path)) for path in FILES) <= 4431
+    assert sum(len(code_lines(path)) for path in FILES) <= 4524
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

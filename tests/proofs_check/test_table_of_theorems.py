@@ -40,10 +40,10 @@ TESTED_BY = {
     "5b": ("proofs_check/rules/test_smoothing.py",),
     "5c": ("proofs_check/rules/test_smoothing_counts.py",),
     "5d": ("proofs_check/rules/test_stopped.py",),
-    "6": ("proofs_check/rules/test_margin.py",),
+    "6": ("proofs_check/rules/test_margin.py", "proofs_check/rules/test_branched_pair.py"),
     "8": ("proofs_check/rules/test_adaptive.py",),
     "9a": ("proofs_check/kernel", "second_judge"),
-    "10": ("proofs_check/rules/test_branching.py", "second_judge"),
+    "10": ("proofs_check/rules/test_branching.py", "proofs_check/rules/test_branched_pair.py", "second_judge"),
     "11": ("proofs_check/rules/test_blocks.py", "proofs_check/rules/test_frequencies.py"),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from verifiers.branching.compact import Compact, Lines, Pass
 from verifiers.crown.slopes import LEVELS, quantised
-from verifiers.engine import differences
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ class Majorant(NamedTuple):
 
 ROUNDING = 1e-9  # relative: of bounds that exclude one another
 TRIED, WORTH = 200, 0.95  # parts, after which neurons are bounded anew only if that leaves so little of the excess
+MOST_ANEW = 512  # neurons that read others: with more a part would cost many times as much
 
 # lower, upper (B, K) of d, the class y and the question's number (B,) each -> its majorant there
 MajorantOf = Callable[[Tensor, Tensor, Tensor, Tensor], Majorant]
@@ -177,19 +177,20 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Root:
-    """The ball of one input: its network, the class y, bounds (K,) of d, slopes (K, n) of their passes, and (m,) those
-    that inner passes share. position: of a neuron by its column, -1 where its sign is known on the ball: then `known`
-    is that sign."""
+    """The ball of one input: its network, the class y, rows (K, K) of d as forms on the logits, bounds (K,) of d,
+    slopes (K, n) of their passes, and (m,) those that inner passes share. position: of a neuron by its column, -1 where
+    its sign is known on the ball: then `known` is that sign."""
 
     net: Compact
     predicted: int
+    rows: Tensor
     lower: Tensor
     upper: Tensor
     slopes: Tensor
     shared: Tensor
     position: NDArray[np.int64]
     known: NDArray[np.int64]
-    trial: Trial = field(default_factory=lambda: Trial())
+    trial: Trial
 
     def parts(self, questions: Sequence[int], leaves: Sequence[Leaf]) -> Parts:
         """These leaves beside one another; bounds of d are those of the ball, cut. Multipliers are the judge's."""
@@ -262,7 +263,7 @@ class Root:
     def differences_anew(self, parts: Parts) -> Parts:
         """The parts with upper bounds of d made anew, with the slopes of the ball."""
         classes, count, lines = len(self.upper), len(parts), self.lines(parts)
-        forms = differences(torch.tensor([self.predicted]), classes)[0].to(self.upper.dtype).repeat(count, 1)
+        forms = self.rows.repeat(count, 1)
         slopes = self.net.by_neuron(self.slopes).to(self.upper.dtype).repeat(count, 1)
         each = lines.repeat(classes).choose(torch.maximum(slopes, self.net.leak))
         value = self.net.backward(forms, each, torch.zeros_like(slopes)).value.view(count, classes)
@@ -271,7 +272,7 @@ class Root:
     def bound(self, lines: Lines, parts: Parts, hints: Hints, majorant: Majorant) -> Bound:
         """Upper bounds of coefficients . d less the goal on parts, of which these are the lines."""
         constant = (hints.on_upper * parts.ends[1] - hints.on_lower * parts.ends[0]).sum(1)
-        forms = on_logits(majorant.coefficients + hints.on_lower - hints.on_upper, self.predicted)
+        forms = (majorant.coefficients + hints.on_lower - hints.on_upper) @ self.rows
         lines = lines.choose(torch.maximum(hints.slopes, self.net.leak))
         found = self.net.backward(forms, lines, hints.on_signs * parts.signs)
         excess, at_box = found.value + constant - majorant.goal, majorant.over_box - majorant.goal
@@ -280,7 +281,7 @@ class Root:
     def gradient(self, bound: Bound, parts: Parts) -> Hints:
         """Of the excess in the hints."""
         logits, read = self.net.forward(bound.found, bound.lines)
-        d = logits - logits[:, self.predicted, None]
+        d = logits @ self.rows.T
         negative = bound.found.coefficients.clamp(max=0)
         slopes = torch.where(bound.lines.free, negative * read, 0.0)
         return Hints(slopes, parts.signs * read, d - parts.ends[0], parts.ends[1] - d)
@@ -288,8 +289,10 @@ class Root:
 
 @dataclass(eq=False)
 class Trial:
-    """Whether bounding neurons anew pays on a ball: the excess of parts with it and without, so far."""
+    """Whether bounding neurons anew pays on a ball: how many there are, and the excess of parts with it and without, so
+    far."""
 
+    neurons: int = 0
     parts: int = 0
     without: float = 0.0
     anew: float = 0.0
@@ -302,7 +305,7 @@ class Trial:
 
     @property
     def pays(self) -> bool:
-        return self.parts < TRIED or self.anew < WORTH * self.without
+        return self.neurons <= MOST_ANEW and (self.parts < TRIED or self.anew < WORTH * self.without)
 
 
 def _marked(parts: Parts) -> Parts:
@@ -323,12 +326,6 @@ class Bound(NamedTuple):
     def intercept_shares(self) -> Tensor:
         """(B, m): how much of each bound is due to the intercept of a neuron's upper line, which a split takes away."""
         return self.found.coefficients.clamp(min=0) * self.lines.intercept
-
-
-def on_logits(coefficients: Tensor, predicted: int) -> Tensor:
-    """(B, K) coefficients of z, from those of d: c . d = sum_j c_j z_j - (sum_j c_j) z_y, j != y."""
-    others = torch.arange(coefficients.shape[1]) != predicted
-    return torch.where(others, coefficients, -(coefficients * others).sum(1, keepdim=True))
 
 
 def majorant_at(root: Root, majorant_of: MajorantOf, parts: Parts) -> Majorant:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifiers.branching.parts import Majorant, MajorantOf, Root, on_logits
+from verifiers.branching.parts import Majorant, MajorantOf, Root
 
 STEPS = 8  # of Frank and Wolfe's method, each to a point between the one before and an extreme one of the ball
 CANDIDATES = 16  # the worst of a batch of parts
@@ -23,12 +23,12 @@ def counterexample(
     points, questions = root.net.inside(points[worst]), questions[worst]
     for step in range(STEPS + 1):
         read, logits = root.net.values(points)
-        truth = _at(root, majorant_of, logits - logits[:, root.predicted, None], questions)
+        truth = _at(root, majorant_of, logits @ root.rows.T, questions)
         lack = truth.over_box - truth.goal
         if bool((lack > CLEARLY).any()):
             return points[int(lack.argmax())]
         if step < STEPS:
-            forms, lines = on_logits(truth.coefficients, root.predicted), root.net.lines(read, read)
+            forms, lines = truth.coefficients @ root.rows, root.net.lines(read, read)
             extreme = root.net.inside(root.net.backward(forms, lines, torch.zeros_like(read)).point)
             points = points + (extreme - points) * 2 / (step + 3)
     return None

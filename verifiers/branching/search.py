@@ -18,12 +18,24 @@ from torch import Tensor
 from proofs_check.certificate import PlainNetwork
 from verifiers.branching.choice import choose
 from verifiers.branching.compact import compact
-from verifiers.branching.parts import Anew, Hints, Leaf, Majorant, MajorantOf, Parts, Root, Side, in_units, majorant_at
+from verifiers.branching.parts import (
+    Anew,
+    Hints,
+    Leaf,
+    Majorant,
+    MajorantOf,
+    Parts,
+    Root,
+    Side,
+    Trial,
+    in_units,
+    majorant_at,
+)
 from verifiers.branching.refute import counterexample
 from verifiers.crown.engine import Crown, CrownLayers
 from verifiers.crown.network import CrownNetwork
 from verifiers.crown.slopes import Descent, quantised
-from verifiers.engine import Answer, EngineError, MarginQuery
+from verifiers.engine import Answer, EngineError, Query
 
 T = TypeVar("T")
 ROUNDING = 1e-9  # of the excess: what float64 may round away
@@ -137,9 +149,9 @@ class Branching:
         """See Engine.prepare."""
         return self.bounds.prepare(network)
 
-    def answer(self, state: CrownNetwork, query: MarginQuery) -> Answer:
-        """Bounds of d on the balls: what a search starts from. Raises EngineError."""
-        return self._engine(state).answer(state, query.query())
+    def answer(self, state: CrownNetwork, query: Query) -> Answer:
+        """Bounds of d, the query's rows, on the balls: what a search starts from. Raises EngineError."""
+        return self._engine(state).answer(state, query)
 
     def _engine(self, state: CrownNetwork) -> Crown:
         """The engine, which also tunes what all passes before the last share where that is cheap: every part gains."""
@@ -276,7 +288,9 @@ def _root(answer: Answer, predicted: Tensor, k: int) -> Root:
         if column >= 0:
             position[column] = index
     shared = torch.maximum(net.by_neuron(quantised(layers.slopes))[0], net.leak)
-    return Root(net, int(predicted[k]), bounds.lower[k], bounds.upper[k], own, shared, position, known)
+    rows = answer.query.rows[k].to(bounds.upper.dtype)
+    trial = Trial(sum(stage.last - stage.first for stage in net.stages if stage.first))
+    return Root(net, int(predicted[k]), rows, bounds.lower[k], bounds.upper[k], own, shared, position, known, trial)
 
 
 def _whole_ball(root: Root, question: int) -> Leaf:

@@ -23,10 +23,10 @@ from certmix.records.unfinished import Unfinished
 from certmix.settings import diameter
 from certmix.theorems.margin import required_margin
 from certmix.theorems.softmax_margin import box_margin, own_class
-from proofs_check.certificate import MalformedError, Rejected
+from proofs_check.certificate import ClassOf, MalformedError, PlainNetwork, Rejected
 from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE
-from proofs_check.rules.margin.branching import BranchedMargin
+from proofs_check.rules.margin.branching import BranchedMargin, BranchedPair
 from verifiers.branching.parts import Leaf
 from verifiers.branching.search import Budget, Found
 from verifiers.engine import EngineError, MarginQuery
@@ -34,7 +34,7 @@ from verifiers.engine import EngineError, MarginQuery
 STEP = 0.08  # relative, from a proven radius to the first one tried beyond it
 SHARE = 0.4  # of what is left of an input's budget, for one radius of several
 NEAR = 0.02  # relative: radii so close to one that is not proven are tried with all that is left
-RULE = "branched_margin"
+RULE, PAIR_RULE = "branched_margin", "branched_pair"
 
 Partition = dict[int, list[Leaf]]
 
@@ -124,6 +124,9 @@ class Pursuit:
         with torch.no_grad():
             d = (z := p.robust.module(point[None]).double()) - z[:, self.predicted, None]
             mix = int(p.mix(p.inputs[self.k : self.k + 1]).argmax())
+        if s.use_standard:
+            advice = f"the mix is wrong or ties at a point within radius {exact(radius)}, as far as floats tell"
+            return dataclasses.replace(before, advice=advice, attack=confirmed(p, self.k, mix, radius, point))
         own = own_class(self._class(), d.shape[1])
         margin = float(box_margin(d, d, self._class(), s.temperature).masked_fill(own, math.inf).min())
         advice = (
@@ -159,7 +162,8 @@ class Pursuit:
                 self.problem.tell(Pursued(self.problem.indices[self.k], radius, found.parts - found.unproven,
                                           found.parts, found.excess, left))  # fmt: skip
 
-        query, search = self._query(radius), self.session.branching
+        search = self.session.branching
+        query = self._query(search.network, radius)
         found = search.within_memory(lambda engine: branch(engine, search.state, query, s, budget, start, tell))
         self.state = dataclasses.replace(before, seconds=before.seconds + time.monotonic() - begun,
                                          parts=before.parts + found.found.bounded)  # fmt: skip
@@ -184,14 +188,16 @@ class Pursuit:
         why = f"{answer.step}: {answer.reason}" if isinstance(answer, Rejected) else f"only {lower(answer.radius)}"
         return f"branching found a proof that the judge does not accept ({why})"
 
-    def _proposed(self, radius: float, evidence: BranchedMargin) -> Certified | Rejected:
-        claim = self.problem.claim(self.k, radius, self.predicted, "robust", None)
-        return judged(self.problem, self.session.judge, Proposal(self.k, claim, "margin", RULE, lambda _: evidence))
+    def _proposed(self, radius: float, evidence: BranchedMargin | BranchedPair) -> Certified | Rejected:
+        class_of: ClassOf
+        class_of, rule = ("robust", RULE) if isinstance(evidence, BranchedMargin) else ("mix", PAIR_RULE)
+        claim = self.problem.claim(self.k, radius, self.predicted, class_of, None)
+        return judged(self.problem, self.session.judge, Proposal(self.k, claim, "margin", rule, lambda _: evidence))
 
-    def _query(self, radius: float) -> MarginQuery:
+    def _query(self, network: PlainNetwork, radius: float) -> MarginQuery:
         s, p = self.problem.settings, self.problem
         radii = torch.tensor([radius], dtype=torch.float64)
-        return MarginQuery(p.network, p.inputs[self.k : self.k + 1], s.norm, radii, s.domain, self._class())
+        return MarginQuery(network, p.inputs[self.k : self.k + 1], s.norm, radii, s.domain, self._class())
 
     def _class(self) -> Tensor:
         return torch.tensor([self.predicted])
@@ -228,7 +234,7 @@ class Pursuit:
             line = parse.line(self.state.line.encode(), EVIDENCE)
         except MalformedError:
             return None
-        if not isinstance(line, parse.Certificate) or not isinstance(line.evidence, BranchedMargin):
+        if not isinstance(line, parse.Certificate) or not isinstance(line.evidence, BranchedMargin | BranchedPair):
             return None
         answer = self._proposed(line.claim.radius, line.evidence)
         return answer if isinstance(answer, Certified) else None

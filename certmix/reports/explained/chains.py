@@ -65,9 +65,8 @@ class Leaf:
 
 
 def _leaf(call: Call) -> Leaf:
-    boxes = call.of(BOX)
-    how = "line" if call.of(UPPER_OF) else "box" if boxes else "empty"
-    return Leaf(call.arguments["rival"], len(call.arguments["path"]), how)
+    how = "line" if call.of(UPPER_OF) else "box" if call.of(MARGIN_LOWER) else "empty"
+    return Leaf(call.arguments["rival"], len(call.arguments["leaf"].path), how)
 
 
 SUMMARIES: dict[str, Summary] = {LEAF: _leaf}  # a tree may have many thousand leaves
@@ -261,6 +260,21 @@ def _pair_margin(line: Certificate, seen: Call) -> Chain:
     return Chain([*_class_step(seen, claim), ("required", text)], _table(claim, h.upper, heads, row))
 
 
+def _branched_pair(line: Certificate, seen: Call) -> Chain:
+    claim = line.claim
+    found = _on_ball(seen, claim)[0]
+    (low_g, low_h), (high_g, high_h) = np.split(found.lower, 2), np.split(found.upper, 2)
+    leaves: list[Leaf] = [c.result for c in seen.all_of(LEAF)]
+
+    def row(i: int) -> tuple[str, ...]:
+        ends = (f"{_down(a[i])} .. {_up(b[i])}" for a, b in ((low_g, high_g), (low_h, high_h)))
+        return (*ends, *_of_tree([leaf for leaf in leaves if leaf.rival == i]))
+
+    text = "(1 - alpha) (g_y - g_i) + alpha (h_y - h_i) > 0"
+    steps = [*_class_step(seen, claim), ("required", text), ("trees", f"{len(leaves)} leaves: {_kinds(leaves)}")]
+    return Chain(steps, _table(claim, high_h, ("rival", "d of g", "d of h", "proven by", "its tree"), row))
+
+
 def _constants(line: Certificate, seen: Call) -> Chain:
     """`lipschitz_local`, `lipschitz_layers`, `lipschitz_global`."""
     claim, asked = line.claim, seen.all_of(NEED_THEOREM)[0].arguments
@@ -384,6 +398,7 @@ def _of_group(group: Any) -> str:
 CHAINS: dict[str, Callable[[Certificate, Call], Chain]] = {
     "adaptive_margin": _adaptive,
     "branched_margin": _margin,
+    "branched_pair": _branched_pair,
     "engine_lipschitz_relaxed": _relaxed,
     "engine_margin": _engine_margin,
     "lipschitz_global": _constants,

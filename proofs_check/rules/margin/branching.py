@@ -1,41 +1,28 @@
-"""Lemma 3.2 by branching (docs/maths.md 10): the exponential form, proven part by part of the ball.
+"""Lemma 3.2, and the pair form, by branching (docs/maths.md 10): the exponential form, proven part by part of the ball.
 
-A tree of splits, depth first. Every split stands for both of its sides, so the leaves cover the ball however the tree
-looks; what stands in it are hints, but for one thing: each leaf must be proven. A rival's tree need only speak of the
-points at which no other rival is stronger: there are trees, or proofs on the whole ball, for all of them.
+A rival's tree need only speak of the points at which no other rival is stronger to h: there are trees, or proofs on the
+whole ball, for all of them.
 
-Precondition: a claim tied to the network at hand. Postcondition: it holds.
-Charged: nothing for a multiplier: where one is added to a coefficient, what is really added is the difference of two
-doubles of the right sign, as rounding is monotone, and that difference is what counts; a backward pass carries its own.
+Precondition: a claim tied to the networks at hand. Postcondition: it holds.
+Charged: nothing here; what `trees` and `exponential` say.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from flint import arb
-from numpy.typing import NDArray
 
+from proofs_check import certificate as c
 from proofs_check.certificate import Assumption, Claim, RejectedError, need
-from proofs_check.kernel import bounds
-from proofs_check.kernel.parts import part, with_hints
-from proofs_check.kernel.rounding import Array
+from proofs_check.kernel.bounds import Prepared, prepare
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.differences import Differences, decoded, differences, need_class, rivals
-from proofs_check.rules.margin.exponential import chord, exponential_misses, upper_of
-from proofs_check.rules.margin.rule import box_proves
-from proofs_check.witness import LEVELS, MAX_BYTES, SHARED_ROW, difference_row
-
-MAX_DEPTH = 2**10  # splits above a leaf
-MAX_LEAVES = 2**18  # of one tree
-CHUNK = 2**12  # compressed bytes at once
-
-LEAF, REBOUNDED_LEAF, SIGN_SPLIT, DIFFERENCE_SPLIT, ANEW_LEAF = range(5)
+from proofs_check.rules.margin.exponential import WORST, chord, exponential_misses
+from proofs_check.rules.margin.rule import box_proves, margin_lower
+from proofs_check.rules.margin.trees import Leaf, Stream, largest, leaves, on_leaf
 
 
 @dataclass(frozen=True)
@@ -47,126 +34,93 @@ class BranchedMargin:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One side of a split: sign (v - at) >= 0. v: the input of neuron `index`, at 0; or d_index where `difference`."""
+class BranchedPair:
+    """The same, of both networks on one input, g before h; a tree for every rival."""
 
-    difference: bool
-    index: int
-    at: float
-    sign: float = 1.0
-
-
-class Stream:
-    """A zlib stream, decompressed as it is asked for. Rejects one that is damaged, cut short or too long."""
-
-    def __init__(self, data: bytes) -> None:
-        self.source = io.BytesIO(data)
-        self.stream = zlib.decompressobj()
-        self.left = MAX_BYTES
-
-    def _more(self, count: int) -> bytes:
-        need(not self.stream.eof, "tree", "is cut short")
-        chunk = self.stream.unconsumed_tail or self.source.read(CHUNK)
-        try:
-            found = self.stream.decompress(chunk, count)
-        except zlib.error as error:
-            raise RejectedError("tree", f"is not a zlib stream: {error}") from error
-        need(chunk or found, "tree", "is cut short")
-        return found
-
-    def numbers(self, kind: str, count: int) -> NDArray[Any]:
-        """The next `count` numbers of that numpy type."""
-        size = count * np.dtype(kind).itemsize
-        self.left -= size
-        need(self.left >= 0, "tree", f"holds more than {MAX_BYTES} bytes")
-        found = b""
-        while len(found) < size:
-            found += self._more(size - len(found))
-        return np.frombuffer(found, dtype=kind)
-
-    def end(self) -> None:
-        """Nothing is left."""
-        while not self.stream.eof:
-            need(not self._more(1), "tree", "goes on after its last leaf")
-        need(not (self.stream.unused_data or self.source.read(1)), "tree", "goes on after its end")
+    witness: str | None
+    trees: tuple[str | None, ...]
 
 
 def branched_margin(claim: Claim, evidence: BranchedMargin, case: Case) -> frozenset[Assumption]:
     """Lemma 3.2: every rival by its tree, or where it has none as in `network_margin`."""
     found, trees = differences(case.robust, evidence.witness, case, claim), evidence.trees
     need_class(case, claim, found.upper)
-    need(len(trees) == len(found.upper), "tree", f"{len(trees)} entries for {len(found.upper)} classes")
-    need(trees[claim.predicted] is None, "tree", "the predicted class has one")
+    _need_entries(trees, len(found.upper), claim.predicted)
     unproven = [i for i in rivals(claim, len(trees)) if trees[i] is None and not box_proves(found.upper, i, claim)]
     missed = exponential_misses(found, unproven, claim)
     need(not missed, "margin", f"rivals {missed}: margin is not proven to exceed the required one")
-    for rival, tree in enumerate(trees):
-        if tree is not None:
-            _need_tree(found, rival, Stream(decoded(tree, "tree")), claim)
+    _need_trees(found, trees, claim)
     return frozenset()
 
 
-def _need_tree(found: Differences, rival: int, stream: Stream, claim: Claim) -> None:
-    """Read the tree depth first, the side sign > 0 of every split first, and prove each leaf as it comes."""
-    columns, path = found.values.prepared.slope_start[-1], list[Side]()
-    levels = np.zeros(columns, dtype=np.uint8)
-    for leaf in range(MAX_LEAVES):
-        while (kind := int(stream.numbers("u1", 1)[0])) in (SIGN_SPLIT, DIFFERENCE_SPLIT):
-            path.append(_split(stream, kind, columns, claim.predicted, len(found.upper)))
-            need(len(path) <= MAX_DEPTH, "tree", f"is deeper than {MAX_DEPTH}")
-        need(kind in (LEAF, REBOUNDED_LEAF, ANEW_LEAF), "tree", f"holds a node of unknown kind {kind}")
-        levels = levels + stream.numbers("u1", columns)  # modulo 256
-        multipliers = stream.numbers("<f4", len(path)).astype(np.float64)
-        need(((multipliers >= 0) & (multipliers < np.inf)).all(), "tree", "a multiplier is negative or not finite")
-        proven = _leaf_proves(found, rival, claim, path, levels / LEVELS, multipliers, kind)
-        need(proven, "margin", f"rival {rival}: leaf {leaf} of its tree is not proven")
-        while path and path[-1].sign < 0:
-            path.pop()
-        if not path:
-            return stream.end()
-        path[-1] = dataclasses.replace(path[-1], sign=-1.0)
-    raise RejectedError("tree", f"has more than {MAX_LEAVES} leaves")
+def branched_pair(claim: Claim, evidence: BranchedPair, case: Case) -> frozenset[Assumption]:
+    """(1 - alpha) (g_y - g_j) + alpha (h_y - h_j) > 0 for all rivals j: a tree for each that may be h's strongest."""
+    standard, robust = case.standard, case.robust
+    if standard is None or claim.standard is None:
+        raise RejectedError("standard", "this rule needs the standard model as a plain network")
+    if claim.class_of == "robust":
+        need_class(case, claim, np.ones(robust.network.classes))
+    found, trees = differences(beside(standard, robust), evidence.witness, case, claim, networks=2), evidence.trees
+    _need_entries(trees, robust.network.classes, claim.predicted)
+    missing = [i for i in rivals(claim, len(trees)) if trees[i] is None]
+    need(not missing, "tree", f"rivals {missing} have none")
+    _need_trees(found, trees, claim)
+    return frozenset()
 
 
-def _split(stream: Stream, kind: int, columns: int, y: int, classes: int) -> Side:
-    index, at = int(stream.numbers("<u4", 1)[0]), 0.0
-    if kind == SIGN_SPLIT:
-        need(index < columns, "tree", f"splits neuron {index} of {columns}")
-        return Side(False, index, at)
-    at = float(stream.numbers("<f8", 1)[0])
-    need(index < classes and index != y and abs(at) < np.inf, "tree", f"splits d_{index} at {at}")
-    return Side(True, index, at)
+def beside(g: Prepared, h: Prepared) -> Prepared:
+    """One network on the input of both: logits of g, then of h. Its neurons are those of g, then of h."""
+    shift = len(g.network.nodes) - 1
+    moved = [dataclasses.replace(n, inputs=tuple(i and i + shift for i in n.inputs))
+             for n in h.network.nodes if not isinstance(n, c.Input)]  # fmt: skip
+    nodes = (*g.network.nodes, *moved, c.Concat((shift, shift + len(moved))))
+    shapes = (*g.network.shapes, *h.network.shapes[1:], (g.network.classes + h.network.classes,))
+    return prepare(c.PlainNetwork(nodes, shapes, "", b""))
 
 
-def _leaf_proves(
-    found: Differences, rival: int, claim: Claim, path: list[Side], slopes: Array, multipliers: Array, kind: int
-) -> bool:
-    """sum_j w_j exp(T d_j) < 2 alpha - 1 wherever the sides of `path` hold and d_rival is the largest d_j, j != y; also
-    where that is nowhere."""
-    lower, upper = found.lower.copy(), found.upper.copy()
-    on_differences = [(side, m) for side, m in zip(path, multipliers, strict=True) if side.difference]
-    on_neurons = [k for k, side in enumerate(path) if not side.difference]
-    for side, _ in on_differences:
-        end, tighter = (lower, max) if side.sign > 0 else (upper, min)
-        end[side.index] = tighter(end[side.index], side.at)
-    signs = [(path[k].index, path[k].sign) for k in on_neurons]
-    values = part(found.values, signs, kind == ANEW_LEAF)
-    if values is not None and kind != LEAF:
-        forms = np.eye(len(upper)) - np.eye(len(upper))[claim.predicted]  # d_j by row
-        rows = [values.slope_row(difference_row(j)) for j in range(len(upper))]
-        upper = np.minimum(upper, bounds.functionals(values, forms, rows))
-    lower[rival] = np.delete(lower, claim.predicted).max()
-    upper = np.minimum(upper, upper[rival])
-    upper[claim.predicted] = 0.0
-    if values is None or (lower > upper).any() or box_proves(upper, rival, claim):
+def _need_entries(trees: tuple[str | None, ...], classes: int, y: int) -> None:
+    need(len(trees) == classes, "tree", f"{len(trees)} entries for {classes} classes")
+    need(trees[y] is None, "tree", "the predicted class has one")
+
+
+def _need_trees(found: Differences, trees: tuple[str | None, ...], claim: Claim) -> None:
+    """Every leaf of every tree is proven."""
+    columns, classes = found.values.prepared.slope_start[-1], len(trees)
+    splittable = frozenset(n * classes + j for n in range(found.networks) for j in rivals(claim, classes))
+    for rival, tree in enumerate(trees):
+        if tree is not None:
+            for k, leaf in enumerate(leaves(Stream(decoded(tree, "tree")), columns, splittable)):
+                proven = _leaf_proves(found, rival, claim, leaf)
+                need(proven, "margin", f"rival {rival}: leaf {k} of its tree is not proven")
+
+
+def _leaf_proves(found: Differences, rival: int, claim: Claim, leaf: Leaf) -> bool:
+    """The mix's margins are > 0 wherever the sides of `leaf` hold and d_rival is h's largest d_j, j != y; also where
+    that is nowhere. found: of h, then g_y - g_j >= -1 is all that is used of g; or of g and h."""
+    y, alpha = claim.predicted, arb(claim.alpha)
+    here = on_leaf(found, leaf, y)
+    if here is None:
         return True
-    hinted = with_hints(values, slopes, signs, multipliers[on_neurons])
-    leaf = Differences(lower, upper, hinted, found.error)
-    line = chord(leaf, rival, claim)
-    coefficients, intercept = line.coefficients.copy(), line.intercept
-    for side, multiplier in on_differences:
-        before = arb(float(coefficients[side.index]))
-        coefficients[side.index] += side.sign * multiplier
-        intercept -= (arb(float(coefficients[side.index])) - before) * arb(side.at)
-    least_upper = upper_of(leaf, coefficients[None], claim.predicted, [SHARED_ROW])
-    return bool(intercept + arb(float(least_upper[0])) < line.threshold)
+    *of_g, of_h = _by_network(here)
+    of_h.lower[rival] = np.delete(of_h.lower, y).max()
+    of_h.upper[:] = np.minimum(of_h.upper, of_h.upper[rival])
+    of_h.upper[y] = 0.0
+    if (of_h.lower > of_h.upper).any():
+        return True
+    others = rivals(claim, len(of_h.upper)) if of_g else [rival]
+    least = {j: margin_lower(of_g[0], j, 1.0, y) if of_g else WORST for j in others}
+    open_ = [j for j in others if not (1 - alpha) * least[j] + alpha * margin_lower(of_h, j, claim.temperature, y) > 0]
+    if not open_:
+        return True
+    worst = least[open_[0]]
+    for j in open_[1:]:
+        worst = worst.min(least[j])
+    line = chord(of_h, rival, claim, worst)
+    coefficients = np.concatenate([np.zeros(len(here.upper) - len(of_h.upper)), line.coefficients])
+    return bool(line.intercept + largest(here, leaf, coefficients, y) < line.threshold)
+
+
+def _by_network(here: Differences) -> list[Differences]:
+    """Copies of the bounds of each network's differences."""
+    lower, upper, error = (np.split(v.copy(), here.networks) for v in (here.lower, here.upper, here.error))
+    return [Differences(a, b, here.values, e) for a, b, e in zip(lower, upper, error, strict=True)]

@@ -28,12 +28,14 @@ class Differences:
     """lower <= d_j <= upper on the ball, both (K,), entry y zero, from a network's own backward bounds.
 
     values: of every node. error: (K,) what a float32 evaluation adds to every |d_j|; zero in real semantics.
+    networks: how many networks' differences stand one behind the other.
     """
 
     lower: Array
     upper: Array
     values: bounds.Values
     error: Array
+    networks: int = 1
 
 
 def exponentials(bound: Array, temperature: float, y: int) -> list[arb]:
@@ -83,13 +85,16 @@ def slopes(encoded: str | None, prepared: bounds.Prepared) -> witness.Witness | 
     return None if encoded is None else witness.decode(decoded(encoded, "witness"), prepared.network)
 
 
-def differences(prepared: bounds.Prepared, encoded: str | None, case: Case, claim: Claim) -> Differences:
-    """Rigorous bounds of d_j, widened by the float32 evaluation error where the claim speaks of float32."""
+def differences(
+    prepared: bounds.Prepared, encoded: str | None, case: Case, claim: Claim, networks: int = 1
+) -> Differences:
+    """Rigorous bounds of d_j, widened by the float32 evaluation error where the claim speaks of float32. networks: of
+    how many networks, `prepared` as one, the claim being of real arithmetic if there are several."""
     y = claim.predicted
     values = bounds.value_bounds(prepared, case.ball(claim), slopes(encoded, prepared))
-    lower, upper = bounds.differences(values, y)
+    lower, upper = bounds.differences(values, y, networks)
     if claim.semantics == "real":
-        return Differences(lower, upper, values, np.zeros_like(upper))
+        return Differences(lower, upper, values, np.zeros_like(upper), networks)
     single = float32.logit_error(values)
     error = up(single + single[y])
     error[y] = 0.0

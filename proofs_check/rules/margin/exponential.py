@@ -1,6 +1,7 @@
 """The exponential form of the margin (docs/maths.md 3b): a backward pass more per rival, never looser than the box.
 
-With w_i = 1 and w_j = 1 - alpha, Lemma 3.2 for the rival i is sum_j w_j exp(T d_j) < 2 alpha - 1, j != y.
+With w_i = 1 and w_j = 1 - alpha, Lemma 3.2 for the rival i is sum_j w_j exp(T d_j) < 2 alpha - 1, j != y. That is the
+worst case, g_y - g_i = -1: see `chord`.
 
 Precondition: `Differences` of the claimed ball. Postcondition: every rival not returned has its margin proven.
 Charged: a chord's slopes are any floats and exact, its intercept an Arb ball; what their sum rounds multiplies |z_y|
@@ -21,6 +22,8 @@ from proofs_check.kernel.rounding import Array, arb_down, dot_up, sum_error, sum
 from proofs_check.rules.margin.differences import Differences, exponentials, rivals
 from proofs_check.witness import exponential_row
 
+WORST = arb(-1)  # of g_y - g_j
+
 
 @dataclass(frozen=True, eq=False)
 class Chord:
@@ -31,27 +34,44 @@ class Chord:
     threshold: arb
 
 
-def chord(d_bounds: Differences, rival: int, claim: Claim) -> Chord:
-    """(3b), times alpha: prove w . e < t with w_i = 1, w_j = 1 - alpha, t = 2 alpha - 1. Rejects if out of float range.
+def chord(d_bounds: Differences, rival: int, claim: Claim, of_g: arb = WORST) -> Chord:
+    """(3b), times alpha, where g_y - g_j >= of_g: prove w . e < t with c = (1 - alpha) of_g, w_i = alpha - c, w_j = -c,
+    t = alpha + c. Rejects if out of float range.
 
-    Violation region: a point with w . e >= t has w_j e_j >= w_j E_j - S, S = w . E - t, E_j = exp(T u_j).
+    Violation region: a point with w . e >= t has w_j e_j >= w_j E_j - S, S = w . E - t, w_j E_j the largest on the box.
     """
     y, k = claim.predicted, len(d_bounds.upper)
     alpha, temperature = arb(claim.alpha), arb(claim.temperature)
-    weights = [arb(0) if j == y else arb(1) if j == rival else 1 - alpha for j in range(k)]
-    top = exponentials(d_bounds.upper, claim.temperature, y)
-    threshold = 2 * alpha - 1
-    slack = sum((w * e for w, e in zip(weights, top, strict=True)), arb(0)) - threshold
+    known = (1 - alpha) * of_g
+    weights = [arb(0) if j == y else alpha - known if j == rival else -known for j in range(k)]
+    top, bottom = (exponentials(end, claim.temperature, y) for end in (d_bounds.upper, d_bounds.lower))
+    threshold = alpha + known
+    most = [(w * e).max(w * f) for w, e, f in zip(weights, top, bottom, strict=True)]
+    slack = sum(most, arb(0)) - threshold
     coefficients, intercept = np.zeros(k), arb(0)
     for j in rivals(claim, k):
         high = float(d_bounds.upper[j])
         low = _raised(float(d_bounds.lower[j]), weights[j], top[j], slack, temperature)
-        slope = _secant(low, high, float(weights[j].mid()), claim.temperature)
+        convex, middle = bool(weights[j] >= 0), (low + high) / 2
+        touching = (low, high) if convex else (middle, middle)
+        slope = _secant(*touching, float(weights[j].mid()), claim.temperature)
         need(math.isfinite(slope), "margin", f"rival {rival}: its chord is out of the range of floats")
-        ends = [weights[j] * (temperature * v).exp() - arb(slope) * v for v in (arb(low), arb(high))]
-        intercept += ends[0].max(ends[1])  # convex minus affine: largest at an end
+        if convex:
+            ends = [weights[j] * (temperature * v).exp() - arb(slope) * v for v in (arb(low), arb(high))]
+            intercept += ends[0].max(ends[1])  # convex minus affine: largest at an end
+        else:
+            intercept += _above_concave(weights[j], temperature, slope, arb(low), arb(high))
         coefficients[j] = slope
     return Chord(coefficients, intercept, threshold)
+
+
+def _above_concave(weight: arb, temperature: arb, slope: float, low: arb, high: arb) -> arb:
+    """Upper bound of weight exp(T v) - slope v on [low, high], weight < 0 or of unknown sign: by the tangent at the
+    middle of what is concave, -|weight| exp(T v) - slope v, and the end of what is left."""
+    certain, middle = -abs(weight), (low + high) / 2
+    value = certain * (temperature * middle).exp()
+    lean = (temperature * value - arb(slope)) * (high - middle)
+    return value - arb(slope) * middle + abs(lean) + (weight - certain) * (temperature * high).exp()
 
 
 def _raised(lower: float, weight: arb, top: arb, slack: arb, temperature: arb) -> float:
@@ -72,10 +92,11 @@ def _secant(low: float, high: float, weight: float, temperature: float) -> float
 
 
 def upper_of(d_bounds: Differences, coefficients: Array, y: int, slope_rows: list[int]) -> Array:
-    """coefficients (R, K), entry y zero -> (R,) upper bounds of coefficients . d over the ball."""
-    on_logits = coefficients.copy()
-    on_logits[:, y] = -coefficients.sum(axis=1)  # what this sum rounds, at most G(K) sum |c|, multiplies z_y
-    size_y = d_bounds.values.magnitude(-1).ravel()[y]
+    """coefficients (R, K), entry y of every network zero -> (R,) upper bounds of coefficients . d over the ball."""
+    by_network = coefficients.reshape(len(coefficients), d_bounds.networks, -1).copy()
+    by_network[:, :, y] = -by_network.sum(axis=2)  # what this sum rounds, at most G(K) sum |c|, multiplies z_y
+    on_logits, k = by_network.reshape(coefficients.shape), by_network.shape[2]
+    size_y = d_bounds.values.magnitude(-1).ravel()[y::k].repeat(k)
     error = up(d_bounds.error + sum_error(len(d_bounds.error)) * size_y)
     return sum_up(bounds.functionals(d_bounds.values, on_logits, slope_rows), dot_up(np.abs(coefficients), error))
 

@@ -158,7 +158,6 @@ def test_in_l2_branching_certifies_what_dense_sampling_leaves(seed: int):
         {"branch": float("inf")},
         {"evidence": "engine"},
         {"semantics": "float32"},
-        {"use_standard": True},
         {"method": "lipschitz"},
     ],
 )

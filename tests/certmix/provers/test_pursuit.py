@@ -30,7 +30,7 @@ from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
 from certmix.records.unfinished import Desk, Unfinished
 from certmix.settings import Settings
 from proofs_check.certificate import Accepted, Transform
-from verifiers.branching.parts import Leaf, Side
+from verifiers.branching.parts import Anew, Leaf, Side
 from verifiers.branching.search import Branching, Budget
 from verifiers.engine import EngineError
 from verifiers.network.module import PlainModule
@@ -262,8 +262,10 @@ def test_splits_that_a_proof_does_not_need_are_not_written(without: Certified):
     session, sides = open_session(asked), [Side(False, column, 0.0, 1) for column in (0, 3, 14)]
     ways = itertools.product(*((side, side.other()) for side in sides))
     flat = np.zeros(22, dtype=np.uint8), np.zeros(3, dtype=np.float32)
-    eighths = [Leaf(path, False, *flat) for path in ways]
-    query = module.Pursuit(asked, session, 0, without.predicted)._query(1.01 * without.radius)
+    eighths = [Leaf(path, Anew.NOTHING, *flat) for path in ways]
+    query = module.Pursuit(asked, session, 0, without.predicted)._query(
+        session.branching.network, 1.01 * without.radius
+    )
     rivals = [j for j in range(3) if j != without.predicted]
     start = dict.fromkeys(rivals, eighths)
     search = session.branching

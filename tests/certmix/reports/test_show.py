@@ -7,7 +7,6 @@ import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from proofs_check.certificate import Claim
 from proofs_check.rules import RULES
 from proofs_check.rules.margin import branching
 from proofs_check.rules.margin.differences import Differences
+from proofs_check.rules.margin.trees import Leaf
 
 COUNT = 3
 
@@ -63,9 +63,9 @@ def test_what_a_proof_takes_is_said_and_of_a_tree_what_the_judge_went_through(
     depths = list[int]()
     proves = branching._leaf_proves
 
-    def counted(found: Differences, rival: int, claim: Claim, path: list[branching.Side], *rest: Any) -> bool:
-        depths.append(len(path))
-        return proves(found, rival, claim, path, *rest)
+    def counted(found: Differences, rival: int, claim: Claim, leaf: Leaf) -> bool:
+        depths.append(len(leaf.path))
+        return proves(found, rival, claim, leaf)
 
     monkeypatch.setattr(branching, "_leaf_proves", counted)
     assert main(["show", str(tmp_path / "run"), "0"]) == 0

@@ -18,18 +18,11 @@ from proofs_check import certificate as c
 from proofs_check.kernel import bounds
 from proofs_check.kernel.parts import part, with_hints
 from proofs_check.rules.case import Case
-from proofs_check.rules.margin.branching import (
-    ANEW_LEAF,
-    LEAF,
-    MAX_DEPTH,
-    REBOUNDED_LEAF,
-    BranchedMargin,
-    Side,
-    _leaf_proves,
-)
+from proofs_check.rules.margin.branching import BranchedMargin, _leaf_proves
 from proofs_check.rules.margin.differences import Differences, differences, rivals
 from proofs_check.rules.margin.exponential import exponential_misses
 from proofs_check.rules.margin.rule import NetworkMargin, box_proves
+from proofs_check.rules.margin.trees import ANEW_LEAF, LEAF, MAX_DEPTH, REBOUNDED_LEAF, Leaf, Side
 from proofs_check.witness import SHARED_ROW
 from verifiers.network.module import build
 
@@ -56,7 +49,7 @@ def encoded(nodes: list[bytes] | bytes) -> str:
 def grow(found: Differences, rival: int, claim: c.Claim, path: list[Side]) -> list[bytes]:
     """A tree without multipliers: unstable neurons in order, then the rival's d at the middle of its interval."""
     n = found.values.prepared.slope_start[-1]
-    if _leaf_proves(found, rival, claim, path, np.zeros(n), np.zeros(len(path)), REBOUNDED_LEAF):
+    if _leaf_proves(found, rival, claim, Leaf(tuple(path), np.zeros(n), np.zeros(len(path)), REBOUNDED_LEAF)):
         return [leaf(bytes(n), np.zeros(len(path)))]
     taken = {side.index for side in path if not side.difference}
     here = part(found.values, [(s.index, s.sign) for s in path if not s.difference], False)
@@ -238,9 +231,9 @@ def test_bounds_made_anew_are_tighter_and_prove_leaves_that_cut_ones_do_not():
             assert (anew.upper[k] <= cut.upper[k]).all()
         tighter += bool((anew.upper[3] - anew.lower[3]).sum() < (cut.upper[3] - cut.lower[3]).sum())
         for rival in rivals(claim, 3):
-            again, everything = (
-                _leaf_proves(found, rival, claim, sides, np.zeros(n), np.zeros(len(sides)), kind) for kind in LEAVES[1:]
-            )
+            asked = Leaf(tuple(sides), np.zeros(n), np.zeros(len(sides)), REBOUNDED_LEAF)
+            kinds = (asked, dataclasses.replace(asked, kind=ANEW_LEAF))
+            again, everything = (_leaf_proves(found, rival, claim, leaf) for leaf in kinds)
             assert everything or not again
             more += everything and not again
     assert tighter >= 30
@@ -311,7 +304,7 @@ def test_the_trees_of_weaker_rivals_do_not_prove_what_the_strongest_refutes():
         n, bound = case.robust.slope_start[-1], differences(case.robust, None, case, claim)
         for rival in rivals(claim, 3):
             nodes = [leaf(bytes(n), [], 0)]
-            alone = _leaf_proves(bound, rival, claim, [], np.zeros(n), np.zeros(0), LEAF)
+            alone = _leaf_proves(bound, rival, claim, Leaf((), np.zeros(n), np.zeros(0), LEAF))
             assert not accepted(case, claim, evidence(case, {rival: nodes}))
             tried += alone
     assert tried
@@ -340,7 +333,7 @@ def test_a_leaf_that_is_proven_holds_no_point_that_refutes_the_claim_by_its_riva
                 cut = float(rng.normal())
                 sides.append(Side(True, rival, cut, 1.0 if d[rival] >= en.rational(cut) else -1.0))
                 multipliers, kind = rng.uniform(size=3) * rng.choice([0.0, 0.1, 1.0]), int(rng.choice(LEAVES))
-                holds = _leaf_proves(bound, rival, claim, sides, rng.uniform(size=n), multipliers, kind)
+                holds = _leaf_proves(bound, rival, claim, Leaf(tuple(sides), rng.uniform(size=n), multipliers, kind))
                 assert not (holds and rival == strongest)
                 proven += holds
     assert points >= 12

@@ -101,7 +101,7 @@ def test_the_form_proves_more_than_the_box_and_never_less():
 
 @given(
     st.lists(st.tuples(st.floats(-30, 5), st.floats(0, 20)), min_size=2, max_size=6),
-    st.floats(0.5, 1.0),
+    st.floats(0.0, 1.0),
     st.floats(0.1, 10),
     st.data(),
 )
@@ -111,13 +111,15 @@ def test_a_chord_lies_above_the_sum_wherever_it_could_reach_the_threshold(box, a
     upper = np.array([0.0] + [low + width for low, width in box])
     claim = Claim("Linf", 0.1, alpha, temperature, 0, "robust", None, "real", "0" * 64, None, "0" * 64, None)
     rival = data.draw(st.integers(1, k - 1))
-    found = chord(Differences(lower, upper, None, np.zeros(k)), rival, claim)  # type: ignore[arg-type]
+    of_g = arb(data.draw(st.sampled_from([-1.0, -0.5, -1e-9, 0.0, 1e-9, 0.25, 1.0])))
+    found = chord(Differences(lower, upper, None, np.zeros(k)), rival, claim, of_g)  # type: ignore[arg-type]
     share = data.draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.9, 0.999, 1.0]), min_size=k, max_size=k))
     d = [
         arb(float(lo)) + arb(s) * (arb(float(hi)) - arb(float(lo)))
         for lo, hi, s in zip(lower, upper, share, strict=True)
     ]
-    weights = [arb(0) if j == 0 else arb(1) if j == rival else 1 - arb(alpha) for j in range(k)]
+    known = (1 - arb(alpha)) * of_g
+    weights = [arb(0) if j == 0 else (arb(alpha) if j == rival else 0) - known for j in range(k)]
     value = sum((w * (arb(temperature) * v).exp() for w, v in zip(weights, d, strict=True)), arb(0))
     line = found.intercept + sum((arb(float(c)) * v for c, v in zip(found.coefficients, d, strict=True)), arb(0))
     if value > found.threshold:

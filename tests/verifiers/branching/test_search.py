@@ -40,7 +40,7 @@ def query(network: PlainNetwork, seed: int, radius: float) -> MarginQuery:
 def search(asked: MarginQuery, budget: Budget = SMALL, **more: object) -> list[Found]:
     """Every rival of every input is asked about."""
     engine = Branching(parts=8)
-    answer = engine.answer(engine.prepare(asked.network), asked)
+    answer = engine.answer(engine.prepare(asked.network), asked.query())
     questions = [[j for j in range(asked.network.classes) if j != y] for y in asked.predicted.tolist()]
     return engine.search(answer, asked.predicted, questions, linear, budget, **more)  # type: ignore[arg-type]
 
@@ -159,7 +159,7 @@ def test_how_many_parts_are_bounded_at_once_does_not_change_what_is_proven(parts
     asked, found = hard()
     k = next(k for k, f in enumerate(found) if f.proven and f.parts > 3)
     engine = Branching(parts=parts)
-    answer = engine.answer(engine.prepare(asked.network), asked)
+    answer = engine.answer(engine.prepare(asked.network), asked.query())
     questions = [list(one.leaves) if i == k else [] for i, one in enumerate(found)]
     assert engine.search(answer, asked.predicted, questions, linear, SMALL)[k].proven
 
@@ -179,7 +179,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch: pytest.MonkeyP
     asked, found = hard()
     k = next(k for k, f in enumerate(found) if f.proven and f.parts > 3)
     engine = Short(parts=8)
-    answer = engine.answer(engine.prepare(asked.network), asked)
+    answer = engine.answer(engine.prepare(asked.network), asked.query())
     questions = [list(one.leaves) if i == k else [] for i, one in enumerate(found)]
     assert engine.search(answer, asked.predicted, questions, linear, SMALL)[k].proven
     monkeypatch.setattr(Short, "room", 0)
