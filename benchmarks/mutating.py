@@ -38,6 +38,7 @@ CASES, OF_SEEDS = 8, 4  # of a test, and of one over seeds: what only another wo
 EVERY = {"folder", "op", "rule"}  # parameters of tests that are used whole
 STILL = 20  # seconds beyond its processor time after which a child is ended: it waits for a lock of its parent's
 MEMORY = 16 * 2**30
+BROKEN = 99  # exit code of a child whose work raised
 JUDGE = ("proofs_check", "verifiers", "certmix")
 
 
@@ -55,7 +56,8 @@ class Case:
 
 
 def in_child(log: Path, seconds: float, work: Callable[[], int]) -> str:
-    """Run `work` in a forked process: "passed", "killed by TEST", "killed by signal N", "killed by time" or "stuck"."""
+    """Run `work` in a forked process: "passed", "killed by TEST", "killed by signal N", "killed by time"; "stuck" or
+    "broken" are no verdicts."""
     log.write_text("")
     child = os.fork()
     if child == 0:
@@ -73,7 +75,7 @@ def in_child(log: Path, seconds: float, work: Callable[[], int]) -> str:
             traceback.print_exc()
             sys.stdout.flush()
         finally:
-            os._exit(2)
+            os._exit(BROKEN)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
@@ -82,6 +84,8 @@ def in_child(log: Path, seconds: float, work: Callable[[], int]) -> str:
         return "killed by time" if number in (signal.SIGXCPU, signal.SIGKILL) else f"killed by signal {number}"
     if os.WEXITSTATUS(status) == 0:
         return "passed"
+    if os.WEXITSTATUS(status) == BROKEN:
+        return "broken"
     found = re.findall(r"^failed (\w+)$", log.read_text(errors="replace"), re.M)
     return f"killed by {found[-1] if found else 'the import of a test'}"
 
@@ -313,7 +317,8 @@ class Loop:
                 return
             started, mutant = time.monotonic(), every[path][key]
             outcome, tried = self._tried(mutant, kills[path], log)
-            if outcome == "stuck":
+            if outcome in ("stuck", "broken"):
+                print(f"{outcome}: {key}\n{log.read_text(errors='replace')[-2000:]}", flush=True)
                 continue
             kills[path][outcome.removeprefix("killed by ")] += 1
             record = {"path": path, "key": key, "operator": mutant.operator, "outcome": outcome, "cases": tried,

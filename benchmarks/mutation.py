@@ -47,7 +47,7 @@ COPIED = (
 )
 MUTATED = ("judge.py", "witness.py", "kernel/**/*.py", "rules/**/*.py")  # of proofs_check: what proves
 TESTED = ("tests/proofs_check", "tests/second_judge")
-BESIDE = ("test_imports", "test_theorems", "test_lines", "test_command", "reading")  # tests that run no such line
+BESIDE = ("test_imports", "test_theorems", "test_lines", "test_command", "test_folder")  # tests that run no such line
 FIRST = (  # what margins of linear, convolutional and ReLU networks rest on, with branching: tried before the others
     *("judge.py", "witness.py", "rules/margin/", "rules/case.py"),
     *(
@@ -56,6 +56,7 @@ FIRST = (  # what margins of linear, convolutional and ReLU networks rest on, wi
     ),
     *(f"kernel/layers/{name}.py" for name in ("layer", "affine", "linear", "conv2d", "relu", "add", "input")),
 )
+EARLIER = "an earlier run"  # what killed a mutant of which nothing else is known
 SEED = 19  # of the order in which mutants are tried
 
 
@@ -141,11 +142,16 @@ def reasons_of(files: dict[str, Any], known: list[list[str]]) -> dict[str, str]:
 
 
 def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
+    tried, of = (sum(f[name] for f in files.values()) for name in ("tried", "mutants"))
+    earlier = sum(f["killed_by"].get(EARLIER, 0) for f in files.values())
     rows = ["# Mutation testing of the judge", "", __doc__.split("\n\n")[0].split("\n")[0], "",
             "Operators: error term set to zero, a term or a condition removed, directed rounding removed or swapped,",
             "minimum and maximum swapped, strictness of a comparison changed, a check removed, a constant halved,",
-            "a sign flipped. `make mutation` repeats it; figures in `benchmarks/results/mutation.json`. Where not all",
-            f"mutants were tried, those that were are the first of all files' in one random order (seed {SEED}).", "",
+            "a sign flipped. `make mutation` repeats it; figures in `benchmarks/results/mutation.json`.", "",
+            f"**{tried} of {of} mutants were tried.** They are taken in a random order (seed {SEED}), first those of",
+            "files that margins of linear, convolutional and ReLU networks rest on; a mutant counts as surviving where",
+            "all quick cases of tests that run its line pass.", f"Of those killed, {earlier} were at an earlier state",
+            "of the judge, and count where file, function and line are the same today.", "",
             "| file | mutants | tried | killed | survivors | of these without a reason |", "|---|---|---|---|---|---|",
             ]  # fmt: skip
     sums = Counter[str]()
