@@ -198,3 +198,16 @@ def test_only_surely_positive_definite_matrices_pass():
     for entries in ([[1, 2], [2, 1]], [[0, 0], [0, 1]], [[-1, 0], [0, 1]], [[1, 1], [1, 1]]):
         assert not lipsdp.positive_definite(arb_mat(entries))
     assert not lipsdp.positive_definite(arb_mat([[arb(2), arb(1, 1.5)], [arb(1, 1.5), arb(2)]])), "may be [[2, 2.5], …"
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(("size", "proven"), [(0.9, False), (0.4, True)])
+def test_what_proposes_a_factor_cannot_prove_a_matrix_that_is_not_definite(
+    sign: int, size: float, proven: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[[1, v, v], [v, 1, v], [v, v, 1]] has the eigenvalues 1 - v and 1 + 2 v; here the factor is said to be 1,
+    so that only what outweighs the rest of its row, whatever the signs, is proven."""
+    monkeypatch.setattr(np.linalg, "cholesky", lambda matrix: np.eye(len(matrix)))
+    v = sign * size
+    matrix = arb_mat(3, 3, [arb(1 if row == column else v) for row in range(3) for column in range(3)])
+    assert lipsdp.positive_definite(matrix) == proven
