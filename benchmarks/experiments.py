@@ -1,7 +1,7 @@
 """Measures docs/experiments anew: every configuration of examples/experiments, and the runs and files these read.
 
     python benchmarks/experiments.py [WORD …]     only the configurations whose names hold one of the words
-    python benchmarks/experiments.py --redraw     the attacks' figures again from the points in their JSON files
+    python benchmarks/experiments.py --redraw     all figures again from the points in their JSON files
 
 To be run from the checkout, with ../shared/data beside it, as the configurations say. An hour or two on two cores.
 """
@@ -20,7 +20,7 @@ import torch
 
 from certmix.__main__ import main as certmix
 from certmix.data.dataset import load_data
-from certmix.experiments import accuracy_vs_alpha, confidence, tradeoff
+from certmix.experiments import accuracy_vs_alpha, certified_curves, confidence, tradeoff
 from certmix.models.model import load_model
 
 CONFIGS = Path("examples") / "experiments"
@@ -64,6 +64,11 @@ REDRAWN: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 def redraw() -> int:
     for path in sorted((Path("docs") / "experiments").glob("*/*.json")):
+        if path.stem == certified_curves.NAME:
+            found = json.loads(path.read_text())["settings"]
+            curves = [certified_curves.Curve.named(**c) for c in found["curves"]]
+            certified_curves.draw(curves, found["clean_accuracy"], path.with_suffix(".png"))
+            print(path.with_suffix(".png"))
         if path.stem in REDRAWN:
             read, draw = REDRAWN[path.stem]
             found = json.loads(path.read_text())

@@ -6,7 +6,7 @@ figure took the empirical mean of 10,000 draws as exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from certmix.formatting import exact, percent_down, percent_nearest, ratio
 from certmix.records.smoothing_log import Log, accuracy, mix_radii, read_log
 
 NAME = "certified-curves"
+BASELINE = "baseline"  # a smoothed model alone, drawn dashed
 TITLES = {
     "theorem_3_5_paper": "Theorem 3.5, constant √(2/πσ²)",
     "theorem_3_5": "Theorem 3.5, constant 1/(σ√(2π))",
@@ -36,14 +37,12 @@ SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 @dataclass(frozen=True, eq=False)
 class Radii:
     """One curve before it is drawn. source, bound: whose radii, by which bound. radius: (N,) certified, of all inputs,
-    ≤ 0 or −∞ where there is no certificate; correct: (N,) the class certified is the label. baseline: a smoothed model
-    alone, drawn dashed."""
+    ≤ 0 or −∞ where there is no certificate; correct: (N,) the class certified is the label."""
 
     source: str
     bound: str
     radius: NDArray[np.float64]
     correct: NDArray[np.bool_]
-    baseline: bool
 
     @property
     def name(self) -> str:
@@ -59,6 +58,26 @@ class Radii:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """One curve as it is drawn: source and bound as of `Radii`, its steps and what it is from each on."""
+
+    source: str
+    bound: str
+    radii: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+    @property
+    def baseline(self) -> bool:
+        return self.source.startswith(BASELINE)
+
+    @staticmethod
+    def named(name: str, radii: Sequence[float], accuracy: Sequence[float]) -> Curve:
+        """From what the JSON file says of it."""
+        source, bound = name.split(": ", 1)
+        return Curve(source, bound, tuple(radii), tuple(accuracy))
+
+
+@dataclass(frozen=True)
 class LogSource:
     """A certification log with its σ, in a mix at `alpha`; 1: the smoothed model alone."""
 
@@ -71,21 +90,21 @@ def of_log(log: Log, alpha: float) -> list[Radii]:
     """The radii of every theorem. alpha = 1 is the smoothed model alone."""
     source = _who(alpha, log.noise_std)
     radii = mix_radii(log, alpha)
-    return [Radii(source, TITLES[theorem], radius, log.correct, alpha == 1) for theorem, radius in radii.items()]
+    return [Radii(source, TITLES[theorem], radius, log.correct) for theorem, radius in radii.items()]
 
 
 def of_run(run: SmoothingRun, all_bounds: bool) -> list[Radii]:
     """The run's certificates; with all_bounds also every bound on the same draws, which are made again."""
-    baseline, source = run.alpha == 1, f"{_who(run.alpha, run.noise_std)} ({run.path.name})"
-    curves = [Radii(source, "certificates of the audit", run.radius, run.correct, baseline)]
+    source = f"{_who(run.alpha, run.noise_std)} ({run.path.name})"
+    curves = [Radii(source, "certificates of the audit", run.radius, run.correct)]
     if all_bounds:
-        curves += [Radii(source, TITLES[b], *each, baseline) for b, each in of_every_bound(run).items()]
+        curves += [Radii(source, TITLES[b], *each) for b, each in of_every_bound(run).items()]
     return curves
 
 
 def _who(alpha: float, noise_std: float) -> str:
     sigma = f"σ {exact(noise_std)}"
-    return f"baseline, {sigma}" if alpha == 1 else f"mix, α {exact(alpha)}, {sigma}"
+    return f"{BASELINE}, {sigma}" if alpha == 1 else f"mix, α {exact(alpha)}, {sigma}"
 
 
 def _short(source: str) -> str:
@@ -124,10 +143,21 @@ def run(runs: Sequence[Path], all_bounds: bool, logs: Sequence[LogSource], predi
             clean[curves[-1].source] = 100.0 * float(log.correct.mean())
         about = {"log": log.source, "noise_std": log.noise_std, "alpha": alpha, "inputs": len(log.radius)}
         sources.append(about if predictions is None else {**about, "standard_predictions": str(predictions)})
-    _draw(curves, clean, sources, out)
+    drawn = [Curve(c.source, c.bound, c.steps(), c.at(c.steps())) for c in curves]
+    draw(drawn, clean, out / f"{NAME}.png")
+    settings = {
+        "sources": sources,
+        "clean_accuracy": clean,
+        "curves": [{"name": f"{c.source}: {c.bound}", "radii": c.radii, "accuracy": c.accuracy} for c in drawn],
+    }
+    rows = [[c.name, *c.at(SHOWN)] for c in curves]
+    columns = [Column("curve"), *(shares(str(r), percent_down) for r in SHOWN)]
+    for source, accuracy_ in clean.items():
+        say(f"clean accuracy, {source}: {percent_nearest(*ratio(accuracy_))} %")
+    write(out, NAME, settings, "certified accuracy in percent at radius", columns, rows)
 
 
-def _draw(curves: list[Radii], clean: dict[str, float], sources: list[dict[str, Any]], out: Path) -> None:
+def draw(curves: Sequence[Curve], clean: Mapping[str, float], path: Path) -> None:
     """Colours tell bounds, dashes whose they are. At radius 0 stand clean accuracy, filled, and, empty, what the curve
     begins with where that is less: an h that is wrong certifies nothing, though the mix may be right."""
     bounds = list(dict.fromkeys(c.bound for c in curves))
@@ -136,21 +166,10 @@ def _draw(curves: list[Radii], clean: dict[str, float], sources: list[dict[str, 
     marks: list[Mark] = []
     for c in curves:
         color = COLORS[bounds.index(c.bound) % len(COLORS)]
-        lines.append(Line(c.bound, c.steps(), c.at(c.steps()), owners[c.source], steps=True, color=color))
-        (start,) = c.at((0.0,))
-        if c.source not in clean or clean[c.source] > start:
-            marks.append(Mark("", 0.0, start, color=color, filled=False))
+        lines.append(Line(c.bound, c.radii, c.accuracy, owners[c.source], steps=True, color=color))
+        if c.source not in clean or clean[c.source] > c.accuracy[0]:
+            marks.append(Mark("", 0.0, c.accuracy[0], color=color, filled=False))
     for source, accuracy_ in clean.items():
         marks.append(Mark(f"clean: {_short(source)}", 0.0, accuracy_, "D" if owners[source] == "-" else "s"))
     panel = Panel("certified accuracy (%)", tuple(lines), tuple(marks))
-    plot(out / f"{NAME}.png", [panel], "ℓ2 radius", "certified accuracy over the radius")
-    settings = {
-        "sources": sources,
-        "clean_accuracy": clean,
-        "curves": [{"name": c.name, "radii": c.steps(), "accuracy": c.at(c.steps())} for c in curves],
-    }
-    rows = [[c.name, *c.at(SHOWN)] for c in curves]
-    columns = [Column("curve"), *(shares(str(r), percent_down) for r in SHOWN)]
-    for source, accuracy_ in clean.items():
-        say(f"clean accuracy, {source}: {percent_nearest(*ratio(accuracy_))} %")
-    write(out, NAME, settings, "certified accuracy in percent at radius", columns, rows)
+    plot(path, [panel], "ℓ2 radius", "certified accuracy over the radius")

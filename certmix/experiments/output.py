@@ -25,7 +25,8 @@ HEIGHT = 3.3
 LEGEND_ROW = 0.2  # inches
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")  # Okabe and Ito's
 NARROWEST, WIDER = 1.2, 0.35  # points: a line is wider than the next, so that none hides behind one it coincides with
-DASH, GAP = 5.0, 2.5  # points, of dashed lines of any width
+HALO = 1.1  # points, wider still than each line of the same points that is drawn over it
+DASH, GAP = 5.0, 2.5  # points, of dashed lines of any width; each begins a gap later than the one before
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,10 @@ def plot(path: Path, panels: Sequence[Panel], x_label: str, title: str, columns:
             alike = [
                 i for i, other in enumerate(panel.lines) if ("--" in other.style) == ("--" in line.style) and other.x
             ]
-            after = len(alike) - 1 - alike.index(k) if line.x else 0
-            handles.setdefault(line.name, _draw(axes, line, line.color or COLORS[k % len(COLORS)], after))
+            later = [panel.lines[i] for i in alike if i > k]
+            width = NARROWEST + WIDER * len(later) + HALO * sum(_coincide(line, other) for other in later)
+            color, start = line.color or COLORS[k % len(COLORS)], GAP * len(later)
+            handles.setdefault(line.name, _draw(axes, line, color, width if line.x else NARROWEST, start))
         for mark in panel.marks:
             face = mark.color if mark.filled else "white"
             (drawn,) = axes.plot(
@@ -156,20 +159,25 @@ def save(figure: Figure, path: Path, title: str) -> None:
     figure.savefig(path, dpi=200)
 
 
-def _draw(axes: Axes, line: Line, color: str, after: int) -> Any:
-    """after: how many lines that are dashed like it come after it."""
-    width = NARROWEST + WIDER * after
+def _coincide(line: Line, other: Line) -> bool:
+    """Whether most of their points are the same, as far as can be seen."""
+    first, second = ({(round(x, 3), round(y, 1)) for x, y in zip(one.x, one.y, strict=True)} for one in (line, other))
+    return len(first & second) > min(len(first), len(second)) / 2
+
+
+def _draw(axes: Axes, line: Line, color: str, width: float, start: float) -> Any:
+    """start: of the first dash."""
     (drawn,) = axes.plot(
         line.x,
         line.y,
         line.style,
         color=color,
         linewidth=width,
-        markersize=3.5 + WIDER * after,
+        markersize=2.3 + width,
         drawstyle="steps-post" if line.steps else "default",
     )
-    if "--" in line.style:  # matplotlib scales dashes by the width: then dashes of coinciding lines would drift apart
-        drawn.set_linestyle((0, (DASH / width, GAP / width)))
+    if "--" in line.style:  # matplotlib scales dashes by the width
+        drawn.set_linestyle((start / width, (DASH / width, GAP / width)))
     return drawn
 
 

@@ -264,7 +264,7 @@ def test_certified_curves_are_read_from_a_smoothing_run(smoothing_run: Path, tmp
 
 def test_a_drawn_curve_is_the_exact_one_between_its_steps_too() -> None:
     radius = np.array([0.5, 0.25, -np.inf, 0.125, 0.25, 0.75])
-    found = Radii("c", "b", radius, np.array([True, True, True, True, True, False]), False)
+    found = Radii("c", "b", radius, np.array([True, True, True, True, True, False]))
     assert found.steps() == (0.0, 0.125, 0.25, 0.5)
     for at in np.linspace(0, 1, 81):
         held = max(step for step in found.steps() if step <= at)
