@@ -66,8 +66,8 @@ def measure(options: argparse.Namespace, base: str, radius: float, way: str) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit", type=int, default=40)
-    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--limit", type=int, default=30)
+    parser.add_argument("--samples", type=int, default=10_000)
     options = parser.parse_args()
     rows = [measure(options, base, r, way) for base in ("hard", "soft") for r in RADII for way in WAYS]
     panels = []

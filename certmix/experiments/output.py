@@ -162,7 +162,7 @@ def save(figure: Figure, path: Path, title: str) -> None:
 def _coincide(line: Line, other: Line) -> bool:
     """Whether most of their points are the same, as far as can be seen."""
     first, second = ({(round(x, 3), round(y, 1)) for x, y in zip(one.x, one.y, strict=True)} for one in (line, other))
-    return len(first & second) > min(len(first), len(second)) / 2
+    return len(first & second) > max(len(first), len(second)) / 2
 
 
 def _draw(axes: Axes, line: Line, color: str, width: float, start: float) -> Any:
