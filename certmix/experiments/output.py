@@ -161,7 +161,9 @@ def save(figure: Figure, path: Path, title: str) -> None:
 
 def _coincide(line: Line, other: Line) -> bool:
     """Whether most of their points are the same, as far as can be seen."""
-    first, second = ({(round(x, 3), round(y, 1)) for x, y in zip(one.x, one.y, strict=True)} for one in (line, other))
+    first, second = (
+        {(int(1000 * x + 0.5), int(10 * y + 0.5)) for x, y in zip(one.x, one.y, strict=True)} for one in (line, other)
+    )
     return len(first & second) > max(len(first), len(second)) / 2
 
 
