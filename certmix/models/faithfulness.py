@@ -45,6 +45,11 @@ def compare(module: nn.Module, reference: Reference, inputs: Float32Array) -> Fa
         logits = np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
     if logits.shape != expected.shape:
         raise UsageError(f"the plain network gives logits of shape {logits.shape}, the source {expected.shape}")
+    if not np.isfinite(expected).all():
+        n, k = (int(i) for i in np.argwhere(~np.isfinite(expected))[0])
+        raise UsageError(
+            f"the model gives {expected[n, k]} in logit {k} of input {n}: repair it, or keep to its domain"
+        )
     differences = np.abs(logits.astype(np.float64) - expected.astype(np.float64))
     allowed = TOLERANCE * (1 + np.abs(expected).max(axis=0))
     wrong = ~(differences <= allowed)

@@ -281,12 +281,15 @@ def _opaque(cut: Ended, source: str, samples: Float32Array | None, reason: str, 
     try:
         ends = Runtime(data).ends
         if 0 in ends.shape:
-            raise UsageError(f"input {ends.input!r} leaves its shape open: {list(ends.shape)}")
+            raise UsageError(
+                f"input {ends.input!r} leaves its shape open, {list(ends.shape)}: give input_shape, or data"
+            )
         inputs = _samples(ends.shape, samples)
         runtime = usable(data, inputs)
         logits = runtime.logits(inputs)
     except UsageError as error:
-        raise UsageError(f"{error}; no plain network either: {reason}") from error
+        once = reason.startswith(str(error))
+        raise UsageError(reason if once else f"{error}; no plain network either: {reason}") from error
     if not np.isfinite(logits).all():
         raise UsageError(f"its logits are not finite: {reason}")
     module = RuntimeModule(runtime).eval()

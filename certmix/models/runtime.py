@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from certmix.errors import UsageError
 from certmix.models.onnx.folding import one_line
-from certmix.models.onnx.reader import read_file
+from certmix.models.onnx.reader import ONE_OF_EACH, read_file
 from proofs_check.certificate import Float32Array
 
 # of the input's numbers; float32 ones are converted
@@ -28,6 +28,7 @@ KINDS: dict[int, type[np.floating[Any]]] = {
     TensorProto.FLOAT16: np.float16,
     TensorProto.DOUBLE: np.float64,
 }
+ONE_LOGIT = "two classes have two logits: append a 0 to a single one, z, as (0, z)"
 BATCH_TOLERANCE = 1e-3  # of a logit, relative to one more than the largest: what a batch may change
 
 
@@ -51,7 +52,7 @@ def ends_of(model: onnx.ModelProto) -> Ends:
     initial = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initial]
     if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise UsageError(f"has {len(inputs)} inputs and {len(model.graph.output)} outputs, needs one of each")
+        raise UsageError(f"has {len(inputs)} inputs and {len(model.graph.output)} outputs, {ONE_OF_EACH}")
     name, kind = inputs[0].name, inputs[0].type.tensor_type
     if kind.elem_type not in KINDS:
         found = TensorProto.DataType.Name(kind.elem_type).lower()
@@ -132,10 +133,12 @@ class Runtime:
         values = np.asarray(outputs[0])
         one = values if self.ends.batch == 0 or values.ndim < 2 else values[:1]
         if values.dtype.kind != "f" or not self._fits(one.shape):
-            raise UsageError(f"must give {self.gives}, gives {values.dtype} of shape {values.shape}")
+            what = f"must give {self.gives}, gives {values.dtype} of shape {values.shape}"
+            raise UsageError(f"{what}: {ONE_LOGIT if math.prod(one.shape) == 1 else self.otherwise}")
         return values.astype(np.float32)
 
     gives = "logits, one number for each class"
+    otherwise = "name the value inside that holds the logits (--output NAME)"
 
     def _fits(self, one: tuple[int, ...]) -> bool:
         """Whether the answer at one input may have this shape."""
@@ -144,6 +147,7 @@ class Runtime:
 
 class _Scalar(Runtime):
     gives = "one number for each input"
+    otherwise = "export it so"
 
     def _fits(self, one: tuple[int, ...]) -> bool:
         return math.prod(one) == 1

@@ -31,6 +31,7 @@ from proofs_check.certificate import MalformedError, PlainNetwork
 from verifiers.network import module as plain
 
 EXPORT_AGAIN = "export the model again"
+ONE_OF_EACH = "needs one of each: make the other inputs constants, name the output that holds the logits"
 
 
 def read_file(path: Path) -> onnx.ModelProto:
@@ -117,7 +118,7 @@ def signature(model: onnx.ModelProto) -> Signature:
     initial = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initial]
     if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise UsageError(f"has {len(inputs)} inputs and {len(model.graph.output)} outputs, needs one of each")
+        raise UsageError(f"has {len(inputs)} inputs and {len(model.graph.output)} outputs, {ONE_OF_EACH}")
     name, output = inputs[0].name, model.graph.output[0]
     if inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         raise UsageError(f"input {name!r} is not float32: export the model in float32")

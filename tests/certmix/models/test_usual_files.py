@@ -258,6 +258,13 @@ def test_of_two_outputs_the_one_that_is_named(name: str, tmp_path: Path) -> None
     torch.testing.assert_close(loaded.module(x), expected)
 
 
+def of_classes() -> onnx.ModelProto:
+    lines = [("MatMul", "x a", "h"), ("ArgMax", "h", "y", {"axis": 1, "keepdims": 0})]
+    model = File(("n", 8), ("n",), lines, {"a": w(8, 4)}).model()
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    return model
+
+
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "a fixed batch whose number is used": (
         lambda: File((6, 8), (6, 4), [("Reshape", "x s", "h"),
@@ -272,6 +279,18 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "volumes": (
         lambda: File(("n", 1, 4, 4, 4), ("n", 1), [("GlobalMaxPool", "x", "y")]).model(),
         r"operator GlobalMaxPool .* needs a 2-d image, got a value of shape \(1, 4, 4, 4\): volumes have no plain form",
+    ),
+    "one logit": (
+        lambda: File(("n", 8), ("n", 1), [("MatMul", "x a", "y")], {"a": w(8, 1)}).model(),
+        r"gives float32 of shape \(1, 1\): two classes have two logits: append a 0",
+    ),
+    "a class in place of logits": (
+        of_classes,
+        r"name the value inside that holds the logits \(--output NAME\); no plain network either: operator ArgMax",
+    ),
+    "a value that is not a number": (
+        lambda: File(("n", 8), ("n", 8), [("Neg", "x", "h"), ("Sqrt", "h", "y")]).model(),
+        r"the model gives nan in logit 0 of input 0: repair it",
     ),
 }  # fmt: skip
 
