@@ -2,9 +2,9 @@
 
     python benchmarks/zoo.py [--folder FOLDER] [--write docs/models.md]
 
-Builds each architecture small, from torch alone, with random weights; exports it by both of torch's exporters, or
-writes the graph that other tools write; puts the models of this repository, and of CERTMIX_DATA where it is there,
-beside them; and surveys the folder as `certmix models FOLDER` does.
+Builds each architecture that the folder lacks, small, from torch alone, with random weights; exports it by both of
+torch's exporters, or writes the graph that other tools write; puts the models of this repository, and of CERTMIX_DATA
+where it is there, beside them; and surveys the folder as `certmix models FOLDER` does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from certmix.formatting import upper
 from certmix.models.exporter import exported, quietly
 from certmix.models.survey import Surveyed, survey
 
@@ -452,6 +453,9 @@ def build(folder: Path) -> dict[str, str]:
         x = torch.rand(2, *shape)
         for way, export in EXPORTS.items():
             path = folder / f"{stem}.{way}.onnx"
+            if path.exists():
+                told[path.name] = name
+                continue
             try:
                 with quietly():
                     export(module, x, path)
@@ -501,7 +505,7 @@ def table(found: list[Surveyed], told: dict[str, str]) -> str:
         as_h = " / ".join(dict.fromkeys("yes" if each.robust else "no" for each in group))
         seen = [each.difference for each in group if each.difference is not None]
         why = " / ".join(dict.fromkeys(each.why for each in group if each.why))
-        shown = f"{max(seen):.0e}" if seen else ""
+        shown = upper(max(seen), 1) if seen else ""
         lines.append(f"| {name} | {as_g} | {as_h} | {shown} | {why} |")
     for label, of in (("built for this table", [r for n, r in rows.items() if not n.startswith(BUNDLED)]),
                       ("bundled", [r for n, r in rows.items() if n.startswith(BUNDLED)])):  # fmt: skip

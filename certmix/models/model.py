@@ -15,6 +15,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from certmix.data.features import Features
 from certmix.errors import UsageError
@@ -339,7 +340,9 @@ def from_module(
         return _of_plain(module, samples)
     source = f"torch module {type(module).__name__}"
     try:
-        module_copy = _evaluating(copy.deepcopy(module)).to("cpu", torch.float32).requires_grad_(False)
+        module_copy = _settled(
+            copy.deepcopy(getattr(module, "_orig_mod", module))
+        )  # of torch.compile, what it compiles
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"{source} cannot be copied: {one_line(error)}") from error
     for front in (preprocess, features):
@@ -370,9 +373,22 @@ def from_module(
     return _asked(Model(plain, network, network.classes, shape, source, faithfulness, None, given, cut.note), end)
 
 
-def _evaluating(module: nn.Module) -> nn.Module:
+def _settled(module: nn.Module) -> nn.Module:
+    """`module` in evaluation mode, in float32 on the CPU, with frozen weights: those that a parametrization computes,
+    as orthogonal or normalised ones, as they are."""
     with contextlib.suppress(NotImplementedError):  # a program of torch.export has no other mode than it was saved in
         module.eval()
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):  # its class has the weights as properties, and is shared with the copied
+            weights = {name: getattr(part, name).detach().clone() for name in getattr(part, "parametrizations", {})}
+            part.__class__ = parametrize.type_before_parametrizations(part)
+            del part.parametrizations
+            for name, weight in weights.items():
+                part.register_parameter(name, nn.Parameter(weight, requires_grad=False))
+    with torch.no_grad():
+        module = module.to("cpu", torch.float32)
+    for weight in module.parameters():
+        weight.requires_grad_(False)
     return module
 
 

@@ -22,7 +22,7 @@ from onnx import external_data_helper, helper, numpy_helper
 
 from certmix.data import file_kinds
 from certmix.errors import UsageError
-from certmix.models.onnx.call import Builder, Call, Value, refusal
+from certmix.models.onnx.call import Builder, Call, Parts, Value, refusal
 from certmix.models.onnx.folding import evaluated, one_line
 from certmix.models.onnx.operators import CAN_FOLD, OPERATORS
 from certmix.models.onnx.view import View
@@ -216,7 +216,8 @@ def _read_node(node: onnx.NodeProto, values: dict[str, Value], builder: Builder,
         raise UsageError(f"{label}: input {missing[0]!r} is an output that is not supported")
     inputs = tuple(values[name] for name in node.input)
     in_onnx_domain = node.domain in ("", "ai.onnx")
-    if in_onnx_domain and node.op_type in CAN_FOLD and not any(isinstance(value, View) for value in inputs):
+    constant = not any(isinstance(value, View | Parts) for value in inputs)
+    if in_onnx_domain and constant and node.op_type in CAN_FOLD:
         values.update(zip(node.output, evaluated(node, inputs, opset, label), strict=True))
         return
     operator = OPERATORS.get(node.op_type) if in_onnx_domain else None

@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import external_data_helper, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from certmix.data.dataset import load_data
 from certmix.errors import UsageError
@@ -370,6 +371,12 @@ EXPORTABLE = {
     "residual": (Residual(), (3, 8, 8)),
     "perceptron": (nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.Dropout(), nn.ReLU(), nn.Linear(7, 3)), (3, 2, 2)),
     "normalised": (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Sigmoid(), nn.LeakyReLU(0.2)), (4,)),
+    "parametrized": (
+        nn.Sequential(
+            orthogonal(nn.Linear(6, 6)), nn.ReLU(), weight_norm(nn.Linear(6, 5)), spectral_norm(nn.Linear(5, 3))
+        ),
+        (6,),
+    ),
     "pooled": (
         nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         (1, 6, 6),
@@ -380,7 +387,7 @@ EXPORTABLE = {
 @pytest.mark.parametrize("name", EXPORTABLE)
 def test_a_torch_module_becomes_a_plain_network_of_the_same_function(name: str) -> None:
     module, shape = EXPORTABLE[name]
-    model = from_module(module, shape)
+    model = from_module(torch.compile(module) if name == "perceptron" else module, shape)
     x = torch.randn(9, *shape)
     torch.testing.assert_close(model.module(x), module.eval()(x), rtol=1e-5, atol=1e-5)
     assert model.require_network().input_shape == model.input_shape == shape
@@ -397,6 +404,10 @@ def test_exporting_keeps_normalisation_layers_apart_and_weights_unchanged() -> N
 
 
 def test_the_given_module_is_left_as_it_was() -> None:
+    tied = nn.Sequential(orthogonal(nn.Linear(4, 3)))
+    from_module(tied, (4,))
+    assert tied[0].parametrizations is not None
+    assert torch.allclose(tied[0].weight @ tied[0].weight.T, torch.eye(3), atol=1e-5)
     module = nn.Sequential(nn.Linear(4, 3), nn.Dropout()).double().train()
     from_module(module, (4,))
     assert module.training
