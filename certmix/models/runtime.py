@@ -134,7 +134,8 @@ class Runtime:
         one = values if self.ends.batch == 0 or values.ndim < 2 else values[:1]
         if values.dtype.kind != "f" or not self._fits(one.shape):
             what = f"must give {self.gives}, gives {values.dtype} of shape {values.shape}"
-            raise UsageError(f"{what}: {ONE_LOGIT if math.prod(one.shape) == 1 else self.otherwise}")
+            single = values.dtype.kind == "f" and math.prod(one.shape) == 1
+            raise UsageError(f"{what}: {ONE_LOGIT if single else self.otherwise}")
         return values.astype(np.float32)
 
     gives = "logits, one number for each class"
