@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
+import itertools
 import json
 import struct
 import zlib
@@ -129,6 +130,23 @@ def test_a_leaf_that_is_proven_holds_no_point_that_refutes_the_claim():
     assert points >= 12
     assert proven >= 24
     assert held >= 100
+
+
+def test_the_least_margin_of_g_over_all_open_rivals_is_what_counts():
+    """Linear networks on which the largest would prove what is false at a corner."""
+    g, h = mlp(1434, (2, 3)), mlp(1334, (2, 3))
+    x = np.random.default_rng(1334).random(2, dtype=np.float32)
+    case = Case(bounds.prepare(h), bounds.prepare(g), x)
+    fields = {"radius": 0.8, "alpha": 0.5, "temperature": 0.5}
+    claims = [claim_of(case, predicted=y, **fields) for y in range(CLASSES)]
+    corners = [en.exact(x) + en.exact(np.array(s) * 0.8) for s in itertools.product((-1.0, 0.0, 1.0), repeat=2)]
+    centre = en.exact(x)
+    (claim,) = [claim for claim in claims if not ho.refuted(claim, h, g, centre)]
+    assert any(ho.refuted(claim, h, g, point) for point in corners)
+    found = differences(beside(bounds.prepare(g), case.robust), None, case, claim, networks=2)
+    for kind in LEAVES:
+        leaf = Leaf((), np.zeros(0), np.zeros(0), kind)
+        assert not all(_leaf_proves(found, i, claim, leaf) for i in rivals(claim, CLASSES))
 
 
 # ---------------------------------------------------------------- what branching finds
