@@ -25,6 +25,7 @@ from certmix.errors import UsageError
 from certmix.models.onnx.call import Builder, Call, Parts, Value, refusal
 from certmix.models.onnx.folding import evaluated, one_line
 from certmix.models.onnx.operators import CAN_FOLD, OPERATORS
+from certmix.models.onnx.thresholds import without_thresholds
 from certmix.models.onnx.view import View
 from certmix.models.simplify import simplify
 from proofs_check.certificate import MalformedError, PlainNetwork
@@ -202,7 +203,7 @@ def _unusable(error: MalformedError) -> str:
 def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
     """The nodes that `output` depends on, in the graph's (topological) order."""
     wanted, nodes = {output}, []
-    for node in reversed(graph.node):
+    for node in reversed(without_thresholds(graph)):
         if wanted & set(node.output):
             wanted |= set(node.input)
             nodes.append(node)
