@@ -94,6 +94,7 @@ def test_what_cannot_be_taken_is_refused_with_the_way_out(
 def test_a_role_comes_before_what_is_said_of_both() -> None:
     parser = parsing.Parser()
     arguments.add_ends(parser)
+    arguments.add_data(parser)
     found = arguments.ends(parser.parse_args(["--output", "y", "robust=a=b"]))
     assert [end.output for end in found] == ["y", "a=b"]
     with pytest.raises(UsageError, match="must be logits"):
