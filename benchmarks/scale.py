@@ -1,6 +1,6 @@
 """What a large audit costs beside its proofs, and that nothing is lost on the way.
 
-    python benchmarks/scale.py [--case "store"]
+    python benchmarks/scale.py [--case "store"] [--inputs 10000]
 
 store: 100,000 inputs that a prover answers at once: the part of the time that writing and telling take, memory beyond
 that of the inputs, seconds of check and report. jobs: MNIST images by one process and by two. night: 10,000 MNIST
@@ -37,6 +37,7 @@ from certmix.settings import Settings
 
 DIGITS = ROOT / "examples" / "digits"
 STORED = 100_000
+PAIRED = 300
 NIGHT = 10_000
 KILLED_AFTER = 60.0  # seconds, of the first part of the night
 
@@ -69,12 +70,12 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def store() -> dict[str, Any]:
-    """Of 100,000 inputs: the time beside the proofs."""
+def store(count: int) -> dict[str, Any]:
+    """The time beside the proofs."""
     with np.load(DIGITS / "audit.npz") as stored:
         images, labels = stored["images"], stored["labels"]
-    many = repeated(images, STORED, 0.05)
-    data = Dataset(many, labels[np.arange(STORED) % len(labels)].astype(np.int64), "digits, repeated")
+    many = repeated(images, count, 0.05)
+    data = Dataset(many, labels[np.arange(count) % len(labels)].astype(np.int64), "digits, repeated")
     standard, robust = (load_model(DIGITS / f"{name}.onnx") for name in ("standard", "robust"))
     settings = Settings(alpha=0.75, radius=0.1, attack_steps=0, curves=False)
     with tempfile.TemporaryDirectory() as parent:
@@ -85,7 +86,7 @@ def store() -> dict[str, Any]:
         seconds, memory = time.perf_counter() - began, peak_mb() - held
         checked, reported = (timed("certmix", command, str(out.path)) for command in ("check", "report"))
         page = (out.path / "report.html").stat().st_size
-    return {"case": "store", "inputs": STORED, "seconds": seconds, "writing_seconds": out.seconds,
+    return {"case": "store", "inputs": count, "seconds": seconds, "writing_seconds": out.seconds,
             "memory_mb": memory, "inputs_mb": many.nbytes / 2**20, "check_seconds": checked,
             "report_seconds": reported, "page_bytes": page}  # fmt: skip
 
@@ -107,18 +108,19 @@ def mnist(count: int, path: Path) -> list[str]:
     return ["certmix", "audit", *models, "--data", str(path), "--alpha", "0.75", "--radius", "0.1"]
 
 
-def jobs() -> dict[str, Any]:
+def jobs(count: int) -> dict[str, Any]:
     """Seconds of one process and of two, alternating, and whether their lines are the same bytes."""
     with tempfile.TemporaryDirectory() as parent:
-        words, seconds = mnist(300, Path(parent) / "images.npz"), {"1": [0.0] * 0, "2": [0.0] * 0}
+        words, seconds = mnist(count, Path(parent) / "images.npz"), {"1": [0.0] * 0, "2": [0.0] * 0}
         runs = [(n, k) for k in range(2) for n in seconds]
         for n, k in runs:
             seconds[n].append(timed(*words, "--jobs", n, "--out", f"{parent}/{n}{k}"))
         lines = {(Path(parent) / f"{n}{k}" / "certificates.jsonl").read_bytes() for n, k in runs}
-    return {"case": "jobs", "inputs": 300, "seconds": {n: min(s) for n, s in seconds.items()}, "same": len(lines) == 1}
+    fastest = {n: min(s) for n, s in seconds.items()}
+    return {"case": "jobs", "inputs": count, "seconds": fastest, "same": len(lines) == 1}
 
 
-def night() -> dict[str, Any]:
+def night(count: int) -> dict[str, Any]:
     """The script of a night: every command with what it said."""
     transcript: list[str] = []
 
@@ -138,7 +140,7 @@ def night() -> dict[str, Any]:
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as parent:
-        words = [*mnist(NIGHT, Path(parent) / "images.npz"), "--jobs", "2"]
+        words = [*mnist(count, Path(parent) / "images.npz"), "--jobs", "2"]
         first = [*words, "--shard", "1/2", "--out", f"{parent}/first"]
         say(*first, seconds=KILLED_AFTER)
         kept = len(list((Path(parent) / "first" / "shards").glob("*.jsonl")))
@@ -150,20 +152,22 @@ def night() -> dict[str, Any]:
         say("certmix", "report", f"{parent}/run", "--jobs", "2")
         size = (Path(parent) / "run" / "report.html").stat().st_size
         lines = (Path(parent) / "run" / "certificates.jsonl").read_bytes().splitlines()
-        whole = [json.loads(line)["index"] for line in lines] == list(range(NIGHT))
-    return {"case": "night", "inputs": NIGHT, "seconds": time.perf_counter() - began, "page_bytes": size,
+        whole = [json.loads(line)["index"] for line in lines] == list(range(count))
+    return {"case": "night", "inputs": count, "seconds": time.perf_counter() - began, "page_bytes": size,
             "every_input_once": whole, "transcript": transcript}  # fmt: skip
 
 
-CASES = {"store": store, "jobs": jobs, "night": night}
+CASES = {"store": (store, STORED), "jobs": (jobs, PAIRED), "night": (night, NIGHT)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=CASES, help="only this one (default: all)")
-    asked = parser.parse_args().case
-    for name in CASES if asked is None else [asked]:
-        found = CASES[name]()
+    parser.add_argument("--inputs", type=int, metavar="N", help="of each case (default: as said above)")
+    asked = parser.parse_args()
+    for name in CASES if asked.case is None else [asked.case]:
+        case, count = CASES[name]
+        found = case(asked.inputs or count)
         kept = [figure for figure in before("scale") if figure["case"] != name]
         save("scale", [*kept, found])
         print(json.dumps(found, indent=1))

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from pretender import TASKS, pretender, why
+from pretender import TASKS, Echo, offspring, pretender, why
 from refusals import refusal
 from small_runs import audit, contents
 
+from certmix.__main__ import main
 from certmix.errors import UsageError
 from certmix.installation import code
 from certmix.runs import cluster
 from certmix.runs.attempts import WorkerError
 from certmix.runs.audit import Audit
+from certmix.runs.batches import Task, Worker, here
 from certmix.runs.cluster import Cluster
 from certmix.runs.store import FINAL
+from certmix.settings import SmoothingSettings
 
+STORE = 80_000_000  # bytes; Ray allows no less than 75 MiB
 ray: Any = pytest.importorskip("ray", reason="needs certmix[ray]")
 
 
@@ -116,3 +125,70 @@ def test_what_a_machine_sees_of_another_run_is_none_of_its_business(tmp_path: Pa
     one = cluster._header_sha256(tmp_path)
     (tmp_path / "run.json").write_bytes(b"other")
     assert cluster._header_sha256(tmp_path) != one
+
+
+# ---------------------------------------------------------------- clusters of their own
+
+
+@pytest.fixture
+def two_cores(rays_own_settings: None) -> Iterator[Cluster]:
+    """A cluster of two cores and the smallest object store that Ray allows."""
+    ray.shutdown()
+    started(num_cpus=2, object_store_memory=STORE)
+    yield Cluster("local")
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_inputs_that_no_object_store_holds_at_once_all_arrive(two_cores: Cluster, some: Audit):
+    inputs = np.random.default_rng(0).random((300, 2**17), dtype=np.float32)
+    assert inputs.nbytes > 1.5 * STORE
+    worker = pretender(some)
+    values = {f.name: getattr(worker, f.name) for f in dataclasses.fields(Worker)}
+    echo = Echo(**{**values, "inputs": inputs, "labels": np.zeros(300, dtype=np.int64)})
+    batches = {b.task.start: b.lines for b in two_cores(echo, [Task(k, k + 10) for k in range(0, 300, 10)])}
+    lines = [line for start in sorted(batches) for line in batches[start]]
+    assert lines == [hashlib.sha256(x.tobytes()).hexdigest().encode() for x in inputs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", [
+    {"norm": "L2", "radius": 0.4, "branch_parts": 20},
+    {"method": "smoothing", "norm": "L2", "smoothing": SmoothingSettings(samples=1000, selection_samples=50)},
+], ids=["branching", "smoothing"])  # fmt: skip
+def test_every_method_writes_the_run_of_one_process(
+    two_cores: Cluster, digits: Path, tmp_path: Path, changed: dict[str, Any]
+):
+    for name, execute in (("here", here), ("there", two_cores)):
+        one = audit(digits, tmp_path / name, execute)
+        assert dataclasses.replace(one, settings=dataclasses.replace(one.settings, **changed)).run() == 0
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_an_audit_on_a_cluster_that_is_killed_goes_on_and_leaves_no_process(digits: Path, tmp_path: Path):
+    models = ["--standard", str(digits / "standard.onnx"), "--robust", str(digits / "robust.onnx")]
+    words = [*models, "--data", str(digits / "audit.npz"), "--limit", "40", "--batch-size", "2", "--alpha", "0.75"]
+    words += ["--engine", "crown"]
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert main(["audit", *words, "--out", str(whole)]) == 0
+    command = [sys.executable, "-m", "certmix", "audit", *words, "--out", str(out), "--ray", "local"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list((out / "shards").glob("*.jsonl")):
+            time.sleep(0.02)
+        others = list(descendants(process.pid))
+        process.kill()
+    assert not (out / FINAL).exists()
+    deadline = time.monotonic() + 120
+    while any(Path(f"/proc/{pid}").exists() for pid in others):
+        assert time.monotonic() < deadline, others
+        time.sleep(0.1)
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert contents(out) == contents(whole)
+
+
+def descendants(process: int) -> Iterator[int]:
+    """Of the processes that it has started, and theirs, those that run."""
+    for child in offspring(process):
+        yield child
+        yield from descendants(child)

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pretender import TASKS, pretender, why
+from pretender import TASKS, offspring, pretender, why
 from small_runs import audit, contents
 
 from certmix.errors import UsageError
@@ -71,17 +70,6 @@ def test_an_input_too_large_for_memory_is_said_to_be(some: Audit):
 def test_another_error_is_raised_here_too(some: Audit):
     with pytest.raises(ZeroDivisionError):
         list(here(pretender(some, fault="bug"), TASKS))
-
-
-def offspring(process: int) -> Iterator[int]:
-    """Its direct children."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            stat = path.read_text()
-        except OSError:  # it has ended meanwhile
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == process:
-            yield int(path.parent.name)
 
 
 def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_leaves_no_process(digits: Path, tmp_path: Path):
