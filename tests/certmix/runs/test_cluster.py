@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pretender import TASKS, Echo, pretender, why
+from pretender import TASKS, Echo, offspring, pretender, why
 from refusals import refusal
 from small_runs import audit, contents
 
+from certmix.__main__ import main
 from certmix.errors import UsageError
 from certmix.installation import code
 from certmix.runs import cluster
@@ -159,3 +163,32 @@ def test_every_method_writes_the_run_of_one_process(
         one = audit(digits, tmp_path / name, execute)
         assert dataclasses.replace(one, settings=dataclasses.replace(one.settings, **changed)).run() == 0
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_an_audit_on_a_cluster_that_is_killed_goes_on_and_leaves_no_process(digits: Path, tmp_path: Path):
+    models = ["--standard", str(digits / "standard.onnx"), "--robust", str(digits / "robust.onnx")]
+    words = [*models, "--data", str(digits / "audit.npz"), "--limit", "40", "--batch-size", "2", "--alpha", "0.75"]
+    words += ["--engine", "crown"]
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert main(["audit", *words, "--out", str(whole)]) == 0
+    command = [sys.executable, "-m", "certmix", "audit", *words, "--out", str(out), "--ray", "local"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list((out / "shards").glob("*.jsonl")):
+            time.sleep(0.02)
+        others = list(descendants(process.pid))
+        process.kill()
+    assert not (out / FINAL).exists()
+    deadline = time.monotonic() + 120
+    while any(Path(f"/proc/{pid}").exists() for pid in others):
+        assert time.monotonic() < deadline, others
+        time.sleep(0.1)
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert contents(out) == contents(whole)
+
+
+def descendants(process: int) -> Iterator[int]:
+    """Of the processes that it has started, and theirs, those that run."""
+    for child in offspring(process):
+        yield child
+        yield from descendants(child)
