@@ -215,15 +215,18 @@ def _framed(call: Call, view: View, sides: list[tuple[int, int]], value: float) 
 
 def crop_or_pad(call: Call, data: int, before: list[int], after: list[int], value: float) -> int:
     """A node's value surrounded by that many cells on each axis; where they are negative, so many fewer."""
-    shape = call.builder.shapes[data]
-    if min(before + after) < 0:
-        start = tuple(max(-n, 0) for n in before)
-        stop = tuple(size - max(-n, 0) for size, n in zip(shape, after, strict=True))
-        data = call.builder.emit(c.Slice((data,), start, stop, (1,) * len(shape)))
-    if max(before + after) <= 0:
-        return data
+    shape, emit = call.builder.shapes[data], call.builder.emit
     grow = tuple(max(n, 0) for n in before), tuple(max(n, 0) for n in after)
-    return call.builder.emit(c.Pad((data,), *grow, value))
+    start, end = tuple(max(-n, 0) for n in before), tuple(max(-n, 0) for n in after)
+    if any(s + e >= size for s, e, size in zip(start, end, shape, strict=True)) and max(before + after) > 0:
+        # nothing is left to surround: surrounded first
+        data = emit(c.Pad((data,), *grow, value))
+        stop = tuple(size - e for size, e in zip(call.builder.shapes[data], end, strict=True))
+        return emit(c.Slice((data,), start, stop, (1,) * len(shape)))
+    if min(before + after) < 0:
+        stop = tuple(size - e for size, e in zip(shape, end, strict=True))
+        data = emit(c.Slice((data,), start, stop, (1,) * len(shape)))
+    return data if max(before + after) <= 0 else emit(c.Pad((data,), *grow, value))
 
 
 def zeros_between(call: Call, data: int, stride: tuple[int, int]) -> int:

@@ -781,3 +781,20 @@ def test_torch_activations_are_one_node_of_their_own(module: torch.nn.Module, ki
     assert kind in nodes
     others = [k for k in nodes if k not in (c.Input, c.Linear, c.Scale, c.Divide)]
     assert kind in (c.Relu, c.LeakyRelu) or others == [kind]
+
+
+@pytest.mark.parametrize(("pads", "more"), [((1, 0, 0, 0), (1, 0)), ((0, 3, 0, 0), (0, 1)), ((1, 1, 0, 0), (1, 1))])
+def test_a_transposed_convolution_may_leave_nothing_of_the_image(
+    tmp_path: Path, pads: tuple[int, ...], more: tuple[int, int]
+) -> None:
+    """Cropped away whole on one side, before cells of padding come on the other: found by random graphs."""
+    weight = np.ones((2, 3, 1, 1), np.float32)
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["t"], pads=pads, output_padding=more, strides=(2, 2))
+    flat = helper.make_node("Flatten", ["t"], ["y"])
+    ends = [
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s)
+        for n, s in (("x", ["n", 2, 1, 2]), ("y", ["n", "k"]))
+    ]
+    tensors = [numpy_helper.from_array(v, k) for k, v in (("w", weight), ("b", np.arange(3, dtype=np.float32)))]
+    graph = helper.make_graph([node, flat], "g", [ends[0]], [ends[1]], tensors)
+    check(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path)

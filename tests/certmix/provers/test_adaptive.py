@@ -592,15 +592,15 @@ def test_the_command_takes_a_model_of_alpha_at_its_declared_bound(files: list[st
     assert "ALPHA_BOUND_TRUSTED" in shown
 
 
-def test_adaptive_runs_have_no_sweep_and_are_not_tuned(files: list[str], tmp_path: Path, capsys):
-    """Bounds of single logits are not in the archive; and alpha, or M, is chosen already."""
+def test_adaptive_runs_have_no_sweep_and_tune_must_know_what_is_adaptive(files: list[str], tmp_path: Path, capsys):
+    """Bounds of single logits are not in the archive."""
     how = ["--method=adaptive", "--alpha=0.75", "--transform", "0", "2"]
     assert main(["audit", *files, *how, "--radius=0.01"]) == 0
     assert main(["sweep", str(tmp_path / "run")]) == 2
     assert "method margin" in capsys.readouterr().err
     more = [f"--audit-data={tmp_path}", f"--out={tmp_path / 'tuned'}"]
     assert main(["tune", *files[:-1], "--method=adaptive", "--radius=0.01", "--clean-accuracy=0", *more]) == 2
-    assert "leave out --method" in capsys.readouterr().err
+    assert "give --alpha-network or --transform, or another --method" in capsys.readouterr().err
 
 
 def test_the_command_repeats_itself(files: list[str], tmp_path: Path, capsys):
