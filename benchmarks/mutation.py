@@ -141,6 +141,14 @@ def reasons_of(files: dict[str, Any], known: list[list[str]]) -> dict[str, str]:
     return found
 
 
+def _merged(earlier: int) -> list[str]:
+    """What must be said of a table in which verdicts of an earlier state of the judge stand."""
+    if not earlier:
+        return []
+    return [f"Of those killed, {earlier} were at an earlier state of the judge, and count where file, function and",
+            "line are the same today: what was tried in the two together is no random sample."]  # fmt: skip
+
+
 def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
     tried, of = (sum(f[name] for f in files.values()) for name in ("tried", "mutants"))
     earlier = sum(f["killed_by"].get(EARLIER, 0) for f in files.values())
@@ -150,8 +158,7 @@ def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
             "a sign flipped. `make mutation` repeats it; figures in `benchmarks/results/mutation.json`.", "",
             f"**{tried} of {of} mutants were tried.** They are taken in a random order (seed {SEED}), first those of",
             "files that margins of linear, convolutional and ReLU networks rest on; a mutant counts as surviving where",
-            "all quick cases of tests that run its line pass.", f"Of those killed, {earlier} were at an earlier state",
-            "of the judge, and count where file, function and line are the same today.", "",
+            "all quick cases of tests that run its line pass.", *_merged(earlier), "",
             "| file | mutants | tried | killed | survivors | of these without a reason |", "|---|---|---|---|---|---|",
             ]  # fmt: skip
     sums = Counter[str]()
