@@ -109,7 +109,7 @@ class Features:
             f"{self._called(k)} {exact(self.low[k])} to {exact(self.high[k])} in units of {exact(self.unit[k])}"
             for k in range(min(SHOWN, len(self.low)))
         ]
-        rest = f", … ({len(self.low)} in all)" if len(self.low) > SHOWN else ""
+        rest = (f", … ({len(self.low)} in all)" if len(self.low) > SHOWN else "") + "; as float32"
         return f"takes (x - low) / unit of raw inputs x, and radii are in these units: {', '.join(each)}{rest}"
 
     def steps(self, shape: tuple[int, ...]) -> list[Step]:

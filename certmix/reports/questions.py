@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
 from certmix.formatting import exact, percent_down, percent_up
 from certmix.reports.tables import print_table
+from certmix.runs.questions import Answer
 
 
-class Answered(Protocol):
-    """A question and its counts of inputs (certmix.runs.questions.Answer)."""
-
-    @property
-    def folder(self) -> str: ...
-    @property
-    def norm(self) -> str: ...
-    @property
-    def radius(self) -> float | None: ...
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def inputs(self) -> int: ...
-    @property
-    def certified(self) -> int: ...
-    @property
-    def correct(self) -> int: ...
-    @property
-    def attackable(self) -> int: ...
-
-
-def show(answers: Sequence[Answered], console: Console) -> None:
+def show(answers: Sequence[Answer], console: Console) -> None:
     """Shares in percent of all inputs; attackable: those without certificate that an attack changes."""
     table = Table("norm", "radius", "alpha", "certified %", "and correct %", "attackable %", "folder")
     for a in answers:
@@ -41,3 +20,4 @@ def show(answers: Sequence[Answered], console: Console) -> None:
         shares = (percent_down(a.certified, a.inputs), percent_down(a.correct, a.inputs))
         table.add_row(a.norm, radius, exact(a.alpha), *shares, percent_up(a.attackable, a.inputs), a.folder)
     print_table(console, table)
+    console.print("as the lines of each run say: certmix check FOLDER judges them", markup=False, highlight=False)

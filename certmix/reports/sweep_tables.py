@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,30 +13,14 @@ from rich.table import Table
 from certmix.formatting import exact, lower, percent_down, percent_nearest, percent_up, ratio
 from certmix.records import assumptions as rests
 from certmix.reports.tables import print_table
+from certmix.runs.sweep import Point
 
 matplotlib.use("Agg")
 ROWS = 11
 FRONT = 8
 
 
-class SweptShares(Protocol):
-    """One point of a sweep (certmix.runs.sweep.Point)."""
-
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def radius(self) -> float: ...
-    @property
-    def clean(self) -> float: ...
-    @property
-    def certified_correct(self) -> float: ...
-    @property
-    def attacked(self) -> float | None: ...
-
-
-def show(points: Sequence[SweptShares], n: int, norm: str) -> None:
+def show(points: Sequence[Point], n: int, norm: str) -> None:
     """A table per radius, its rows thinned, and the pairs that no other pair beats in both respects."""
     console = Console()
     for radius in sorted({p.radius for p in points}):
@@ -61,24 +44,24 @@ def _thinned(values: list[float]) -> list[float]:
     return sorted({*values[::step], values[-1]})
 
 
-def _cell(point: SweptShares) -> str:
+def _cell(point: Point) -> str:
     attacked = "—" if point.attacked is None else percent_up(*ratio(point.attacked))
     return f"{percent_nearest(*ratio(point.clean))}/{percent_down(*ratio(point.certified_correct))}/{attacked}"
 
 
-def front(points: Sequence[SweptShares]) -> list[SweptShares]:
+def front(points: Sequence[Point]) -> list[Point]:
     """Points that no other point beats in clean or certified accuracy without losing in the other, by clean accuracy.
 
     Of several with the same shares, the one with the smallest alpha.
     """
-    best: list[SweptShares] = []
+    best: list[Point] = []
     for p in sorted(points, key=lambda p: (-p.clean, -p.certified_correct, p.alpha)):
         if not best or p.certified_correct > best[-1].certified_correct:
             best.append(p)
     return best
 
 
-def _show_front(console: Console, points: Sequence[SweptShares]) -> None:
+def _show_front(console: Console, points: Sequence[Point]) -> None:
     table = Table("clean %", "certified %", "alpha", "T", title="best pairs, chosen on these very inputs")
     for p in front(points)[-FRONT:]:
         shares = percent_nearest(*ratio(p.clean)), percent_down(*ratio(p.certified_correct))
@@ -86,7 +69,7 @@ def _show_front(console: Console, points: Sequence[SweptShares]) -> None:
     print_table(console, table)
 
 
-def plot(path: Path, points: Sequence[SweptShares], norm: str) -> None:
+def plot(path: Path, points: Sequence[Point], norm: str) -> None:
     """One panel per radius and temperature: three shares against alpha."""
     radii, temperatures = (sorted({getattr(p, name) for p in points}) for name in ("radius", "temperature"))
     size = (3.2 * len(temperatures), 2.8 * len(radii))

@@ -153,7 +153,8 @@ def plain_network(model: onnx.ModelProto) -> PlainNetwork:
     """The plain network that computes `model` on one input.
 
     Ensures: constants keep their exact float32 values (x - c becomes a shift by -c, x / c a division), so
-    that in real arithmetic both compute the same function. Raises UsageError naming the operator and
+    that in real arithmetic both compute the same function, but for a Softplus with torch's threshold, which is Softplus
+    (`thresholds`: the same in float32, less than 2^-24 apart). Raises UsageError naming the operator and
     node that has no counterpart.
     """
     ends = signature(model)

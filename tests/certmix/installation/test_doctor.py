@@ -43,7 +43,7 @@ def test_a_processor_that_drops_subnormal_numbers_is_found():
     assert "1 of these must be mended" in done.stdout
 
 
-def wrong(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+def wrong() -> set[str]:
     return {f.of for f in arithmetic.findings() if f.state == "wrong"}
 
 
@@ -62,18 +62,18 @@ def test_sums_of_less_precision_are_found(monkeypatch: pytest.MonkeyPatch):
 
     ones, cosines, arange = np.ones, np.cos, np.arange
     monkeypatch.setattr(arithmetic.np, "ones", lambda n: ones(n).view(Coarse))
-    assert wrong(monkeypatch) == {"sums"}
+    assert wrong() == {"sums"}
     monkeypatch.setattr(arithmetic.np, "ones", ones)
     monkeypatch.setattr(arithmetic.np, "cos", lambda v: cosines(v).view(Coarse))
-    assert wrong(monkeypatch) == {"products of reals"}
+    assert wrong() == {"products of reals"}
     monkeypatch.setattr(arithmetic.np, "cos", cosines)
     monkeypatch.setattr(arithmetic.np, "arange", lambda *a, **k: arange(*a, **k).view(Coarse))
-    assert "products of integers" in wrong(monkeypatch)
+    assert "products of integers" in wrong()
 
 
 def test_a_maximum_that_drops_nan_is_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arithmetic.np, "maximum", np.fmax)
-    assert wrong(monkeypatch) == {"NaN"}
+    assert wrong() == {"NaN"}
 
 
 def test_enclosures_that_do_not_enclose_are_found(monkeypatch: pytest.MonkeyPatch):
@@ -82,7 +82,7 @@ def test_enclosures_that_do_not_enclose_are_found(monkeypatch: pytest.MonkeyPatc
             return super().erf().mid()
 
     monkeypatch.setattr(arithmetic, "arb", Thin)
-    assert wrong(monkeypatch) == {"Arb (python-flint)"}
+    assert wrong() == {"Arb (python-flint)"}
 
 
 @pytest.mark.parametrize(

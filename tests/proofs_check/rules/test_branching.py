@@ -18,6 +18,7 @@ from proofs_check import certificate as c
 from proofs_check.kernel import bounds
 from proofs_check.kernel.parts import part, with_hints
 from proofs_check.rules.case import Case
+from proofs_check.rules.margin import trees
 from proofs_check.rules.margin.branching import BranchedMargin, _leaf_proves
 from proofs_check.rules.margin.differences import Differences, differences, rivals
 from proofs_check.rules.margin.exponential import exponential_misses
@@ -451,3 +452,16 @@ def test_a_stream_that_unfolds_without_end_is_cut(proven: tuple[Case, c.Claim, i
     bomb = zlib.compress(bytes(2**26))
     trees = tuple(base64.b64encode(bomb).decode() if j == rival else None for j in range(3))
     assert isinstance(ho.verdict(case, "branched_margin", BranchedMargin(None, trees), **fields(claim)), c.Rejected)
+
+
+def test_a_tree_of_more_leaves_than_are_judged_is_rejected(
+    proven: tuple[Case, c.Claim, int, list[bytes]], monkeypatch: pytest.MonkeyPatch
+):
+    case, claim, rival, nodes = proven
+    count = sum(node[0] in LEAVES for node in nodes)
+    monkeypatch.setattr(trees, "MAX_LEAVES", count)
+    assert accepted(case, claim, evidence(case, {rival: nodes}))
+    monkeypatch.setattr(trees, "MAX_LEAVES", count - 1)
+    found = ho.verdict(case, "branched_margin", evidence(case, {rival: nodes}), **fields(claim))
+    assert isinstance(found, c.Rejected)
+    assert found.reason == f"has more than {count - 1} leaves"

@@ -21,7 +21,7 @@ from proofs_check.reading import parse
 from proofs_check.rules import EVIDENCE
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.differences import Differences, rivals
-from proofs_check.rules.margin.exponential import chord, upper_of
+from proofs_check.rules.margin.exponential import _above_concave, chord, upper_of
 from proofs_check.rules.margin.rule import NetworkMargin, box_proves
 from verifiers.network.module import build
 
@@ -162,3 +162,21 @@ def test_extreme_logits_are_rejected_or_right_and_never_an_error(scale: float):
         for radius in (0.0, 1e-3, 1.0):
             if accepted(big, x, y, radius, 0.8, temperature):
                 assert true_at_corners(big, x, y, radius, 0.8, temperature)
+
+
+@given(
+    weight=st.floats(-3, 1),
+    blurred=st.floats(0, 0.5),
+    temperature=st.floats(0.1, 4),
+    slope=st.floats(-5, 5),
+    ends=st.tuples(st.floats(-3, 3), st.floats(0, 4)),
+    where=st.floats(0, 1),
+)
+def test_any_line_of_a_weight_that_may_be_negative_is_charged_for(weight, blurred, temperature, slope, ends, where):
+    """Whatever slope stands in the chord, also one that is no tangent's."""
+    low, high = arb(ends[0]), arb(ends[0] + ends[1])
+    middle, t = low + (high - low) * arb(where), arb(temperature)
+    bound = _above_concave(arb(weight, blurred), t, slope, low, high)
+    for true in (weight - blurred, weight, weight + blurred):
+        value = arb(true) * (t * middle).exp() - arb(slope) * middle
+        assert not value > bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from small_networks import array, every_layer, mlp
 from certmix.theorems import lipschitz as floats
 from certmix.theorems.lipschitz import LogitsAtInputs, joint_radius, joint_reaches
 from proofs_check import certificate as c
-from proofs_check.certificate import Claim, RejectedError
+from proofs_check.certificate import Claim, Linear, RejectedError
 from proofs_check.kernel import bounds
 from proofs_check.reading.parse import array_sha256
 from proofs_check.rules.case import Case
@@ -228,3 +229,13 @@ def test_proposed_radii_are_those_that_the_judge_proves() -> None:
     assert bool(joint_reaches(point, values, joint_constant(case.robust, "L2"), torch.tensor([radius]).double())[0])
     half = replace(point, alpha=0.5)
     assert not bool(joint_reaches(half, values, 1.0, torch.tensor([0.0]).double())[0])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_what_folding_affine_nodes_rounds_is_charged(order: tuple[int, ...]) -> None:
+    """2^40 + 2^-20 - 2^40, in every order: floats that add from the left lose the small one in some."""
+    entries = np.array([2.0**40, 2.0**-20, -(2.0**40)], F32)[list(order)]
+    first = Linear((0,), entries[:, None], np.zeros(3, F32))
+    second = Linear((1,), np.array([[1, 1, 1], [0, 0, 0]], F32), np.zeros(2, F32))
+    found = joint_constant(bounds.prepare(build([c.Input((1,)), first, second])), "L2")
+    assert found >= 2.0**-20 / math.sqrt(2)  # of (z_1 - z_2) / 2 times (1, -1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from exact_steps import layer
 from flint import arb, arb_mat
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from partial_derivatives import gradient_bounds
 from small_networks import DUAL, NORMS, ORDER, array, every_layer, mlp
@@ -29,6 +29,7 @@ from proofs_check.rules.lipschitz.rule import (
     EngineRelaxedLipschitz,
     LocalLipschitz,
     RelaxedLipschitz,
+    _difference_form,
     engine_relaxed_lipschitz,
     local_lipschitz,
     need_fixed_point,
@@ -530,3 +531,24 @@ def test_global_constants_serve_the_other_norms_with_their_factor() -> None:
     by_norm = {norm: radius(norm) for norm in NORMS}
     assert by_norm["L2"] == by_norm["L1"] > 0.01
     assert by_norm["L2"] / math.sqrt(3) * (1 - 1e-6) <= by_norm["Linf"] <= by_norm["L2"] / math.sqrt(3) * (1 + 1e-6)
+
+
+@given(
+    at_x=st.tuples(st.floats(-8, 0), st.floats(-8, 3), st.floats(-8, 3)),
+    constants=st.tuples(st.floats(0, 4), st.floats(0, 4), st.floats(0, 4)),
+    radius=st.floats(0, 3),
+    alpha=st.floats(0.51, 1),
+)
+# where L_o / 4 and L_i / 2 are attained: half the margin with a rival that moves alone, and none of it
+@example(at_x=(-40.0, 0.0, -40.0), constants=(0.0, 1.0, 0.0), radius=0.0041, alpha=1 / 1.499)
+@example(at_x=(-0.02, -40.0, -40.0), constants=(1.0, 0.0, 0.0), radius=0.021, alpha=1.0)
+def test_theorem_3_5_proves_no_margin_that_differences_within_their_constants_undo(
+    at_x: tuple[float, ...], constants: tuple[float, ...], radius: float, alpha: float
+) -> None:
+    """d_j may be any numbers within L_j r of those at x: what is proven for the rival 0 is so at the worst of them."""
+    claim = Claim("L2", radius, alpha, 1.0, 3, "robust", None, "real", "", None, "", None)
+    known, moved = np.array([*at_x, 0.0]), np.array([*constants, 0.0])
+    if _difference_form(claim, known, moved, 0):
+        e = [(arb(d) + arb(s) * arb(radius)).exp() for d, s in zip(at_x, constants, strict=True)]
+        margin = (1 - e[0]) / (1 + sum(e, arb(0)))
+        assert not arb(alpha) * margin <= 1 - arb(alpha)
