@@ -154,7 +154,7 @@ def plain_network(model: onnx.ModelProto) -> PlainNetwork:
 
     Ensures: constants keep their exact float32 values (x - c becomes a shift by -c, x / c a division), so
     that in real arithmetic both compute the same function, but for a Softplus with torch's threshold, which is Softplus
-    (`thresholds`: the same in float32, less than 2^-24 apart). Raises UsageError naming the operator and
+    (`thresholds`: the same in float32, relatively less than 2^-28 apart). Raises UsageError naming the operator and
     node that has no counterpart.
     """
     ends = signature(model)
