@@ -1,4 +1,4 @@
-"""README's table, from theorem to test, is what the code says. `python tests/proofs_check/test_table_of_theorems.py`
+"""The table of docs/theorem-to-test.md is what the code says. `python tests/proofs_check/test_table_of_theorems.py`
 prints it."""
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def table() -> str:
         bears = ["every rule"] if len(rules) == len(RULES) else [f"`{rule}`" for rule in rules]
         bears += [f"layers: {', '.join(layers)}"] if layers else []
         if proofs:
-            link = f"[{section} {title}](docs/maths.md#{anchor(section, title)})"
+            link = f"[{section} {title}](maths.md#{anchor(section, title)})"
             cells = (link, ", ".join(proofs), ", ".join(bears) or "nothing: proven beside")
-            tests = ", ".join(f"[{Path(t).stem}](tests/{t})" for t in TESTED_BY[section])
+            tests = ", ".join(f"[{Path(t).stem}](../tests/{t})" for t in TESTED_BY[section])
             lines.append(f"| {' | '.join((*cells, tests))} |")
     return "\n".join(lines) + "\n"
 
@@ -77,8 +77,8 @@ def anchor(section: str, title: str) -> str:
     return re.sub(r"[^\w\- ]", "", f"{section} {title}".lower()).replace(" ", "-")
 
 
-def test_readme_has_the_table_that_the_code_gives():
-    assert table() in (ROOT / "README.md").read_text("utf-8")
+def test_the_page_has_the_table_that_the_code_gives():
+    assert table() in (ROOT / "docs" / "theorem-to-test.md").read_text("utf-8")
 
 
 def test_what_the_table_names_is_there_and_nothing_in_coq_is_left_out():
