@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import figures
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +102,19 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 )
 def test_a_citation_that_leads_nowhere_is_found(text: str, expected: int) -> None:
     assert len(faults(text)) == expected
+
+
+@pytest.mark.parametrize("name", figures.SAID)
+def test_figures_of_the_results_are_those_that_benchmarks_wrote(name: str) -> None:
+    """`python tests/figures.py` prints what the page should say."""
+    page = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    assert [said for said in figures.SAID[name]() if " ".join(said.split()) not in page] == []
+
+
+def test_figures_of_the_readme_are_among_the_results() -> None:
+    rows = re.findall(r"^\| \S+, ℓ∞ [^|]*( \|.*\|)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert len(rows) == 4
+    assert {row.strip() for row in rows} <= set(figures.audits())
 
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:
