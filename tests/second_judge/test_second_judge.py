@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import struct
@@ -74,7 +75,7 @@ def test_a_forged_tree_is_proven_by_neither(run: str):
 
 
 def test_it_stays_small_enough_to_be_read():
-    assert len(code_lines(Path(sj.__file__))) <= 257
+    assert len(code_lines(Path(sj.__file__))) < 250
 
 
 # ---------------------------------------------------------------- random networks, both judges and the truth
@@ -120,15 +121,12 @@ def worst_points(net: sj.Network, x: np.ndarray, claim: dict, rng: np.random.Gen
 
 def gradient(net: sj.Network, point: np.ndarray, form: np.ndarray) -> np.ndarray:
     """Of a form on the variables, in the linear piece that the point lies in."""
-    variables = np.zeros(net.logits.shape[1])
-    variables[0], variables[1 : 1 + len(point)] = 1.0, point
-    slopes = np.zeros((len(variables), len(point)))
-    slopes[1 : 1 + len(point)] = np.eye(len(point))
-    for pre, (start, stop) in zip(net.pre, net.ranges, strict=True):
-        weights = pre.astype(float)
+    variables, slopes = np.array([1.0, *point]), np.vstack([np.zeros(len(point)), np.eye(len(point))])
+    for pre in net.pre:
+        weights = pre[:, : len(variables)].astype(float)
         value = weights @ variables
-        variables[start:stop] = np.maximum(value, 0)
-        slopes[start:stop] = (value > 0)[:, None] * (weights @ slopes)
+        slopes = np.vstack([slopes, (value > 0)[:, None] * (weights @ slopes)])
+        variables = np.array([*variables, *np.maximum(value, 0)])
     return form.astype(float) @ slopes
 
 
@@ -194,6 +192,33 @@ def test_a_tree_whose_leaves_bound_neurons_anew_is_proven_by_both(seed: int):
         sj.prove(larger, sj.read_network(net.data), sj.q(x[0]))
 
 
+# alpha, norm, seed, a radius that needs trees
+PAIRS: list[tuple[float, c.Norm, int, float]] = [
+    (0.75, "Linf", 3, 0.122), (0.4, "L2", 3, 0.1549), (0.3, "L1", 6, 0.1375),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("alpha", "norm", "seed", "radius"), PAIRS)
+def test_trees_over_both_networks_are_proven_by_both(alpha: float, norm: c.Norm, seed: int, radius: float):
+    nets = [sn.mlp(seed + first, (4, 6, 5, 3)) for first in (100, 0)]
+    g, h = (Model(PlainModule(n).eval(), n, n.classes, n.input_shape, "made for this test", 0.0) for n in nets)
+    x = np.random.default_rng(seed).random((1, 4), dtype=np.float32)
+    settings = Settings(alpha, norm, radius, temperature=2.0, attack_steps=0, curves=False, use_standard=True)
+    (found,) = certify(g, h, x, settings=dataclasses.replace(settings, branch_parts=100))
+    assert isinstance(found, Certified)
+    claim = json.loads(found.line)
+    assert claim["evidence"]["rule"] == "branched_pair"
+    both, center = sj.read_network(*(n.data for n in nets)), sj.q(x[0])
+    sj.prove(claim, both, center)
+    trees = claim["evidence"]["trees"]
+    rival = next(j for j, tree in enumerate(trees) if tree is not None)
+    without = {"trees": [None if j == rival else tree for j, tree in enumerate(trees)]}
+    changes = {"radius": 8 * radius}, {"evidence": claim["evidence"] | without}, {"semantics": "float32"}
+    for changed in changes:
+        with pytest.raises(sj.NotProvenError):
+            sj.prove(claim | changed, both, center)
+
+
 # ---------------------------------------------------------------- its own arithmetic
 
 
@@ -211,7 +236,8 @@ def test_its_largest_value_of_a_form_is_no_smaller_than_at_any_point(norm: c.Nor
     for _ in range(40):
         x, form = rng.integers(0, 9, 3) / 8, rng.integers(-9, 10, 3)
         domain = [0.0, 1.0] if rng.integers(2) else None
-        ball = sj.Bounds(sj.Network(sj.q(np.eye(4)), [], []), sj.q(x), fmpq(1, 2), norm, domain)
+        box = (-sj.BEYOND, sj.BEYOND) if domain is None else sj.q(domain)
+        ball = sj.Bounds(sj.Network(sj.q(np.eye(4)), []), sj.q(x), fmpq(1, 2), norm, box)
         most = ball.largest(sj.q(form))
         for step in np.ndindex(9, 9, 9):
             delta = (np.array(step) - 4) / 8
