@@ -9,7 +9,8 @@ processor seconds of this process, of one thread.
 Largest radii (digits): means over the inputs of the audit split, 0 where nothing is certified. "floor": the smallest
 radius at which h's margin was seen to be too small, the limit of Lemma 3.2 whatever g is: by attacks on it and on the
 mix, and by the points at which branching ends when it is asked to prove a radius between the certified one and that;
-"mix": the attack radius of this mix. Both are upper limits, as far as they are found. Fixed radii: counts of the inputs
+"mix": the attack radius of this mix. Both are upper limits, as far as they are found. With g the floor is the mix's own
+limit: by attacks on it, and by the points at which branching over both networks ends. Fixed radii: counts of the inputs
 that h classifies right; floor, mix: those for which no such point is found.
 """
 
@@ -32,9 +33,9 @@ from torch import Tensor, nn
 import certmix
 from certmix.attacks import attack_radius
 from certmix.provers.judging import check
-from certmix.provers.margin.branching import branch
+from certmix.provers.margin.branching import beside, branch
 from certmix.settings import Settings, diameter
-from proofs_check.certificate import Accepted, Norm
+from proofs_check.certificate import Accepted, Norm, PlainNetwork
 from verifiers.branching.search import Branching, Budget
 from verifiers.engine import MarginQuery
 
@@ -46,7 +47,7 @@ FLOOR_STEPS, FLOOR_PARTS = 3, 64  # of halving what lies between proof and attac
 
 @dataclass(frozen=True)
 class Case:
-    """parts: that may be bounded per input. radius: None for the largest."""
+    """parts: that may be bounded per input. radius: None for the largest. with_standard: g is bounded, too."""
 
     robust: Path
     standard: Path
@@ -57,11 +58,13 @@ class Case:
     inputs: int
     parts: int
     temperature: float = 1.0
+    with_standard: bool = False
 
 
-def _digits(norm: Norm, alpha: float) -> Case:
+def _digits(norm: Norm, alpha: float, parts: int, with_standard: bool = False) -> Case:
     folder = ROOT / "examples" / "digits"
-    return Case(folder / "robust.onnx", folder / "standard.onnx", folder / "audit.npz", norm, alpha, None, 40, 600)
+    files = folder / "robust.onnx", folder / "standard.onnx", folder / "audit.npz"
+    return Case(*files, norm, alpha, None, 40, parts, with_standard=with_standard)
 
 
 def _real(files: tuple[str, str, str], alpha: float, radius: float, inputs: int, parts: int, t: float = 1.0) -> Case:
@@ -73,7 +76,12 @@ CIFAR = ("cifar10/standard_resnet20.onnx", "cifar10/test_100.npz")
 KW, RESNET = ("cifar10/robust_kw_base.onnx", *CIFAR), ("cifar10/robust_resnet4b.onnx", *CIFAR)
 MNIST = ("mnist/robust.onnx", "mnist/standard.onnx", "mnist/test_1000.npz")
 CASES = {
-    **{f"digits {norm} {alpha}": _digits(norm, alpha) for norm in ("Linf", "L2") for alpha in (0.6, 0.75, 0.9)},
+    **{f"digits {norm} {alpha}": _digits(norm, alpha, 2000) for norm in ("Linf", "L2") for alpha in (0.6, 0.75, 0.9)},
+    **{
+        f"digits {norm} {alpha} with g": _digits(norm, alpha, 600, True)
+        for norm in ("Linf", "L2")
+        for alpha in (0.4, 0.75)
+    },
     "kw 2/255 0.55 T=4": _real(KW, 0.55, 2 / 255, 100, 4000, 4.0),
     "kw 2/255 0.75": _real(KW, 0.75, 2 / 255, 100, 30000),
     "kw 2/255 0.9": _real(KW, 0.9, 2 / 255, 100, 4000),
@@ -108,7 +116,7 @@ def limits(case: Case, standard: certmix.Model, robust: certmix.Model, x: Tensor
 def proven(case: Case, standard: certmix.Model, robust: certmix.Model, x: Tensor, parts: int) -> dict[str, Any]:
     """What one input's proof comes to; radius 0 where there is none."""
     settings = Settings(case.alpha, case.norm, case.radius, temperature=case.temperature, domain=DOMAIN,
-                        attack_steps=0, curves=False, branch_parts=parts)  # fmt: skip
+                        attack_steps=0, curves=False, branch_parts=parts, use_standard=case.with_standard)  # fmt: skip
     begun = time.process_time()
     (outcome,) = certmix.certify(standard, robust, x[None], settings=settings)
     seconds = time.process_time() - begun
@@ -121,24 +129,24 @@ def proven(case: Case, standard: certmix.Model, robust: certmix.Model, x: Tensor
     return {
         "radius": outcome.radius,
         "seconds": seconds,
-        "by tree": evidence["rule"] == "branched_margin",
+        "by tree": evidence["rule"].startswith("branched_"),
         "judging": time.process_time() - begun,
         "bytes": len(outcome.line),
     }
 
 
-def refuted(case: Case, robust: certmix.Model, x: Tensor, y: Tensor, proven: float, floor: float) -> float:
-    """A radius above `proven`, at most `floor`, at which branching met a point where h's margin is too small."""
-    if robust.network is None:
-        raise SystemExit("no plain network")
+def refuted(case: Case, network: PlainNetwork, x: Tensor, y: Tensor, proven: float, floor: float) -> float:
+    """A radius above `proven`, at most `floor`, at which branching met a point where h's margin is too small, or with g
+    the mix's."""
     engine = Branching()
-    settings = Settings(case.alpha, case.norm, case.radius, temperature=case.temperature, domain=DOMAIN)
-    state = engine.prepare(robust.network)
+    settings = Settings(case.alpha, case.norm, case.radius, temperature=case.temperature, domain=DOMAIN,
+                        use_standard=case.with_standard)  # fmt: skip
+    state = engine.prepare(network)
     trials = [case.radius] if case.radius is not None else [0.0] * FLOOR_STEPS
     for radius in trials:
         trial = radius or math.sqrt(max(proven, 1e-9) * floor)
         radii = torch.tensor([trial], dtype=torch.float64)
-        query = MarginQuery(robust.network, x[None], case.norm, radii, DOMAIN, y[None])
+        query = MarginQuery(network, x[None], case.norm, radii, DOMAIN, y[None])
         found = branch(engine, state, query, settings, Budget(math.inf, FLOOR_PARTS)).found
         if found.point is None:
             return floor
@@ -152,11 +160,15 @@ def measure(case: Case, inputs: int, tell: Callable[[str], None]) -> dict[str, A
     standard, robust = certmix.load_model(case.standard), certmix.load_model(case.robust)
     data = certmix.load_data(case.data, inputs)
     x, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
+    if standard.network is None or robust.network is None:
+        raise SystemExit("no plain network")
+    network = beside(standard.network, robust.network) if case.with_standard else robust.network
+    mixed = certmix.MixedClassifier(standard.module, robust.module, case.alpha, case.temperature)
     with torch.no_grad():
-        y = robust.module(x).argmax(1)
+        y = (mixed if case.with_standard else robust.module)(x).argmax(1)
     asked = torch.arange(len(x)) if case.radius is None else (y == labels).nonzero().flatten()
     floor, mix = limits(case, standard, robust, x[asked], y[asked], (case.radius or 0.0) / 2)
-    floor = torch.minimum(floor, mix)
+    floor = mix.clone() if case.with_standard else torch.minimum(floor, mix)
     rows: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for k in asked.tolist():
         bounds = proven(case, standard, robust, x[k], 0)
@@ -164,7 +176,7 @@ def measure(case: Case, inputs: int, tell: Callable[[str], None]) -> dict[str, A
         branched = bounds if decided else proven(case, standard, robust, x[k], case.parts)
         at = len(rows)
         if not (case.radius is not None and (branched["radius"] or floor[at] <= case.radius)):
-            floor[at] = refuted(case, robust, x[k], y[k], branched["radius"], float(floor[at]))
+            floor[at] = refuted(case, network, x[k], y[k], branched["radius"], float(floor[at]))
         rows.append((bounds, branched))
         tell(f"input {k}: bounds {bounds}, branching {branched}, floor {floor[len(rows) - 1]:.5g}")
     trees = [b for _, b in rows if b.get("by tree")]
