@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from proofs_check.certificate import Assumption, Claim, MalformedError, RejectedError
 
 if TYPE_CHECKING:
-    from proofs_check.run import Result, Run
+    from proofs_check.run import Executor, Result, Run
 
 MAX_SHOWN = 2000  # characters of a reason
 STATES = ("accepted", "rejected", "malformed", "abstained", "falsified")
@@ -169,14 +169,15 @@ class Bar:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def judge(options: argparse.Namespace) -> int:
-    """Judge the run in options.folder and print what was found; the exit code."""
+def judge(options: argparse.Namespace, execute: Executor | None = None) -> int:
+    """Judge the run in options.folder and print what was found; the exit code. execute: what judges its lines, in place
+    of processes of this machine."""
     from proofs_check.run import Run  # here and not above: help, and the answer to a mistake, come at once
 
     summary, bar = Summary(), Bar(not options.quiet)
     try:
         summary.run = Run(options.folder)
-        for done, result in enumerate(summary.run.results(options.jobs), start=1):
+        for done, result in enumerate(summary.run.results(options.jobs, execute), start=1):
             summary.add(result)
             told = options.verbose or options.json or result.state in ("rejected", "malformed")
             if told and not options.quiet:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proofs_check import judge
-from proofs_check.certificate import Claim, MalformedError, ModelFile, Rejected, RejectedError, wellformed
+from proofs_check.certificate import (
+    Claim,
+    MalformedError,
+    ModelFile,
+    PlainNetwork,
+    Rejected,
+    RejectedError,
+    wellformed,
+)
 from proofs_check.kernel.bounds import Prepared, prepare
 from proofs_check.reading import folder, parse
 from proofs_check.rules import EVIDENCE
@@ -50,11 +59,17 @@ class Result:
         return self.line.claim if isinstance(self.line, parse.Certificate) else None
 
 
+Task = tuple[int, bytes, folder.Row | None]
+"""A line: its place, its bytes and the input it must speak of."""
+Networks = Callable[[str], PlainNetwork]
+"""The run's network of that sha256. Raises MalformedError."""
+
+
 class ProcessJudge:
     """One process's judge: the run's networks, prepared once, or files of models."""
 
-    def __init__(self, path: Path, robust: Model, standard: Model | None) -> None:
-        self.path = path
+    def __init__(self, networks: Networks, robust: Model, standard: Model | None) -> None:
+        self.networks = networks
         self.robust = robust
         self.standard = standard
         self.alphas: dict[str, Prepared] = {}
@@ -63,7 +78,7 @@ class ProcessJudge:
         """The network of alpha that the claim names, from the run's folder; None if it names none."""
         named = claim.alpha_network
         if named is not None and named not in self.alphas:
-            self.alphas = {named: prepare(folder.network(self.path, named))}  # the last one: memory stays bounded
+            self.alphas = {named: prepare(self.networks(named))}  # the last one: memory stays bounded
         return None if named is None else self.alphas[named]
 
     def measured(self, index: int, data: bytes, row: folder.Row | None) -> Result:
@@ -113,12 +128,20 @@ def _work(index: int, data: bytes, row: folder.Row | None) -> Result:
 
 
 def open_judge(path: Path, header: parse.RunHeader) -> ProcessJudge:
-    robust = _at_hand(path, header.robust)
-    return ProcessJudge(path, robust, None if header.standard is None else _at_hand(path, header.standard))
+    """Of the run in this folder. Raises MalformedError, RejectedError."""
+    for model in (header.robust, header.standard):
+        if isinstance(model, ModelFile):
+            folder.model_file(path, model)
+    return judge_of(header, functools.partial(folder.network, path))
 
 
-def _at_hand(path: Path, model: str | ModelFile) -> Model:
-    return folder.model_file(path, model) if isinstance(model, ModelFile) else prepare(folder.network(path, model))
+def judge_of(header: parse.RunHeader, networks: Networks) -> ProcessJudge:
+    """Of the run with these networks, whose files of models are known to be what they are named."""
+
+    def at_hand(model: str | ModelFile) -> Model:
+        return model if isinstance(model, ModelFile) else prepare(networks(model))
+
+    return ProcessJudge(networks, at_hand(header.robust), None if header.standard is None else at_hand(header.standard))
 
 
 def said(line: parse.Certificate | parse.NotCertified) -> dict[str, object]:
@@ -150,8 +173,7 @@ class Run:
         self._said |= {n: noise[n] for n in OF_RUN[1] if n in noise} if isinstance(noise, dict) else {}
         self._one_radius = settings.get("radius") is not None
 
-    def tasks(self) -> Iterator[tuple[int, bytes, folder.Row | None]]:
-        """Per line its place, its bytes and the input it must speak of."""
+    def tasks(self) -> Iterator[Task]:
         inputs, total, count = folder.rows(self.path), hashlib.sha256(), 0
         for count, data in enumerate(folder.lines(self.path), start=1):
             total.update(data + b"\n")
@@ -160,10 +182,13 @@ class Run:
         wellformed(count >= self.header.count, "certificates.jsonl", short)
         self.digests["certificates.jsonl"] = total.hexdigest()
 
-    def results(self, jobs: int = 1) -> Iterator[Result]:
-        """In the order of the inputs; memory does not grow with their number. Raises MalformedError, RejectedError."""
+    def results(self, jobs: int = 1, execute: Executor | None = None) -> Iterator[Result]:
+        """In the order of the inputs; memory does not grow with their number. Raises MalformedError, RejectedError.
+
+        execute: what judges the lines, in place of processes of this machine.
+        """
         folder.need_dataset(self.path, self.header)
-        return map(self._agreeing, self._judged(jobs))
+        return map(self._agreeing, self._judged(jobs) if execute is None else execute(self))
 
     def _judged(self, jobs: int) -> Iterator[Result]:
         here = open_judge(self.path, self.header)  # also where others work: what is wrong with a network is said here
@@ -197,3 +222,7 @@ class Run:
         if result.state != "rejected":  # what is not proven speaks for no other line
             self._said |= settings
         return result
+
+
+Executor = Callable[[Run], Iterator[Result]]
+"""Judges a run's `tasks`, elsewhere, in their order. Raises MalformedError, RejectedError."""

@@ -28,6 +28,8 @@ DIFFERS = 4  # the exit code
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     judge.add_arguments(parser)
+    words = "judge on a Ray cluster: auto, HOST:PORT of its head, or local (default: here, by --jobs)"
+    parser.add_argument("--ray", metavar="ADDRESS", help=words)
     parser.add_argument("index", type=int, nargs="?", metavar="INDEX", help="with --explain: of the input, from 0 "
                         "(default: the first that is certified)")  # fmt: skip
     parser.add_argument("--explain", action="store_true", help="show what the certificate of one input rests on")
@@ -50,18 +52,17 @@ def run(options: argparse.Namespace) -> int:
     from certmix.runs.store import Store
 
     flags = [f"--{name}" for name in ("json", "quiet", "verbose") if getattr(options, name)]
-    command = [sys.executable, "-m", "proofs_check", str(options.folder), "--jobs", str(options.jobs), *flags]
     if Store(options.folder).unfinished():
         raise UsageError(f"{options.folder} holds an unfinished audit: run certmix audit again, it goes on")
     given = options.standard, options.robust, options.data, options.limit, options.labels
     if options.explain:
-        if any(g is not None for g in given) or flags:
+        if any(g is not None for g in (*given, options.ray)) or flags:
             raise UsageError("--explain speaks of one certificate: it takes DIR and INDEX, and no other option")
         return _explain(options)
     if options.index is not None:
         raise UsageError(f"INDEX ({options.index}) is for --explain; without it, all inputs are judged")
     if given == (None,) * len(given):
-        code = subprocess.run(command, check=False).returncode
+        code = _judged(options, flags)
         _say_units(options)
         return code
 
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
 
     # First: a path that is wrong shows before anything is judged.
     comparisons = own_files.compare(options.folder, *given, options.allow_code)
-    code = subprocess.run(command, check=False).returncode
+    code = _judged(options, flags)
     _say_units(options)
     if options.json:
         print(
@@ -80,6 +81,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(own_files.verdict(comparisons)))
     return code or (0 if own_files.all_same(comparisons) else DIFFERS)
+
+
+def _judged(options: argparse.Namespace, flags: list[str]) -> int:
+    """The exit code of the judge, in a process of its own or on a cluster."""
+    if options.ray is None:
+        command = [sys.executable, "-m", "proofs_check", str(options.folder), "--jobs", str(options.jobs), *flags]
+        return subprocess.run(command, check=False).returncode
+    from certmix.runs.cluster_judge import ClusterJudge
+
+    return judge.judge(options, ClusterJudge(options.ray))
 
 
 def _say_units(options: argparse.Namespace) -> None:

@@ -53,44 +53,17 @@ class Cluster:
     gpus_per_worker: float = 0.0
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("ray") is None:
-            raise UsageError("a cluster needs Ray: pip install 'certmix[ray]', or use --jobs")
+        need_ray(self.address)
         gpus = self.gpus_per_worker
         if not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus.is_integer())):
             raise UsageError(f"GPUs per worker must be a part of one, or a whole number of them, got {gpus}")
-        if self.address.startswith("ray://"):
-            raise UsageError(
-                f"{self.address} is for Ray's client, which this is not: start the audit on a machine of the cluster, "
-                "with --ray auto (ray job submit does), or give HOST:PORT of its head"
-            )
 
     def __call__(self, work: Worker, tasks: Iterable[Task]) -> Iterator[Batch]:
         ray: Any = importlib.import_module("ray")
         left = deque(Attempt(task) for task in tasks)
         if left:
-            with self._connected(ray), contextlib.closing(self._batches(ray, work, left)) as batches:
+            with connected(ray, self.address), contextlib.closing(self._batches(ray, work, left)) as batches:
                 yield from batches
-
-    @contextlib.contextmanager
-    def _connected(self, ray: Any) -> Generator[None]:
-        if ray.is_initialized():  # by whoever calls: theirs
-            yield
-            return
-        host, colon, port = self.address.rpartition(":")
-        try:
-            if colon:  # Ray asks for minutes before it gives up
-                socket.create_connection((host, int(port)), ANSWERS).close()
-            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
-        except (OSError, ValueError, RuntimeError) as error:  # that there is none is a ConnectionError
-            why = str(error).splitlines()[0]
-            raise UsageError(
-                f"no Ray cluster answers at {self.address} ({why}): start one (ray start --head), or say --ray local "
-                "for one of this machine alone"
-            ) from None
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
     def _batches(self, ray: Any, work: Worker, left: deque[Attempt]) -> Generator[Batch]:
         needs = {"CPU": float(work.settings.threads), "GPU": self.gpus_per_worker}
@@ -100,15 +73,15 @@ class Cluster:
             raise UsageError(f"no machine of the Ray cluster has {asked}, as each task is to have")
         remote = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0)(_prove)
         travels = ray.put(work.of(Task(work.first, work.first)))  # without inputs: each task takes its own
-        same = _installed()
+        same = installed()
         run = None if work.desk is None else _header_sha256(work.desk.run)
         running: dict[Any, Attempt] = {}
-        slots, looked = 0, -math.inf
+        free, looked = 0, -math.inf
         try:
             while left or running:
                 if time.monotonic() >= looked + PATIENCE:
-                    slots, looked = _slots(ray.cluster_resources(), needs), time.monotonic()
-                while left and len(running) < AHEAD * max(slots, 1):
+                    free, looked = slots(ray.cluster_resources(), needs), time.monotonic()
+                while left and len(running) < AHEAD * max(free, 1):
                     attempt = left.popleft()
                     own = work.of(attempt.task)
                     sent = remote.remote([travels], same, run, attempt.task, own.inputs, own.labels)
@@ -127,7 +100,41 @@ class Cluster:
                 ray.cancel(sent, force=True)
 
 
-def _slots(resources: dict[str, float], needs: dict[str, float]) -> int:
+def need_ray(address: str) -> None:
+    """Raises UsageError where Ray is not installed, or the address is one of its client."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("a cluster needs Ray: pip install 'certmix[ray]', or use --jobs")
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"{address} is for Ray's client, which this is not: start the command on a machine of the cluster, "
+            "with --ray auto (ray job submit does), or give HOST:PORT of its head"
+        )
+
+
+@contextlib.contextmanager
+def connected(ray: Any, address: str) -> Generator[None]:
+    """To the cluster at `address`. Raises UsageError where none answers."""
+    if ray.is_initialized():  # by whoever calls: theirs
+        yield
+        return
+    host, colon, port = address.rpartition(":")
+    try:
+        if colon:  # Ray asks for minutes before it gives up
+            socket.create_connection((host, int(port)), ANSWERS).close()
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, ValueError, RuntimeError) as error:  # that there is none is a ConnectionError
+        why = str(error).splitlines()[0]
+        raise UsageError(
+            f"no Ray cluster answers at {address} ({why}): start one (ray start --head), or say --ray local "
+            "for one of this machine alone"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(resources: dict[str, float], needs: dict[str, float]) -> int:
     """How many tasks the cluster executes at once."""
     return min(int(resources.get(name, 0.0) / n) for name, n in needs.items() if n > 0)
 
@@ -169,11 +176,8 @@ def _prove(
 ) -> Batch | Failed:
     """Execute a task. travels: a reference to the worker, in a list so that it is not read before it is known that
     this machine is one of those that can. run: the sha256 of the run's header."""
-    here = _installed()
-    differing = sorted(n for n in {**same, **here} if here.get(n) != same.get(n))
-    if differing:
-        words = "; ".join(f"{n} is {here.get(n)} there, {same.get(n)} here" for n in differing)
-        text = f"{platform.node()} has another installation ({words}): install the same on every machine"
+    text = other_installation(same)
+    if text is not None:
         return Failed(False, UsageError(text), text)
     key = travels[0].hex()
     if key not in _at_hand:
@@ -186,7 +190,16 @@ def _prove(
     return attempted(dataclasses.replace(_at_hand[key], inputs=own[0], labels=own[1], first=task.start), task)
 
 
-def _installed() -> dict[str, str]:
+def other_installation(same: dict[str, str]) -> str | None:
+    """Why this machine is none of those that can; None if it is."""
+    here = installed()
+    differing = sorted(n for n in {**same, **here} if here.get(n) != same.get(n))
+    words = "; ".join(f"{n} is {here.get(n)} there, {same.get(n)} here" for n in differing)
+    text = f"{platform.node()} has another installation ({words}): install the same on every machine"
+    return text if differing else None
+
+
+def installed() -> dict[str, str]:
     """What must be the same on every machine."""
     return {**versions(), "certmix's code": code.sha256()[:16]}
 

@@ -73,8 +73,17 @@ def header(folder: Path) -> parse.RunHeader:
 
 def network(folder: Path, sha256: str) -> PlainNetwork:
     """networks/<sha256>.safetensors, whose bytes must have that digest."""
+    return network_of(network_bytes(folder, sha256), sha256)
+
+
+def network_bytes(folder: Path, sha256: str) -> bytes:
+    return _bytes(folder / f"networks/{sha256}.safetensors", MAX_FILE)
+
+
+def network_of(data: bytes, sha256: str) -> PlainNetwork:
+    """Of the bytes of that file."""
     name = f"networks/{sha256}.safetensors"
-    plain_network = parse.network(_bytes(folder / name, MAX_FILE), name)
+    plain_network = parse.network(data, name)
     wellformed(plain_network.sha256 == sha256, name, "content does not have the digest of its name")
     return plain_network
 

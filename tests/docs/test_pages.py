@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import re
 import shlex
@@ -130,3 +131,13 @@ def test_every_link_leads_to_a_file_of_the_repository():
             target = (page.parent / link).resolve()
             generated = target.parent == DOCS and target.name in ("api.md", "options.md")
             assert target.exists() or generated, f"{page.relative_to(ROOT)}: {link}"
+
+
+def test_the_night_that_is_shown_is_the_one_that_was_measured():
+    figures = json.loads((ROOT / "benchmarks" / "results" / "scale.json").read_text())["figures"]
+    (night,) = [figure for figure in figures if figure["case"] == "night"]
+    assert night["every_input_once"]
+    shown = "".join(f"    {line}\n" for line in night["transcript"])
+    text = (DOCS / "scale.md").read_text()
+    assert shown in text
+    assert f"{round(night['seconds'])} s in all" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +26,7 @@ def test_one_network_of_alpha_is_kept_at_a_time(tmp_path: Path):
     (tmp_path / "networks").mkdir()
     networks = [build([c.Input((2,)), c.Linear((0,), k * np.eye(2, dtype=F32), np.zeros(2, F32))]) for k in range(1, 4)]
     case = Case(bounds.prepare(networks[0]), None, np.zeros(2, F32))
-    session = run.ProcessJudge(tmp_path, case.robust, None)
+    session = run.ProcessJudge(functools.partial(folder.network, tmp_path), case.robust, None)
     for network in networks:
         (tmp_path / "networks" / f"{network.sha256}.safetensors").write_bytes(network.data)
         named = c.Adaptive(c.InputAlpha(network.sha256, 0.5, 1.0), None)

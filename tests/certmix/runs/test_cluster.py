@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,14 +23,17 @@ from small_runs import audit, contents
 from certmix.__main__ import main
 from certmix.errors import UsageError
 from certmix.installation import code
-from certmix.runs import cluster
+from certmix.runs import cluster, cluster_judge
 from certmix.runs.attempts import WorkerError
 from certmix.runs.audit import Audit
 from certmix.runs.batches import Task, Worker, here
 from certmix.runs.cluster import Cluster
+from certmix.runs.cluster_judge import ClusterJudge
 from certmix.runs.store import FINAL
 from certmix.settings import SmoothingSettings
+from proofs_check.run import Run
 
+ACCEPTED = Path(__file__).parents[2] / "proofs_check" / "accepted"
 STORE = 80_000_000  # bytes; Ray allows no less than 75 MiB
 ray: Any = pytest.importorskip("ray", reason="needs certmix[ray]")
 
@@ -110,9 +115,56 @@ def test_more_cores_than_a_machine_has_are_refused(one_core: Cluster, some: Audi
         list(one_core(wide, TASKS))
 
 
+@pytest.mark.parametrize("name", ["adaptive_network", "branched", "smoothing_model_file", "margin_float32"])
+def test_a_cluster_judges_as_one_process_does(one_core: Cluster, name: str):
+    one, other = Run(ACCEPTED / name), Run(ACCEPTED / name)
+    assert list(one.results(execute=ClusterJudge("local"))) == list(other.results())
+    assert one.digests == other.digests
+
+
+def test_lines_judged_on_a_cluster_are_said_in_order_also_those_that_fail(
+    one_core: Cluster, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "run"
+    assert audit(digits, path).run() == 0
+    lines = (path / FINAL).read_bytes().splitlines(keepends=True)
+    (path / FINAL).write_bytes(b"".join([*lines[:1], lines[1].replace(b'"radius":0', b'"radius":1', 1), *lines[2:]]))
+    monkeypatch.setattr(cluster_judge, "LINES", 2)
+    codes, said = [], []
+    for where in (["--ray", "local"], []):
+        codes.append(main(["check", str(path), "--json", *where]))
+        said.append(capfd.readouterr().out.splitlines())
+    assert codes[0] == codes[1] == 2
+    assert [json.loads(line)["state"] for line in said[0][:-1]].count("malformed") == 1
+    assert said[0] == said[1]
+
+
+def test_a_judge_on_a_machine_with_another_certmix_is_refused(one_core: Cluster, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(code, "sha256", lambda: "0" * 64)
+    with pytest.raises(UsageError, match="install the same on every machine"):
+        list(Run(ACCEPTED / "branched").results(execute=ClusterJudge("local")))
+
+
+def test_a_judge_that_is_killed_is_not_heard_of(one_core: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = Run(ACCEPTED / "margin_linf")
+    once, judged = tmp_path / "killed", cluster_judge._judged
+
+    def killed(*words: Any) -> Any:
+        if not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return judged(*words)
+
+    monkeypatch.setattr(cluster_judge, "_judged", killed)
+    assert list(run.results(execute=ClusterJudge("local"))) == list(Run(ACCEPTED / "margin_linf").results())
+    assert once.exists()
+
+
 def test_addresses_that_are_none_are_refused(capsys: pytest.CaptureFixture[str], some: Audit):
     with pytest.raises(UsageError, match="ray job submit"):
         Cluster("ray://head:10001")
+    with pytest.raises(UsageError, match="ray job submit"):
+        ClusterJudge("ray://head:10001")
     with pytest.raises(UsageError, match=r"got 1\.5"):
         Cluster("auto", 1.5)
     options = ["--standard", "g", "--robust", "h", "--data", "d", "--out", "o", "--alpha", "0.7"]
