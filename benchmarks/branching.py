@@ -76,7 +76,11 @@ CIFAR = ("cifar10/standard_resnet20.onnx", "cifar10/test_100.npz")
 KW, RESNET = ("cifar10/robust_kw_base.onnx", *CIFAR), ("cifar10/robust_resnet4b.onnx", *CIFAR)
 MNIST = ("mnist/robust.onnx", "mnist/standard.onnx", "mnist/test_1000.npz")
 CASES = {
-    **{f"digits {norm} {alpha}": _digits(norm, alpha, 2000) for norm in ("Linf", "L2") for alpha in (0.6, 0.75, 0.9)},
+    **{
+        f"digits {norm} {alpha}": _digits(norm, alpha, parts)
+        for norm, parts in (("Linf", 2000), ("L2", 4000))
+        for alpha in (0.6, 0.75, 0.9)
+    },
     **{
         f"digits {norm} {alpha} with g": _digits(norm, alpha, 600, True)
         for norm in ("Linf", "L2")

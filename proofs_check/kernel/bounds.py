@@ -104,7 +104,8 @@ class Values:
 
     charges: per affine node, what one unit of |coefficient| may lose to rounding. relaxations: per nonlinear node.
     multipliers: per affine node, images m, m v_k(x) >= 0 cell by cell: added to forms on it, they only raise them.
-    known: bounds that appended ones are intersected with.
+    known: bounds that appended ones are intersected with. split: per affine node, cells whose sign cuts out the
+    part: their other end is refined, too, for where it crosses 0 the part is empty.
     """
 
     prepared: Prepared
@@ -116,6 +117,7 @@ class Values:
     relaxations: list[LinearRelaxation | None] = field(default_factory=lambda: [])
     multipliers: dict[int, Array] = field(default_factory=lambda: {})
     known: Values | None = None
+    split: dict[int, NDArray[np.bool_]] = field(default_factory=lambda: {})
 
     def magnitude(self, k: int) -> Array:
         return np.maximum(np.abs(self.lower[k]), np.abs(self.upper[k]))
@@ -142,7 +144,8 @@ def value_bounds(prepared: Prepared, ball: Ball, witness: Witness | None, known:
 
     Interval arithmetic throughout; inputs of nonlinear nodes are intersected with their backward bounds.
     """
-    values, affine = Values(prepared, ball, witness, known=known), [True]  # affine: in the input
+    split = {} if known is None else known.split
+    values, affine = Values(prepared, ball, witness, known=known, split=split), [True]  # affine: in the input
     with np.errstate(all="ignore"):
         values.append(*ball.box(), None, None)
         for k, layer in enumerate(prepared.layers[1:], start=1):
@@ -184,12 +187,13 @@ def _slopes_of(values: Values, k: int, rows: int | Sequence[int]) -> Array | Non
 
 def _refine(values: Values, k: int, layer: Nonlinear, both_ends: bool) -> None:
     """Intersect node k's bounds with backward ones: of the neurons that `layer`, whose input it is, asks for, the
-    end nearer to 0, then the other end of those that it still asks for (or of all of them)."""
+    end nearer to 0, then the other end of those that it still asks for (or of all of them), and of those split."""
     lower, upper = values.lower[k], values.upper[k]
     selected = layer.neurons(lower, upper)
     nearer_end = np.where(upper < -lower, 1.0, -1.0)
     _tighten(values, k, selected, nearer_end)
-    _tighten(values, k, selected if both_ends else layer.neurons(lower, upper), -nearer_end)
+    again = selected if both_ends else layer.neurons(lower, upper)
+    _tighten(values, k, again | values.split[k] if k in values.split else again, -nearer_end)
 
 
 def _tighten(values: Values, k: int, selected: NDArray[np.bool_], signs: Array) -> None:

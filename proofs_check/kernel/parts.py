@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from proofs_check.kernel.bounds import Values, inputs_of, relaxation_over, value_bounds
 from proofs_check.kernel.layers.layer import Nonlinear
@@ -24,23 +25,24 @@ Signs = Sequence[tuple[int, float]]  # (column of a slope row, sign): sign * (in
 def part(values: Values, signs: Signs, anew: bool) -> Values | None:
     """The bounds where all these signs hold, cut or derived anew from the cut ones; None: nowhere on the ball."""
     lower, upper = list(values.lower), list(values.upper)
-    cut: set[int] = set()
+    cut: dict[int, NDArray[np.bool_]] = {}
     for column, sign in signs:
         i, cell = _neuron(values, column)
         side = lower if sign > 0 else upper
         if i not in cut:
             lower[i], upper[i] = lower[i].copy(), upper[i].copy()
-            cut.add(i)
+            cut[i] = np.zeros(lower[i].shape, dtype=np.bool_)
+        cut[i][cell] = True
         side[i][cell] = max(side[i][cell], 0.0) if sign > 0 else min(side[i][cell], 0.0)
         if lower[i][cell] > upper[i][cell]:
             return None
-    result = dataclasses.replace(values, lower=lower, upper=upper, relaxations=list(values.relaxations))
+    result = dataclasses.replace(values, lower=lower, upper=upper, relaxations=list(values.relaxations), split=cut)
     if anew:
         result = value_bounds(values.prepared, values.ball, values.witness, result)
         empty = any((low > high).any() for low, high in zip(result.lower, result.upper, strict=True))
         return None if empty else result
     for k, layer in enumerate(values.prepared.layers):
-        if isinstance(layer, Nonlinear) and cut.intersection(inputs := inputs_of(values.prepared.network.nodes[k])):
+        if isinstance(layer, Nonlinear) and cut.keys() & (inputs := inputs_of(values.prepared.network.nodes[k])):
             result.relaxations[k] = relaxation_over(result, k, layer, inputs[0])
     return result
 

@@ -246,18 +246,20 @@ class Root:
         return self.net.lines(parts.low, parts.high)
 
     def neurons_anew(self, parts: Parts) -> Parts:
-        """The parts with bounds of neurons that read others made anew, stage by stage, from those of earlier ones."""
+        """The parts with bounds of neurons that read others made anew, stage by stage, from those of earlier ones:
+        of those that are split or of unknown sign. A part's bounds depend on no other's."""
         low, high = parts.low.clone(), parts.high.clone()
         for number, stage in enumerate(self.net.stages):
             if not (stage.sloped and stage.first):
                 continue
             at = slice(stage.first, stage.last)
-            unstable = ((low[:, at] < 0) & (high[:, at] > 0)).any(0).nonzero().flatten()
-            lines, columns = self.net.lines(low, high).choose(self.shared.expand_as(low)), stage.first + unstable
-            below = -self.net.inner(number, unstable, -1.0, lines)
-            above = self.net.inner(number, unstable, 1.0, lines)
-            low[:, columns] = torch.maximum(low[:, columns], below)
-            high[:, columns] = torch.minimum(high[:, columns], above)
+            asked = ((low[:, at] < 0) & (high[:, at] > 0)) | (parts.signs[:, at] != 0)
+            some = asked.any(0).nonzero().flatten()
+            lines, columns = self.net.lines(low, high).choose(self.shared.expand_as(low)), stage.first + some
+            below = -self.net.inner(number, some, -1.0, lines)
+            above = self.net.inner(number, some, 1.0, lines)
+            low[:, columns] = torch.where(asked[:, some], torch.maximum(low[:, columns], below), low[:, columns])
+            high[:, columns] = torch.where(asked[:, some], torch.minimum(high[:, columns], above), high[:, columns])
         return _marked(dataclasses.replace(parts, low=low, high=high))
 
     def differences_anew(self, parts: Parts) -> Parts:

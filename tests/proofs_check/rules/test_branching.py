@@ -257,6 +257,26 @@ def test_a_part_that_only_bounds_made_anew_show_to_be_empty_needs_no_proof():
     assert part(values, [(0, 1.0), (1, 1.0)], True) is not None
 
 
+def test_a_part_is_empty_where_a_neuron_that_was_split_cannot_have_its_sign():
+    """relu(x) - relu(x) - 1/2 >= 0 where x >= 0, which intervals of the two terms do not exclude."""
+    ones = np.ones((2, 1), dtype=np.float32)
+    nodes = [
+        c.Input((1,)),
+        c.Linear((0,), ones, np.zeros(2, dtype=np.float32)),
+        c.Relu((1,)),
+        c.Linear((2,), np.float32([[1.0, -1.0]]), np.float32([-0.5])),
+        c.Relu((3,)),
+        c.Linear((4,), np.float32([[0.0], [1.0]]), np.float32([0.0, -1.0])),
+    ]
+    prepared = bounds.prepare(build(nodes))
+    for upside_down in (1.0, -1.0):
+        values = bounds.value_bounds(prepared, bounds.Ball(np.zeros(1, np.float32), 1.0, "Linf", None), None)
+        positive = [(0, upside_down), (1, upside_down)]
+        assert part(values, [*positive, (2, 1.0)], False) is not None
+        assert part(values, [*positive, (2, 1.0)], True) is None
+        assert part(values, [*positive, (2, -1.0)], True) is not None
+
+
 # ---------------------------------------------------------------- no false claim
 
 

@@ -9,14 +9,15 @@ import dataclasses
 import functools
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from small_networks import mlp
 from torch import Tensor
 
 from proofs_check.certificate import PlainNetwork
-from verifiers.branching.parts import Leaf, Majorant, MajorantOf
-from verifiers.branching.search import Branching, Budget, Found, Open
+from verifiers.branching.parts import Leaf, Majorant, MajorantOf, Side
+from verifiers.branching.search import Branching, Budget, Found, Open, _root, _whole_ball
 from verifiers.engine import EngineError, MarginQuery
 from verifiers.network.module import PlainModule
 
@@ -100,6 +101,30 @@ def test_an_input_is_decided_alike_alone_and_beside_others():
         )
         (result,) = search(alone)
         assert result.proven == beside.proven
+
+
+def test_bounds_of_a_part_depend_on_no_part_beside_it():
+    """Else a part would be proven here whose proof the judge, who reads it alone, cannot repeat."""
+    engine, sure = Branching(parts=8), 0
+    for seed in range(20):
+        asked = query(mlp(seed, (3, 12, 12, 3)), seed, 0.4)
+        answer = engine.answer(engine.prepare(asked.network), asked.query())
+        root, rng = _root(answer, asked.predicted, 0), np.random.default_rng(seed)
+        columns = root.net.columns[root.net.columns >= 0].numpy()
+        leaves = [_whole_ball(root, 0)]
+        for _ in range(12):
+            leaf = leaves[0]
+            for column in rng.choice(columns, min(6, len(columns)), replace=False).tolist():
+                leaf = leaf.split(Side(False, column, 0.0, int(rng.choice([-1, 1]))))
+            leaves.append(leaf)
+        together = root.neurons_anew(root.parts([0] * len(leaves), leaves))
+        for b, leaf in enumerate(leaves):
+            alone = root.neurons_anew(root.parts([0], [leaf]))
+            assert torch.allclose(alone.low[0], together.low[b], rtol=0, atol=1e-9)
+            assert torch.allclose(alone.high[0], together.high[b], rtol=0, atol=1e-9)
+            assert bool(alone.empty) == bool(together.empty[b])
+            sure += bool((together.low[b] >= 0).any())
+    assert sure > 100
 
 
 def test_a_search_goes_on_from_the_parts_of_another_at_a_smaller_radius():
