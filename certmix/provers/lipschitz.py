@@ -21,6 +21,7 @@ from torch import Tensor
 from certmix.formatting import nearest
 from certmix.provers.frame import Proposed, Prover, Refusal, below_requirement, tie
 from certmix.provers.global_table import GlobalTable
+from certmix.provers.lipschitz_pair import certify_lipschitz_pair
 from certmix.provers.margin.engine_oracle import LARGEST_TUNABLE_LACK
 from certmix.provers.problem import ProverProblem
 from certmix.provers.proposal import Proposal
@@ -89,8 +90,8 @@ class LipschitzProver(Prover[LogitsAtInputs]):
     def refusal(self, points: LogitsAtInputs, batch_index: int) -> Refusal | None:
         s, margin = self.problem.settings, float(least_margin(points)[batch_index])
         refusal = tie(margin)
-        if refusal is None and (s.use_standard or s.semantics != "real"):
-            advice = "Lipschitz constants speak of h alone and of real arithmetic: leave out use_standard and semantics"
+        if refusal is None and s.semantics != "real":
+            advice = "Lipschitz constants speak of real arithmetic: leave out semantics"
             refusal = Refusal(Reason.NO_THEOREM, advice)
         return refusal or below_requirement("Theorem 3.5", margin, s.alpha, s.temperature)
 
@@ -302,6 +303,8 @@ def _of_inputs(point: LogitsAtInputs, inputs: Tensor) -> LogitsAtInputs:
 
 def certify_lipschitz(problem: ProverProblem, session: Session) -> list[Outcome]:
     """Lipschitz certificates for every input of `problem`; a network without a Lipschitz bound is an outcome."""
+    if problem.settings.use_standard:
+        return certify_lipschitz_pair(problem, session)
     try:
         table = session.global_table
     except EngineError as error:

@@ -110,8 +110,18 @@ class Session:
     @cached_property
     def global_table(self) -> GlobalTable:
         """Of h. Raises EngineError."""
-        maps = LinearMaps(self.judge.network.network, self.engine.engine.device)
-        return GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS), self.judge.network)
+        return self._table(self.judge.network)
+
+    @cached_property
+    def standard_table(self) -> GlobalTable:
+        """Of g. Raises EngineError."""
+        if not isinstance(self.judge.standard, Prepared):
+            raise EngineError("the standard model has no plain network")
+        return self._table(self.judge.standard)
+
+    def _table(self, network: Prepared) -> GlobalTable:
+        maps = LinearMaps(network.network, self.engine.engine.device)
+        return GlobalTable(maps, LipSDP(max_neurons=MAX_NEURONS), network)
 
 
 def open_session(problem: ProverProblem) -> Session:

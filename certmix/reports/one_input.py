@@ -55,6 +55,10 @@ STEPS: dict[str, tuple[str, ...]] = {
     "lipschitz_local": (STRICT, "the stated constants hold on the ball: slopes of every node are bounded", CONSTANTS),
     "lipschitz_global": (STRICT, "the stated constants hold everywhere: a matrix is positive definite", CONSTANTS),
     "lipschitz_layers": (STRICT, "the stated constants hold everywhere: products of the layers' norms", CONSTANTS),
+    "lipschitz_pair": (
+        "the stated constants of g and of h are derived again: on the ball, or everywhere",
+        "for every rival they prove the stated margins of both, whose weighted sum is positive",
+    ),
     "lipschitz_relaxed": (
         STRICT,
         "h's logit differences are bounded on the ball, every rounding error counted",

@@ -26,6 +26,7 @@ SPARE_TOLERANCE = 1e-6  # relative, of what a theorem has to spare
 KEPT_SHARE = 2.0**-4  # of that, for who applies the theorem; the rest goes to the constants
 LARGEST_FACTOR = 2.0
 JOINT_ROUNDS, JOINT_HALVINGS, JOINT_STEPS = 3, 40, 8  # for c, for v, of Newton's method: as the judge has them
+MARGIN_HALVINGS = 14  # of the interval in which a margin is looked for
 JOINT_TOLERANCE = 1e-2  # relative, of what (4b) adds to the radius of (4a)
 Quantity = Literal["probabilities", "differences"]
 
@@ -196,6 +197,47 @@ def joint_reaches(point: LogitsAtInputs, values: Tensor, joint: float, radius: T
     most = log_sum(terms, point.temperature * joint * radius[rows])
     by_box[rows, rivals] = most < math.log(2 * point.alpha - 1)
     return by_box.all(dim=1)
+
+
+def margins_within(point: LogitsAtInputs, values: Tensor, joint: Tensor | None, radius: Tensor) -> Tensor:
+    """(N, K) lower bounds of h_y - h_i, of either sign, at distances up to `radius` (N,); column y 0. values: (N, K)
+    constants of d_j. joint: (N,) l2 constants of all logits less their mean, inf: none. Any alpha."""
+    moved = values * radius[:, None]
+    lower, upper = ((point.differences + move).masked_fill(point.own, 0.0) for move in (-moved, moved))
+    box = box_margin(lower, upper, point.predicted, point.temperature)
+    if joint is None:
+        return box
+    rows, rivals = torch.nonzero(~point.own & torch.isfinite(joint)[:, None], as_tuple=True)
+    reach = point.temperature * joint[rows] * radius[rows]
+    at_x, h = point.temperature * point.differences[rows], point.probabilities[rows]
+    own = point.own[rows]
+    low = box[rows, rivals]
+    high = (h[own] - h.gather(1, rivals[:, None])[:, 0]).maximum(low)
+    for _ in range(MARGIN_HALVINGS):
+        middle = (low + high) / 2
+        proven = _margin_exceeds(at_x, own, rivals, middle, reach)
+        low, high = torch.where(proven, middle, low), torch.where(proven, high, middle)
+    best = box.clone()
+    best[rows, rivals] = low
+    return best
+
+
+def _margin_exceeds(at_x: Tensor, own: Tensor, rivals: Tensor, margin: Tensor, reach: Tensor) -> Tensor:
+    """(R,) whether h_y - h_i > margin wherever the joint constant lets the logits be. at_x: (R, K) T d_j(x); own:
+    column y; rivals: (R,) i. Source: docs/maths.md 4b, both signs."""
+    m, rival = margin[:, None], torch.zeros_like(own).scatter(1, rivals[:, None], True)
+    positive = torch.where(rival, 1 + m, m.clamp(min=0.0)).masked_fill(own, 0.0).log() + at_x
+    above = log_sum(positive, reach) < torch.log1p(-margin)
+    terms = torch.where(own, 1 - m, (-m).clamp(min=0.0)).masked_fill(rival, 0.0).log() + at_x
+    logs = torch.zeros_like(terms)
+    for _ in range(JOINT_HALVINGS):
+        q = torch.softmax(logs, dim=1)
+        logs = (logs + terms - reach[:, None] * q / (1 + q.square().sum(dim=1, keepdim=True)).sqrt()) / 2
+    q = torch.softmax(logs, dim=1)
+    mean = torch.where(q > 0, q * (terms - q.log()), 0.0).sum(dim=1)
+    moved = reach * (1 + q.square().sum(dim=1)).sqrt()
+    below = torch.log1p(margin) + at_x.gather(1, rivals[:, None])[:, 0] + moved < mean
+    return torch.where(margin >= 0, above, below)
 
 
 def joint_radius(point: LogitsAtInputs, values: Tensor, joint: float, tolerance: float) -> Tensor:

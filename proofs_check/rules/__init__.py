@@ -14,7 +14,7 @@ from typing import Any
 from proofs_check.certificate import Assumption, Claim, ClassOf, ModelFile, Semantics, need
 from proofs_check.rules import adaptive, smoothing, stopped
 from proofs_check.rules.case import Case
-from proofs_check.rules.lipschitz import layer_norms, lipsdp
+from proofs_check.rules.lipschitz import layer_norms, lipsdp, pair
 from proofs_check.rules.lipschitz import rule as lipschitz
 from proofs_check.rules.margin import branching
 from proofs_check.rules.margin import rule as margin
@@ -45,6 +45,7 @@ RULES: dict[str, Rule] = {
     "lipschitz_global": Rule(lipsdp.GlobalLipschitz, lipsdp.global_lipschitz),
     "lipschitz_layers": Rule(layer_norms.LayerLipschitz, layer_norms.layer_lipschitz),
     "lipschitz_local": Rule(lipschitz.LocalLipschitz, lipschitz.local_lipschitz),
+    "lipschitz_pair": Rule(pair.PairLipschitz, pair.pair_lipschitz, class_of=ANY),
     "lipschitz_relaxed": Rule(lipschitz.RelaxedLipschitz, lipschitz.relaxed_lipschitz),
     "network_margin": Rule(margin.NetworkMargin, margin.network_margin, semantics=BOTH),
     "pair_margin": Rule(margin.PairMargin, margin.pair_margin, class_of=ANY, semantics=BOTH),

@@ -77,6 +77,16 @@ THEOREMS = (
         total <= p * (a_1 - log_1) + (1 - p) * (a_2 - log_2) + s * size,
     ),
     Theorem(
+        "a margin below 0",
+        {
+            "e_i >= 0": p >= 0,
+            "others >= 0": q >= 0,
+            "test": p * (1 + total) < (1 - total) - total * q,
+            "margin": s * (1 + p + q) == 1 - p,
+        },
+        s > total,
+    ),
+    Theorem(
         "a product below a parabola",
         {"c > 0": c_1 > 0, "quotient": q * 4 * c_1 == s * s},
         s * size <= q + c_1 * size * size,

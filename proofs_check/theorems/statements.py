@@ -36,7 +36,7 @@ ON_BALL = "kernel/bounds.py _concretize_ball"
 JACOBIAN = "kernel/jacobian.py slopes_over"
 CHORD = "rules/margin/exponential.py chord"
 LEAF = "rules/margin/branching.py _leaf_proves"
-ALL = (*MARGIN, *FROM_CONSTANTS, *RELAXED, *SMOOTHED)
+ALL = (*MARGIN, "lipschitz_pair", *FROM_CONSTANTS, *RELAXED, *SMOOTHED)
 
 STATEMENTS = (
     Statement(
@@ -71,7 +71,7 @@ STATEMENTS = (
         "box form, rival perhaps above",
         "3a",
         "Where the rival may win, the margin is least at the least others.",
-        ("branched_pair", "pair_margin"),
+        ("branched_pair", "lipschitz_pair", "pair_margin"),
     ),
     Statement("exponential form", "3b", "The margin exceeds mu iff (1 + mu) e + mu others < 1 - mu.", beside=True),
     Statement(
@@ -82,7 +82,10 @@ STATEMENTS = (
         only=CHORD,
     ),
     Statement(
-        "pair form", "6", "Lower bounds of both margins, weighted, prove the mix's.", ("branched_pair", "pair_margin")
+        "pair form",
+        "6",
+        "Lower bounds of both margins, weighted, prove the mix's.",
+        ("branched_pair", "lipschitz_pair", "pair_margin"),
     ),
     Statement(
         "exponential form beside g",
@@ -197,14 +200,21 @@ STATEMENTS = (
         "a sum of exponentials by its shares",
         "4b",
         "log sum e^b = sum p (b - log p), p the shares of its terms: one form of z.",
-        ("lipschitz_layers",),
+        ("lipschitz_layers", "lipschitz_pair"),
         only="rules/lipschitz/joint.py log_sum",
+    ),
+    Statement(
+        "a margin below 0",
+        "4b",
+        "It is above m < 0 if e_i (1 + m) < (1 - m) + |m| others.",
+        ("lipschitz_pair",),
+        only="rules/lipschitz/joint.py joint_margin",
     ),
     Statement(
         "a product below a parabola",
         "4b",
         "s u <= s^2 / (4 c) + c u^2.",
-        ("lipschitz_layers",),
+        ("lipschitz_layers", "lipschitz_pair"),
         only="rules/lipschitz/joint.py log_sum",
     ),
     Statement(

@@ -23,9 +23,11 @@ from proofs_check.rules.adaptive import AdaptiveMargin
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz
 from proofs_check.rules.lipschitz.lipsdp import GlobalLipschitz
+from proofs_check.rules.lipschitz.pair import PairLipschitz
 from proofs_check.rules.lipschitz.rule import EngineRelaxedLipschitz, LocalLipschitz, RelaxedLipschitz
 from proofs_check.rules.margin.branching import BranchedMargin, BranchedPair
-from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin
+from proofs_check.rules.margin.differences import Box
+from proofs_check.rules.margin.rule import EngineMargin, NetworkMargin, PairMargin, margin_lower
 from proofs_check.rules.smoothing import (
     Look,
     Mean,
@@ -121,6 +123,12 @@ PAIR_TREE = base64.b64encode(
 ).decode()
 
 
+def margins_at(network: int, temperature: float) -> tuple[float, ...]:
+    """Of h or g at X, a little less."""
+    box = Box(*bounds.difference_bounds(PREPARED[network], CASE.point(PLAIN), Y, None))
+    return tuple(float(margin_lower(box, i, temperature, Y).mid()) - 0.05 if i != Y else 0.0 for i in range(3))
+
+
 def certificates() -> dict[str, tuple[Claim, Any]]:
     """Per rule, a claim and evidence that is accepted."""
     rivals = tuple(i for i in range(3) if i != Y)
@@ -149,6 +157,15 @@ def certificates() -> dict[str, tuple[Claim, Any]]:
         "lipschitz_global": (tiny, GlobalLipschitz("4a", wide, multipliers)),
         "lipschitz_layers": (tiny, LayerLipschitz("4a", wide)),
         "lipschitz_local": (PLAIN, LocalLipschitz("3.5", local, SLOPES)),
+        "lipschitz_pair": (
+            dataclasses.replace(tiny, class_of="mix"),
+            PairLipschitz(
+                LocalLipschitz("4a", wide, SLOPES),
+                LocalLipschitz("4a", wide, None),
+                margins_at(0, 4.0),
+                margins_at(1, 1.0),
+            ),
+        ),
         "lipschitz_relaxed": (PLAIN, RelaxedLipschitz(None)),
         "network_margin": (PLAIN, NetworkMargin(SLOPES)),
         "pair_margin": (PLAIN, PairMargin(SLOPES, None)),

@@ -41,6 +41,7 @@ OWN = {
     "lipschitz_global": 130,
     "lipschitz_layers": 150,
     "lipschitz_local": 50,
+    "lipschitz_pair": 150,
     "lipschitz_relaxed": 25,
     "pair_margin": 25,
     "smoothed_distribution": 80,

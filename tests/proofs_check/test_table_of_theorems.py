@@ -40,7 +40,10 @@ TESTED_BY = {
     "5b": ("proofs_check/rules/test_smoothing.py",),
     "5c": ("proofs_check/rules/test_smoothing_counts.py",),
     "5d": ("proofs_check/rules/test_stopped.py",),
-    "6": ("proofs_check/rules/test_margin.py", "proofs_check/rules/test_branched_pair.py"),
+    "6": (
+        "proofs_check/rules/test_margin.py", "proofs_check/rules/test_branched_pair.py",
+        "proofs_check/rules/test_lipschitz_pair.py",
+    ),
     "8": ("proofs_check/rules/test_adaptive.py",),
     "9a": ("proofs_check/kernel", "second_judge"),
     "10": ("proofs_check/rules/test_branching.py", "proofs_check/rules/test_branched_pair.py", "second_judge"),

@@ -37,6 +37,7 @@ LEAF = "rules.margin.branching._leaf_proves"
 NEED_THEOREM = "rules.lipschitz.rule.need_theorem"
 JOINT = "rules.lipschitz.joint.joint_proves"
 LOG_SUM = "rules.lipschitz.joint.log_sum"
+SIDE = "rules.lipschitz.pair._side"
 FIXED_POINT = "rules.lipschitz.rule.need_fixed_point"
 LOCAL = "kernel.jacobian.difference_constants"
 GLOBAL = "rules.lipschitz.layer_norms.global_constants"
@@ -51,7 +52,7 @@ MEAN = "rules.smoothing.need_mean"
 NEED_MARGIN = "rules.smoothing.need_margin"
 WATCHED = (
     DIFFERENCES, NEED_CLASS, ENGINE_BOUNDS, BOX, MARGIN_LOWER, CHORD, UPPER_OF, MISSES, NEED_THEOREM, JOINT, LOG_SUM,
-    FIXED_POINT, LOCAL, GLOBAL, MATRIX, ALPHA, TRANSFORMED, NUTS, SHIFT, SPLIT, TAIL, MEAN, NEED_MARGIN,
+    SIDE, FIXED_POINT, LOCAL, GLOBAL, MATRIX, ALPHA, TRANSFORMED, NUTS, SHIFT, SPLIT, TAIL, MEAN, NEED_MARGIN,
 )  # fmt: skip
 
 
@@ -308,6 +309,28 @@ def _constants(line: Certificate, seen: Call) -> Chain:
     return Chain(steps, _table(claim, at_x, heads, row))
 
 
+def _lipschitz_pair(line: Certificate, seen: Call) -> Chain:
+    claim, evidence = line.claim, line.evidence
+    h, g = (c.result for c in seen.all_of(SIDE))
+    alpha = arb(claim.alpha)
+
+    def row(i: int) -> tuple[str, ...]:
+        of_g, of_h = evidence.standard_margins[i], evidence.robust_margins[i]
+        mix = (1 - alpha) * arb(of_g) + alpha * arb(of_h)
+        ends = (f"{_down(side.on_ball.lower[i])} .. {_up(side.on_ball.upper[i])}" for side in (g, h))
+        return (*ends, _down(of_g), _down(of_h), above(mix, Fraction(0)))
+
+    names = (f"{name} {_up(max(side.constants))} (theorem {side.theorem})"
+             for name, side in (("g", evidence.standard), ("h", evidence.robust)))  # fmt: skip
+    steps = [
+        *_class_step(seen, claim),
+        ("constants", "largest proven: " + ", ".join(names)),
+        ("required", "(1 - alpha) (g_y - g_i) + alpha (h_y - h_i) > 0"),
+    ]
+    heads = ("rival", "d of g", "d of h", "g_y - g_i >=", "h_y - h_i >=", "mix >=")
+    return Chain(steps, _table(claim, h.on_ball.upper, heads, row))
+
+
 def _relaxed(line: Certificate, seen: Call) -> Chain:
     claim, asked = line.claim, seen.all_of(FIXED_POINT)[0].arguments
     bottom, top = asked["lower"], asked["upper"]
@@ -404,6 +427,7 @@ CHAINS: dict[str, Callable[[Certificate, Call], Chain]] = {
     "lipschitz_global": _constants,
     "lipschitz_layers": _constants,
     "lipschitz_local": _constants,
+    "lipschitz_pair": _lipschitz_pair,
     "lipschitz_relaxed": _relaxed,
     "network_margin": _margin,
     "pair_margin": _pair_margin,

@@ -18,6 +18,7 @@ from flint import arb
 
 from proofs_check.certificate import Claim
 from proofs_check.kernel.rounding import Array
+from proofs_check.rules.margin.differences import Box, rivals
 
 LEAST = 2.0**-600  # of c, and of where a tangent touches
 HALVINGS, STEPS = 40, 8  # of v's interval, and of Newton's method
@@ -26,10 +27,43 @@ HALVINGS, STEPS = 40, 8  # of v's interval, and of Newton's method
 def joint_proves(at_x: Array, rival: int, claim: Claim, constant: float) -> bool:
     """(3b) times alpha wherever a joint constant lets the logits be: w . e < 2 alpha - 1, w_i = 1, w_j = 1 - alpha."""
     alpha, temperature = arb(claim.alpha), arb(claim.temperature)
-    weights = {j: arb(1) if j == rival else 1 - alpha for j in range(len(at_x)) if j != claim.predicted}
-    terms = [w.log() + temperature * arb(float(at_x[j])) for j, w in weights.items() if not w.is_zero()]
+    weights = {j: arb(1) if j == rival else 1 - alpha for j in rivals(claim, len(at_x))}
     reach = temperature * arb(constant) * arb(claim.radius)
-    return bool(log_sum(terms, reach) < (2 * alpha - 1).log())
+    return bool(log_sum(_terms(weights, at_x, temperature), reach) < (2 * alpha - 1).log())
+
+
+def joint_margin(at_x: Box, y: int, rival: int, margin: float, temperature: float, reach: arb) -> bool:
+    """p_y - p_i > margin wherever a joint constant lets the logits be, for p = softmax(T z); reach: s.
+
+    From 0 on that is (1 + m) e_i + m sum_j e_j < 1 - m; below 0, (1 + m) e_i < 1 - m + |m| sum_j e_j, and the logarithm
+    of the right side is, by any shares q, at least sum_l q_l (b_l - log q_l), b_l the logarithms of its terms.
+    """
+    m, t, others = arb(margin), arb(temperature), [j for j in range(len(at_x.upper)) if j not in (y, rival)]
+    if margin >= 0:
+        terms = _terms({rival: 1 + m, **dict.fromkeys(others, m)}, at_x.upper, t)
+        return bool(log_sum(terms, reach) < (1 - m).log())
+    terms = _terms({y: 1 - m, **dict.fromkeys(others, -m)}, at_x.lower, t)
+    weights = [arb(share) for share in _shares(terms, float(reach.mid())).tolist()]
+    shares = [w / sum(weights, arb(0)) for w in weights]
+    mean = sum((q * (b - q.log()) for q, b in zip(shares, terms, strict=True)), arb(0))
+    moved = reach * (1 + sum((q * q for q in shares), arb(0))).sqrt()
+    return bool((1 + m).log() + t * arb(float(at_x.upper[rival])) + moved < mean)
+
+
+def _terms(weights: dict[int, arb], at_x: Array, temperature: arb) -> list[arb]:
+    """The logarithms of w_j exp(T d_j(x)), of those with w_j > 0."""
+    return [w.log() + temperature * arb(float(at_x[j])) for j, w in weights.items() if not w.is_zero()]
+
+
+def _shares(terms: list[arb], reach: float) -> Array:
+    """Where sum_l q_l (b_l - log q_l) - s sqrt(1 + |q|^2) is largest, about: a damped fixed point. It only proposes."""
+    b, logs = np.array([float(v.mid()) for v in terms]), np.zeros(len(terms))
+    with np.errstate(all="ignore"):
+        for _ in range(HALVINGS):
+            q = np.exp(logs - logs.max())
+            q = q / q.sum()
+            logs = (logs + b - reach * q / np.sqrt(1 + q @ q)) / 2
+        return np.maximum(np.exp(logs - logs.max()), LEAST)
 
 
 def log_sum(terms: list[arb], reach: arb) -> arb:

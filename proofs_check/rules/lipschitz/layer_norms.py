@@ -30,7 +30,7 @@ from proofs_check.kernel.slopes import Interval
 from proofs_check.rules.case import Case
 from proofs_check.rules.lipschitz import blocks
 from proofs_check.rules.lipschitz.inequality import frobenius
-from proofs_check.rules.lipschitz.rule import JointTheorem, need_theorem, premises, stated_constants
+from proofs_check.rules.lipschitz.rule import JointTheorem, need_derived, need_theorem, premises, stated_constants
 
 MAX_CELLS = 4096  # nonlinear cells: beyond, unrestricted Jacobians take too long
 MAX_ENTRIES = 2**24  # of forms on one node, classes times cells
@@ -47,13 +47,16 @@ class LayerLipschitz:
 def layer_lipschitz(claim: Claim, evidence: LayerLipschitz, case: Case) -> frozenset[Assumption]:
     """Theorem 3.5, (4a) or (4b) with global constants of any network, in the claim's own norm."""
     _, at_x = premises(claim, case)
-    stated = stated_constants(claim, evidence.constants, case)
-    derived = global_constants(case.robust, claim.predicted, claim.norm)
-    for j in range(len(derived)):
-        need(derived[j] <= stated[j], "constants", f"class {j}: {stated[j]} is below the proven bound {derived[j]}")
+    stated = constants_of_layers(claim, evidence, case.robust, case)
     joint = joint_constant(case.robust, claim.norm) if evidence.theorem == "4b" else None
     need_theorem(claim, evidence.theorem, at_x, stated, joint)
     return frozenset()
+
+
+def constants_of_layers(claim: Claim, evidence: LayerLipschitz, prepared: Prepared, case: Case) -> Array:
+    """Those stated of a network's d_j on the whole space, proven."""
+    stated = stated_constants(claim, evidence.constants, prepared)
+    return need_derived(stated, global_constants(prepared, claim.predicted, claim.norm))
 
 
 @functools.lru_cache(maxsize=64)
@@ -111,6 +114,7 @@ def joint_constant(prepared: Prepared, norm: Norm) -> float:
     forms, total = classes * np.eye(classes) - 1, 0.0
     with np.errstate(all="ignore"):
         for k, arrived in _ends(prepared, forms, joins):
+            need(arrived.corner is None, "constants", "forms of the logits stand on windows")  # rows would not fit
             centre, radius = (part.reshape(classes, -1) for part in (arrived.centre, arrived.radius))
             size = float_up(spectral_norm(centre) + frobenius(radius))
             total = float_up(total + float_up(size * constants[k]))

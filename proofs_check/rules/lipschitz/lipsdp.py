@@ -48,11 +48,16 @@ class GlobalLipschitz:
 def global_lipschitz(claim: Claim, evidence: GlobalLipschitz, case: Case) -> frozenset[Assumption]:
     """Theorem 3.5 or (4a) with global constants; other norms through |.|_2 <= |.|_1 and |.|_2 <= sqrt(n) |.|_inf."""
     _, at_x = premises(claim, case)
-    stated = stated_constants(claim, evidence.constants, case)
-    _proven(case.robust, claim.predicted, evidence.constants, evidence.multipliers)
-    factor = NORMS[claim.norm].length(case.input.size)
-    need_theorem(claim, evidence.theorem, at_x, np.nextafter(stated * factor, np.inf))
+    need_theorem(claim, evidence.theorem, at_x, semidefinite_constants(claim, evidence, case.robust, case))
     return frozenset()
+
+
+def semidefinite_constants(claim: Claim, evidence: GlobalLipschitz, prepared: Prepared, case: Case) -> Array:
+    """Those stated of a network's d_j on the whole space, proven, in the claim's norm."""
+    stated = stated_constants(claim, evidence.constants, prepared)
+    _proven(prepared, claim.predicted, evidence.constants, evidence.multipliers)
+    factor = NORMS[claim.norm].length(case.input.size)
+    return np.nextafter(stated * factor, np.inf)
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ Charged: constants and d_j(x) carry their own rounding; L_j r and its sum with d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,14 +56,21 @@ def premises(claim: Claim, case: Case) -> tuple[Array, Array]:
     return at_x
 
 
-def stated_constants(claim: Claim, stated: tuple[float, ...], case: Case) -> Array:
+def stated_constants(claim: Claim, stated: tuple[float, ...], prepared: bounds.Prepared) -> Array:
     """The stated constants, well formed: K of them, >= 0, entry y zero."""
-    classes = case.robust.network.classes
+    classes = prepared.network.classes
     need(len(stated) == classes, "constants", f"must have {classes} entries, got {len(stated)}")
     constants = np.array(stated)
     need((constants >= 0).all(), "constants", f"must be >= 0, got {constants.min()}")
     need(constants[claim.predicted] == 0, "constants", "entry of the predicted class must be 0")
     return constants
+
+
+def need_derived(stated: Array, derived: Sequence[float]) -> Array:
+    """The stated constants, where each is at least the derived one."""
+    for j, (value, proven) in enumerate(zip(stated.tolist(), derived, strict=True)):
+        need(proven <= value, "constants", f"class {j}: {value} is below the proven bound {proven}")
+    return stated
 
 
 def need_theorem(
@@ -97,13 +105,15 @@ def _difference_form(claim: Claim, at_x: Array, constants: Array, rival: int) ->
 def local_lipschitz(claim: Claim, evidence: LocalLipschitz, case: Case) -> frozenset[Assumption]:
     """Theorem 3.5 or (4a) with anchored constants of the claimed ball: r = min(r, eps) at eps = r."""
     _, at_x = premises(claim, case)
-    stated = stated_constants(claim, evidence.constants, case)
-    values = bounds.value_bounds(case.robust, case.ball(claim), slopes(evidence.witness, case.robust))
-    derived = jacobian.difference_constants(values, claim.predicted)
-    for j in range(len(derived)):
-        need(derived[j] <= stated[j], "constants", f"class {j}: {stated[j]} is below the proven bound {derived[j]}")
-    need_theorem(claim, evidence.theorem, at_x, stated)
+    need_theorem(claim, evidence.theorem, at_x, anchored_constants(claim, evidence, case.robust, case))
     return frozenset()
+
+
+def anchored_constants(claim: Claim, evidence: LocalLipschitz, prepared: bounds.Prepared, case: Case) -> Array:
+    """Those stated of a network's d_j on the claimed ball, proven."""
+    stated = stated_constants(claim, evidence.constants, prepared)
+    values = bounds.value_bounds(prepared, case.ball(claim), slopes(evidence.witness, prepared))
+    return need_derived(stated, jacobian.difference_constants(values, claim.predicted).tolist())
 
 
 # ---------------------------------------------------------------- relaxed local constants

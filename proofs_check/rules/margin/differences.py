@@ -24,15 +24,21 @@ from proofs_check.rules.case import Case
 
 
 @dataclass(frozen=True, eq=False)
-class Differences:
-    """lower <= d_j <= upper on the ball, both (K,), entry y zero, from a network's own backward bounds.
+class Box:
+    """lower <= d_j <= upper, both (K,), entry y zero."""
+
+    lower: Array
+    upper: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Differences(Box):
+    """On the ball, from a network's own backward bounds.
 
     values: of every node. error: (K,) what a float32 evaluation adds to every |d_j|; zero in real semantics.
     networks: how many networks' differences stand one behind the other.
     """
 
-    lower: Array
-    upper: Array
     values: bounds.Values
     error: Array
     networks: int = 1

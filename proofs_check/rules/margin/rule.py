@@ -17,7 +17,7 @@ from proofs_check.certificate import Assumption, Claim, RejectedError, need
 from proofs_check.kernel.rounding import Array
 from proofs_check.rules.case import Case
 from proofs_check.rules.margin.differences import (
-    Differences,
+    Box,
     EngineBounds,
     differences,
     engine_bounds,
@@ -81,7 +81,7 @@ def network_margin(claim: Claim, evidence: NetworkMargin, case: Case) -> frozens
 # ---------------------------------------------------------------- using g too (docs/maths.md 6)
 
 
-def margin_lower(d_bounds: Differences, rival: int, temperature: float, y: int) -> arb:
+def margin_lower(d_bounds: Box, rival: int, temperature: float, y: int) -> arb:
     """An Arb ball whose lower end bounds h_y - h_rival from below over the box of d (docs/maths.md 3a, both cases)."""
     upper = exponentials(d_bounds.upper, temperature, y)
     if d_bounds.upper[rival] <= 0:

@@ -1,0 +1,219 @@
+"""Pairs by Lipschitz constants: margins of both networks, of either sign; forgeries of each part of the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flint import arb
+
+from proofs_check import certificate as c
+from proofs_check.certificate import Claim, RejectedError
+from proofs_check.kernel import bounds
+from proofs_check.reading.parse import array_sha256
+from proofs_check.rules import prove
+from proofs_check.rules.case import Case
+from proofs_check.rules.lipschitz.joint import joint_margin
+from proofs_check.rules.lipschitz.layer_norms import LayerLipschitz, global_constants
+from proofs_check.rules.lipschitz.pair import PairLipschitz, Side
+from proofs_check.rules.lipschitz.rule import LocalLipschitz
+from proofs_check.rules.margin.differences import Box
+from proofs_check.rules.margin.rule import margin_lower
+from verifiers.network.module import build
+
+F32 = np.float32
+X = np.array([1.5, 0.4, 0.3, -0.2], F32)
+
+
+def scaled(gains: list[float], offsets: list[float]) -> c.PlainNetwork:
+    """Logits that are multiples of the inputs, moved."""
+    return build([c.Input((4,)), c.Linear((0,), np.diag(gains).astype(F32), np.array(offsets, F32))])
+
+
+H, G = scaled([1.0] * 4, [0.0] * 4), scaled([3.0] * 4, [0.0, 4.2, 0.0, 0.0])  # g takes class 1 for better, h class 0
+CASE = Case(bounds.prepare(H), bounds.prepare(G), X)
+LINEAR = LayerLipschitz("4a", tuple(global_constants(CASE.robust, 0, "L2")))
+
+
+def claim_of(**change: object) -> Claim:
+    given: dict = {
+        "norm": "L2", "radius": 0.02, "alpha": 0.8, "temperature": 6.0, "predicted": 0, "class_of": "mix",
+        "domain": None, "semantics": "real", "robust": H.sha256, "standard": G.sha256, "input": array_sha256(X),
+        "smoothing": None,
+    }  # fmt: skip
+    return Claim(**(given | change))
+
+
+def probabilities(x: np.ndarray, claim: Claim) -> tuple[np.ndarray, np.ndarray]:
+    """h's and g's."""
+    z = x @ np.eye(4), 3.0 * x + [0.0, 4.2, 0.0, 0.0]
+    e = [np.exp(t * (v - v.max())) for t, v in zip((claim.temperature, 1.0), z, strict=True)]
+    return e[0] / e[0].sum(), e[1] / e[1].sum()
+
+
+def boxes(claim: Claim, theorem: str = "4a") -> list[Side]:
+    """Of h and of g, from constants as they are derived."""
+    sides: list[Side] = []
+    for prepared, temperature in ((CASE.robust, claim.temperature), (CASE.standard, 1.0)):
+        assert prepared is not None
+        moved = np.array(global_constants(prepared, 0, "L2")) * claim.radius
+        lower, upper = bounds.difference_bounds(prepared, CASE.point(claim), 0, None)
+        reach = arb(temperature * (3.0 if temperature == 1 else 1.0) * (1 + 1e-6) * claim.radius)
+        on_ball = Box(lower - moved, upper + moved)
+        sides.append(Side(temperature, Box(lower, upper), on_ball, reach if theorem == "4b" else None))
+    return sides
+
+
+def largest_margin(side: Side, rival: int) -> float:
+    low, high = -1.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if side.exceeds(0, rival, middle) else (low, middle)
+    return low - 1e-7
+
+
+def evidence_of(claim: Claim, theorem: str = "4a") -> PairLipschitz:
+    margins = [tuple(0.0 if i == 0 else largest_margin(s, i) for i in range(4)) for s in boxes(claim, theorem)]
+    of_g = tuple(global_constants(CASE.standard, 0, "L2"))  # type: ignore[arg-type]
+    return PairLipschitz(LayerLipschitz(theorem, LINEAR.constants), LayerLipschitz(theorem, of_g), *margins)  # type: ignore[arg-type]
+
+
+def accepted(claim: Claim, evidence: PairLipschitz) -> bool:
+    try:
+        return prove("lipschitz_pair", claim, evidence, CASE) == frozenset()
+    except RejectedError as error:
+        return error.step != "margin"
+
+
+@pytest.mark.parametrize(
+    ("alpha", "theorem"), [(0.2, "4a"), (0.35, "4a"), (0.8, "4a"), (1.0, "4a"), (0.35, "4b"), (0.8, "4b")]
+)
+def test_within_the_largest_accepted_radius_no_point_changes_the_mix(alpha: float, theorem: str) -> None:
+    def claim(radius: float) -> Claim:
+        of_y = claim_of(alpha=alpha, radius=radius)
+        h, g = probabilities(X.astype(float), of_y)
+        assert int(((1 - alpha) * g + alpha * h).argmax()) == (0 if alpha > 0.25 else 1)
+        return of_y
+
+    if alpha < 0.25:  # the mix's class is 1 there, and 0 is that of h alone
+        assert not accepted(claim(0.0), evidence_of(claim(0.0), theorem))
+        return
+    low, high = 0.0, 2.0
+    for _ in range(7):
+        middle = (low + high) / 2
+        good = accepted(claim(middle), evidence_of(claim(middle), theorem))
+        low, high = (middle, high) if good else (low, middle)
+    assert low > 0.02
+    rng = np.random.default_rng(0)
+    directions = [*(np.eye(4)[1:] - np.eye(4)[0]), *rng.normal(size=(400, 4))]
+    for d in directions:
+        h, g = probabilities(X + d / np.linalg.norm(d) * low, claim(low))
+        assert int(((1 - alpha) * g + alpha * h).argmax()) == 0
+
+
+def test_one_constant_of_all_logits_proves_larger_radii() -> None:
+    radii: list[float] = []
+    for theorem in ("4a", "4b"):
+        low, high = 0.0, 1.0
+        for _ in range(9):
+            claim = claim_of(temperature=2.0, radius=(low + high) / 2)
+            good = accepted(claim, evidence_of(claim, theorem))
+            low, high = (claim.radius, high) if good else (low, claim.radius)
+        radii.append(low)
+    assert radii[1] > radii[0] > 0
+
+
+def test_alpha_may_be_anything() -> None:
+    other = replace(CASE, g=CASE.h)  # g as h: class 0 for both
+    small = claim_of(radius=1e-3, standard=H.sha256, temperature=1.0)
+    (side, _) = boxes(small)
+    margins = tuple(0.0 if i == 0 else largest_margin(side, i) for i in range(4))
+    for alpha in (0.0, 0.2, 0.5, 1.0):
+        claim = replace(small, alpha=alpha)
+        assert prove("lipschitz_pair", claim, PairLipschitz(LINEAR, LINEAR, margins, margins), other) == frozenset()
+
+
+CLAIM = claim_of()
+GOOD = evidence_of(CLAIM)
+
+
+def test_the_evidence_at_hand_is_accepted_with_anchored_constants_too() -> None:
+    assert accepted(CLAIM, GOOD)
+    anchored = replace(GOOD, robust=LocalLipschitz("4a", tuple(1.0001 * v for v in LINEAR.constants), None))
+    assert accepted(claim_of(radius=0.019), anchored)
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"robust_margins": tuple(m + 1e-2 for m in GOOD.robust_margins)}, "margin"),
+        ({"standard_margins": tuple(m + 1e-2 for m in GOOD.standard_margins)}, "margin"),
+        ({"robust_margins": (-0.9,) * 4}, "margin"),
+        ({"standard_margins": (-1e300,) * 4}, "margin"),
+        ({"robust_margins": GOOD.robust_margins[:3]}, "margins"),
+        ({"standard_margins": (*GOOD.standard_margins, 0.0)}, "margins"),
+        ({"robust": LayerLipschitz("3.5", LINEAR.constants)}, "theorem"),
+        ({"robust": LayerLipschitz("4a", tuple(0.99 * v for v in LINEAR.constants))}, "constants"),
+        ({"standard": LayerLipschitz("4a", LINEAR.constants)}, "constants"),
+        ({"standard": LocalLipschitz("4a", LINEAR.constants, None)}, "constants"),
+    ],
+)
+def test_a_forged_part_is_rejected(change: dict, step: str) -> None:
+    with pytest.raises(RejectedError) as error:
+        prove("lipschitz_pair", CLAIM, replace(GOOD, **change), CASE)
+    assert error.value.step == step
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"radius": 1.0}, "margin"),
+        ({"alpha": 0.2}, "margin"),
+        ({"predicted": 1}, "constants"),
+        ({"temperature": 0.1}, "margin"),
+        ({"semantics": "float32"}, "semantics"),
+        ({"standard": None}, "standard"),
+        ({"norm": "Linf"}, "constants"),
+    ],
+)
+def test_another_claim_is_rejected(change: dict, step: str) -> None:
+    with pytest.raises(RejectedError) as error:
+        prove("lipschitz_pair", replace(CLAIM, **change), GOOD, CASE)
+    assert error.value.step == step
+
+
+def test_the_robust_class_is_checked_where_it_is_claimed() -> None:
+    assert prove("lipschitz_pair", replace(CLAIM, class_of="robust"), GOOD, CASE) == frozenset()
+    swapped = Case(CASE.standard, CASE.h, X)  # type: ignore[arg-type]
+    of_g = LayerLipschitz("4a", tuple(global_constants(CASE.standard, 0, "L2")))  # type: ignore[arg-type]
+    claim = claim_of(alpha=0.2, temperature=1.0, robust=G.sha256, standard=H.sha256, class_of="robust")
+    with pytest.raises(RejectedError, match="strict argmax"):
+        prove("lipschitz_pair", claim, PairLipschitz(of_g, LINEAR, (0.0,) * 4, (0.0,) * 4), swapped)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_logits_within_reach_have_a_smaller_margin(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 1, 5)
+    y, rival, reach, temperature = 0, int(rng.integers(1, 5)), float(rng.exponential(0.7)), float(rng.uniform(0.5, 3))
+    at_x = Box(z - z[y], z - z[y])
+    low, high = -1.0, 1.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        proven = joint_margin(at_x, y, rival, middle, temperature, arb(temperature * reach))
+        low, high = (middle, high) if proven else (low, middle)
+    step, least = np.eye(5)[rival] - np.eye(5)[y], 1.0
+    for k in range(300):
+        at = z + step / max(np.linalg.norm(step), 1e-12) * reach
+        p = np.exp(temperature * (at - at.max()))
+        p /= p.sum()
+        least = min(least, p[y] - p[rival])
+        gradient = p * (p[y] - p[rival])
+        gradient[y] -= p[y]
+        gradient[rival] += p[rival]
+        step = gradient if k % 60 else rng.normal(size=5)
+    assert low <= least + 1e-9
+    moved = reach * np.sqrt(2)
+    box = margin_lower(Box(at_x.lower - moved, at_x.upper + moved), rival, temperature, y)
+    assert low >= float(box.mid()) - 1e-4 or low > least - 0.05
