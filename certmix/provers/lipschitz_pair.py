@@ -35,9 +35,9 @@ from verifiers.lipschitz.constants import local_bounds, local_constants
 from verifiers.network.module import PlainModule
 from verifiers.norms import NORMS
 
-FAR = 2.0**20  # times the radius of unit constants: without a domain, where nobody looks any more
+FAR = 64.0  # times that: where nobody looks any more
 LOWERED = 1e-9  # of stated margins
-FACTORS = 12  # tried for constants larger than they are known to be
+FACTORS = 1 + (LARGEST_FACTOR - 1) * 0.5 ** torch.arange(24, dtype=torch.float64)  # of constants as stated
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +104,8 @@ class LipschitzPairProver(Prover[Points]):
         if s.radius is not None:
             radii = torch.full((count,), s.radius, dtype=torch.float64)
         else:
-            radii = largest_passing(passes, count, self._limit(sides, everywhere), s.tolerance)
-            if everywhere[0].joint is not None or everywhere[1].joint is not None:
+            radii = largest_passing(passes, count, self._limit(inputs, sides), s.tolerance)
+            if any(one is not None and one.joint is not None for one in everywhere):
                 found = torch.nonzero(radii > 0).flatten()
                 gains = largest_passing(
                     lambda i, g: passes(found[i], radii[found[i]] * (1 + g), True), len(found), 1.0, 0.05
@@ -124,8 +124,10 @@ class LipschitzPairProver(Prover[Points]):
             claim = self.problem.claim(batch_index, float(radii[k]), int(points.predicted[batch_index]), "mix", None)
 
             def evidence(radius: float, k: int = k, kinds: tuple[int, int] = combination[k]) -> PairLipschitz:
-                return self._evidence(inputs[k : k + 1], [_of_inputs(side, torch.tensor([k])) for side in sides],
-                                      [one.of(torch.tensor([k])) for one in everywhere], kinds, radius)  # fmt: skip
+                own = torch.tensor([k])
+                at_k = [_of_inputs(side, own) for side in sides]
+                known = [None if one is None else one.of(own) for one in everywhere]
+                return self._evidence(inputs[own], at_k, known, kinds, radius)
 
             answers[batch_index] = Proposed(
                 (Proposal(batch_index, claim, "lipschitz", "lipschitz_pair", evidence),), advice
@@ -134,8 +136,8 @@ class LipschitzPairProver(Prover[Points]):
 
     # -------------------------------------------------------------- constants
 
-    def _everywhere(self, table: GlobalTable, side: LogitsAtInputs) -> Known:
-        """By layers or by LipSDP, whichever has the smaller largest one."""
+    def _everywhere(self, table: GlobalTable, side: LogitsAtInputs) -> Known | None:
+        """By layers or by LipSDP, whichever has the smaller largest one; None: neither knows any, as of a product."""
         norm, rows, kinds = self.problem.settings.norm, list[Tensor](), list[str]()
         joint = table.joint_constant(norm) if NORMS[norm].euclidean else None
         for y in side.predicted.tolist():
@@ -149,7 +151,7 @@ class LipschitzPairProver(Prover[Points]):
                 except EngineError:  # the other kinds may do
                     continue
             if not found:
-                raise EngineError("neither layers nor LipSDP bound one of the networks")
+                return None
             best = min(found, key=lambda rule: float(found[rule].max()))
             rows.append(found[best])
             kinds.append(best)
@@ -164,28 +166,29 @@ class LipschitzPairProver(Prover[Points]):
             parts.append(local_constants(bounds, y.to(table.maps.device)).cpu())
         return Known(torch.cat(parts), None, ("lipschitz_local",) * len(inputs))
 
-    def _limit(self, sides: list[LogitsAtInputs], everywhere: list[Known]) -> float:
-        s = self.problem.settings
+    def _limit(self, inputs: Tensor, sides: list[LogitsAtInputs]) -> float:
+        """The largest radius looked for: the domain's diameter; without a domain a multiple of what the gradients at
+        the inputs would let differences of logits move."""
+        s, still = self.problem.settings, torch.zeros(len(inputs), dtype=torch.float64)
         if s.domain is not None:
             return diameter(s.norm, s.domain, self.problem.inputs[0].numel())
-        largest = max(float(one.values.max()) for one in everywhere)
+        slopes = [self._local(t, inputs, side, still).values.max() for t, side in zip(self.tables, sides, strict=True)]
         reach = max(float(side.differences.abs().max()) for side in sides)
-        return FAR * max(reach, 1.0) / max(largest, 1e-30)
+        return FAR * max(reach, 1.0) / max(float(max(slopes)), 1e-30)
 
     def _best(
-        self, inputs: Tensor, sides: list[LogitsAtInputs], everywhere: list[Known], index: Tensor, radii: Tensor,
-        joint: bool,
+        self, inputs: Tensor, sides: list[LogitsAtInputs], everywhere: list[Known | None], index: Tensor,
+        radii: Tensor, joint: bool,
     ) -> tuple[list[tuple[int, int]], Tensor]:  # fmt: skip
         """Per input of `index` which constants of h and of g serve best (0: everywhere, 1: local), and the mix's least
         margin with these (M,)."""
-        margins: list[list[Tensor]] = []
+        margins: list[dict[int, Tensor]] = []
         for table, whole, one in zip(self.tables, sides, everywhere, strict=True):
             side = _of_inputs(whole, index)
-            margins.append([
-                _margins(side, known, radii, joint)
-                for known in (one.of(index), self._local(table, inputs[index], side, radii))
-            ])  # fmt: skip
-        combinations = list(itertools.product((0, 1), repeat=2))
+            known = {} if one is None else {0: one.of(index)}
+            known[1] = self._local(table, inputs[index], side, radii)
+            margins.append({kind: _margins(side, constants, radii, joint) for kind, constants in known.items()})
+        combinations: list[tuple[int, int]] = list(itertools.product(margins[0], margins[1]))
         own = sides[0].own[index]
         slacks = torch.stack([
             self._slack(margins[0][a], margins[1][b]).masked_fill(own, torch.inf).amin(dim=1) for a, b in combinations
@@ -203,30 +206,27 @@ class LipschitzPairProver(Prover[Points]):
         self,
         inputs: Tensor,
         sides: list[LogitsAtInputs],
-        everywhere: list[Known],
+        everywhere: list[Known | None],
         kinds: tuple[int, int],
         radius: float,
     ) -> PairLipschitz:
         """Of one input: constants as large as the margins bear, for the judge's own need not be those known here."""
         radii, chosen = torch.tensor([radius], dtype=torch.float64), list[Known]()
         for kind, table, one, side in zip(kinds, self.tables, everywhere, sides, strict=True):
-            chosen.append(one if kind == 0 else self._local(table, inputs, side, radii))
+            chosen.append(self._local(table, inputs, side, radii) if one is None or kind else one)
 
-        def margins(factor: float) -> list[Tensor]:
-            return [_margins(side, _larger(one, factor), radii, True)[0] - LOWERED
+        def margins(factors: Tensor) -> list[Tensor]:
+            row = torch.zeros(len(factors), dtype=torch.int64)
+            return [_margins(_of_inputs(side, row), _larger(one.of(row), factors), radii[row], True) - LOWERED
                     for side, one in zip(sides, chosen, strict=True)]  # fmt: skip
 
-        def enough(factor: float) -> bool:
-            of_h, of_g = margins(factor)
-            return bool((self._slack(of_h, of_g) > 0)[~sides[0].own[0]].all())
-
-        low, high = 1.0, LARGEST_FACTOR
-        for _ in range(FACTORS if enough(1.0) else 0):
-            middle = (low + high) / 2
-            low, high = (middle, high) if enough(middle) else (low, middle)
+        of_h, of_g = margins(FACTORS)
+        enough = self._slack(of_h, of_g).masked_fill(sides[0].own, torch.inf).amin(dim=1) > 0
+        low = float(FACTORS[enough].max()) if bool(enough.any()) else 1.0
         factor = 1 + (1 - KEPT_SHARE) * (low - 1)
-        of_h, of_g = (m.clamp(min=-1.0).masked_fill(sides[0].own[0], 0.0).tolist() for m in margins(factor))
-        stated = [self._stated(table, side, _larger(one, factor)) for table, side, one in
+        last = torch.tensor([factor], dtype=torch.float64)
+        of_h, of_g = (m.clamp(min=-1.0).masked_fill(sides[0].own, 0.0)[0].tolist() for m in margins(last))
+        stated = [self._stated(table, side, _larger(one, last)) for table, side, one in
                   zip(self.tables, sides, chosen, strict=True)]  # fmt: skip
         return PairLipschitz(stated[0], stated[1], tuple(of_h), tuple(of_g))
 
@@ -251,11 +251,11 @@ def _margins(side: LogitsAtInputs, known: Known, radii: Tensor, joint: bool) -> 
     return margins_within(side, known.values, known.joint if joint else None, radii)
 
 
-def _larger(known: Known, factor: float) -> Known:
+def _larger(known: Known, factors: Tensor) -> Known:
     """LipSDP's stay as they are: their matrices prove them."""
     if known.kinds[0] == "lipschitz_global":
         return known
-    return Known(known.values * factor, known.joint, known.kinds)
+    return Known(known.values * factors[:, None], known.joint, known.kinds)
 
 
 def certify_lipschitz_pair(problem: ProverProblem, session: Session) -> list[Outcome]:
@@ -263,6 +263,7 @@ def certify_lipschitz_pair(problem: ProverProblem, session: Session) -> list[Out
     try:
         tables = session.global_table, session.standard_table
     except EngineError as error:
-        predicted = PlainModule(problem.network)(problem.inputs).argmax(dim=1).tolist()
+        with torch.no_grad():
+            predicted = problem.mix(problem.inputs).argmax(dim=1).tolist()
         return [problem.abstained(y, Reason.ENGINE_FAILED, str(error), "mix") for y in predicted]
     return LipschitzPairProver(problem, session.judge, tables).prove()

@@ -25,8 +25,8 @@ SMALLEST_CONSTANT = 2.0**-500
 SPARE_TOLERANCE = 1e-6  # relative, of what a theorem has to spare
 KEPT_SHARE = 2.0**-4  # of that, for who applies the theorem; the rest goes to the constants
 LARGEST_FACTOR = 2.0
-JOINT_ROUNDS, JOINT_HALVINGS, JOINT_STEPS = 3, 40, 8  # for c, for v, of Newton's method: as the judge has them
-MARGIN_HALVINGS = 14  # of the interval in which a margin is looked for
+JOINT_ROUNDS, JOINT_HALVINGS, JOINT_STEPS = 3, 30, 8  # for c, for v, of Newton's method: errors of v count squared
+MARGIN_ROUNDS, MARGIN_PARTS = 3, 24  # how often the interval of a margin is cut, and into how many parts
 JOINT_TOLERANCE = 1e-2  # relative, of what (4b) adds to the radius of (4a)
 Quantity = Literal["probabilities", "differences"]
 
@@ -213,10 +213,14 @@ def margins_within(point: LogitsAtInputs, values: Tensor, joint: Tensor | None, 
     own = point.own[rows]
     low = box[rows, rivals]
     high = (h[own] - h.gather(1, rivals[:, None])[:, 0]).maximum(low)
-    for _ in range(MARGIN_HALVINGS):
-        middle = (low + high) / 2
-        proven = _margin_exceeds(at_x, own, rivals, middle, reach)
-        low, high = torch.where(proven, middle, low), torch.where(proven, high, middle)
+    shares = torch.arange(MARGIN_PARTS + 1, dtype=torch.float64) / MARGIN_PARTS
+    every = torch.arange(len(rows)).repeat_interleave(MARGIN_PARTS - 1)
+    for _ in range(MARGIN_ROUNDS):  # all inner points at once: rows are few, and each step has the same price
+        points = low[:, None] + (high - low)[:, None] * shares
+        inner = points[:, 1:-1]
+        proven = _margin_exceeds(at_x[every], own[every], rivals[every], inner.flatten(), reach[every])
+        last = (proven.view_as(inner) * torch.arange(1, MARGIN_PARTS)).amax(dim=1, keepdim=True)  # 0: none
+        low, high = points.gather(1, last)[:, 0], points.gather(1, last + 1)[:, 0]
     best = box.clone()
     best[rows, rivals] = low
     return best
