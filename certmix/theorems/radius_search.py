@@ -10,6 +10,7 @@ from torch import Tensor
 
 Test = Callable[[Tensor, Tensor], Tensor]
 SECANT_BRACKET_RATIO = 1.6  # failed to passed radius: below it, a line between their slacks says where to look next
+MOST_HALVINGS = 20.0  # of the limit, for the first trial
 TRIALS_PER_HALVING = 8  # one trial in so many halves the bracket, whatever the slacks are
 
 
@@ -27,10 +28,11 @@ def largest_passing(passes: Test, count: int, limit: float, tolerance: float) ->
     return largest_positive(endless, count, limit, tolerance)
 
 
-def largest_positive(slack: Test, count: int, limit: float, tolerance: float) -> Tensor:
+def largest_positive(slack: Test, count: int, limit: float, tolerance: float, guesses: Tensor | None = None) -> Tensor:
     """The same where the test is slack(indices, radii) -> (M,) > 0: where slacks are finite, the line through those at
-    the ends of the bracket says where to look next, so that far fewer trials are needed."""
-    state = _Brackets.start(count, limit)
+    the ends of the bracket says where to look next, so that far fewer trials are needed. guesses: (count,) about where
+    to begin, in place of limit / 64."""
+    state = _Brackets.start(count, limit, guesses)
     active, trials = torch.arange(count), 0
     while len(active):
         trials += 1
@@ -56,11 +58,13 @@ class _Brackets:
     rose: Tensor
 
     @staticmethod
-    def start(count: int, limit: float) -> _Brackets:
+    def start(count: int, limit: float, guesses: Tensor | None) -> _Brackets:
         def full(value: float) -> Tensor:
             return torch.full((count,), value, dtype=torch.float64)
 
-        return _Brackets(full(0.0), full(torch.inf), full(torch.nan), full(torch.nan), full(limit / 64), full(0.0))
+        halvings = full(6.0) if guesses is None else -torch.floor(torch.log2(guesses.double().cpu() / limit))
+        first = limit * torch.exp2(-torch.nan_to_num(halvings, nan=6.0).clamp(0.0, MOST_HALVINGS))
+        return _Brackets(full(0.0), full(torch.inf), full(torch.nan), full(torch.nan), first, full(0.0))
 
     def record(self, active: Tensor, slack: Tensor) -> None:
         slack = slack.double().to(self.low.device)

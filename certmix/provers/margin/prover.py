@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,11 +19,13 @@ from certmix.provers.proposal import Proposal
 from certmix.provers.session import Session
 from certmix.records.outcomes import Outcome, Reason
 from certmix.settings import diameter
+from certmix.theorems.margin import required_margin
 from certmix.theorems.radius_search import largest_passing, largest_positive
 from certmix.theorems.softmax_margin import own_class
 from proofs_check.certificate import ClassOf
 from verifiers.engine import EngineError
 from verifiers.network.module import PlainModule
+from verifiers.norms import NORMS
 
 # what makes the oracle of one batch, given the classes to certify (N,)
 OracleFactory = Callable[[ProverProblem, Tensor], MarginOracle]
@@ -31,6 +34,7 @@ ARCHIVE_TOLERANCE = 0.05  # relative, of a radius that only the archive needs
 TUNING_ROUNDS = 4  # at a fixed radius
 # relative, in turn, where what a search kept was better than bounds from nothing
 PROPOSAL_SHRINKAGES = (1e-3, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+GUESSED_SHARE = 0.25  # of the radius of a linear h, that bounds may certify
 LARGEST_TUNABLE_LACK = 0.2  # of slack, at a fixed radius: where more is lacking, slopes are not tuned again
 
 
@@ -86,7 +90,7 @@ class MarginProver(Prover[Points]):
 
     def search(self, inputs: Tensor, points: Points) -> dict[int, Proposed | Refusal]:
         oracle = self.make_oracle(self.problem, points.predicted)
-        radii = self._radii(oracle, inputs)
+        radii = self._radii(oracle, inputs, points)
         bound = oracle.bound(inputs, radii, True)
         for shrinkage in PROPOSAL_SHRINKAGES if self.problem.settings.radius is None else ():
             too_large = (~bound.worth_judging & (radii > 0)).nonzero().flatten()
@@ -132,7 +136,7 @@ class MarginProver(Prover[Points]):
             raise TypeError("excluded by Settings")
         return diameter(s.norm, s.domain, self.problem.inputs[0].numel())
 
-    def _radii(self, oracle: MarginOracle, inputs: Tensor) -> Tensor:
+    def _radii(self, oracle: MarginOracle, inputs: Tensor, points: Points) -> Tensor:
         """(M,) radii to propose for `inputs`: the fixed one, or the largest the bounds certify (0: none)."""
         fixed = self._fixed(len(inputs))
         if fixed is not None:
@@ -145,7 +149,22 @@ class MarginProver(Prover[Points]):
         def slack(positions: Tensor, radii: Tensor) -> Tensor:
             return oracle.bound(inputs[positions], radii, False).slack
 
-        return largest_positive(slack, len(inputs), self._limit(), self.problem.settings.tolerance)
+        guesses = GUESSED_SHARE * self._linear_radii(inputs, points.predicted[inputs])
+        return largest_positive(slack, len(inputs), self._limit(), self.problem.settings.tolerance, guesses)
+
+    def _linear_radii(self, inputs: Tensor, predicted: Tensor) -> Tensor:
+        """(M,) float64: where h, were it linear, would lose the margin required to its runner-up at the input. To begin
+        a search with: larger radii are the dearest to bound."""
+        s, norm = self.problem.settings, NORMS[self.problem.settings.norm]
+        required = required_margin(s.alpha) if s.alpha > 0.5 and not s.use_standard else 0.0
+        x = self.problem.inputs[inputs].double().requires_grad_()
+        with torch.enable_grad():
+            logits = PlainModule(self.problem.network).double()(x)
+            own = own_class(predicted, logits.shape[1]).to(logits.device)
+            gaps = logits[own] - logits.masked_fill(own, -torch.inf).amax(1)
+            (slopes,) = torch.autograd.grad(gaps.sum(), x)
+        surplus = gaps.detach() - 2 * math.atanh(required) / s.temperature
+        return (surplus / norm.dual(slopes.flatten(1))).clamp(min=0.0).cpu()
 
     def _tune(self, oracle: MarginOracle, inputs: Tensor, radii: Tensor) -> None:
         """Let the oracle go on with the inputs that are nearly certified (a search does so anyway)."""

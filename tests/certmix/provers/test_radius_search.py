@@ -83,6 +83,29 @@ def test_where_the_test_is_not_monotone_the_result_still_passed(thresholds: list
         assert radius == 0 or (k, radius) in passed
 
 
+@given(THRESHOLDS, st.lists(st.floats(0.0, 10.0) | st.just(float("nan")), min_size=5, max_size=5))
+def test_where_a_search_begins_does_not_say_where_it_ends(thresholds: list[float], guessed: list[float]):
+    truth = torch.tensor(thresholds, dtype=torch.float64)
+    guesses = torch.tensor(guessed[: len(truth)], dtype=torch.float64)
+
+    def slack(indices: Tensor, radii: Tensor) -> Tensor:
+        return 1 - radii / truth[indices]
+
+    found, other = (largest_positive(slack, len(truth), 1.0, 1e-3, g) for g in (None, guesses))
+    assert torch.equal(found, other)
+
+
+def test_a_guess_saves_what_is_dear_trials_at_large_radii():
+    tried: list[float] = []
+
+    def slack(indices: Tensor, radii: Tensor) -> Tensor:
+        tried.extend(radii.tolist())
+        return 1 - radii / 2e-4
+
+    largest_positive(slack, 1, 1.0, 1e-3, torch.tensor([3e-4]))
+    assert max(tried) < 1e-3
+
+
 def test_nothing_that_passes_gives_zero():
     found = largest_passing(lambda i, r: torch.zeros(len(i), dtype=torch.bool), 3, 1.0, 1e-3)
     assert (found == 0).all()
