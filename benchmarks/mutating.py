@@ -35,6 +35,7 @@ from _pytest.runner import runtestprotocol
 from mutants import Mutant, mutants
 
 CASES, OF_SEEDS = 8, 4  # of a test, and of one over seeds: what only another would notice counts as a survivor
+STARTING = re.compile("subprocess|--jobs")  # in the text of a test that starts processes, which no mutant reaches
 EVERY = {"folder", "op", "rule"}  # parameters of tests that are used whole
 STILL = 20  # seconds beyond its processor time after which a child is ended: it waits for a lock of its parent's
 MEMORY = 16 * 2**30
@@ -253,11 +254,13 @@ class Loop:
         if session.testsfailed:
             sys.exit("tests were not collected")
         torch.set_num_threads(1)
-        self.items = {item.nodeid: item for item in spread(session.items)}
+        here = [item for item in session.items if not STARTING.search(inspect.getsource(item.function))]  # type: ignore[attr-defined]
+        self.items = {item.nodeid: item for item in spread(here)}
         made_once(self.items.values())
         self._in_parallel(self._survey)
         parts = [self.folder / f"tests{n}.jsonl" for n in range(self.options.jobs)]
-        self.cases = [Case(**json.loads(line)) for part in parts for line in part.read_text().splitlines()]
+        found = [Case(**json.loads(line)) for part in parts for line in part.read_text().splitlines()]
+        self.cases = [case for case in found if case.item in self.items]
         print(f"{len(self.cases)} cases of {len({case.test for case in self.cases})} tests", flush=True)
         self._need_import_anew()
         self._in_parallel(self._work)
@@ -311,16 +314,18 @@ class Loop:
         log, results = self.folder / f"log{number}", self.folder / "results.jsonl"
         plan: list[tuple[str, str]] = json.loads((self.folder / "plan.json").read_text())
         every = {path: {m.key(): m for m in mutants(self.root, path)} for path in {path for path, _ in plan}}
-        kills: dict[str, Counter[str]] = {path: Counter() for path in every}
+        kills: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # in a file; in one of its functions
         for path, key in plan[number :: self.options.jobs]:
             if time.time() > self.options.until:
                 return
             started, mutant = time.monotonic(), every[path][key]
-            outcome, tried = self._tried(mutant, kills[path], log)
+            near = kills[path, ""] + kills[path, mutant.function] + kills[path, mutant.function]
+            outcome, tried = self._tried(mutant, near, log)
             if outcome in ("stuck", "broken"):
                 print(f"{outcome}: {key}\n{log.read_text(errors='replace')[-2000:]}", flush=True)
                 continue
-            kills[path][outcome.removeprefix("killed by ")] += 1
+            for place in ("", mutant.function):
+                kills[path, place][outcome.removeprefix("killed by ")] += 1
             record = {"path": path, "key": key, "operator": mutant.operator, "outcome": outcome, "cases": tried,
                       "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
             with results.open("a") as stream:
@@ -334,7 +339,7 @@ class Loop:
         if codes is None:
             chosen = relevant(self.cases, lambda case: bool(case.lines.get(path)), kills, budget)
             items = [case.item for case in chosen]
-            return in_child(log, 10 * budget + 60, lambda: anew(self.root, mutant, source, items)), len(items)
+            return in_child(log, 2 * budget + 60, lambda: anew(self.root, mutant, source, items)), len(items)
         chosen = relevant(self.cases, lambda case: not lines.isdisjoint(case.lines.get(path, ())), kills, budget)
 
         def work() -> int:
@@ -342,4 +347,4 @@ class Loop:
                 return anew(self.root, mutant, source, [case.item for case in chosen])
             return 0 if all(run(self.items[case.item]) for case in chosen) else 1
 
-        return in_child(log, 10 * budget + 20, work), len(chosen)
+        return in_child(log, 2 * budget + 20, work), len(chosen)

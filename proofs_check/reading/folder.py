@@ -25,7 +25,7 @@ MAX_LINE = 2**26
 MAX_FILE = 2**32
 NPY = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '(<f4|<i8)', 'fortran_order': False, "
-    rb"'shape': \(([0-9]{1,18}),((?: [0-9]{1,18},?)*)\), \} *\n",
+    rb"'shape': \(((?:0|[1-9][0-9]{0,17})),((?: [1-9][0-9]{0,17},)* [1-9][0-9]{0,17}|)\), \} *\n",
     re.DOTALL,
 )
 # what zipfile and zlib raise on damaged files; also KeyError, IndexError, NotImplementedError, RecursionError
@@ -110,8 +110,8 @@ def rows(folder: Path) -> Iterator[Row]:
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     info = archive.getinfo(name)
-    plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    wellformed(plain, f"inputs.npz.{name}", "must be stored or deflated")
+    plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and archive.namelist().count(name) == 1
+    wellformed(plain, f"inputs.npz.{name}", "must be there once, stored or deflated")
     return archive.open(info)
 
 

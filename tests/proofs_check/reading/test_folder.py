@@ -43,6 +43,9 @@ NPY_HEADERS = {
     "doubles": "{'descr': '<f8', 'fortran_order': False, 'shape': (1, 3), }",
     "no cells": "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 0), }",
     "too many cells": "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 999999999999, 999999999999), }",
+    "lengths that no comma parts": "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3 1), }",
+    "a length that begins with 0": "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 03), }",
+    "lengths as numpy does not spell them": "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3,), }",
     "65 axes": "{'descr': '<f4', 'fortran_order': False, 'shape': (1, " + ", ".join(["1"] * 65) + "), }",
 }
 
@@ -68,4 +71,14 @@ def test_other_packings_of_inputs_are_malformed(packing: int, tmp_path: Path):
     with zipfile.ZipFile(here / "inputs.npz", "w", packing) as target:
         for name, data in members.items():
             target.writestr(name, data)
+    assert command.main([str(here)]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("twice", ["inputs.npy", "labels.npy"])
+def test_a_member_of_inputs_that_is_there_twice_is_malformed(twice: str, tmp_path: Path):
+    """Which of them a reader takes is its own affair."""
+    here = a_run(tmp_path, H, [abstained("none")], X)
+    with zipfile.ZipFile(here / "inputs.npz", "a") as target:
+        target.writestr(twice, target.read(twice))
     assert command.main([str(here)]) == 2
