@@ -52,8 +52,9 @@ lint: .venv  ## formatting, lint, types
 docs: .venv  ## the pages as a site in out/site/html; a warning is an error, every link is checked
 	$(BIN)/python docs/site/build.py
 
-coverage: .venv  ## of the tests, line by line, in out/coverage
-	$(BIN)/python -m pytest -n 2 --cov=certmix --cov=verifiers --cov=proofs_check --cov-branch --cov-report=html:out/coverage
+coverage: .venv  ## of the judge by its tests, every line and branch, or it fails; in out/coverage
+	$(BIN)/python -m pytest -n 2 tests/proofs_check tests/second_judge --cov=proofs_check --cov-branch --cov-fail-under=100 \
+	  --cov-report=term-missing:skip-covered --cov-report=html:out/coverage
 
 BENCHMARK ?= digits_radii
 benchmarks: .venv  ## one script of benchmarks/: BENCHMARK=digits_radii

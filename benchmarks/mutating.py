@@ -312,15 +312,15 @@ class Loop:
 
     def _work(self, number: int) -> None:
         log, results = self.folder / f"log{number}", self.folder / "results.jsonl"
-        plan: list[tuple[str, str]] = json.loads((self.folder / "plan.json").read_text())
-        every = {path: {m.key(): m for m in mutants(self.root, path)} for path in {path for path, _ in plan}}
+        plan: list[tuple[str, str, float]] = json.loads((self.folder / "plan.json").read_text())
+        every = {path: {m.key(): m for m in mutants(self.root, path)} for path in {path for path, *_ in plan}}
         kills: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # in a file; in one of its functions
-        for path, key in plan[number :: self.options.jobs]:
+        for path, key, budget in plan[number :: self.options.jobs]:
             if time.time() > self.options.until:
                 return
             started, mutant = time.monotonic(), every[path][key]
             near = kills[path, ""] + kills[path, mutant.function] + kills[path, mutant.function]
-            outcome, tried = self._tried(mutant, near, log)
+            outcome, tried = self._tried(mutant, near, log, budget)
             if outcome in ("stuck", "broken"):
                 print(f"{outcome}: {key}\n{log.read_text(errors='replace')[-2000:]}", flush=True)
                 continue
@@ -331,8 +331,8 @@ class Loop:
             with results.open("a") as stream:
                 stream.write(json.dumps(record) + "\n")
 
-    def _tried(self, mutant: Mutant, kills: Counter[str], log: Path) -> tuple[str, int]:
-        path, budget = mutant.path, self.options.budget
+    def _tried(self, mutant: Mutant, kills: Counter[str], log: Path, budget: float) -> tuple[str, int]:
+        path = mutant.path
         source = (self.root / path).read_bytes()
         codes = replacements(mutant, source)
         lines = set(range(mutant.line, mutant.last + 1))

@@ -153,9 +153,9 @@ def value_bounds(prepared: Prepared, ball: Ball, witness: Witness | None, known:
             affine.append(isinstance(layer, Affine) and all(affine[i] for i in inputs))
             if isinstance(layer, Nonlinear):
                 _append_nonlinear(values, k, layer, inputs[0], affine[inputs[0]])
-            elif isinstance(layer, Affine):
-                bounds = layer.interval([values.lower[i] for i in inputs], [values.upper[i] for i in inputs])
-                values.append(*bounds, None)
+            else:
+                ends = ([bound[i] for i in inputs] for bound in (values.lower, values.upper))
+                values.append(*cast("Affine", layer).interval(*ends), None)
     return values
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import decimal
 import io
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -64,6 +67,18 @@ def test_an_interrupted_judge_says_nothing_of_the_run(
     monkeypatch.setattr(Run, "tasks", interrupted)
     assert command.main([str(ACCEPTED)]) == 130
     assert capsys.readouterr().out == ""
+
+
+def test_where_its_reader_has_left_the_command_ends_as_by_the_signal(monkeypatch: pytest.MonkeyPatch):
+    said: list[tuple[int, int]] = []
+
+    def left(_: argparse.Namespace) -> NoReturn:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command, "judge", left)
+    monkeypatch.setattr(os, "dup2", lambda old, new: said.append((os.fstat(old).st_rdev, new)))
+    assert command.main([str(ACCEPTED)]) == 128 + signal.SIGPIPE
+    assert said == [(os.stat(os.devnull).st_rdev, 1)]
 
 
 def test_a_number_of_jobs_below_one_is_refused(capsys: pytest.CaptureFixture[str]):

@@ -69,6 +69,15 @@ def test_a_line_without_an_input_or_of_another_label_is_malformed():
     assert (other.state, other.step) == ("malformed", "input 0")
 
 
+def test_a_network_of_alpha_that_is_not_there_makes_its_line_malformed(tmp_path: Path):
+    session, line, row = first_line(HERE / "accepted" / "adaptive_network")
+    session.networks = functools.partial(folder.network, tmp_path)
+    found = session.judge(0, line, row)
+    assert (found.state, found.line) == ("malformed", None)
+    assert found.step is not None
+    assert found.step.endswith(".safetensors")
+
+
 def test_a_network_of_alpha_out_of_range_is_rejected(monkeypatch: pytest.MonkeyPatch):
     session, line, row = first_line(HERE / "accepted" / "adaptive_network")
 

@@ -261,3 +261,8 @@ def test_a_network_with_changed_bytes_is_malformed_or_another_network(at: int, c
     with contextlib.suppress(MalformedError):  # any other exception fails the test
         found = parse.network(damaged)
         assert damaged == a_network() or found.sha256 != parse.network(a_network()).sha256
+
+
+def test_a_network_is_shown_by_its_shapes_and_not_by_its_bytes():
+    network = build([Input((2, 1, 1)), Flatten((0,))])
+    assert repr(network) == f"PlainNetwork(2 nodes, (2, 1, 1) -> (2,), {network.sha256[:12]}…)"

@@ -193,6 +193,7 @@ def test_trees_prove_what_the_pair_form_does_not(asked: tuple[float, c.Norm, int
     assert not accepted(case, dataclasses.replace(claim, radius=8 * claim.radius), offered)
     assert not accepted(case, dataclasses.replace(claim, predicted=(y + 1) % CLASSES), offered)
     assert not accepted(dataclasses.replace(case, g=None), claim, offered)
+    assert not accepted(case, dataclasses.replace(claim, standard=None), offered)
     assert not accepted(case, dataclasses.replace(claim, semantics="float32"), offered)
 
 

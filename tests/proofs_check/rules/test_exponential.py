@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from flint import arb, ctx
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from certmix.records.lines import certificate_line
@@ -172,6 +172,8 @@ def test_extreme_logits_are_rejected_or_right_and_never_an_error(scale: float):
     ends=st.tuples(st.floats(-3, 3), st.floats(0, 4)),
     where=st.floats(0, 1),
 )
+@example(weight=-1.0, blurred=0.0, temperature=1.0, slope=-5.0, ends=(-3.0, 4.0), where=1.0)
+@example(weight=-1.0, blurred=0.0, temperature=1.0, slope=5.0, ends=(-3.0, 4.0), where=0.0)
 def test_any_line_of_a_weight_that_may_be_negative_is_charged_for(weight, blurred, temperature, slope, ends, where):
     """Whatever slope stands in the chord, also one that is no tangent's."""
     low, high = arb(ends[0]), arb(ends[0] + ends[1])

@@ -315,6 +315,12 @@ def test_a_wrong_eigenvalue_or_factor_only_loosens_the_bound(
     assert spectral_norm(matrix) >= 1 - 1e-14
 
 
+def test_a_factor_that_is_off_in_one_row_alone_loosens_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda _: np.array([1.0, 1.0]))
+    monkeypatch.setattr(np.linalg, "cholesky", np.zeros_like)
+    assert spectral_norm(np.diag([10.0, 1.0])) >= 10
+
+
 def test_errors_of_the_products_are_charged() -> None:
     """Rows whose product cancels: what is lost to rounding is far more than what is left."""
     big = 2.0**40

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from proofs_check.certificate import RejectedError
-from proofs_check.rules.margin.branching import Stream
+from proofs_check.rules.margin import trees
+from proofs_check.rules.margin.trees import Stream, leaves
 
 NOISE = np.random.default_rng(0).integers(0, 256, 30_000, dtype=np.uint8)  # no compression: many chunks
 
@@ -29,6 +30,24 @@ def test_a_stream_that_is_cut_short_is_refused_where_it_ends(cut: int):
     stream = Stream(zlib.compress(NOISE.tobytes())[:cut])
     with pytest.raises(RejectedError, match="cut short"):
         [stream.numbers("u1", len(NOISE)), stream.end()]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_chunks_that_unfold_to_nothing_end_no_stream(size: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trees, "CHUNK", size)
+    stream = Stream(zlib.compress(NOISE[:50].tobytes()))
+    assert stream.numbers("u1", 50).tobytes() == NOISE[:50].tobytes()
+    stream.end()
+
+
+@pytest.mark.parametrize("splits", [1, 1024, 1025])
+def test_a_tree_has_at_most_1024_splits_above_a_leaf(splits: int):
+    found = leaves(Stream(zlib.compress(bytes([2, 0, 0, 0, 0]) * splits + bytes(2 + 4 * splits))), 1, frozenset())
+    if splits > 1024:
+        with pytest.raises(RejectedError, match="deeper than 1024"):
+            next(found)
+    else:
+        assert len(next(found).path) == splits
 
 
 def test_numbers_or_bytes_beyond_the_end_are_refused():
