@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "soundness": ("certmix.commands.soundness", "try to make a certifier lie: ours, or yours"),
     "demo": ("certmix.commands.demo", "audit, check and report a bundled pair of models: a first look"),
     "options": ("certmix.commands.options", "every option of a command with its default, as a file for --config"),
+    "completion": ("certmix.commands.completion", "what bash, zsh or tcsh needs to complete commands and options"),
     "doctor": (
         "certmix.commands.doctor",
         "whether an installation is fit: versions, devices, the judge's arithmetic",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, SupportsFloat, get_args
+from typing import Any, Literal, SupportsFloat, TypeVar, get_args, get_origin, get_type_hints
 
 from certmix.errors import UsageError
 from certmix.formatting import exact
@@ -18,8 +19,39 @@ from proofs_check.certificate import Adaptive, Norm, Semantics
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
 BEST = "best"
-METHODS: tuple[Method, ...] = ("margin", "lipschitz", "smoothing", "adaptive")
 NORM_NAMES: dict[str, Norm] = {name: norm for norm in NORMS for name in (norm.lower(), norm[1:])}
+
+T = TypeVar("T")
+OPTION = "option"  # in a field's metadata
+Group = Literal["weight", "temperature", "norm", "radius", "domain", "method", "noise"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """How one is asked for a field of the settings; its name, type and default are the field's own.
+
+    This one declaration makes the command line, configuration files, `certmix options` and shell completion, and is
+    what choices and bounds are checked by. words: what it is; metavar: of its value. choices: all that it may be, where
+    the type does not say; least: of a number. ordinary: the default of commands where it is not the field's.
+    """
+
+    words: str
+    metavar: str | None = None
+    group: Group = "method"
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    ordinary: str | None = None
+
+
+def option(default: T, words: str, metavar: str | None = None, group: Group = "method", **more: Any) -> T:
+    """A field with that default, declared as `Option(words, metavar, group, …)`."""
+    return field(default=default, metadata={OPTION: Option(words, metavar, group, **more)})
+
+
+def option_of(of: dataclasses.Field[Any]) -> Option | None:
+    """How one is asked for a field; None for what no option says alone."""
+    return of.metadata.get(OPTION)
+
 
 # what earlier versions did not know: each default is what they did
 ADDED = ("threads", "branch", "branch_parts", "adaptive")
@@ -51,6 +83,30 @@ def as_norm(value: object) -> Norm:
     return NORM_NAMES[text]
 
 
+def choose(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise UsageError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+@functools.cache
+def choices(of: type, name: str) -> tuple[str, ...]:
+    """All that a field may be: of its option, or of its type; () where that is no enumeration."""
+    (found,) = (f for f in dataclasses.fields(of) if f.name == name)
+    option, kind = option_of(found), get_type_hints(of)[name]
+    return option.choices if option and option.choices else get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def check_declared(settings: Any) -> None:
+    """Raises UsageError where a field is none of its choices, or below its least value."""
+    for of in dataclasses.fields(settings):
+        option, value = option_of(of), getattr(settings, of.name)
+        if allowed := choices(type(settings), of.name):
+            choose(of.name, value, allowed)
+        if option is not None and option.least is not None and value < option.least:
+            raise UsageError(f"{of.name} must be >= {option.least}, got {value}")
+
+
 @dataclass(frozen=True)
 class SmoothingSettings:
     """Randomised smoothing of h (docs/maths.md 5). noise_std in raw input units; samples per input.
@@ -61,22 +117,26 @@ class SmoothingSettings:
     precision: of the base model's arithmetic, float32 or bfloat16.
     """
 
-    noise_std: float = 0.5
-    samples: int = 100_000
-    selection_samples: int = 1_000
-    failure_probability: float = 0.001
-    base: str = "soft"
-    bound: str = "best"
-    looks: tuple[float, ...] = (1.0,)
-    grid: int = 255
-    draw_batch: int = 512
-    precision: str = "float32"
+    noise_std: float = option(0.5, "in raw input units", "S", "noise")
+    samples: int = option(100_000, "certifying draws per input", "N", "noise", least=1)
+    selection_samples: int = option(1_000, "draws that choose the class", "N", "noise", least=1)
+    failure_probability: float = option(0.001, "of a certificate, at most", "P", "noise")
+    base: str = option("soft", "probabilities or votes", None, "noise", choices=("soft", "hard"))
+    bound: str = option("best", "which smoothing bound", "NAME", "noise")
+    looks: tuple[float, ...] = option(
+        (1.0,),
+        "where to stop once a given --radius is reached: at fractions of the draws, e.g. 0.1,0.3,1, or at any draw",
+        "F,…|any",
+        "noise",
+    )
+    grid: int = option(255, "noisy inputs are multiples of 1/G", "G", "noise")
+    draw_batch: int = option(512, "noisy inputs run at once", "N", "noise", least=1)
+    precision: str = option("float32", "of the base model", None, "noise", choices=("float32", "bfloat16"))
 
     def __post_init__(self) -> None:
+        check_declared(self)
         if not (math.isfinite(self.noise_std) and self.noise_std > 0):
             raise UsageError(f"noise_std must be > 0, got {self.noise_std}")
-        if self.samples < 1 or self.selection_samples < 1:
-            raise UsageError(f"samples must be >= 1, got {self.samples} and {self.selection_samples} for selection")
         if not 0 < self.failure_probability < 1:
             raise UsageError(f"failure_probability must lie in (0, 1), got {self.failure_probability}")
         ends = (0.0, *self.looks)
@@ -84,8 +144,6 @@ class SmoothingSettings:
             raise UsageError(f"looks must be increasing fractions that end in 1, or none, got {self.looks}")
         if not 1 <= self.grid <= 65536:
             raise UsageError(f"grid must lie in [1, 65536], got {self.grid}")
-        if self.draw_batch < 1:
-            raise UsageError(f"draw_batch must be >= 1, got {self.draw_batch}")
 
 
 @dataclass(frozen=True)
@@ -107,26 +165,49 @@ class Settings:
     alpha on the whole domain.
     """
 
-    alpha: float
-    norm: Norm = "Linf"
-    radius: float | None = None
-    temperature: float = 1.0
-    domain: tuple[float, float] | None = (0.0, 1.0)
-    method: Method = "margin"
-    engine: str = "crown"
-    evidence: str = "network"
-    semantics: Semantics = "real"
-    use_standard: bool = False
-    optimise: int = 8
-    tolerance: float = 1e-3
-    attack_steps: int = 10
-    branch: float = 0.0
-    branch_parts: int = 0
-    curves: bool = True
-    batch_size: int = 32
-    device: str = "cpu"
-    threads: int = 1
-    seed: int = 0
+    alpha: float = field(metadata={OPTION: Option("weight of the robust model, in [0, 1]", "A", "weight")})
+    norm: Norm = option("Linf", "of the perturbation", None, "norm")
+    radius: float | None = option(None, "decide this radius, in raw input units, e.g. 2/255", "R", "radius")
+    temperature: float = option(1.0, "T > 0", "T", "temperature")
+    domain: tuple[float, float] | None = option(
+        (0.0, 1.0),
+        "every coordinate stays in it; or a file F.csv with the ends of each feature, `low` and `high`, in which "
+        "inputs and radii are scaled by its width, or by its `unit`",
+        "LOW HIGH",
+        "domain",
+    )
+    method: Method = option(
+        "margin",
+        "theorem: margin (Lemma 3.2), lipschitz (Theorem 3.5), smoothing (Theorem 3.7), adaptive (Lemma 3.2 for the "
+        "mixes at the end)",
+    )
+    engine: str = option(
+        "crown",
+        "what bounds: best (crown, and auto_LiRPA asked on a sample of the balls), crown or auto_lirpa",
+        "NAME",
+        ordinary=BEST,
+    )
+    evidence: str = option(
+        "network",
+        "network: the judge re-derives all bounds; engine: it trusts the engine's",
+        choices=("network", "engine"),
+    )
+    semantics: Semantics = option("real", "float32: also cover the networks as executed in IEEE float32")
+    use_standard: bool = option(False, "bound g too: certifies the mix's class, any alpha")
+    optimise: int = option(8, "gradient steps on slopes", "STEPS", least=0)
+    tolerance: float = option(1e-3, "relative, of a largest radius", "SHARE")
+    attack_steps: int = option(10, "attack in every ball", "N", least=0)
+    branch: float = option(
+        0.0, "branch and bound, for so long per input, where bounds alone do not settle it; 0: none", "SECONDS"
+    )
+    branch_parts: int = option(
+        0, "branch and bound until N parts of an input's ball are bounded; repeatable, unlike seconds", "N", least=0
+    )
+    curves: bool = option(True, "keep no bounds for certmix sweep (saves some time)")
+    batch_size: int = option(32, "inputs bounded at once", "N", least=1)
+    device: str = option("cpu", "auto, cpu, cuda, …; --branch: the processor", "NAME", ordinary="auto")
+    threads: int = option(1, "of the processor", "N", least=1)
+    seed: int = option(0, "of attacks and noise", "N")
     smoothing: SmoothingSettings = SmoothingSettings()
     adaptive: Adaptive | None = None
 
@@ -138,10 +219,8 @@ class Settings:
         object.__setattr__(self, "norm", as_norm(self.norm))
         if self.radius is not None:
             object.__setattr__(self, "radius", as_number(self.radius, "radius"))
-        choose("method", self.method, METHODS)
+        check_declared(self)
         choose("engine", self.engine, (BEST, *ENGINES))
-        choose("evidence", self.evidence, ("network", "engine"))
-        choose("semantics", self.semantics, ("real", "float32"))
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
             raise UsageError(f"radius must be >= 0 and finite, got {self.radius}; leave it out for the largest radius")
         if self.domain is not None:
@@ -156,13 +235,6 @@ class Settings:
         self._check_adaptive()
         if not 0 < self.tolerance < 1:
             raise UsageError(f"tolerance must lie in (0, 1), got {self.tolerance}")
-        if self.threads < 1:
-            raise UsageError(f"threads must be >= 1, got {self.threads}")
-        if self.batch_size < 1 or self.attack_steps < 0 or self.optimise < 0:
-            raise UsageError(
-                f"batch_size must be >= 1, attack_steps and optimise >= 0, "
-                f"got {self.batch_size}, {self.attack_steps}, {self.optimise}"
-            )
 
     @property
     def proposer(self) -> str:
@@ -177,8 +249,6 @@ class Settings:
     def _check_branch(self) -> None:
         if not (math.isfinite(self.branch) and self.branch >= 0):
             raise UsageError(f"branch must be >= 0 seconds and finite, got {self.branch}; 0 for no such limit")
-        if self.branch_parts < 0:
-            raise UsageError(f"branch_parts must be >= 0, got {self.branch_parts}; 0 for no such limit")
         if self.branches and (self.method, self.evidence, self.semantics) != ("margin", "network", "real"):
             raise UsageError(
                 "branch needs method margin, evidence network and semantics real: leave branch and branch_parts out, "
@@ -218,12 +288,6 @@ def _pair(domain: Sequence[float]) -> tuple[float, float]:
     if isinstance(domain, str) or len(domain) != 2:
         raise UsageError(f"domain must be LOW HIGH with LOW < HIGH, got {domain!r}")
     return (domain[0], domain[1])
-
-
-def choose(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise UsageError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def diameter(norm: Norm, domain: tuple[float, float], dimension: int) -> float:

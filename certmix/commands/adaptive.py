@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from certmix.commands.arguments import grid, number, required
+from certmix.commands.parsing import file
 from certmix.errors import UsageError
 from certmix.formatting import exact
 from certmix.mixing.parameters import check_alpha
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser, grids: bool = False) -> None:
     """What of the mix is adaptive; `mix` reads it. grids: of ranges and maps; `candidates` reads them."""
     group = parser.add_argument_group("alpha that depends on the input, transformed logits (--method adaptive)")
     words = "its two logits s give alpha(x) = LOW + (HIGH - LOW) sigmoid(s1 - s0), in place of --alpha"
-    group.add_argument("--alpha-network", metavar="A.onnx", help=words)
+    group.add_argument("--alpha-network", type=file, metavar="A.onnx", help=words)
     words = "of alpha(x), in [0, 1]" + (", each a number or L:H:STEP" if grids else "")
     group.add_argument("--alpha-range", nargs=2, type=str if grids else number, metavar=("LOW", "HIGH"), help=words)
     words = "or its one output, by any operators, is alpha(x), raised to LOW where it is below: the judge trusts that"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from certmix.commands.parsing import file, file_or_name, model, number_or_file
 from certmix.errors import UsageError
 from certmix.formatting import exact
-from certmix.settings import BEST, METHODS, NORMS, Settings, SmoothingSettings, as_norm, as_number
+from certmix.records.outcomes import Method
+from certmix.settings import Group, Option, Settings, SmoothingSettings, as_norm, as_number, choices, option_of
+from proofs_check.certificate import Norm, Semantics
 
 if TYPE_CHECKING:
     from certmix.data.dataset import Dataset
@@ -64,13 +68,6 @@ def several(one: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def _known_norm(text: str) -> str:
-    found = norm(text)
-    if found not in NORMS:
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(NORMS)}, got {text!r}")
-    return found
-
-
 def add_gate(parser: argparse.ArgumentParser) -> None:
     """--fail-under."""
     words = "exit with 3 if fewer percent of the inputs are certified and correct"
@@ -92,12 +89,12 @@ def gate(least: float | None, hits: int, n: int) -> int:
 def add_models(parser: argparse.ArgumentParser) -> None:
     """--standard, --robust."""
     group = parser.add_argument_group("models")
-    group.add_argument("--standard", metavar="S.onnx", help="g: accurate, possibly fragile")
+    group.add_argument("--standard", type=model, metavar="S.onnx", help="g: accurate, possibly fragile")
     words = (
         "h: robust; the certificates rest on it. Either may also be arch.py:build@weights.safetensors, a state dict "
     )
     words += "and the Python file, which is run, whose function builds its module"
-    group.add_argument("--robust", metavar="R.onnx", help=words)
+    group.add_argument("--robust", type=model, metavar="R.onnx", help=words)
     add_allow_code(group)
     add_ends(parser)
 
@@ -167,30 +164,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
+        type=file,
         metavar="D",
         help="arrays `images` (float32 in the domain, or uint8) and `labels` (D.npz; D.npy with --labels), a table "
         "(.csv, .parquet), or a folder of images, with a folder for each class",
     )
     words = "array or column of D with the classes, where it has no usual name; a file L.npy; none: there are none"
-    group.add_argument("--labels", metavar="NAME", help=words)
+    group.add_argument("--labels", type=file_or_name, metavar="NAME", help=words)
     group.add_argument("--limit", type=int, metavar="N", help="use only the first N inputs")
-    group.add_argument(
-        "--domain",
-        nargs="+",
-        type=number_or_file,
-        default=(0.0, 1.0),
-        metavar="LOW HIGH",
-        help="every coordinate stays in it (default 0 1); or a file F.csv with the ends of each feature, `low` and "
-        "`high`, in which inputs and radii are scaled by its width, or by its `unit`",
-    )
-
-
-def number_or_file(text: str) -> float | str:
-    """A number, or else the name of a file."""
-    try:
-        return as_number(text)
-    except UsageError:
-        return text
+    add_settings(group, "domain", type=number_or_file, nargs="+")
 
 
 def features(options: argparse.Namespace) -> Features | None:
@@ -219,89 +201,75 @@ def data(options: argparse.Namespace, within: tuple[float, float] | None, name: 
     return load_data(required(options, name), options.limit, features(options) or within, options.labels)
 
 
+def add_settings(parser: Any, group: Group, many: bool = False, **otherwise: Any) -> None:
+    """An option, of a parser or a group, for each field of the settings that is declared for `group`. many: it takes
+    several values. otherwise: what argparse is told in place of what the declaration says."""
+    for owner in (Settings, SmoothingSettings):
+        kinds = get_type_hints(owner)
+        for of in dataclasses.fields(owner):
+            option = option_of(of)
+            if option is not None and option.group == group:
+                name, given = _option(of.name, kinds[of.name], of.default, option, choices(owner, of.name), many)
+                parser.add_argument(name, **{**given, **otherwise})
+
+
+def _option(
+    field: str, kind: Any, default: Any, option: Option, allowed: tuple[str, ...], many: bool
+) -> tuple[str, dict[str, Any]]:
+    """What argparse is told of one field."""
+    name = field.replace("_", "-")
+    if kind is bool:
+        return f"--{'no-' if default else ''}{name}", {"action": "store_true", "help": option.words}
+    default = option.ordinary or (None if default is dataclasses.MISSING else default)
+    shown = "" if default is None else f" (default {_shown(default)})"
+    given = {"type": READ[kind], "default": default, "help": option.words + shown, "metavar": option.metavar}
+    if many:
+        read = _one_of(READ[kind], allowed) if allowed else READ[kind]
+        metavar = f"{'|'.join(allowed)}[,…]" if allowed else f"{option.metavar}[,{option.metavar}…]"
+        given |= {"type": several(read), "metavar": metavar}
+    elif allowed:
+        given |= {"choices": allowed}
+    return f"--{name}", given
+
+
+def _shown(default: object) -> str:
+    parts = default if isinstance(default, tuple) else (default,)
+    return " ".join(exact(v) if isinstance(v, float) else str(v) for v in parts)
+
+
+def _one_of(read: Callable[[str], Any], allowed: tuple[str, ...]) -> Callable[[str], Any]:
+    def known(text: str) -> Any:
+        found = read(text)
+        if found not in allowed:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(allowed)}, got {text!r}")
+        return found
+
+    return known
+
+
 def add_mix(parser: argparse.ArgumentParser, many: bool = False) -> None:
     """--alpha, --temperature. many: --alpha takes several values."""
     group = parser.add_argument_group("mix: log((1 - alpha) softmax g + alpha softmax(T h))")
-    words = "weight of the robust model, in [0, 1]"
-    kind, metavar = (several(number), "A[,A…]") if many else (number, "A")
-    group.add_argument("--alpha", type=kind, metavar=metavar, help=words)
-    group.add_argument("--temperature", type=number, default=1.0, metavar="T", help="T > 0 (default 1)")
+    add_settings(group, "weight", many)
+    add_settings(group, "temperature")
 
 
 def add_norm(parser: argparse.ArgumentParser, many: bool = False) -> None:
     """--norm. many: it takes several."""
-    words = "of the perturbation (default Linf)"
-    if many:
-        metavar = f"{'|'.join(NORMS)}[,…]"
-        parser.add_argument("--norm", type=several(_known_norm), default="Linf", metavar=metavar, help=words)
-    else:
-        parser.add_argument("--norm", type=norm, choices=NORMS, default="Linf", help=words)
+    add_settings(parser, "norm", many)
 
 
 def add_radius(parser: argparse.ArgumentParser, many: bool = False) -> None:
     """--radius, --max-radius. many: --radius takes several."""
     group = parser.add_mutually_exclusive_group()
-    kind, metavar = (several(number), "R[,R…]") if many else (number, "R")
-    words = "decide this radius, in raw input units, e.g. 2/255"
-    group.add_argument("--radius", type=kind, metavar=metavar, help=words)
+    add_settings(group, "radius", many)
     group.add_argument("--max-radius", action="store_true", help="find the largest provable radius (the default)")
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:
     """Everything that says how to certify."""
-    group = parser.add_argument_group("method")
-    group.add_argument(
-        "--method",
-        choices=METHODS,
-        default="margin",
-        help="theorem: margin (Lemma 3.2), lipschitz (Theorem 3.5), smoothing (Theorem 3.7), adaptive (Lemma 3.2 for "
-        "the mixes at the end)",
-    )
-    words = "what bounds: best (default: crown, and auto_LiRPA asked on a sample of the balls), crown or auto_lirpa"
-    group.add_argument("--engine", default=BEST, metavar="NAME", help=words)
-    group.add_argument(
-        "--evidence",
-        choices=("network", "engine"),
-        default="network",
-        help="network: the judge re-derives all bounds (default); engine: it trusts the engine's",
-    )
-    group.add_argument(
-        "--semantics",
-        choices=("real", "float32"),
-        default="real",
-        help="float32: also cover the networks as executed in IEEE float32",
-    )
-    group.add_argument("--use-standard", action="store_true", help="bound g too: certifies the mix's class, any alpha")
-    group.add_argument("--optimise", type=int, default=8, metavar="STEPS", help="gradient steps on slopes (default 8)")
-    group.add_argument("--tolerance", type=number, default=1e-3, help="relative, of a largest radius (default 0.001)")
-    group.add_argument("--attack-steps", type=int, default=10, metavar="N", help="attack in every ball (default 10)")
-    group.add_argument(
-        "--branch", type=number, default=0.0, metavar="SECONDS",
-        help="branch and bound, for so long per input, where bounds alone do not settle it (default 0: none)",
-    )  # fmt: skip
-    group.add_argument(
-        "--branch-parts", type=int, default=0, metavar="N",
-        help="branch and bound until N parts of an input's ball are bounded; repeatable, unlike seconds (default 0)",
-    )  # fmt: skip
-    group.add_argument("--no-curves", action="store_true", help="keep no bounds for certmix sweep (saves some time)")
-    group.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs bounded at once (default 32)")
-    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …; --branch: the processor")
-    group.add_argument("--threads", type=int, default=1, metavar="N", help="of the processor (default 1)")
-    group.add_argument("--seed", type=int, default=0, help="of attacks and noise (default 0)")
-    noise = parser.add_argument_group("randomised smoothing (--method smoothing)")
-    d = SmoothingSettings()
-    noise.add_argument("--noise-std", type=number, default=d.noise_std, metavar="S", help="in raw input units")
-    noise.add_argument("--samples", type=int, default=d.samples, metavar="N", help="certifying draws per input")
-    noise.add_argument("--selection-samples", type=int, default=d.selection_samples, metavar="N")
-    noise.add_argument("--failure-probability", type=number, default=d.failure_probability, metavar="P")
-    noise.add_argument("--base", choices=("soft", "hard"), default=d.base, help="probabilities or votes")
-    noise.add_argument(
-        "--grid", type=int, default=d.grid, metavar="G", help="noisy inputs are multiples of 1/G (default 255)"
-    )
-    noise.add_argument("--bound", default=d.bound, help="which smoothing bound (default best)")
-    words = "where to stop once a given --radius is reached: at fractions of the draws, e.g. 0.1,0.3,1, or at any draw"
-    noise.add_argument("--looks", type=looks, default=d.looks, metavar="F,…|any", help=words)
-    noise.add_argument("--precision", choices=("float32", "bfloat16"), default=d.precision, help="of the base model")
+    add_settings(parser.add_argument_group("method"), "method")
+    add_settings(parser.add_argument_group("randomised smoothing (--method smoothing)"), "noise")
 
 
 def fractions(text: str) -> tuple[float, ...]:
@@ -314,45 +282,38 @@ def looks(text: str) -> tuple[float, ...]:
     return () if text == "any" else fractions(text)
 
 
+# how a value of a field's type is read
+READ: dict[Any, Callable[[str], Any]] = {
+    int: int,
+    float: number,
+    float | None: number,
+    str: str,
+    Norm: norm,
+    Method: str,
+    Semantics: str,
+    tuple[float, ...]: looks,
+    tuple[float, float] | None: number_or_file,
+}
+
+
 def settings(options: argparse.Namespace, adaptive: AdaptiveMix | None = None) -> Settings:
     """The run's settings. adaptive: see `commands.adaptive`. Raises UsageError, also where the engine's package is not
     installed."""
-    run_settings = Settings(
-        alpha=required(options, "alpha") if adaptive is None else adaptive.least(),
-        adaptive=None if adaptive is None else adaptive.claimed(),
-        norm=options.norm,
-        radius=options.radius,
-        temperature=options.temperature,
-        domain=domain(options),
-        method=options.method,
-        engine=options.engine,
-        evidence=options.evidence,
-        semantics=options.semantics,
-        use_standard=options.use_standard,
-        optimise=options.optimise,
-        tolerance=options.tolerance,
-        attack_steps=options.attack_steps,
-        branch=options.branch,
-        branch_parts=options.branch_parts,
-        curves=not options.no_curves and adaptive is None,
-        batch_size=options.batch_size,
-        device=device(options.device, getattr(options, "gpus_per_worker", 0) > 0),
-        threads=options.threads,
-        seed=options.seed,
-        smoothing=SmoothingSettings(
-            noise_std=options.noise_std,
-            samples=options.samples,
-            selection_samples=options.selection_samples,
-            failure_probability=options.failure_probability,
-            base=options.base,
-            bound=options.bound,
-            looks=options.looks,
-            grid=options.grid,
-            precision=options.precision,
-        ),
-    )
+    given = _of_fields(Settings, options)
+    given["alpha"] = required(options, "alpha") if adaptive is None else adaptive.least()
+    given["domain"] = domain(options)
+    given["device"] = device(options.device, getattr(options, "gpus_per_worker", 0) > 0)
+    if adaptive is not None:
+        given |= {"adaptive": adaptive.claimed(), "curves": False}
+    run_settings = Settings(**given, smoothing=SmoothingSettings(**_of_fields(SmoothingSettings, options)))
     run_settings.require_installed()
     return run_settings
+
+
+def _of_fields(owner: type, options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_settings` say, by field."""
+    names = [of.name for of in dataclasses.fields(owner) if option_of(of) is not None]
+    return {n: getattr(options, n) if hasattr(options, n) else not getattr(options, f"no_{n}") for n in names}
 
 
 def required(options: argparse.Namespace, name: str) -> Any:
@@ -386,7 +347,9 @@ def device(name: str, elsewhere: bool = False) -> str:
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE.toml", help="arguments from a file, same names; paths relative to it")
+    parser.add_argument(
+        "--config", type=file, metavar="FILE.toml", help="arguments from a file, same names; paths relative to it"
+    )
 
 
 def add_certification(parser: argparse.ArgumentParser, many: bool = False) -> None:

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_certification(parser, many=True)
     adaptive.add_arguments(parser)
-    parser.add_argument("--out", metavar="DIR", help="folder to write; new, or that of the same run, interrupted")
+    parser.add_argument(
+        "--out", type=parsing.file, metavar="DIR", help="folder to write; new, or that of the same run, interrupted"
+    )
     add_jobs(parser)
     add_shard(parser)
     add_telling(parser)

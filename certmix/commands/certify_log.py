@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from certmix.commands import arguments
+from certmix.commands.parsing import file
 from certmix.errors import UsageError
 from certmix.formatting import exact, lower, percent_down, ratio
 from certmix.mixing.parameters import check_alpha
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", metavar="LOG.tsv", help="the log")
+    parser.add_argument("log", type=file, metavar="LOG.tsv", help="the log")
     parser.add_argument("--noise-std", type=arguments.number, required=True, metavar="S", help="σ of the log")
     parser.add_argument(
         "--alpha", type=arguments.number, required=True, metavar="A", help="weight of the smoothed model"
     )
     parser.add_argument("--radii", type=arguments.number, nargs="+", metavar="R", help="radii of the table's columns")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=file, metavar="FILE", help="write the figures there too")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,11 +10,13 @@ import argparse
 import shlex
 
 from certmix.commands import audit, check, report
-from certmix.commands.parsing import Parser, parse
+from certmix.commands.parsing import Parser, file, parse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="certmix-demo", metavar="DIR", help="folder to write (default certmix-demo)")
+    parser.add_argument(
+        "--out", type=file, default="certmix-demo", metavar="DIR", help="folder to write (default certmix-demo)"
+    )
     words = "only the first N of 200 digits: seconds instead of a minute or two"
     parser.add_argument("--limit", default=200, type=int, metavar="N", help=words)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certmix.commands import arguments
+from certmix.commands.parsing import file
 from certmix.errors import UsageError
 from certmix.formatting import exact
 from certmix.mixing.parameters import check_alpha, check_temperature
@@ -38,22 +39,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     group.add_argument("--batch-size", type=int, default=128, metavar="N", help="inputs attacked at once (default 128)")
-    parser.add_argument("--out", metavar="DIR", help="where the files go (default out/experiments)")
+    parser.add_argument("--out", type=file, metavar="DIR", help="where the files go (default out/experiments)")
     group = parser.add_argument_group("grids")
     group.add_argument("--alphas", type=arguments.number, nargs="+", metavar="A", help="accuracy-vs-alpha")
     group.add_argument("--gammas", type=float, nargs="+", metavar="G", help="tradeoff: odds of h, inf allowed")
     group.add_argument("--temperature", type=arguments.number, default=1.0, metavar="T", help="on h (default 1)")
     group = parser.add_argument_group("certified-curves: of runs, of logs, or of both")
     number = arguments.number
-    group.add_argument("--run", nargs="+", metavar="DIR", help="folders of certmix audit --method smoothing")
+    group.add_argument("--run", type=file, nargs="+", metavar="DIR", help="folders of certmix audit --method smoothing")
     group.add_argument("--all-bounds", action="store_true", help="of the runs: draw again, for every bound's curve")
-    group.add_argument("--log", metavar="H.tsv", help="certification log of the smoothed h in the mix")
+    group.add_argument("--log", type=file, metavar="H.tsv", help="certification log of the smoothed h in the mix")
     group.add_argument("--noise-std", type=number, metavar="S", help="σ of that log")
     group.add_argument("--alpha", type=number, metavar="A", help="weight of h in the mix, > 1/2")
-    group.add_argument("--baseline-log", metavar="B.tsv", help="log of a smoothed baseline to compare with (optional)")
+    group.add_argument(
+        "--baseline-log", type=file, metavar="B.tsv", help="log of a smoothed baseline to compare with (optional)"
+    )
     group.add_argument("--baseline-noise-std", type=number, metavar="S")
     group.add_argument(
         "--match-clean",
+        type=file,
         metavar="G.npz",
         help="in place of --alpha: the largest at which the mix is as accurate as the baseline; G.npz holds g's "
         "probabilities or logits (N, K) at the logs' inputs 0 … N - 1, the only ones that count then",
@@ -66,10 +70,9 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out or "out/experiments")
     check_temperature(options.temperature)
     if options.experiment == certified_curves.NAME:
-        folder = Path(options.config).parent if options.config else None
-        runs = [_path(given, folder) for given in options.run or ()]
-        predictions = _path(options.match_clean, folder) if options.match_clean else None
-        certified_curves.run(runs, options.all_bounds, _logs(options, folder), predictions, out)
+        runs = [Path(given) for given in options.run or ()]
+        predictions = Path(options.match_clean) if options.match_clean else None
+        certified_curves.run(runs, options.all_bounds, _logs(options), predictions, out)
     elif options.experiment == tradeoff.NAME:
         tradeoff.run(_pair(options), options.gammas or tradeoff.GAMMAS, out)
     elif options.experiment == accuracy_vs_alpha.NAME:
@@ -103,7 +106,7 @@ def _pair(options: argparse.Namespace) -> Pair:
     return pair
 
 
-def _logs(options: argparse.Namespace, folder: Path | None) -> list[LogSource]:
+def _logs(options: argparse.Namespace) -> list[LogSource]:
     """The mix's log and the baseline's; with --match-clean the mix's alpha is still to be found: 1/2 stands for it."""
     from certmix.experiments.certified_curves import LogSource
 
@@ -117,14 +120,8 @@ def _logs(options: argparse.Namespace, folder: Path | None) -> list[LogSource]:
         alpha = 0.5 if options.match_clean else check_alpha(arguments.required(options, "alpha"))
         if alpha <= 0.5 and not options.match_clean:
             raise UsageError(f"certificates from a log need alpha > 1/2, got {alpha}")
-        logs.append(LogSource(_path(options.log, folder), arguments.required(options, "noise_std"), alpha))
+        logs.append(LogSource(Path(options.log), arguments.required(options, "noise_std"), alpha))
     if options.baseline_log:
         std = arguments.required(options, "baseline_noise_std")
-        logs.append(LogSource(_path(options.baseline_log, folder), std, 1.0))
+        logs.append(LogSource(Path(options.baseline_log), std, 1.0))
     return logs
-
-
-def _path(given: str, folder: Path | None) -> Path:
-    """A path from a configuration file is relative to that file."""
-    path = Path(given)
-    return folder / path if folder is not None and not path.is_absolute() and (folder / path).exists() else path

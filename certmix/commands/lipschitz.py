@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certmix.commands import arguments as shared
+from certmix.commands.parsing import file
 from certmix.data.dataset import Dataset
 from certmix.errors import UsageError
 from proofs_check.certificate import PlainNetwork
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--robust", metavar="R.onnx", required=True, help="h")
+    parser.add_argument("--robust", type=file, metavar="R.onnx", required=True, help="h")
     shared.add_allow_code(parser)
     shared.add_ends(parser)
     shared.add_data(parser)
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     parser.add_argument("--seed", type=int, default=0, help="of the attack (default 0)")
-    parser.add_argument("--out", metavar="DIR", help="also write lipschitz.json and lipschitz.png there")
+    parser.add_argument("--out", type=file, metavar="DIR", help="also write lipschitz.json and lipschitz.png there")
 
 
 def run(options: argparse.Namespace) -> int:

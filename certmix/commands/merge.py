@@ -12,11 +12,12 @@ import argparse
 from pathlib import Path
 
 from certmix.commands import arguments
+from certmix.commands.parsing import file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder that certmix audit wrote")
-    parser.add_argument("--out", metavar="DIR", help="folder to write; new")
+    parser.add_argument("--out", type=file, metavar="DIR", help="folder to write; new")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from certmix.commands.parsing import file
 from certmix.errors import UsageError
 from certmix.formatting import percent_down, upper
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="folder of ONNX files; those in folders below it, too")
+    parser.add_argument("folder", type=file, metavar="DIR", help="folder of ONNX files; those in folders below it, too")
     words = "of the inputs, without the batch axis, for files that leave it open, e.g. 3,224,224"
     parser.add_argument("--input-shape", type=shape, metavar="N[,N…]", help=words)
     parser.add_argument("--json", action="store_true", help="one JSON array, an object for each file")

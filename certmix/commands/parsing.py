@@ -14,6 +14,39 @@ from typing import Any
 from certmix.errors import UsageError
 from certmix.formatting import exact
 from certmix.models import sources
+from certmix.settings import as_number
+
+
+def file(text: str) -> str:
+    """The type of an option that names a file or folder; in a configuration file relative to that file's folder."""
+    return text
+
+
+def model(text: str) -> str:
+    """The type of an option that names a model: a file, or what `sources` reads."""
+    return text
+
+
+def file_or_name(text: str) -> str:
+    """The type of an option that names an .npy file, or something else."""
+    return text
+
+
+def number_or_file(text: str) -> float | str:
+    """A number, or else the name of a file."""
+    try:
+        return as_number(text)
+    except UsageError:
+        return text
+
+
+# types of options that name files: what such a text means in a configuration file of that folder
+BESIDE: dict[Any, Callable[[Path, str], Any]] = {
+    file: lambda folder, text: os.fspath(folder / text),
+    model: sources.beside,
+    file_or_name: lambda folder, text: os.fspath(folder / text) if text.endswith(".npy") else text,
+    number_or_file: lambda folder, text: os.fspath(folder / v) if isinstance(v := number_or_file(text), str) else v,
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,25 +130,24 @@ def _from_file(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
 
 
 def _convert(action: argparse.Action, value: Any, path: Path, key: str) -> Any:
-    if action.dest in ("standard", "robust"):
-        return sources.beside(path.parent, str(value))
-    if action.dest == "domain" and isinstance(value, str):
-        return (os.fspath(path.parent / value),)
-    files = ("alpha_network", "data", "audit_data", "out")
-    if action.dest in files or (action.dest == "labels" and str(value).endswith(".npy")):
-        return os.fspath(path.parent / str(value))
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise UsageError(f"{path}: {key} must be true or false, got {value!r}")
         return value
     try:
         if isinstance(value, list):
-            return tuple(action.type(str(v)) if callable(action.type) else v for v in value)
-        converted = action.type(str(value)) if callable(action.type) else str(value)
-        if action.nargs == "+":
-            return (converted,)
+            return tuple(_read(action, v, path.parent) if callable(action.type) else v for v in value)
+        converted = _read(action, value, path.parent)
     except (argparse.ArgumentTypeError, ValueError) as error:
         raise UsageError(f"{path}: {key}: {error}") from None
+    if action.nargs == "+":
+        return (converted,)
     if action.choices is not None and converted not in action.choices:
         raise UsageError(f"{path}: {key} must be one of {', '.join(map(str, action.choices))}, got {value!r}")
     return converted
+
+
+def _read(action: argparse.Action, value: Any, folder: Path) -> Any:
+    if action.type in BESIDE:
+        return BESIDE[action.type](folder, str(value))
+    return action.type(str(value)) if callable(action.type) else str(value)

@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from certmix.commands import arguments
+from certmix.commands.parsing import file
 from certmix.errors import UsageError
 from proofs_check.certificate import MalformedError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit --method smoothing")
+    parser.add_argument(
+        "folder", type=file, metavar="DIR", help="the folder written by certmix audit --method smoothing"
+    )
     parser.add_argument("--certificates", type=int, default=10, metavar="N", help="replay N, at random (default 10)")
     parser.add_argument(
         "--share", type=arguments.number, default=0.001, help="of draws that may differ (default 0.001)"

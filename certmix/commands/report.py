@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 from certmix.commands import arguments, check
+from certmix.commands.parsing import file
 from certmix.errors import UsageError
 from certmix.runs.store import FINAL, Store
 
@@ -25,7 +26,9 @@ ATTACKED = 1_000  # inputs at most, unless --attack-steps is given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit (or lipschitz --out)")
+    parser.add_argument(
+        "folder", type=file, metavar="DIR", help="the folder written by certmix audit (or lipschitz --out)"
+    )
     all_bounds = "of a smoothing run: draw again and show every smoothing bound side by side"
     parser.add_argument("--all-bounds", action="store_true", help=all_bounds)
     parser.add_argument("--no-check", action="store_true", help="do not judge the certificates; the page says so")

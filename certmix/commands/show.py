@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from certmix.commands.parsing import file
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the folder written by certmix audit")
+    parser.add_argument("folder", type=file, metavar="DIR", help="the folder written by certmix audit")
     parser.add_argument("index", metavar="INDEX", type=int, help="of the input, from 0")
     parser.add_argument("--quick", action="store_true", help="do not try the methods that the run did not use")
 

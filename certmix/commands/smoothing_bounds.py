@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certmix.commands import arguments
+from certmix.commands.parsing import file
 from certmix.errors import UsageError
 from certmix.formatting import lower, percent_down, percent_nearest
 from certmix.records import assumptions
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_certification(parser)
     parser.set_defaults(method="smoothing", norm="L2")
     parser.add_argument("--prediction-samples", type=int, default=1000, metavar="N", help="draws of the deployed mix")
-    parser.add_argument("--json", metavar="FILE", help="write all radii there")
+    parser.add_argument("--json", type=file, metavar="FILE", help="write all radii there")
 
 
 def run(options: argparse.Namespace) -> int:

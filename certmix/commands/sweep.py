@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from certmix.commands import arguments
+from certmix.commands.parsing import file
 from certmix.errors import UsageError
 from certmix.mixing.parameters import check_alpha, check_temperature
 from certmix.runs.store import Store
@@ -30,14 +31,14 @@ DEFAULT_RADII = (0.25, 0.5, 0.75)  # quantiles of the certified radii
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="a finished audit")
+    parser.add_argument("folder", type=file, metavar="DIR", help="a finished audit")
     add_grid(parser)
     parser.add_argument(
         "--radius", metavar="R[,R…]", help="radii to answer for (default: the audit's, or quartiles of its radii)"
     )
     parser.add_argument("--attack-steps", type=int, default=20, metavar="N", help="per point of the pool; 0: no attack")
     parser.add_argument("--certify", metavar="ALPHA,T", help="turn this pair into full certificates, in --out")
-    parser.add_argument("--out", metavar="DIR2", help="new folder for --certify")
+    parser.add_argument("--out", type=file, metavar="DIR2", help="new folder for --certify")
 
 
 def add_grid(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certmix.commands import adaptive, arguments
+from certmix.commands.parsing import file
 from certmix.commands.running import add_jobs, executor
 from certmix.commands.sweep import add_grid
 from certmix.errors import UsageError
@@ -44,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     arguments.add_models(parser)
     arguments.add_data(parser)
-    parser.add_argument("--audit-data", metavar="A.npz", help="split to report on; may share no input with --data")
+    parser.add_argument(
+        "--audit-data", type=file, metavar="A.npz", help="split to report on; may share no input with --data"
+    )
     add_grid(parser)
     parser.set_defaults(alpha=None)
     parser.add_argument(
@@ -56,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_method(parser)
     adaptive.add_arguments(parser, grids=True)
     add_jobs(parser)
-    parser.add_argument("--out", metavar="DIR", help="folder to write; an interrupted command goes on where it was")
+    parser.add_argument(
+        "--out", type=file, metavar="DIR", help="folder to write; an interrupted command goes on where it was"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

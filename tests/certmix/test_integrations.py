@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta, norm
 from torch import nn
 
 import certmix
@@ -175,3 +176,69 @@ def test_preprocessing_of_a_model_that_was_loaded_is_refused(x: torch.Tensor):
     model = certmix.from_module(net(), (3, 4, 4))
     with pytest.raises(UsageError, match="where it is loaded"):
         certmix.certify(model, net(), x, alpha=0.9, radius=0.01, preprocessing={"mean": 0.5})
+
+
+class HalfSpace(nn.Module):
+    """Logits (w · x + b, 0)."""
+
+    def __init__(self, w: torch.Tensor, b: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(w.numel(), 2)
+        self.linear.weight.data = torch.stack([w, torch.zeros_like(w)])
+        self.linear.bias.data = torch.tensor([b, 0.0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.flatten(1))
+
+
+def radius_of_counts(count: int, n: int, alpha: float, sigma: float) -> float:
+    """Cohen's sigma Φ⁻¹(p), p by Clopper and Pearson."""
+    return sigma * float(norm.ppf(beta.ppf(alpha, count, n - count + 1)))
+
+
+def test_a_constant_classifier_has_cohens_radius_rounded_down():
+    smooth = integrations.Smooth(HalfSpace(torch.zeros(12), 1.0), 2, 0.5)
+    predicted, radius = smooth.certify(torch.full((3, 2, 2), 0.4), 100, 1000, 0.001, 500)
+    closed_form = radius_of_counts(1000, 1000, 0.001, 0.5)
+    assert predicted == 0
+    assert 1 - 1e-6 < radius / closed_form <= 1
+    assert closed_form == pytest.approx(0.5 * norm.ppf(0.001 ** (1 / 1000)), abs=1e-9)  # 1.2316
+    assert smooth.predict(torch.full((3, 2, 2), 0.4), 100, 0.001, 64) == 0
+
+
+def test_the_radius_of_a_half_space_is_below_its_distance_and_not_far_below():
+    w, b = torch.linspace(0.2, 1.0, 12), -1.6
+    x = torch.linspace(0, 1, 12).mul(255).round().div(255).reshape(3, 2, 2)
+    value = float(w @ x.flatten()) + b
+    smooth = integrations.Smooth(HalfSpace(w, b), 2, 0.5, seed=3)
+    predicted, radius = smooth.certify(x, 100, 4000, 0.001, 1000)
+    distance = abs(value) / float(w.norm())  # where the smoothed classifier changes its answer
+    assert predicted == (0 if value > 0 else 1)
+    assert 0.75 * distance < radius <= distance
+    assert smooth.predict(x, 200, 0.001, 100) == predicted
+
+
+def test_where_the_answer_is_open_smoothing_abstains():
+    tied = integrations.Smooth(HalfSpace(torch.ones(12), -6.0), 2, 0.5)
+    x = torch.full((3, 2, 2), 0.5)
+    assert tied.certify(x, 50, 200, 0.001, 100) == (integrations.Smooth.ABSTAIN, 0.0)
+    assert tied.predict(x, 100, 0.001, 100) == -1
+    sure = integrations.Smooth(HalfSpace(torch.zeros(12), 1.0), 2, 0.5)
+    assert sure.certify(x, 10, 9, 0.001, 9) == (-1, 0.0)  # 2^-9 > 0.001: so few draws prove nothing
+
+
+def test_calls_draw_noise_of_their_own_and_the_same_again():
+    w, x = torch.ones(12), torch.full((3, 2, 2), 0.6)
+    first, again = (integrations.Smooth(HalfSpace(w, -6.0), 2, 0.5, seed=7) for _ in range(2))
+    radii = [first.certify(x, 20, 300, 0.01, 100)[1] for _ in range(3)]
+    assert len(set(radii)) > 1
+    assert radii == [again.certify(x, 20, 300, 0.01, 100)[1] for _ in range(3)]
+
+
+def test_misuse_of_smoothing_is_refused(x: torch.Tensor):
+    with pytest.raises(UsageError, match="noise_std must be > 0"):
+        integrations.Smooth(net(), 3, 0.0)
+    with pytest.raises(UsageError, match="has 3 classes, not num_classes = 10"):
+        integrations.Smooth(net(), 10, 0.5).predict(x[0], 10, 0.1, 10)
+    with pytest.raises(UsageError, match="failure_probability"):
+        integrations.Smooth(net(), 3, 0.5).certify(x[0], 10, 100, 1.0, 10)

@@ -75,6 +75,7 @@ def test_options_are_explained_and_refused_without_torch(command: str):
         "merge": ["run"],
         "models": ["run"],
         "options": ["audit"],
+        "completion": ["bash"],
     }
     needed |= {
         "lipschitz": ["--robust", "h", "--radius", "1"],
