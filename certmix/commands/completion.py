@@ -10,6 +10,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from certmix.commands import COMMANDS
 from certmix.commands.parsing import BESIDE, Parser
 from certmix.errors import UsageError
 
@@ -31,8 +32,6 @@ def run(options: argparse.Namespace) -> int:
 
 def whole(file: Any, folder: Any) -> argparse.ArgumentParser:
     """The parser of all commands. file, folder: what marks an option that names one."""
-    from certmix.__main__ import COMMANDS
-
     parser = Parser(prog="certmix", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="which it is")
     commands = parser.add_subparsers()
