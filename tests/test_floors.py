@@ -129,7 +129,7 @@ NORMS_STAND_IN = {
     "proofs_check.kernel.norms": "the judge's table",
     "verifiers.norms": "engines' and attacks' table",
     "certmix.settings": "a default",
-    "certmix.commands.arguments": "a default",
+    "certmix.integrations": "what Cohen's class certifies in",
     "certmix.commands.smoothing_bounds": "a default",
     "certmix.mixing.general": "a default",
     "certmix.testing.problem": "the suite reads the norms that anybody's certifier may write, L7 too",
