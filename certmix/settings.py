@@ -97,11 +97,11 @@ def choices(of: type, name: str) -> tuple[str, ...]:
     return option.choices if option and option.choices else get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def check_declared(settings: Any) -> None:
-    """Raises UsageError where a field is none of its choices, or below its least value."""
+def check_declared(settings: Any, but: tuple[str, ...] = ()) -> None:
+    """Raises UsageError where a field, of others than `but`, is none of its choices, or below its least value."""
     for of in dataclasses.fields(settings):
         option, value = option_of(of), getattr(settings, of.name)
-        if allowed := choices(type(settings), of.name):
+        if (allowed := choices(type(settings), of.name)) and of.name not in but:
             choose(of.name, value, allowed)
         if option is not None and option.least is not None and value < option.least:
             raise UsageError(f"{of.name} must be >= {option.least}, got {value}")
@@ -219,7 +219,7 @@ class Settings:
         object.__setattr__(self, "norm", as_norm(self.norm))
         if self.radius is not None:
             object.__setattr__(self, "radius", as_number(self.radius, "radius"))
-        check_declared(self)
+        check_declared(self, but=("norm",))  # which `as_norm` has read
         choose("engine", self.engine, (BEST, *ENGINES))
         if self.radius is not None and not (math.isfinite(self.radius) and self.radius >= 0):
             raise UsageError(f"radius must be >= 0 and finite, got {self.radius}; leave it out for the largest radius")
