@@ -6,7 +6,9 @@ certmix.formatting; the page's script sorts and filters and writes none.
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import io
 import json
 from collections import Counter
@@ -28,6 +30,7 @@ from certmix.runs.own_files import Compared
 from certmix.runs.store import digests
 
 GALLERY = 6  # inputs of each kind
+PLAIN = 2**19  # characters of the table of inputs; a longer one is compressed
 FEW_CLASSES = 20  # a longer table is folded
 COLUMNS = ("input", "label", "class", "verdict", "certified radius", "attack radius", "judge", "why")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # at the start of a cell, to a spreadsheet
@@ -36,6 +39,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # at the start of a cell, to a sprea
 def write(report: AuditReport, own: tuple[Compared, ...] = ()) -> Path:
     """DIR/report.html. own: files of the reviewer's, as compared with the run."""
     template = resources.files("certmix.reports").joinpath("page.html").read_text(encoding="utf-8")
+    table = as_csv(report.inputs)
+    packed = len(table) > PLAIN
+    if packed:
+        table = base64.b64encode(gzip.compress(table.encode(), mtime=0)).decode()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = environment.from_string(template).render(
         report=report,
@@ -56,7 +63,8 @@ def write(report: AuditReport, own: tuple[Compared, ...] = ()) -> Path:
         classes=by_class(report),
         few_classes=FEW_CLASSES,
         gallery=gallery(report),
-        csv=json.dumps(as_csv(report.inputs), ensure_ascii=False).replace("<", "\\u003c"),
+        packed=packed,
+        table=json.dumps(table, ensure_ascii=False).replace("<", "\\u003c"),
         settings=flat(report.settings),
         values_only=VALUES_ONLY,
         lower=lower,

@@ -88,12 +88,12 @@ def read(kind: Any, value: Any, place: str) -> Any:
 
     Ensures: no coercion but int -> float, exactly; objects have precisely the dataclass's fields.
     """
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    origin, args, is_object = _of_kind(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
         kinds = [a for a in args if a is not type(None)]
-        fitting = [k for k in kinds if dataclasses.is_dataclass(k) == (type(value) is dict)]
+        fitting = [k for k in kinds if _of_kind(k)[2] == (type(value) is dict)]
         if len(fitting) > 1:  # several objects are told by their fields
             names = set(read(dict, value, place))
             fitting = [k for k in fitting if set(_hints(k)) == names] or fitting
@@ -108,9 +108,15 @@ def read(kind: Any, value: Any, place: str) -> Any:
         return word
     if origin is tuple:
         return _read_tuple(args, value, place)
-    if dataclasses.is_dataclass(kind):
+    if is_object:
         return _read_object(kind, value, place)
     return _read_scalar(origin or kind, value, place)
+
+
+@functools.cache
+def _of_kind(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """Its origin and arguments, and whether objects are read as it."""
+    return typing.get_origin(kind), typing.get_args(kind), dataclasses.is_dataclass(kind)
 
 
 def _read_scalar(kind: type, value: Any, place: str) -> Any:

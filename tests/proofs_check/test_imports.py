@@ -57,10 +57,11 @@ def test_the_judge_does_not_grow_unnoticed():
     93 are trees that split g, too: the rule, lines above negative weights, and a room of their own for the bytes.
     116 are products of two values, inverse powers and roots, of which norms, gates and attention are made.
     74 bound sums of exponentials by one constant of all logits (4b), which 4a takes apart.
-    20 let a cluster judge a run's lines; 8 bound neurons anew that were split, without which empty parts seem open.
+    23 let a cluster judge a run's lines, and take types apart once; 8 bound neurons anew that were split, without which
+    empty parts seem open.
     95 are constants of both networks, whose margins may have either sign.
     """
-    assert sum(len(code_lines(path)) for path in FILES) <= 4648
+    assert sum(len(code_lines(path)) for path in FILES) <= 4651
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rules").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
