@@ -216,3 +216,19 @@ def test_the_class_of_h_is_asked_for_where_the_claim_names_it():
     case, claim, offered = proof(*BEYOND[2])
     z = [float(v) for v in en.exact_values(case.robust.network, en.exact(case.input))[-1]]
     assert accepted(case, dataclasses.replace(claim, class_of="robust"), offered) == (np.argmax(z) == claim.predicted)
+
+
+def test_the_class_of_h_is_not_that_of_the_mix_where_g_decides():
+    """On balls so small that a tree of one leaf proves the mix's class."""
+    leaf = encoded(bytes([LEAF]) + bytes(COLUMNS))
+    decided = 0
+    for seed in range(40):
+        case, y = case_of(seed, 0.3, 0.5)
+        z = [float(v) for v in en.exact_values(case.robust.network, en.exact(case.input))[-1]]
+        if np.argmax(z) == y:
+            continue
+        claim = claim_of(case, radius=1e-5, alpha=0.3, predicted=y, temperature=0.5)
+        offered = BranchedPair(None, tuple(None if j == y else leaf for j in range(CLASSES)))
+        assert not accepted(case, dataclasses.replace(claim, class_of="robust"), offered)
+        decided += accepted(case, claim, offered)
+    assert decided >= 3
