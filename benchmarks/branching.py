@@ -78,7 +78,7 @@ MNIST = ("mnist/robust.onnx", "mnist/standard.onnx", "mnist/test_1000.npz")
 CASES = {
     **{
         f"digits {norm} {alpha}": _digits(norm, alpha, parts)
-        for norm, parts in (("Linf", 2000), ("L2", 4000))
+        for norm, parts in (("Linf", 2000), ("L2", 8000))
         for alpha in (0.6, 0.75, 0.9)
     },
     **{

@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+MODELS = {  # of branching's cases: name, fixed radius
+    "kw": ("CIFAR-10 `kw_base`", "2/255, "),
+    "mnist": ("MNIST", ".3, "),
+    "resnet4b": ("CIFAR-10 `resnet4b`", "1/255, "),
+    "digits": ("digits", ""),
+}
+REACHED, LIMITS = ("bounds", "branching, judged"), ("floor", "mix")
 NET = {"digits": "digits net", "mnist": "MNIST conv net", "kw_base": "CIFAR conv net", "resnet4b": "CIFAR ResNet"}
 
 
@@ -31,6 +38,11 @@ def small(value: float, digits: int) -> str:
     return f"{math.floor(round(value * 10**digits, 9)) / 10**digits:.{digits}f}".removeprefix("0")
 
 
+def small_up(value: float, digits: int) -> str:
+    """The same of an upper limit; never less than it is."""
+    return f"{math.ceil(round(value * 10**digits, 9)) / 10**digits:.{digits}f}".removeprefix("0")
+
+
 def audits() -> Iterator[str]:
     rows = results("audits")
     for row in rows[:6]:
@@ -44,20 +56,30 @@ def audits() -> Iterator[str]:
 
 def branching() -> Iterator[str]:
     rows = {row["case"]: row for row in results("branching")}
-    for alpha in (".75", ".9"):
-        row = rows[f"kw 2/255 0{alpha}"]
-        yield f"| {alpha} | {row['bounds']} | **{row['branching, judged']}** | {row['floor']} | {row['mix']} |"
-    first, mnist, digits = (rows[name] for name in ("kw 2/255 0.75", "mnist 0.3 0.75", "digits Linf 0.75"))
-    yield f"and {first['largest proof bytes'] / 1e3:.0f} kB, {first['seconds of finding them']:.0f} processor seconds"
-    yield f"to find and {first['seconds of judging trees']:.1f} to judge"
-    yield f"bounds {mnist['bounds']}, branching **{mnist['branching, judged']}**, "
-    yield f"floor {mnist['floor']}, mix attack {mnist['mix']}"
-    reached, floor, mix = (digits[k] for k in ("branching, judged", "floor", "mix"))
-    yield (
-        f"mean largest radius: bounds {small(digits['bounds'], 4)}, branching, judged **{small(reached, 4)}** "
-        f"({small(reached / floor, 3)} of the floor, {small(reached / mix, 3)} of the mix attack), "
+    for case, row in rows.items():
+        model, at = MODELS[case.split()[0]]
+        alpha = small(row["alpha"], 2).rstrip("0") + (", T = 4" if case.endswith("T=4") else "")
+        alpha += ", with g" if case.endswith("with g") else ""
+        norm = {"Linf": "∞", "L2": "2"}[row["norm"]]
+        what = f"{model}, ℓ{norm}, {at}α = {alpha}, {'of' if at else 'mean radius of'} {row['inputs']}"
+        reached = [str(row[k]) if at else small(row[k], 4) for k in REACHED]
+        limits = [str(row[k]) if at else small_up(row[k], 4) for k in LIMITS]
+        size, judging, spent = ("–",) * 3
+        if row["trees"]:
+            size = f"{math.ceil(row['median proof bytes'] / 1e3)} kB"
+            judging = f"{row['seconds of judging trees'] / row['trees']:.2f} s"
+        if row["inputs branched on"]:
+            spent = f"{row['seconds of branching'] / row['inputs branched on']:.1f} s"
+        cells = [what, f"{row['parts']:,}", reached[0], f"**{reached[1]}**", *limits, spent, size, judging]
+        yield f"| {' | '.join(cells)} |"
+    for norm, name in (("∞", "digits Linf 0.75"), ("2", "digits L2 0.75")):
+        reached, floor, mix = (rows[name][k] for k in ("branching, judged", "floor", "mix"))
+        yield f"ℓ{norm} {small(reached / floor, 3)} of the floor and {small(reached / mix, 3)} of the mix attack"
+    costliest = max(
+        rows.values(), key=lambda row: row["seconds of judging trees"] / (row["seconds of finding them"] or 1)
     )
-    yield f"{digits['seconds of branching'] / digits['inputs']:.1f} processor seconds per input"
+    share = costliest["seconds of judging trees"] / costliest["seconds of finding them"]
+    yield f"at most {math.ceil(100 * share)} % of the time that finding them took"
 
 
 def branching_rules() -> Iterator[str]:
