@@ -1,7 +1,7 @@
 """Lipschitz constants: certified local against the estimate, LipSDP's time, radii against attacks, CPU against GPU.
 
 python benchmarks/lipschitz.py [--count N]
-    [--only digits|mnist|cifar|resnet4b|bounds|judged|lipsdp|device|upstream|design|layers|mix]
+    [--only digits|mnist|cifar|resnet4b|bounds|judged|lipsdp|device|upstream|design|layers|mix|rules]
 Results are merged part by part into benchmarks/results/lipschitz.json. Models of DATA are skipped with a message where
 they are absent; eclipse-nn (PyPI) and upstream auto_LiRPA are compared with where Python finds them.
 """
@@ -55,7 +55,7 @@ from verifiers.network.module import PlainModule, build
 from verifiers.perturbation import Balls
 
 DIGITS, LIPSCHITZ = ROOT / "examples" / "digits", ROOT / "examples" / "lipschitz"
-PARTS = ("bounds", "judged", "lipsdp", "device", "upstream", "design", "layers", "mix")
+PARTS = ("bounds", "judged", "lipsdp", "device", "upstream", "design", "layers", "mix", "rules")
 CASES: dict[str, tuple[Path, Path, dict[c.Norm, float]]] = {
     "digits": (DIGITS / "robust.onnx", DIGITS / "audit.npz", {"Linf": 0.1, "L2": 0.3, "L1": 0.5}),
     "mnist": (DATA / "mnist" / "robust.onnx", DATA / "mnist" / "test_1000.npz", {"Linf": 0.1, "L2": 0.3, "L1": 2.0}),
@@ -427,6 +427,42 @@ def _with_logits(
     return build(nodes), [*steps, LinearStep(weight, shape)]
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    "lipschitz": {"method": "lipschitz"},
+    "margin": {},
+    "margin, 100 parts": {"branch_parts": 100},
+    "lipschitz, g too": {"method": "lipschitz", "use_standard": True},
+    "margin, g too": {"use_standard": True},
+}
+MIXES = ((0.55, 10.0), (0.75, 4.0), (0.75, 1.0), (0.45, 10.0))
+
+
+def of_each_rule(count: int) -> dict[str, Any]:
+    """Judged l2 radii of the mix with the net of examples/lipschitz by every method, input by input."""
+    standard, robust = load_model(DIGITS / "standard.onnx"), load_model(LIPSCHITZ / "robust.onnx")
+    x = torch.from_numpy(load_data(DIGITS / "audit.npz", count).inputs)
+    figures: dict[str, Any] = {"inputs": count}
+    for (alpha, temperature), (name, change) in itertools.product(MIXES, METHODS.items()):
+        settings = Settings(alpha, temperature=temperature, norm="L2", attack_steps=0, curves=False, **change)
+        if alpha <= 0.5 and not settings.use_standard:
+            continue
+        problem = ProverProblem(standard, robust, x, tuple(range(count)), (0,) * count, settings)
+        start = time.process_time()
+        radii = [o.radius if isinstance(o, Certified) else 0.0 for o in prove(problem, open_session(problem))]
+        figures.setdefault(f"alpha {alpha}, T {temperature:g}", {})[name] = {
+            "radii": radii,
+            "mean radius": statistics.mean(radii),
+            "processor seconds": time.process_time() - start,
+        }
+        print("rules", alpha, temperature, name, statistics.mean(radii), time.process_time() - start, flush=True)
+    for of_mix in figures.values():
+        for name in ("margin", "margin, 100 parts") if isinstance(of_mix, dict) and "margin" in of_mix else ():
+            pairs = list(zip(of_mix["lipschitz"]["radii"], of_mix[name]["radii"], strict=True))
+            of_mix[f"inputs at which lipschitz reaches no less than {name}"] = sum(a >= b for a, b in pairs)
+            of_mix[f"smallest ratio of both, {name}"] = min((a / b for a, b in pairs if b > 0), default=None)
+    return figures
+
+
 def mix(count: int) -> dict[str, Any]:
     """Certified against clean accuracy of the mix with the net of examples/lipschitz, all certificates judged."""
     rows = subprocess.run(
@@ -549,6 +585,8 @@ def main() -> None:
         figures["layers"] = layered()
     if options.only in (None, "mix"):
         figures["mix"] = mix(options.count or 200)
+    if options.only in (None, "rules"):
+        figures["rules"] = of_each_rule(options.count or 8)
     if options.only in (None, "upstream"):
         figures["upstream's example"] = upstream()
     save("lipschitz", figures)

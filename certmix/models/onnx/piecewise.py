@@ -124,7 +124,8 @@ def smaller(call: Call, a: int, b: int) -> int:
 
 
 def where(call: Call) -> int:
-    """Of a constant condition: both sides times 0 or 1, added up. Softplus above torch's threshold is Softplus."""
+    """Of a constant condition: both sides times 0 or 1, added up. Of the larger or smaller of two values, of x and a
+    multiple of it by x's sign: Max, Min, Abs, LeakyRelu. Softplus above torch's threshold is Softplus."""
     condition, emit = call.constant(0).astype(bool), call.builder.emit
     parts: list[int] = []
     constants: list[tuple[np.ndarray, np.ndarray]] = []

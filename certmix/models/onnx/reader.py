@@ -23,9 +23,9 @@ from onnx import external_data_helper, helper, numpy_helper
 from certmix.data import file_kinds
 from certmix.errors import UsageError
 from certmix.models.onnx.call import Builder, Call, Parts, Value, refusal
+from certmix.models.onnx.choices import without_choices
 from certmix.models.onnx.folding import evaluated, one_line
 from certmix.models.onnx.operators import CAN_FOLD, OPERATORS
-from certmix.models.onnx.thresholds import without_thresholds
 from certmix.models.onnx.view import View
 from certmix.models.simplify import simplify
 from proofs_check.certificate import MalformedError, PlainNetwork
@@ -154,7 +154,7 @@ def plain_network(model: onnx.ModelProto) -> PlainNetwork:
 
     Ensures: constants keep their exact float32 values (x - c becomes a shift by -c, x / c a division), so
     that in real arithmetic both compute the same function, but for a Softplus with torch's threshold, which is Softplus
-    (`thresholds`: the same in float32, relatively less than 2^-28 apart). Raises UsageError naming the operator and
+    (`choices`: the same in float32, relatively less than 2^-28 apart). Raises UsageError naming the operator and
     node that has no counterpart.
     """
     ends = signature(model)
@@ -204,7 +204,7 @@ def _unusable(error: MalformedError) -> str:
 def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
     """The nodes that `output` depends on, in the graph's (topological) order."""
     wanted, nodes = {output}, []
-    for node in reversed(without_thresholds(graph)):
+    for node in reversed(without_choices(graph)):
         if wanted & set(node.output):
             wanted |= set(node.input)
             nodes.append(node)
