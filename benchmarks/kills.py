@@ -114,14 +114,13 @@ def measure(name: str, kills: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=list(CASES), default=None)
-    parser.add_argument("--kills", type=int, default=None, help="of each case (default: 1,000 in all); fewer: not kept")
+    parser.add_argument("--kills", type=int, default=None, help="of each case (default: 1,000 in all)")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     for name in CASES if asked.case is None else [asked.case]:
         row = measure(name, asked.kills or CASES[name][1], asked.seed)
         print(row, flush=True)
-        if asked.kills is None:
-            save("kills", [*(r for r in before("kills") if r["case"] != name), row])
+        save("kills", [*(r for r in before("kills") if r["case"] != name), row])
 
 
 if __name__ == "__main__":

@@ -82,6 +82,13 @@ def branching() -> Iterator[str]:
     yield f"at most {math.ceil(100 * share)} % of the time that finding them took"
 
 
+def branching_in_short() -> Iterator[str]:
+    rows = {row["case"]: row for row in results("branching")}
+    for row in (rows["kw 2/255 0.75"], rows["kw 2/255 0.9"]):
+        assert row["inputs"] == 100  # so that counts are percents
+        yield f" **{row['branching, judged']}** | {row['floor']} | {row['mix']} |"
+
+
 def branching_rules() -> Iterator[str]:
     of = {row["rule"]: row["proven"] for row in results("branching_rules")}
     yield f"this one proves {of['as it is']}, BaBSR's score alone {of['the score alone (BaBSR)']}, "
