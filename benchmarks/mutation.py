@@ -160,7 +160,7 @@ def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
             "Operators: error term set to zero, a term or a condition removed, directed rounding removed or swapped,",
             "minimum and maximum swapped, strictness of a comparison changed, a check removed, a constant halved,",
             "a sign flipped. `make mutation` repeats it; figures in `benchmarks/results/mutation.json`.", "",
-            f"**{tried} of {of} mutants were tried.** They are taken in a random order (seed {SEED}), first those of",
+            f"**{tried} of {of} mutants were tried**, the others left for want of processor time. They are taken in a random order (seed {SEED}), first those of",
             "files that margins of linear, convolutional and ReLU networks rest on; a mutant counts as surviving where",
             "all quick cases of tests that run its line pass, up to 20 seconds of them (4 where a reason was known).",
             *_merged(earlier), "",
