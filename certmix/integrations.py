@@ -106,15 +106,19 @@ class Smooth:
     seed: of all draws; the k-th call draws noise of its own. device: where the base is run.
     """
 
-    ABSTAIN = -1
+    ABSTAIN: int = -1
 
     def __init__(
         self, base_classifier: nn.Module, num_classes: int, sigma: float, *, grid: int = 255, seed: int = 0,
         device: str = "cpu",
     ) -> None:  # fmt: skip
-        self.base_classifier, self.num_classes, self.sigma = base_classifier, num_classes, sigma
-        self.grid, self.seed, self.device = grid, seed, device
-        self.calls = 0
+        self.base_classifier: nn.Module = base_classifier
+        self.num_classes: int = num_classes
+        self.sigma: float = sigma
+        self.grid: int = grid
+        self.seed: int = seed
+        self.device: str = device
+        self.calls: int = 0
         self.models: dict[tuple[int, ...], Model] = {}
         SmoothingSettings(noise_std=sigma, grid=grid)  # misuse shows before anything is drawn
 

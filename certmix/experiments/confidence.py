@@ -21,7 +21,7 @@ NAME = "confidence"
 NAMES = {"standard": "g", "robust": "h"}
 
 
-MEAN = {"marker": "D", "markersize": 4.5, "markerfacecolor": "black", "markeredgecolor": "black"}
+MEAN: dict[str, Any] = {"marker": "D", "markersize": 4.5, "markerfacecolor": "black", "markeredgecolor": "black"}
 SHOWN = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of the figure's boxes
 
 

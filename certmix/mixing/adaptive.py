@@ -26,7 +26,7 @@ class SigmoidAlpha(nn.Module):
         if network.classes != 2:
             raise UsageError(f"the network of alpha must have two logits, has {network.classes}")
         self.network = network
-        self.module = PlainModule(network).eval()
+        self.module: PlainModule = PlainModule(network).eval()
         self.low = low
         self.high = high
 

@@ -50,8 +50,9 @@ class GeneralMixedClassifier(nn.Module):
         for name, value, choices in (("scaling", scaling, SCALINGS), ("output", output, OUTPUTS)):
             if value not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-        self.standard, self.robust = standard, robust
-        self.gamma = float(gamma)
+        self.standard: nn.Module = standard
+        self.robust: nn.Module = robust
+        self.gamma: float = float(gamma)
         self.scaling: Scaling = scaling
         self.output: Output = output
         self.norm: Norm = norm
@@ -145,8 +146,9 @@ class LocallyBiasedSmoothing(nn.Module):
         super().__init__()
         if not (gamma >= 0 and math.isfinite(gamma)):
             raise UsageError(f"gamma must be a finite number >= 0, got {gamma}")
-        self.standard, self.oracle = standard, oracle
-        self.gamma = float(gamma)
+        self.standard: nn.Module = standard
+        self.oracle: Callable[[Tensor], Tensor] = oracle
+        self.gamma: float = float(gamma)
         self.norm: Norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,8 +174,8 @@ class OneNearestNeighbour(nn.Module):
             raise UsageError(f"needs as many directions as points, got {len(points)} and {tuple(directions.shape)}")
         if not bool((directions.abs() == 1).all()):
             raise UsageError("directions must be -1 or 1")
-        self.points = nn.Buffer(points.flatten(1))
-        self.directions = nn.Buffer(directions)
+        self.points: Tensor = nn.Buffer(points.flatten(1))
+        self.directions: Tensor = nn.Buffer(directions)
         self.norm: Norm = norm
 
     def forward(self, x: Tensor) -> Tensor:

@@ -73,9 +73,9 @@ class MixedClassifier(nn.Module):
         super().__init__()
         self.standard = standard
         self.robust = robust
-        self.alpha_network = alpha if isinstance(alpha, nn.Module) else None
-        self.alpha = check_alpha(_lower(alpha, alpha_lower))
-        self.temperature = check_temperature(temperature)
+        self.alpha_network: nn.Module | None = alpha if isinstance(alpha, nn.Module) else None
+        self.alpha: float = check_alpha(_lower(alpha, alpha_lower))
+        self.temperature: float = check_temperature(temperature)
         self.transform = transform
 
     def forward(self, x: Tensor) -> Tensor:

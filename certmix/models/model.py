@@ -40,7 +40,7 @@ VALUES_ONLY = (
     "logits as they are"
 )
 PROBABILITIES = "its outputs are probabilities, not logits: the mix takes softmax of them again; remove its softmax"
-TAILS = {"LogSoftmax": nn.LogSoftmax(1), "Softmax": nn.Softmax(1)}
+TAILS: dict[str, nn.Module] = {"LogSoftmax": nn.LogSoftmax(1), "Softmax": nn.Softmax(1)}
 PROBABILITY_TOLERANCE = 1e-5  # of a sum of float32 probabilities
 
 

@@ -3,6 +3,7 @@ units, or the way from scaled features back to raw ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,13 @@ def prepended(model: onnx.ModelProto, front: Preprocess | Features) -> onnx.Mode
     return after
 
 
-APPLIED = {"Sub": torch.sub, "Div": torch.div, "Min": torch.minimum, "Mul": torch.mul, "Add": torch.add}
+APPLIED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Sub": torch.sub,
+    "Div": torch.div,
+    "Min": torch.minimum,
+    "Mul": torch.mul,
+    "Add": torch.add,
+}
 
 
 class Behind(nn.Module):
@@ -95,7 +102,7 @@ class Behind(nn.Module):
         super().__init__()
         self.module = module
         steps = front.steps(shape)
-        self.operators = [op for op, _, _ in steps]
+        self.operators: list[str] = [op for op, _, _ in steps]
         for k, (_, _, constant) in enumerate(steps):
             self.register_buffer(f"constant{k}", torch.from_numpy(constant))
 

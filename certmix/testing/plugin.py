@@ -76,7 +76,9 @@ class LawItem(pytest.Item):
 
     def __init__(self, *, law: Any, certifier: Any, share: float, **keywords: Any) -> None:
         super().__init__(**keywords)
-        self.law, self.certifier, self.share = law, certifier, share
+        self.law: Any = law
+        self.certifier: Any = certifier
+        self.share: float = share
 
     def runtest(self) -> None:
         from certmix.testing.reproduce import script

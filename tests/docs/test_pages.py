@@ -22,7 +22,12 @@ from certmix.errors import UsageError
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-EVERYWHERE = [*PAGES, ROOT / "README.md", *sorted((ROOT / "examples").rglob("*.md"))]
+EVERYWHERE = [
+    *PAGES,
+    ROOT / "README.md",
+    *sorted((ROOT / "examples").rglob("*.md")),
+    *sorted((ROOT / ".github").rglob("*.md")),
+]
 FIRST_HOUR = DOCS / "first-hour.md"  # replayed by test_first_hour.py
 RUN = ("your-own-models.md", "branching.md", "lipschitz.md")  # whose blocks are run here
 

@@ -49,7 +49,7 @@ class EngineOracle(MarginOracle):
     def __init__(self, problem: ProverProblem, predicted: Tensor, session: EngineSession) -> None:
         super().__init__(problem, predicted)
         self.session = session
-        self.memory = RadiusMemory()
+        self.memory: RadiusMemory = RadiusMemory()
 
     def bound(self, inputs: Tensor, radii: Tensor, witness: bool) -> MarginBound:
         g = self._bound_standard(inputs, radii, witness) if self.problem.settings.use_standard else None

@@ -64,7 +64,7 @@ class Pursuit:
 
     def __post_init__(self) -> None:
         desk = self.problem.desk
-        self.state = Unfinished() if desk is None else desk.read(self.problem.indices[self.k])
+        self.state: Unfinished = Unfinished() if desk is None else desk.read(self.problem.indices[self.k])
 
     def decided(self, before: Abstained) -> Outcome:
         """The outcome at the radius asked for. An input that a quick attack refutes is left to it."""

@@ -21,6 +21,7 @@ from verifiers.network.lowering import lower
 from verifiers.network.module import PlainModule
 
 Pair = tuple[Tensor, Tensor]
+Certifier = Callable[..., Pair]
 
 
 class SoftmaxOf(nn.Module):
@@ -61,7 +62,7 @@ def bounds(
 
 def _certifier(
     protocol: str, method: str, head: Callable[[nn.Module], nn.Module] | None, dtype: torch.dtype = torch.float64
-) -> Callable[..., Pair]:
+) -> Certifier:
     call = functools.partial(bounds, method, head, dtype)
 
     def certifier(robust: nn.Module, x: Tensor, radius: float, norm: str = "Linf") -> Pair:
@@ -72,9 +73,9 @@ def _certifier(
     return certifier
 
 
-logits_ibp = _certifier("logits", "IBP", None)
-logits_crown = _certifier("logits", "CROWN", None)
-logits_crown_float32 = _certifier("logits", "CROWN", None, torch.float32)
-probabilities_ibp = _certifier("probabilities", "IBP", SoftmaxOf)
-probabilities_crown = _certifier("probabilities", "CROWN", SoftmaxOf)
-probabilities_expanded_ibp = _certifier("probabilities", "IBP", ExpandedSoftmaxOf)
+logits_ibp: Certifier = _certifier("logits", "IBP", None)
+logits_crown: Certifier = _certifier("logits", "CROWN", None)
+logits_crown_float32: Certifier = _certifier("logits", "CROWN", None, torch.float32)
+probabilities_ibp: Certifier = _certifier("probabilities", "IBP", SoftmaxOf)
+probabilities_crown: Certifier = _certifier("probabilities", "CROWN", SoftmaxOf)
+probabilities_expanded_ibp: Certifier = _certifier("probabilities", "IBP", ExpandedSoftmaxOf)

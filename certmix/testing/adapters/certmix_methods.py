@@ -53,7 +53,10 @@ def lipschitz(
     return _ask("lipschitz", False, standard, robust, x, alpha, norm, temperature, domain)
 
 
-def fixed_radius(method: Method = "margin") -> Callable[..., list[float | None]]:
+Certifier = Callable[..., list[float | None]]
+
+
+def fixed_radius(method: Method = "margin") -> Certifier:
     """The same, asked about one given radius (the keyword `radius` has no default)."""
 
     def certifier(
@@ -65,8 +68,8 @@ def fixed_radius(method: Method = "margin") -> Callable[..., list[float | None]]
     return certifier
 
 
-margin_at_radius = fixed_radius()
-lipschitz_at_radius = fixed_radius("lipschitz")
+margin_at_radius: Certifier = fixed_radius()
+lipschitz_at_radius: Certifier = fixed_radius("lipschitz")
 
 
 def _ask(
