@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from certmix.data.dataset import load_data
 from certmix.models.model import load_model
 from certmix.runs.audit import Audit
 from certmix.runs.batches import Executor, here
-from certmix.runs.listener import After, Before, Listener
+from certmix.runs.listener import After, Before, Listener, SoFar
 from certmix.runs.store import Store
 from certmix.settings import Settings
 
@@ -18,12 +19,15 @@ class Recorder(Listener):
 
     def __init__(self) -> None:
         self.heard: list[object] = []
+        self.so_far: SoFar | None = None
 
     def before(self, found: Before) -> None:
         self.heard.append(found)
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, so_far: SoFar | None = None) -> None:
+        assert so_far is None or sum(dataclasses.astuple(so_far)) <= done
         self.heard.append((done, total))
+        self.so_far = so_far
 
     def after(self, found: After) -> None:
         self.heard.append(found)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from certmix.commands import arguments
 from certmix.formatting import nearest, percent_nearest, ratio, upper
 from certmix.provers.problem import Pursued
-from certmix.runs.listener import After, Before, Listener
+from certmix.runs.listener import After, Before, Listener, SoFar
 
 BETWEEN_LINES = 30.0  # seconds
 
@@ -31,19 +31,19 @@ class Bar:
         self._task: TaskID | None = None
         self._began, self._said, self._before = 0.0, 0.0, 0
 
-    def progress(self, done: int, total: int) -> None:
-        now = monotonic()
+    def progress(self, done: int, total: int, so_far: SoFar | None = None) -> None:
+        now, ends = monotonic(), "" if so_far is None else in_words(so_far)
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(self._doing, total=total)
             self._began = self._said = now
             self._before = done
-        self._bar.update(self._task, completed=done, description=self._doing)
+        self._bar.update(self._task, completed=done, description=self._doing + ends)
         if self._bar.disable and now >= self._said + BETWEEN_LINES:
             self._said = now
             per_second = (done - self._before) / (now - self._began)
             left = "" if per_second == 0 else f", about {upper((total - done) / per_second, 2)} s left"
-            print(f"{self._doing}: {done} of {total}, {nearest(per_second, 2)} a second{left}", file=sys.stderr)
+            print(f"{self._doing}: {done} of {total}, {nearest(per_second, 2)} a second{left}{ends}", file=sys.stderr)
 
     def say(self, doing: str) -> None:
         """What is done just now, until the next progress."""
@@ -54,6 +54,12 @@ class Bar:
         if self._task is not None:
             self._bar.stop()
             self._task = None
+
+
+def in_words(so_far: SoFar) -> str:
+    """What became of inputs, behind what is done: nothing where nothing is decided."""
+    shown = [f"{n} {name}" for name, n in dataclasses.asdict(so_far).items() if n]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def pursuit(how: Pursued) -> str:
@@ -80,8 +86,8 @@ class Terminal(Listener):
             print(note, flush=True)
         arguments.warn(found.doubts)
 
-    def progress(self, done: int, total: int) -> None:
-        self._bar.progress(done, total)
+    def progress(self, done: int, total: int, so_far: SoFar | None = None) -> None:
+        self._bar.progress(done, total, so_far)
 
     def pursued(self, how: Pursued) -> None:
         self._bar.say(pursuit(how))
@@ -128,8 +134,8 @@ class Events(Listener):
     def before(self, found: Before) -> None:
         _event("before", dataclasses.asdict(found))
 
-    def progress(self, done: int, total: int) -> None:
-        _event("progress", {"done": done, "total": total})
+    def progress(self, done: int, total: int, so_far: SoFar | None = None) -> None:
+        _event("progress", {"done": done, "total": total, **({} if so_far is None else dataclasses.asdict(so_far))})
 
     def pursued(self, how: Pursued) -> None:
         _event("branching", dataclasses.asdict(how))

@@ -29,7 +29,7 @@ from certmix.records.unfinished import Desk
 from certmix.runs import provenance
 from certmix.runs.batches import Executor, Refuted, Task, Worker, here
 from certmix.runs.cross_check import CrossCheck, cross_check
-from certmix.runs.listener import After, Before, Listener
+from certmix.runs.listener import After, Before, Listener, SoFar
 from certmix.runs.provenance import Provenance
 from certmix.runs.shards import WHOLE, Part, Shard, cut, gaps
 from certmix.runs.store import ENDS, LABELS, OPAQUE, Store, Writer, dataset_sha256
@@ -153,7 +153,8 @@ class Audit:
         total, left = len(self._mine()), sum(map(len, tasks))
         radii: list[tuple[float, float]] = []
         archive, write = ArchiveWriter(), Writer(self.store, Desk(self.store.path).clear)
-        self.listener.progress(total - left, total)
+        so_far = SoFar()
+        self.listener.progress(total - left, total, so_far)
         try:
             for batch in self.execute(self._worker(), tasks):
                 for index, bound in batch.bounds:
@@ -165,7 +166,8 @@ class Audit:
                     self.listener.refuted(refuted.index, refuted.advice, self._saved(refuted))
                 radii += batch.radii
                 left -= len(batch.task)
-                self.listener.progress(total - left, total)
+                so_far = so_far.after(len(batch.radii), batch.attackable, len(batch.task))
+                self.listener.progress(total - left, total, so_far)
         finally:
             write.flush()
         return radii

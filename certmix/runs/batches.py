@@ -23,7 +23,7 @@ from certmix.provers.problem import Archiver, ProverProblem, Pursued
 from certmix.provers.session import Session, open_session, out_of_memory
 from certmix.records.bound_archive import ArchivedBound
 from certmix.records.lines import record_line
-from certmix.records.outcomes import Attack, Certified, Falsified, Outcome, Reason
+from certmix.records.outcomes import Abstained, Attack, Certified, Falsified, Outcome, Reason
 from certmix.records.unfinished import Desk
 from certmix.settings import Settings
 from proofs_check.certificate import ClassOf
@@ -58,7 +58,8 @@ class Refuted:
 @dataclass(frozen=True, eq=False)
 class Batch:
     """What became of a task. lines: one per input, in order. bounds: by input index, for other alphas and temperatures.
-    attacks: by input index. radii: (proposed, judged) of each certificate."""
+    attacks: by input index. radii: (proposed, judged) of each certificate. attackable: inputs without one, of which an
+    attack is confirmed."""
 
     task: Task
     lines: tuple[bytes, ...]
@@ -66,6 +67,7 @@ class Batch:
     attacks: dict[int, Attack]
     refuted: tuple[Refuted, ...]
     radii: tuple[tuple[float, float], ...]
+    attackable: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,7 @@ class Worker:
                 if isinstance(o, Falsified)
             ),
             radii=tuple((o.proposed_radius, o.radius) for o in outcomes if isinstance(o, Certified)),
+            attackable=sum(isinstance(o, Abstained) and o.attack is not None for o in outcomes),
         )
 
     def given_up(self, task: Task, why: str) -> Batch:

@@ -41,14 +41,29 @@ class After:
     compared: CrossCheck | None = None
 
 
+@dataclass(frozen=True)
+class SoFar:
+    """What became of the inputs that this session decided: certified, attackable (an attack is confirmed, and there is
+    no certificate), and the others."""
+
+    certified: int = 0
+    attackable: int = 0
+    open: int = 0
+
+    def after(self, certified: int, attackable: int, decided: int) -> SoFar:
+        """With the `decided` inputs of one more batch."""
+        still_open = decided - certified - attackable
+        return SoFar(self.certified + certified, self.attackable + attackable, self.open + still_open)
+
+
 class Listener:
     """Hears of a run, and says nothing: what renders overrides what it renders."""
 
     def before(self, found: Before) -> None:
         """Once, at the start."""
 
-    def progress(self, done: int, total: int) -> None:
-        """Inputs decided; called at the start and after each batch."""
+    def progress(self, done: int, total: int, so_far: SoFar | None = None) -> None:
+        """Inputs decided; called at the start and after each batch. so_far: None where nothing is certified."""
 
     def pursued(self, how: Pursued) -> None:
         """Now and then while one input is branched on, in this process."""

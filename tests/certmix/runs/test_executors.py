@@ -9,7 +9,7 @@ import pytest
 from small_runs import Recorder, audit
 
 from certmix.runs.batches import Task, Worker
-from certmix.runs.listener import After, Before
+from certmix.runs.listener import After, Before, SoFar
 
 
 def test_a_worker_travels_without_what_it_prepared(digits: Path, tmp_path: Path):
@@ -31,4 +31,5 @@ def test_a_run_tells_its_listener_and_prints_nothing(digits: Path, tmp_path: Pat
     assert progress == [(0, 5), (2, 5), (4, 5), (5, 5)]
     assert isinstance(after, After)
     assert after.certified + (after.attackable or 0) + (after.open or 0) == 5
+    assert recorder.so_far == SoFar(after.certified, after.attackable or 0, after.open or 0)
     assert capsys.readouterr().out == ""
