@@ -239,3 +239,24 @@ def test_what_folding_affine_nodes_rounds_is_charged(order: tuple[int, ...]) -> 
     second = Linear((1,), np.array([[1, 1, 1], [0, 0, 0]], F32), np.zeros(2, F32))
     found = joint_constant(bounds.prepare(build([c.Input((1,)), first, second])), "L2")
     assert found >= 2.0**-20 / math.sqrt(2)  # of (z_1 - z_2) / 2 times (1, -1)
+
+
+def test_the_exponential_form_with_its_functionals_own_constant_proves_no_larger_radius() -> None:
+    """docs/maths.md 4b: chords over what one constant lets the differences be, and that constant of their sum."""
+    rng = np.random.default_rng(0)
+    alpha, temperature, count = 0.6, 2.0, 40
+    mu = (1 - alpha) / alpha
+    weights = np.array([1 + mu, mu, mu, mu])
+    d = -rng.exponential(1, (count, 4)) - 1.4
+    low, high = np.zeros(count), np.full(count, 4.0)
+    for _ in range(20):
+        middle = (low + high) / 2
+        left, right = (np.exp(temperature * (d + s * np.sqrt(2) * middle[:, None])) for s in (-1, 1))
+        slopes = weights * (right - left) / (2 * np.sqrt(2) * middle[:, None])
+        at_x = (weights * right - slopes * np.sqrt(2) * middle[:, None]).sum(axis=1)
+        moved = middle * np.sqrt((slopes**2).sum(axis=1) + slopes.sum(axis=1) ** 2)
+        proven = at_x + moved < 1 - mu
+        low, high = np.where(proven, middle, low), np.where(proven, high, middle)
+    assert (low > 0.1).mean() > 0.8
+    terms, reach = torch.from_numpy(np.log(weights) + temperature * d), torch.from_numpy(temperature * 0.99 * low)
+    assert (floats.log_sum(terms, reach) < np.log(1 - mu) + 1e-9).all()
