@@ -252,7 +252,6 @@ def test_without_a_domain_the_largest_radius_is_still_found() -> None:
         ({"alpha": 0.5}, Reason.NO_THEOREM),
         ({"alpha": 0.51, "temperature": 0.01}, Reason.MARGIN_TOO_SMALL),
         ({"semantics": "float32"}, Reason.NO_THEOREM),
-        ({"use_standard": True}, Reason.NO_THEOREM),
         ({"radius": 50.0}, Reason.RADIUS_NOT_REACHED),
     ],
 )

@@ -23,6 +23,8 @@ from proofs_check.rules.adaptive import AdaptiveMargin
 from proofs_check.rules.case import Case
 from verifiers.network.module import build
 
+ROUNDED = 1e-6  # relative: of bounds whose tightness is compared, not their truth
+
 
 @given(boxes, maps, st.floats(0, 1), st.data())
 @settings(max_examples=60, deadline=None)
@@ -49,7 +51,8 @@ def test_the_judges_bounds_hold_at_every_point_of_a_grid(
                 assert not (within and value - values[y] > found[j])
     for j in range(len(box)):
         if j != y:
-            assert not found[j] > alone[j]  # knowing more is never worse, in however few pieces
+            # knowing more is never worse, in however few pieces, but for what the numbers of a piece round differently
+            assert not found[j] > alone[j] + ROUNDED * abs(alone[j])
     assert checked or share < 1
 
 
