@@ -35,7 +35,7 @@ DEADLINE = 120.0  # seconds that orphans may take to end
 CASES: dict[str, tuple[list[str], int, str | None]] = {
     "one process": ([], 400, None),
     "two processes": (["--jobs", "2"], 400, "spawn_main"),
-    "Ray, two workers": (["--ray", "local"], 200, "ray::"),
+    "Ray, two workers": (["--ray", "local"], 200, "ray::_prove"),
 }
 
 
