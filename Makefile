@@ -48,9 +48,10 @@ lint: .venv  ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	@# what is handed out has types throughout; the python that is first in PATH is the one that it asks for torch's
+	@# what is handed out has types throughout. It asks the python that is first in PATH for torch's, and finds certmix by
+	@# PYTHONPATH: an editable installation is a hook that it does not follow.
 	@mkdir -p out
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes certmix --ignoreexternal > out/types.txt || { cat out/types.txt; exit 1; }
+	PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes certmix --ignoreexternal > out/types.txt || { cat out/types.txt; exit 1; }
 
 docs: .venv  ## the pages as a site in out/site/html; a warning is an error, every link is checked
 	$(BIN)/python docs/site/build.py
