@@ -90,7 +90,10 @@ def _judged(options: argparse.Namespace, flags: list[str]) -> int:
         return subprocess.run(command, check=False).returncode
     from certmix.runs.cluster_judge import ClusterJudge
 
-    return judge.judge(options, ClusterJudge(options.ray))
+    code = judge.judge(options, ClusterJudge(options.ray))
+    if not (options.json or options.quiet):
+        print(f"this is the word of the machines of the Ray cluster ({options.ray}); without --ray it is judged here")
+    return code
 
 
 def _say_units(options: argparse.Namespace) -> None:

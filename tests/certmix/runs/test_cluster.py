@@ -137,6 +137,8 @@ def test_lines_judged_on_a_cluster_are_said_in_order_also_those_that_fail(
     assert codes[0] == codes[1] == 2
     assert [json.loads(line)["state"] for line in said[0][:-1]].count("malformed") == 1
     assert said[0] == said[1]
+    assert main(["check", str(path), "--ray", "local"]) == 2
+    assert "the word of the machines of the Ray cluster (local)" in capfd.readouterr().out
 
 
 def test_a_judge_on_a_machine_with_another_certmix_is_refused(one_core: Cluster, monkeypatch: pytest.MonkeyPatch):
