@@ -91,20 +91,25 @@ class BranchingSession:
 @dataclass(frozen=True, eq=False)
 class Session:
     """What a run prepares once, and hands from batch to batch: the judge's networks, the engine with its own, and the
-    constants that hold everywhere. use_standard: g is bounded, too."""
+    constants that hold everywhere."""
 
     judge: JudgeSession
     engine: EngineSession
-    use_standard: bool = False
 
     @cached_property
     def branching(self) -> BranchingSession:
-        """Branch and bound, with h prepared for it, or g and h where both are bounded. Raises EngineError."""
-        engine, network = Branching(), self.judge.network.network
-        if self.use_standard:
-            if not isinstance(self.judge.standard, Prepared):
-                raise EngineError("branching with bounds of g needs its plain network")
-            network = beside(self.judge.standard.network, network)
+        """Branch and bound, with h prepared for it. Raises EngineError."""
+        return self._branching(self.judge.network.network)
+
+    @cached_property
+    def pair_branching(self) -> BranchingSession:
+        """The same with g and h, side by side. Raises EngineError."""
+        if not isinstance(self.judge.standard, Prepared):
+            raise EngineError("branching with bounds of g needs its plain network")
+        return self._branching(beside(self.judge.standard.network, self.judge.network.network))
+
+    def _branching(self, network: PlainNetwork) -> BranchingSession:
+        engine = Branching()
         return BranchingSession(engine, network, engine.prepare(network))
 
     @cached_property
@@ -129,4 +134,4 @@ def open_session(problem: ProverProblem) -> Session:
     at all."""
     alpha = None if problem.adaptive is None else problem.adaptive.network
     judge = judge_session(problem.stated, problem.stated_standard, alpha)
-    return Session(judge, EngineSession(make_engine(problem.settings)), problem.settings.use_standard)
+    return Session(judge, EngineSession(make_engine(problem.settings)))

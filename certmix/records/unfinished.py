@@ -18,12 +18,14 @@ FOLDER = "unfinished"
 
 @dataclass(frozen=True)
 class Unfinished:
-    """seconds, parts: spent. line: of the best certificate so far, or None. beyond: the smallest radius that could not
-    be proven, or None. advice: why there is no certificate at the radius asked for, once that is settled."""
+    """seconds, parts: spent. line: of the best certificate so far, or None. with_standard: parts are now bounded with
+    g, too. beyond: the smallest radius that could not be proven so, or None. advice: why there is no certificate at the
+    radius asked for, once that is settled."""
 
     seconds: float = 0.0
     parts: int = 0
     line: str | None = None
+    with_standard: bool = False
     beyond: float | None = None
     advice: str | None = None
 

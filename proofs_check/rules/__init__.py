@@ -38,7 +38,7 @@ BOTH: tuple[Semantics, ...] = ("real", "float32")
 ANY: tuple[ClassOf, ...] = ("robust", "mix")
 RULES: dict[str, Rule] = {
     "adaptive_margin": Rule(adaptive.AdaptiveMargin, adaptive.adaptive_margin, adaptive=True),
-    "branched_margin": Rule(branching.BranchedMargin, branching.branched_margin),
+    "branched_margin": Rule(branching.BranchedMargin, branching.branched_margin, class_of=ANY),
     "branched_pair": Rule(branching.BranchedPair, branching.branched_pair, class_of=ANY),
     "engine_lipschitz_relaxed": Rule(lipschitz.EngineRelaxedLipschitz, lipschitz.engine_relaxed_lipschitz),
     "engine_margin": Rule(margin.EngineMargin, margin.engine_margin),

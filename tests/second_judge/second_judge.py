@@ -203,7 +203,7 @@ class Question:
         need((domain[0] <= center).all() and (center <= domain[1]).all(), "x is outside of the domain")
         ball = Bounds(net, center, radius, claim["norm"], domain)
         at_x = node_bounds(replace(ball, radius=ZERO), None).forms(self.d[-self.classes :], None)
-        need(claim["class_of"] == "mix" or (at_x[self.rivals] < 0).all(), "y is not the class at x")
+        need((networks > 1 and claim["class_of"] == "mix") or (at_x[self.rivals] < 0).all(), "y is not the class at x")
         self.bounds = node_bounds(ball, self.row(0))
         self.lower, self.upper = -self.d_upper(self.bounds, -1), self.d_upper(self.bounds, 1)
 
@@ -330,7 +330,7 @@ def prove(claim: dict[str, Any], net: Network, center: Rationals) -> None:
     """Raises NotProvenError unless the claim is shown."""
     rule, pair = claim["evidence"]["rule"], claim["evidence"]["rule"] == "branched_pair"
     need(claim["smoothing"] is None is claim["adaptive"] and claim["semantics"] == "real", "a claim of another kind")
-    need(pair or (rule in ("network_margin", "branched_margin") and claim["class_of"] == "robust"), "another rule")
+    need(pair or rule == "branched_margin" or (rule, claim["class_of"]) == ("network_margin", "robust"), "another rule")
     asked = Question(claim, net, center, 1 + pair)
     trees = claim["evidence"].get("trees", [None] * asked.classes)
     need(len(trees) == asked.classes and trees[asked.y] is None, "one tree per rival")

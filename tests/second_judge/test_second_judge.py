@@ -183,7 +183,7 @@ def test_a_tree_whose_leaves_bound_neurons_anew_is_proven_by_both(seed: int):
     settings = Settings(0.75, "L2", 0.311, temperature=5.0, attack_steps=0, curves=False, branch_parts=200)
     (found,) = certify(h, h, x, settings=settings)
     assert isinstance(found, Certified)
-    claim = json.loads(found.line)
+    claim = json.loads(found.line) | {"class_of": "mix"}  # y is the mix's class, too
     trees = [tree for tree in claim["evidence"]["trees"] if tree is not None]
     assert 4 in [kind for tree in trees for kind, *_ in sj.leaves(tree, 16)]
     sj.prove(claim, sj.read_network(net.data), sj.q(x[0]))

@@ -34,6 +34,7 @@ from verifiers.engine import EngineError, MarginQuery
 STEP = 0.08  # relative, from a proven radius to the first one tried beyond it
 SHARE = 0.4  # of what is left of an input's budget, for one radius of several
 NEAR = 0.02  # relative: radii so close to one that is not proven are tried with all that is left
+ALONE = 0.5  # of a budget, for h alone before g is bounded, too: where g is too wild to be bounded that is all there is
 RULE, PAIR_RULE = "branched_margin", "branched_pair"
 
 Partition = dict[int, list[Leaf]]
@@ -65,6 +66,20 @@ class Pursuit:
     def __post_init__(self) -> None:
         desk = self.problem.desk
         self.state: Unfinished = Unfinished() if desk is None else desk.read(self.problem.indices[self.k])
+        if self.problem.settings.use_standard and not self._robust_may_do():
+            self.state = dataclasses.replace(self.state, with_standard=True)
+
+    def _robust_may_do(self) -> bool:
+        """Whether Lemma 3.2 may certify the class from bounds of h alone."""
+        p = self.problem
+        with torch.no_grad():
+            own = int(p.robust.module(p.inputs[self.k : self.k + 1]).argmax())
+        return p.settings.alpha > 0.5 and own == self.predicted
+
+    @property
+    def _alone(self) -> bool:
+        """h alone is bounded, and g is still to come."""
+        return self.problem.settings.use_standard and not self.state.with_standard
 
     def decided(self, before: Abstained) -> Outcome:
         """The outcome at the radius asked for. An input that a quick attack refutes is left to it."""
@@ -79,16 +94,25 @@ class Pursuit:
             found = self._attempt(radius, 1.0, None)
         except EngineError as error:
             return self.problem.abstained(self.predicted, Reason.ENGINE_FAILED, str(error))
-        if found.found.point is not None:
+        if found.found.point is not None and not self._alone:
             return self._refuted(before, found.found.point, radius)
         answer = self._judged(radius, found)
         if isinstance(answer, Certified):
             return answer
+        if self._alone:
+            self._keep(with_standard=True)
+            return self.decided(before)
         self._keep(advice=answer)
         return dataclasses.replace(before, advice=answer)
 
     def pushed(self, best: Certified) -> Certified:
         """The certificate of the largest radius that is proven in time, if not of a larger one than `best`."""
+        if self._alone:
+            best = self._pushed(best)
+            self._keep(with_standard=True, beyond=None)
+        return self._pushed(best)
+
+    def _pushed(self, best: Certified) -> Certified:
         s, step, partition = self.problem.settings, STEP, None
         if s.domain is None:
             raise TypeError("excluded by Settings")
@@ -124,7 +148,7 @@ class Pursuit:
         with torch.no_grad():
             d = (z := p.robust.module(point[None]).double()) - z[:, self.predicted, None]
             mix = int(p.mix(p.inputs[self.k : self.k + 1]).argmax())
-        if s.use_standard:
+        if self.state.with_standard:
             advice = f"the mix is wrong or ties at a point within radius {exact(radius)}, as far as floats tell"
             return dataclasses.replace(before, advice=advice, attack=confirmed(p, self.k, mix, radius, point))
         own = own_class(self._class(), d.shape[1])
@@ -150,9 +174,10 @@ class Pursuit:
     def _attempt(self, radius: float, share: float, start: Partition | None) -> Branched:
         """A search on the ball of this radius, within `share` of what is left of the budget. Raises EngineError."""
         s, before = self.problem.settings, self.state
+        of_all = ALONE if self._alone else 1.0
         budget = Budget(
-            share * (s.branch - before.seconds) if s.branch else math.inf,
-            math.ceil(share * (s.branch_parts - before.parts)) if s.branch_parts else math.inf,
+            share * (of_all * s.branch - before.seconds) if s.branch else math.inf,
+            math.ceil(share * (of_all * s.branch_parts - before.parts)) if s.branch_parts else math.inf,
         )
         begun = time.monotonic()
 
@@ -162,9 +187,9 @@ class Pursuit:
                 self.problem.tell(Pursued(self.problem.indices[self.k], radius, found.parts - found.unproven,
                                           found.parts, found.excess, left))  # fmt: skip
 
-        search = self.session.branching
-        query = self._query(search.network, radius)
-        found = search.within_memory(lambda engine: branch(engine, search.state, query, s, budget, start, tell))
+        search = self.session.pair_branching if before.with_standard else self.session.branching
+        query, asked = self._query(search.network, radius), dataclasses.replace(s, use_standard=before.with_standard)
+        found = search.within_memory(lambda engine: branch(engine, search.state, query, asked, budget, start, tell))
         self.state = dataclasses.replace(before, seconds=before.seconds + time.monotonic() - begun,
                                          parts=before.parts + found.found.bounded)  # fmt: skip
         self._keep()
@@ -189,8 +214,8 @@ class Pursuit:
         return f"branching found a proof that the judge does not accept ({why})"
 
     def _proposed(self, radius: float, evidence: BranchedMargin | BranchedPair) -> Certified | Rejected:
-        class_of: ClassOf
-        class_of, rule = ("robust", RULE) if isinstance(evidence, BranchedMargin) else ("mix", PAIR_RULE)
+        class_of: ClassOf = "mix" if self.problem.settings.use_standard else "robust"
+        rule = RULE if isinstance(evidence, BranchedMargin) else PAIR_RULE
         claim = self.problem.claim(self.k, radius, self.predicted, class_of, None)
         return judged(self.problem, self.session.judge, Proposal(self.k, claim, "margin", rule, lambda _: evidence))
 
@@ -216,10 +241,10 @@ class Pursuit:
     # ------------------------------------------------------------ what is left, and what is kept
 
     def _left(self) -> float:
-        """The part of the budget that is not spent."""
-        s, spent = self.problem.settings, self.state
-        seconds = 1 - spent.seconds / s.branch if s.branch else 1.0
-        return min(seconds, 1 - spent.parts / s.branch_parts if s.branch_parts else 1.0)
+        """The part of the budget that is not spent, of h's share while h is bounded alone."""
+        s, spent, of_all = self.problem.settings, self.state, ALONE if self._alone else 1.0
+        seconds = of_all - spent.seconds / s.branch if s.branch else 1.0
+        return min(seconds, of_all - spent.parts / s.branch_parts if s.branch_parts else 1.0)
 
     def _keep(self, **changes: str | float | None) -> None:
         self.state = dataclasses.replace(self.state, **changes)  # type: ignore[arg-type]

@@ -29,11 +29,11 @@ from certmix.records.lines import _sealed
 from certmix.records.outcomes import Abstained, Certified, Outcome, Reason
 from certmix.records.unfinished import Desk, Unfinished
 from certmix.settings import Settings
-from proofs_check.certificate import Accepted, Transform
+from proofs_check.certificate import Accepted, PlainNetwork, Scale, Transform
 from verifiers.branching.parts import Anew, Leaf, Side
 from verifiers.branching.search import Branching, Budget
 from verifiers.engine import EngineError
-from verifiers.network.module import PlainModule
+from verifiers.network.module import PlainModule, build
 
 WIDTHS = (4, 12, 10, 3)
 PARTS = 60
@@ -286,3 +286,80 @@ def test_adaptive_mixes_are_not_branched_on():
         certify_adaptive(
             asked.standard, asked.robust, asked.inputs, AdaptiveMix(0.75, transform=Transform(0.0, 1.0, True)), SETTINGS
         )
+
+
+# ---------------------------------------------------------------- with bounds of g, too
+
+WITH_G = dataclasses.replace(SETTINGS, use_standard=True, branch_parts=2 * PARTS)
+
+
+def wild(network: PlainNetwork, factor: float) -> Model:
+    """The network with logits so many times as large: bounds of them say nothing."""
+    scaled = build([*network.nodes, Scale((len(network.nodes) - 1,), np.full(network.classes, factor, np.float32))])
+    return Model(PlainModule(scaled).eval(), scaled, scaled.classes, scaled.input_shape, "made for this test", 0.0)
+
+
+class Noted(Desk):
+    """A desk that remembers all that was kept on it."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run)
+        object.__setattr__(self, "states", list[Unfinished]())
+
+    def write(self, index: int, value: Unfinished) -> None:
+        self.states.append(value)  # type: ignore[attr-defined]
+        super().write(index, value)
+
+
+def rule(line: bytes | str | None) -> str:
+    assert line is not None
+    return json.loads(line)["evidence"]["rule"]
+
+
+def both(factor: float, settings: Settings, desk: Desk | None = None) -> Certified:
+    asked = problem(settings, desk)
+    assert asked.standard.network is not None
+    asked = dataclasses.replace(asked, standard=wild(asked.standard.network, factor))
+    (found,) = prove(asked, open_session(asked))
+    assert isinstance(found, Certified)
+    assert found.class_of == "mix"
+    assert isinstance(check(found), Accepted)
+    return found
+
+
+def test_h_alone_is_branched_on_with_half_of_the_budget_before_g_is_bounded_too(pushed: Certified, tmp_path: Path):
+    """Of a g that is too wild for any bounds to help."""
+    desk = Noted(tmp_path)
+    found = both(1e4, WITH_G, desk)
+    states: list[Unfinished] = desk.states  # type: ignore[attr-defined]
+    alone = [state for state in states if not state.with_standard]
+    assert states[: len(alone)] == alone  # and from then on with g
+    assert PARTS <= alone[-1].parts < 1.5 * PARTS < states[-1].parts
+    assert rule(alone[-1].line) == "branched_margin"
+    assert json.loads(alone[-1].line or "")["radius"] > 0.98 * pushed.radius
+    assert found.radius > 0.98 * pushed.radius
+
+
+def test_the_second_half_goes_on_with_g_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    desk, tried = Desk(tmp_path), list[bool]()
+    desk.write(7, Unfinished(parts=PARTS, with_standard=True))
+    attempt = module.Pursuit._attempt
+
+    def noted(self: module.Pursuit, *rest: Any) -> object:
+        tried.append(self.state.with_standard)
+        return attempt(self, *rest)
+
+    monkeypatch.setattr(module.Pursuit, "_attempt", noted)
+    assert rule(both(1.0, WITH_G, desk).line) == "branched_pair"
+    assert set(tried) == {True}
+
+
+@pytest.mark.parametrize(("alpha", "radius", "expected"), [(0.6, 0.3, "branched_margin"), (0.52, 0.4, "branched_pair")])
+def test_at_a_fixed_radius_g_is_bounded_where_h_alone_does_not_do(alpha: float, radius: float, expected: str):
+    """With h itself as g: at alpha = .52 branching meets a point where h's margin is too small."""
+    asked = problem(dataclasses.replace(WITH_G, alpha=alpha, radius=radius))
+    asked = dataclasses.replace(asked, standard=asked.robust)
+    (found,) = prove(asked, open_session(asked))
+    assert isinstance(found, Certified)
+    assert (found.class_of, rule(found.line)) == ("mix", expected)
+    assert isinstance(check(found), Accepted)
