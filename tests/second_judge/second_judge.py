@@ -220,7 +220,7 @@ class Question:
         return (1 - exp_upper(t * upper[i])) / (1 + sum(terms, ZERO))
 
     def proves(self, i: int, here: Bounds, lower: Any, upper: Any, slopes: Any, more: Any = ZERO) -> bool:
-        """Of rival i: by the box of all d_j, else by chords."""
+        """Of rival i: by the box of all d_j, else by chords, which do not use what g's margin has to spare (c > 0)."""
         k, a, box = self.classes, self.alpha, (lower[-self.classes :], upper[-self.classes :])
         worst = {j: self.margin(j, lower[:k], upper[:k], 1) for j in self.rivals} if len(self.d) > k else {i: -1}
         left = [(1 - a) * m for j, m in worst.items() if (1 - a) * m + a * self.margin(j, *box, self.temperature) <= 0]
