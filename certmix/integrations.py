@@ -121,6 +121,8 @@ class Smooth:
         self.calls: int = 0
         self.models: dict[tuple[int, ...], Model] = {}
         SmoothingSettings(noise_std=sigma, grid=grid)  # misuse shows before anything is drawn
+        if num_classes < 2:
+            raise UsageError(f"num_classes must be at least 2, got {num_classes}")
 
     def certify(self, x: Tensor, n0: int, n: int, alpha: float, batch_size: int) -> tuple[int, float]:
         """(class, ℓ2 radius in raw units) of one input, or (ABSTAIN, 0.0).

@@ -238,6 +238,8 @@ def test_calls_draw_noise_of_their_own_and_the_same_again():
 def test_misuse_of_smoothing_is_refused(x: torch.Tensor):
     with pytest.raises(UsageError, match="noise_std must be > 0"):
         integrations.Smooth(net(), 3, 0.0)
+    with pytest.raises(UsageError, match="num_classes must be at least 2, got 1"):
+        integrations.Smooth(net(), 1, 0.5)
     with pytest.raises(UsageError, match="has 3 classes, not num_classes = 10"):
         integrations.Smooth(net(), 10, 0.5).predict(x[0], 10, 0.1, 10)
     with pytest.raises(UsageError, match="failure_probability"):
