@@ -82,7 +82,7 @@ CASES = {
         for alpha in (0.6, 0.75, 0.9)
     },
     **{
-        f"digits {norm} {alpha} with g": _digits(norm, alpha, 2000, True)
+        f"digits {norm} {alpha} with g": _digits(norm, alpha, 3000, True)
         for norm in ("Linf", "L2")
         for alpha in (0.4, 0.75)
     },

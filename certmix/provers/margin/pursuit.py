@@ -34,7 +34,8 @@ from verifiers.engine import EngineError, MarginQuery
 STEP = 0.08  # relative, from a proven radius to the first one tried beyond it
 SHARE = 0.4  # of what is left of an input's budget, for one radius of several
 NEAR = 0.02  # relative: radii so close to one that is not proven are tried with all that is left
-ALONE = 0.5  # of a budget, for h alone before g is bounded, too: where g is too wild to be bounded that is all there is
+ALONE = 0.5  # of a budget, for h alone before g is bounded, too
+WILD = -0.99  # where g's least margin on a ball is not proven to be above this, g's bounds help little
 RULE, PAIR_RULE = "branched_margin", "branched_pair"
 
 Partition = dict[int, list[Leaf]]
@@ -66,6 +67,8 @@ class Pursuit:
     def __post_init__(self) -> None:
         desk = self.problem.desk
         self.state: Unfinished = Unfinished() if desk is None else desk.read(self.problem.indices[self.k])
+        self.share: float = ALONE if self.problem.settings.use_standard else 1.0  # of the budget, while h is alone
+        self.partition: Partition | None = None  # of the last ball, to start from
         if self.problem.settings.use_standard and not self._robust_may_do():
             self.state = dataclasses.replace(self.state, with_standard=True)
 
@@ -76,9 +79,22 @@ class Pursuit:
             own = int(p.robust.module(p.inputs[self.k : self.k + 1]).argmax())
         return p.settings.alpha > 0.5 and own == self.predicted
 
+    def _standard_says_something(self, radius: float) -> bool:
+        """Whether bounds of g on the ball of this radius, for the rivals that h leaves open, rule out any margin."""
+        p, s = self.problem, self.problem.settings
+        if p.standard.network is None:
+            raise TypeError("excluded by ProverProblem")
+        both = [self.session.engine.bounds(self._query(network, radius)) for network in (p.standard.network, p.network)]
+        of_g, of_h = (
+            box_margin(found.lower, torch.maximum(found.lower, found.upper), self._class(), temperature)
+            for found, temperature in zip(both, (1.0, s.temperature), strict=True)
+        )
+        closed = ((1 - s.alpha) * of_g + s.alpha * of_h > 0) | own_class(self._class(), of_g.shape[1])
+        return bool((closed | (of_g > WILD)).all())
+
     @property
     def _alone(self) -> bool:
-        """h alone is bounded, and g is still to come."""
+        """h alone is bounded, and g is still to come, or its bounds say nothing."""
         return self.problem.settings.use_standard and not self.state.with_standard
 
     def decided(self, before: Abstained) -> Outcome:
@@ -91,7 +107,7 @@ class Pursuit:
         if self.state.advice is not None:
             return dataclasses.replace(before, advice=self.state.advice)
         try:
-            found = self._attempt(radius, 1.0, None)
+            found = self._attempt(radius, 1.0)
         except EngineError as error:
             return self.problem.abstained(self.predicted, Reason.ENGINE_FAILED, str(error))
         if found.found.point is not None and not self._alone:
@@ -99,8 +115,9 @@ class Pursuit:
         answer = self._judged(radius, found)
         if isinstance(answer, Certified):
             return answer
-        if self._alone:
-            self._keep(with_standard=True)
+        if self._alone and self.share < 1:
+            self.partition = found.found.partition()
+            self._next_half(radius, found.found.point is not None)
             return self.decided(before)
         self._keep(advice=answer)
         return dataclasses.replace(before, advice=answer)
@@ -109,11 +126,23 @@ class Pursuit:
         """The certificate of the largest radius that is proven in time, if not of a larger one than `best`."""
         if self._alone:
             best = self._pushed(best)
-            self._keep(with_standard=True, beyond=None)
+            self._next_half(best.radius, self._left() > 0)
         return self._pushed(best)
 
+    def _next_half(self, radius: float, done: bool) -> None:
+        """What is left of the budget is for both networks; or where g's bounds say nothing for h as before, unless no
+        more can be proven by it."""
+        try:
+            useful = done or self._standard_says_something(radius)
+        except EngineError:
+            useful = False
+        if useful:
+            self.partition = None
+            self._keep(with_standard=True, beyond=None)
+        self.share = 1.0
+
     def _pushed(self, best: Certified) -> Certified:
-        s, step, partition = self.problem.settings, STEP, None
+        s, step = self.problem.settings, STEP
         if s.domain is None:
             raise TypeError("excluded by Settings")
         limit = diameter(s.norm, s.domain, self.problem.inputs[self.k].numel())
@@ -126,7 +155,7 @@ class Pursuit:
                 break
             trial = min(limit, best.radius * (1 + step) if beyond is None else math.sqrt(best.radius * beyond))
             try:
-                found = self._attempt(trial, 1.0 if gap < NEAR else SHARE, partition)
+                found = self._attempt(trial, 1.0 if gap < NEAR else SHARE)
             except EngineError:  # what is proven stays so
                 break
             if found.found.point is not None:  # so near that no larger radius can be proven either
@@ -134,7 +163,7 @@ class Pursuit:
                 continue
             answer = self._judged(trial, found, best.radius)
             if isinstance(answer, Certified):
-                best, partition, step = answer, found.found.partition(), 2 * step
+                best, self.partition, step = answer, found.found.partition(), 2 * step
             if not isinstance(answer, Certified) or answer.radius < trial * (1 - s.tolerance):
                 self._keep(beyond=trial)
         return best
@@ -171,10 +200,10 @@ class Pursuit:
 
     # ------------------------------------------------------------ one radius
 
-    def _attempt(self, radius: float, share: float, start: Partition | None) -> Branched:
+    def _attempt(self, radius: float, share: float) -> Branched:
         """A search on the ball of this radius, within `share` of what is left of the budget. Raises EngineError."""
         s, before = self.problem.settings, self.state
-        of_all = ALONE if self._alone else 1.0
+        of_all = self.share if self._alone else 1.0
         budget = Budget(
             share * (of_all * s.branch - before.seconds) if s.branch else math.inf,
             math.ceil(share * (of_all * s.branch_parts - before.parts)) if s.branch_parts else math.inf,
@@ -189,7 +218,9 @@ class Pursuit:
 
         search = self.session.pair_branching if before.with_standard else self.session.branching
         query, asked = self._query(search.network, radius), dataclasses.replace(s, use_standard=before.with_standard)
-        found = search.within_memory(lambda engine: branch(engine, search.state, query, asked, budget, start, tell))
+        found = search.within_memory(
+            lambda engine: branch(engine, search.state, query, asked, budget, self.partition, tell)
+        )
         self.state = dataclasses.replace(before, seconds=before.seconds + time.monotonic() - begun,
                                          parts=before.parts + found.found.bounded)  # fmt: skip
         self._keep()
@@ -242,7 +273,7 @@ class Pursuit:
 
     def _left(self) -> float:
         """The part of the budget that is not spent, of h's share while h is bounded alone."""
-        s, spent, of_all = self.problem.settings, self.state, ALONE if self._alone else 1.0
+        s, spent, of_all = self.problem.settings, self.state, self.share if self._alone else 1.0
         seconds = of_all - spent.seconds / s.branch if s.branch else 1.0
         return min(seconds, of_all - spent.parts / s.branch_parts if s.branch_parts else 1.0)
 

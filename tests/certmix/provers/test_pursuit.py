@@ -327,17 +327,21 @@ def both(factor: float, settings: Settings, desk: Desk | None = None) -> Certifi
     return found
 
 
-def test_h_alone_is_branched_on_with_half_of_the_budget_before_g_is_bounded_too(pushed: Certified, tmp_path: Path):
-    """Of a g that is too wild for any bounds to help."""
+@pytest.mark.parametrize("factor", [0.05, 1e4])
+def test_h_alone_is_branched_on_before_g_is_bounded_too(factor: float, pushed: Certified, tmp_path: Path):
+    """With half of the budget; with all of it where g is too wild for bounds of it to say anything."""
     desk = Noted(tmp_path)
-    found = both(1e4, WITH_G, desk)
+    found = both(factor, WITH_G, desk)
     states: list[Unfinished] = desk.states  # type: ignore[attr-defined]
     alone = [state for state in states if not state.with_standard]
-    assert states[: len(alone)] == alone  # and from then on with g
-    assert PARTS <= alone[-1].parts < 1.5 * PARTS < states[-1].parts
-    assert rule(alone[-1].line) == "branched_margin"
-    assert json.loads(alone[-1].line or "")["radius"] > 0.98 * pushed.radius
-    assert found.radius > 0.98 * pushed.radius
+    assert states[: len(alone)] == alone
+    first = next(state for state in states if state.parts >= PARTS)
+    assert first in alone
+    assert rule(first.line) == "branched_margin"
+    assert json.loads(first.line or "")["radius"] > 0.98 * pushed.radius
+    assert (alone == states) == (factor > 1)
+    assert states[-1].parts >= 2 * PARTS
+    assert found.radius > (1.05 if factor > 1 else 0.98) * pushed.radius
 
 
 def test_the_second_half_goes_on_with_g_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
