@@ -73,6 +73,10 @@ def test_a_subnormal_operand_or_result_may_count_as_zero():
     assert (error_of([2.0**-127, 0], c.Relu((0,))) >= 2.0**-126).all()
 
 
+def test_a_subnormal_weight_may_count_as_zero_beside_a_large_input():
+    assert error_of([2.0**100, 0], c.Scale((0,), vector(2.0**-127, 1)))[0] >= 2.0**-27
+
+
 def test_a_bias_takes_part_in_the_rounding_of_its_sum():
     weight = np.array([[2.0**-20], [1]], dtype=F32)
     assert error_of([1.0], c.Linear((0,), weight, vector(1, -1)))[0] >= 2.0**-24
@@ -86,6 +90,15 @@ def test_a_leaky_slope_and_its_product_are_rounded():
     carried = error_of([1.0, 1.0], c.Linear((0,), vector(3, 4, 5, 6).reshape(2, 2), vector(0, 0)))
     grown = error_of([1.0, 1.0], c.Linear((0,), vector(3, 4, 5, 6).reshape(2, 2), vector(0, 0)), c.LeakyRelu((1,), 0.3))
     assert (grown > carried).all()
+
+
+def test_a_leaky_relu_rounds_what_its_input_is_off_too():
+    """Slope 1: an input `error` off is rounded twice at the size it then has, and what underflows may be flushed."""
+    mapping = layer(c.LeakyRelu((0,), 1.0), (1, 1, 1))
+    for size, error in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (2.0**-149, 0.0), (0.0, 0.0)):
+        found = mapping.float32_error([np.full((1, 1, 1), size)], [np.full((1, 1, 1), error)]).item()
+        rounded = 2 * Fraction(1, 2**24) * (Fraction(size) + Fraction(error))
+        assert Fraction(found) >= Fraction(error) + rounded + Fraction(1, 2**126)
 
 
 def test_pooling_carries_the_largest_error_of_its_window():

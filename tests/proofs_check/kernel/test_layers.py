@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds, linear_forms
 from proofs_check.kernel.layers.affine import Affine
+from proofs_check.kernel.layers.relu import Relu
 from verifiers.network.module import build
 
 F32 = np.float32
@@ -192,3 +193,11 @@ def test_constants_broadcast_as_numpy_does(constant: tuple[int, ...]):
         mapping = bounds.prepare(build([c.Input(shape), node, c.Flatten((1,))])).layers[1]
         assert isinstance(mapping, Affine)
         assert mapping.apply(value) + mapping.bias == pytest.approx(expected)
+
+
+def test_a_kind_that_falls_faster_than_it_rises_is_as_steep_as_it_falls():
+    class Falling(Relu):
+        def derivative(self) -> tuple[float, float]:
+            return -2.0, 1.0
+
+    assert 6.0 <= Falling(c.Relu((0,)), [(1, 1, 1)]).lipschitz([3.0], "L2") <= 6.0 * (1 + 1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -53,3 +55,66 @@ def test_a_gather_of_what_is_not_there_is_malformed(start: int):
     assert shapes.output_shape(c.Gather((0,), index(6)), [(2, 3)], "here") == (6,)
     with pytest.raises(c.MalformedError, match="below the 6 cells"):
         shapes.output_shape(c.Gather((0,), index(6, start=start)), [(2, 3)], "here")
+
+
+def conv(weight: tuple[int, ...], padding: tuple[int, int, int, int] = (0, 0, 0, 0), groups: int = 1) -> c.Conv2d:
+    return c.Conv2d((0,), np.ones(weight, F32), np.ones(weight[0], F32), (1, 1), padding, (1, 1), groups)
+
+
+def pool(kernel: tuple[int, int], padding: tuple[int, int, int, int] = (0, 0, 0, 0), stride: int = 1) -> c.MaxPool2d:
+    return c.MaxPool2d((0,), kernel, (stride, stride), padding)
+
+
+def linear(weight: tuple[int, ...], bias: tuple[int, ...]) -> c.Linear:
+    return c.Linear((0,), np.ones(weight, F32), np.ones(bias, F32))
+
+
+MISFITS: dict[str, tuple[c.Node, tuple[int, ...], str]] = {
+    "a linear map of an image": (linear((5, 3, 1, 1), (5,)), (3, 1, 1), "do not fit a vector"),
+    "a linear map with a bias of two axes": (linear((2, 1, 3), (2, 1)), (3,), "do not fit a vector"),
+    "a linear map of one axis": (linear((2,), (2,)), (3,), "do not fit a vector"),
+    "a linear map of another length": (linear((2, 4), (2,)), (3,), "do not fit a vector"),
+    "a kernel of three axes": (conv((2, 3, 3)), (2, 5, 5), "4-axis weight"),
+    "a convolution of a vector": (conv((2, 5, 1, 1)), (5,), "4-axis weight"),
+    "no groups": (conv((2, 1, 1, 1), groups=0), (2, 5, 5), "groups 0"),
+    "groups that do not divide": (conv((3, 1, 1, 1), groups=2), (2, 5, 5), "groups 2"),
+    "another number of channels": (conv((2, 3, 1, 1)), (2, 5, 5), "does not fit"),
+    "a padding that takes away at the start": (conv((2, 2, 1, 1), (-1, 0, 1, 0)), (2, 5, 5), "padding must be"),
+    "a padding that takes away at the end": (conv((2, 2, 1, 1), (0, 1, 0, -1)), (2, 5, 5), "padding must be"),
+    "a bias of another length": (dataclasses.replace(conv((2, 2, 1, 1)), bias=np.ones(3, F32)), (2, 5, 5), "bias"),
+    "a stride of 0": (pool((1, 1), stride=0), (2, 5, 5), "must be >= 1"),
+    "a window larger than the image": (pool((6, 1)), (2, 5, 5), "larger than the padded input"),
+    "a window below the image": (pool((2, 3), (0, 0, 2, 0)), (2, 5, 5), "smaller than the kernel"),
+    "a window beside the image": (pool((3, 2), (0, 2, 0, 0)), (2, 5, 5), "smaller than the kernel"),
+    "a pool of a vector": (pool((1, 1)), (5,), "3-axis input"),
+    "a slope below 0": (c.LeakyRelu((0,), -1e-9), (3,), "slope must lie"),
+    "a slope above 1": (c.LeakyRelu((0,), 1 + 1e-9), (3,), "slope must lie"),
+    "a slope that is no number": (c.LeakyRelu((0,), np.nan), (3,), "slope must lie"),
+}
+
+
+@pytest.mark.parametrize("op", sorted(MISFITS))
+def test_a_node_that_does_not_fit_its_input_is_malformed(op: str):
+    node, shape, reason = MISFITS[op]
+    with pytest.raises(c.MalformedError, match=reason):
+        shapes.output_shape(node, [shape], "here")
+
+
+def test_only_values_of_one_shape_are_added():
+    with pytest.raises(c.MalformedError, match="shapes differ"):
+        shapes.output_shape(c.Add((0, 1)), [(2, 5, 5), (2, 5, 1)], "here")
+
+
+def test_windows_may_be_so_large_and_no_larger():
+    """2^26 padded cells, 2^27 cells of all windows, a stride of 16 beyond the length: nothing is made of that size."""
+    side = 2**13
+    assert shapes.output_shape(pool((side, side), (side - 1, side - 1, 0, 0)), [(1, 1, 1)], "here") == (1, 1, 1)
+    assert shapes.output_shape(pool((128, 128)), [(1, 255, 191)], "here") == (1, 128, 64)
+    assert shapes.output_shape(pool((1, 1), stride=19), [(1, 3, 3)], "here") == (1, 1, 1)
+    for node, shape, reason in (
+        (pool((side + 1, side), (side, side - 1, 0, 0)), (1, 1, 1), "is too large"),
+        (pool((128, 128)), (1, 255, 192), "more than 134217728"),
+        (pool((1, 1), stride=20), (1, 3, 3), "stride or dilation 20"),
+    ):
+        with pytest.raises(c.MalformedError, match=reason):
+            shapes.output_shape(node, [shape], "here")

@@ -361,6 +361,17 @@ def test_a_leaf_that_is_proven_holds_no_point_that_refutes_the_claim_by_its_riva
     assert proven >= 12
 
 
+def test_a_leaf_that_holds_a_tie_is_not_proven():
+    """d_1 = x, at alpha = 1, where x <= 0: the margin of the mix is not above 0 at 0."""
+    net = build([c.Input((1,)), c.Linear((0,), np.float32([[0.0], [1.0]]), np.zeros(2, np.float32))])
+    case = Case(bounds.prepare(net), None, np.zeros(1, np.float32))
+    claim = ho.claim_of(case, norm="Linf", radius=1.0, alpha=1.0, predicted=0)
+    found = differences(case.robust, None, case, claim)
+    for at, proves in ((0.0, False), (-1e-9, True)):
+        below = Leaf((Side(True, 1, at, -1.0),), np.zeros(0), np.zeros(1), LEAF)
+        assert _leaf_proves(found, 1, claim, below) == proves
+
+
 # ---------------------------------------------------------------- forgeries
 
 Nodes = list[bytes]

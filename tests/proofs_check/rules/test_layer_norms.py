@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -319,6 +320,26 @@ def test_a_factor_that_is_off_in_one_row_alone_loosens_the_bound(monkeypatch: py
     monkeypatch.setattr(np.linalg, "eigvalsh", lambda _: np.array([1.0, 1.0]))
     monkeypatch.setattr(np.linalg, "cholesky", np.zeros_like)
     assert spectral_norm(np.diag([10.0, 1.0])) >= 10
+
+
+def test_any_order_in_which_the_products_add_up_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """n u |F| |F'| and n u |A| |A'|, where what is left of either is little: orthogonal rows and columns of signs."""
+    unit, signs = Fraction(1, 2**53), np.ones((1, 1))
+    for _ in range(6):
+        signs = np.block([[signs, signs], [signs, -signs]])
+    first, others = signs[:, :2] / 8, signs / 8
+    others[:, :2] = 0.0
+    monkeypatch.setattr(norms, "ABOVE", 1.0)
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda _: np.ones(64))
+    monkeypatch.setattr(np.linalg, "cholesky", lambda _: others)  # I - A A', exactly
+    sizes = Fraction(float((np.abs(others) @ np.abs(others).T).sum(axis=1).max()))
+    assert Fraction(spectral_norm(first @ first.T)) ** 2 >= 1 + 64 * unit * sizes
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda _: np.zeros(2))
+    monkeypatch.setattr(np.linalg, "cholesky", np.zeros_like)
+    rows = np.tile(signs[:2], 8)  # 512 columns
+    assert Fraction(spectral_norm(rows)) ** 2 >= 512 * (1 + 2 * 512 * unit)
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda _: np.zeros(64))  # what is left adds up in any order, too
+    assert Fraction(spectral_norm(np.eye(64))) ** 2 >= 1 + 2 * 64 * unit
 
 
 def test_errors_of_the_products_are_charged() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 import numpy as np
@@ -58,3 +59,35 @@ def test_numbers_or_bytes_beyond_the_end_are_refused():
         stream.numbers("<f4", 1)
         with pytest.raises(RejectedError, match=word):
             stream.end()
+
+
+def test_a_byte_after_a_stream_that_ends_with_a_chunk_is_refused(monkeypatch: pytest.MonkeyPatch):
+    data = zlib.compress(bytes(4))
+    monkeypatch.setattr(trees, "CHUNK", len(data))
+    stream = Stream(data + b"\0")
+    stream.numbers("<f4", 1)
+    with pytest.raises(RejectedError, match="after its end"):
+        stream.end()
+
+
+def test_a_stream_unfolds_to_at_most_so_many_bytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trees, "MAX_BYTES", 10)
+    stream = Stream(zlib.compress(bytes(11)))
+    assert len(stream.numbers("u1", 10)) == 10
+    with pytest.raises(RejectedError, match="more than 10 bytes"):
+        stream.numbers("u1", 1)
+
+
+@pytest.mark.parametrize("at", [-np.inf, np.inf, np.nan])
+def test_a_split_stands_at_a_number(at: float):
+    nodes = b"\x03" + struct.pack("<Id", 1, at) + b"\x00" + bytes(4)
+    with pytest.raises(RejectedError, match="splits d_1"):
+        next(leaves(Stream(zlib.compress(nodes)), 0, frozenset({1})))
+
+
+def test_a_node_is_of_a_kind_there_is():
+    for kind in (0, 1, 4):
+        assert next(leaves(Stream(zlib.compress(bytes([kind]))), 0, frozenset())).kind == kind
+    for kind in (5, 255):
+        with pytest.raises(RejectedError, match=f"unknown kind {kind}"):
+            next(leaves(Stream(zlib.compress(bytes([kind]))), 0, frozenset()))
