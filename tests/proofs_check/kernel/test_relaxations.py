@@ -214,6 +214,15 @@ def test_slopes_of_a_curve_hold_every_difference_quotient(node: c.Node, exact: C
         assert most.max() <= curve.derivative()[1] + 1e-12
 
 
+def test_slopes_on_both_sides_of_a_kink_that_an_interval_crosses_count():
+    """The hard swish has slopes from 0 to -1/2 at -3, and from 3/2 to 1 at 3."""
+    curve = curve_of(c.HardSwish((0,)))
+    for lower, upper, least, most in ((-4.0, -2.5, -0.5, 0.0), (2.5, 4.0, 1.0, 1.5)):
+        found = curve.derivative_range(np.full((1, 1, 1), lower), np.full((1, 1, 1), upper))
+        assert found[0].item() <= least
+        assert found[1].item() >= most
+
+
 @pytest.mark.parametrize("node", [c.InversePower((0,), 0.5), c.InversePower((0,), 1.0), c.SquareRoot((0,))], ids=repr)
 def test_powers_of_what_may_lie_outside_their_domain_are_rejected(node: c.Node):
     curve = layer(node, (1, 1, 1))
@@ -222,6 +231,13 @@ def test_powers_of_what_may_lie_outside_their_domain_are_rejected(node: c.Node):
         for ask in (curve.interval, curve.derivative_range, lambda *ends: curve.relaxation(*ends, None)):
             with pytest.raises(c.RejectedError, match="outside its domain"), np.errstate(all="ignore"):
                 ask(*box)
+
+
+def test_every_cell_of_a_power_lies_in_its_domain():
+    two = layer(c.InversePower((0,), 1.0), (2, 1, 1))
+    ends = np.array([1.0, -1.0]).reshape(2, 1, 1), np.full((2, 1, 1), 2.0)
+    with pytest.raises(c.RejectedError, match="outside its domain"):
+        two.derivative_range(*ends)
 
 
 def test_a_root_from_zero_on_is_bounded():

@@ -69,6 +69,10 @@ def linear(weight: tuple[int, ...], bias: tuple[int, ...]) -> c.Linear:
     return c.Linear((0,), np.ones(weight, F32), np.ones(bias, F32))
 
 
+def batch_norm(variance: list[float], epsilon: float) -> c.BatchNorm:
+    return c.BatchNorm((0,), *[np.ones(3, F32)] * 3, np.array(variance, F32), epsilon)
+
+
 MISFITS: dict[str, tuple[c.Node, tuple[int, ...], str]] = {
     "a linear map of an image": (linear((5, 3, 1, 1), (5,)), (3, 1, 1), "do not fit a vector"),
     "a linear map with a bias of two axes": (linear((2, 1, 3), (2, 1)), (3,), "do not fit a vector"),
@@ -87,6 +91,20 @@ MISFITS: dict[str, tuple[c.Node, tuple[int, ...], str]] = {
     "a window below the image": (pool((2, 3), (0, 0, 2, 0)), (2, 5, 5), "smaller than the kernel"),
     "a window beside the image": (pool((3, 2), (0, 2, 0, 0)), (2, 5, 5), "smaller than the kernel"),
     "a pool of a vector": (pool((1, 1)), (5,), "3-axis input"),
+    "a pad that takes away": (c.Pad((0,), (-1, 0, 0), (1, 0, 0), 0.0), (2, 5, 5), "pads must be"),
+    "a slice that ends beyond the image": (c.Slice((0,), (0, 0, 0), (2, 5, 6), (1, 1, 1)), (2, 5, 5), "does not fit"),
+    "a slice of nothing": (c.Slice((0,), (0, 2, 0), (2, 2, 5), (1, 1, 1)), (2, 5, 5), "does not fit"),
+    "a slice with a step of 0": (c.Slice((0,), (0, 0, 0), (2, 5, 5), (1, 0, 1)), (2, 5, 5), "does not fit"),
+    "a constant of another width": (c.Scale((0,), np.ones((2, 5, 4), F32)), (2, 5, 5), "does not fit"),
+    "a division by zero": (c.Divide((0,), np.float32([1, 0, 1])), (3,), "division by zero"),
+    "a factor without another": (c.Product((0,)), (3, 5, 5), "two factors"),
+    "parameters of another length": (
+        dataclasses.replace(batch_norm([1, 1, 1], 1e-5), mean=np.ones(2, F32)),
+        (3,),
+        "shape",
+    ),
+    "a negative variance": (batch_norm([-1, 1, 1], 1e-5), (3,), "variance"),
+    "an infinite epsilon": (batch_norm([1, 1, 1], np.inf), (3,), "epsilon"),
     "a slope below 0": (c.LeakyRelu((0,), -1e-9), (3,), "slope must lie"),
     "a slope above 1": (c.LeakyRelu((0,), 1 + 1e-9), (3,), "slope must lie"),
     "a slope that is no number": (c.LeakyRelu((0,), np.nan), (3,), "slope must lie"),
@@ -100,7 +118,9 @@ def test_a_node_that_does_not_fit_its_input_is_malformed(op: str):
         shapes.output_shape(node, [shape], "here")
 
 
-def test_only_values_of_one_shape_are_added():
+def test_only_values_of_one_shape_are_added_and_images_of_one_size_are_put_together():
+    with pytest.raises(c.MalformedError, match="shapes differ beyond axis 0"):
+        shapes.output_shape(c.Concat((0, 1)), [(2, 5, 5), (2, 5, 1)], "here")
     with pytest.raises(c.MalformedError, match="shapes differ"):
         shapes.output_shape(c.Add((0, 1)), [(2, 5, 5), (2, 5, 1)], "here")
 

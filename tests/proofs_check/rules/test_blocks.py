@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -190,7 +191,8 @@ def test_parts_and_what_is_written_out_agree(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_coefficients_that_would_round_are_no_parts() -> None:
     """Slopes of parts are powers of two; other blocks are written out, and what rounds is charged."""
-    for node, slope, exact in ((c.Relu((0,)), 1.0, True), (c.Elu((0,), 1.7), 1.7, False)):
+    third = c.Scale((0,), np.full(6, 0.3, np.float32))
+    for node, slope, exact in ((c.Relu((0,)), 1.0, True), (c.Elu((0,), 1.7), 1.7, False), (third, 0.3, False)):
         nodes: Nodes = [c.Input((6,))]
         last = push(nodes, c.Add((push(nodes, node), 0)))
         network = build([*nodes, c.Linear((last,), np.ones((2, 6), np.float32), np.zeros(2, np.float32))])
@@ -269,6 +271,89 @@ def test_radii_of_coefficients_are_added_as_matrices() -> None:
     assert more is not None
     assert other is not None
     assert more > exact
+
+
+DIAGONALS = (  # of A, B and C: |y| is known
+    ((1.0,), (1.0,), (1.0,)),
+    ((0.0,), (1.0,), (1.0,)),
+    ((1.0,), (-1.0,), (1.0,)),
+    ((0.1,), (0.1,), (0.1,)),
+    ((1.0,), (2.0**-60,), (1.0,)),
+    ((1.0, 0.0), (-4.0, 0.0), (1.0, 2.0**-10)),  # multipliers of very different sizes
+    ((1.0, 0.5), (), ()),
+)
+
+
+def farthest(a: tuple[float, ...], b: tuple[float, ...], g: tuple[float, ...], off_y: float, off_v: float) -> float:
+    """The largest |(a + .) + (b + .)(g + .) d| of a row, d in [0, 1], each . as large as it may be."""
+    b, g = b or (0.0,) * len(a), g or (0.0,) * len(a)
+    if not any(b):
+        return max(map(abs, a)) + off_y
+    signs = itertools.product((-1, 1), repeat=3)
+    return max(abs(x + off_y * s + d * (y + off_y * t) * (z + off_v * u))
+               for s, t, u in signs for d in (0, 1) for x, y, z in zip(a, b, g, strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("off", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5)])
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_a_gain_holds_whatever_the_matrices_are_off(off: tuple[float, float], pixels: int) -> None:
+    for diagonals in DIAGONALS:
+        n = len(diagonals[0])
+        a, b, g = (
+            np.diag(v) if v else np.zeros(shape) for v, shape in zip(diagonals, ((), (n, 0), (0, n)), strict=True)
+        )
+        errors = (off[0], *off)
+        if pixels == 1:
+            found = inequality.gain((a, b, g), errors)
+        else:
+            complex_ones = tuple(np.kron(np.eye(2), m)[None] for m in (a, b, g))
+            found = frequencies._proven(iter([(complex_ones, errors)]))  # type: ignore[list-item]
+        assert found is not None
+        assert farthest(*diagonals, *off) <= found, diagonals
+
+
+def test_products_of_the_matrices_of_a_frequency_are_charged_in_any_order() -> None:
+    """A'B = 0 is a sum of 64 products of 2^14, which may be 64 half units of 2^20 off."""
+    a, b = np.full((64, 1), 0.125), np.resize([2.0**17, -(2.0**17)], (64, 1))
+    matrices = tuple(np.kron(np.eye(2), m)[None] for m in (a, b, np.array([[2.0**-80]])))
+    found = frequencies._proven(iter([(matrices, (0.0, 0.0, 0.0))]))  # type: ignore[list-item]
+    assert found**2 >= 1 + 64 * 2.0**-53 * 2.0**20
+
+
+def test_the_frobenius_norm_is_rounded_up_whatever_the_order_of_its_sum() -> None:
+    for matrix in (np.full((1, 1), 0.1), np.random.default_rng(0).uniform(1, 2, (40, 50))):
+        exact = sum(Fraction(float(v)) ** 2 for v in matrix.ravel())
+        found = Fraction(inequality.frobenius(matrix)) ** 2
+        assert exact * (1 + Fraction(matrix.size, 2**53)) <= found <= exact * (1 + Fraction(1, 2**38))
+
+
+def by_parts(nodes: Nodes, last: int) -> float:
+    """The gain of a block that falls apart."""
+    logits = c.Linear((last,), np.ones((2, 4), np.float32), np.zeros(2, np.float32))
+    prepared = bounds.prepare(build([*nodes, logits]))
+    assert parts.parts_of(prepared, 0, list(range(1, last + 1))) is not None
+    found = blocks.gain(prepared, last)
+    assert found is not None
+    return found[1]
+
+
+def test_cells_of_different_nonlinear_nodes_are_different() -> None:
+    """x + (relu(1 + x) - relu(1 - x)) / 2 has slope 2 at 0."""
+    nodes: Nodes = [c.Input((4,))]
+    one, half = np.ones(4, np.float32), np.full(4, 0.5, np.float32)
+    first = push(nodes, c.Relu((push(nodes, c.Shift((0,), one)),)))
+    second = push(nodes, c.Relu((push(nodes, c.Shift((push(nodes, c.Scale((0,), -one)),), one)),)))
+    both = push(nodes, c.Add((push(nodes, c.Scale((first,), half)), push(nodes, c.Scale((second,), -half)))))
+    assert 2 <= by_parts(nodes, push(nodes, c.Add((0, both)))) <= 3
+
+
+def test_a_cell_of_fewer_terms_than_others_stays_in_its_part() -> None:
+    """4 relu(x_i) of two cells beside 2 x_i of the others."""
+    nodes: Nodes = [c.Input((4,))]
+    halves = [push(nodes, c.Slice((0,), (k,), (k + 2,), (1,))) for k in (0, 2)]
+    four = push(nodes, c.Scale((push(nodes, c.Relu((halves[0],))),), np.full(2, 4, np.float32)))
+    twice = push(nodes, c.Add((halves[1], halves[1])))
+    assert by_parts(nodes, push(nodes, c.Concat((four, twice)))) >= 4
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])

@@ -17,6 +17,7 @@ from proofs_check.kernel import bounds
 from proofs_check.kernel.bounds import Prepared
 from proofs_check.rules.lipschitz import blocks, frequencies
 from proofs_check.rules.lipschitz.layer_norms import node_constants
+from proofs_check.rules.lipschitz.periodic import roles_of
 from verifiers.network.module import PlainModule, build
 
 Nodes = list[c.Node]
@@ -179,9 +180,92 @@ def test_householder_reflections_of_channel_pairs_cost_nothing() -> None:
     assert 1 - 1e-5 <= found[1] <= 1 + 1e-5
 
 
+def test_a_torus_is_long_enough_for_taps_on_one_side_alone() -> None:
+    """x_t and the difference of x_t and x_(t - 1): on a torus of one pixel there would be no difference."""
+    for size, padding in (((1, 2), (0, 1, 0, 0)), ((2, 1), (1, 0, 0, 0))):
+        weight = np.stack([-np.eye(4), np.eye(4)], axis=2).reshape(4, 4, *size).astype(np.float32)
+        nodes: Nodes = [c.Input(SHAPE), c.Conv2d((0,), weight, np.zeros(4, np.float32), (1, 1), padding, (1, 1), 1)]
+        last = push(nodes, c.Add((0, 1)))
+        prepared = closed(nodes, last)
+        found = known(prepared, last)
+        assert found is not None
+        assert np.linalg.norm(matrix_of(prepared, last), 2) <= found
+
+
+def off_of(nodes: Nodes, last: int) -> float:
+    """How far the matrix of a node may be off, of those in the input."""
+    prepared, inside = closed([*nodes], last), list(range(1, last + 1))
+    found = roles_of(prepared, 0, inside)
+    assert found is not None
+    torus = frequencies.Torus(found[1], np.zeros((1, 2), dtype=np.int64), 2)
+    return frequencies._values(prepared, 0, inside, found[0], torus)[0].off
+
+
+def test_what_the_matrices_of_frequencies_are_off_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By half of every tap of differences, whose matrices are zero at the frequency asked for: errors are left."""
+    circle, unit = frequencies.circle, 2.0**-53
+    monkeypatch.setattr(frequencies, "circle", lambda size: (*circle(size)[:2], 0.5))
+    difference = np.stack([np.eye(4), np.zeros((4, 4)), -np.eye(4)], axis=2)[:, :, None]
+    square = np.zeros((4, 4, 3, 3))
+    square[:, :, 1:2] = difference
+    nodes: Nodes = [c.Input(SHAPE)]
+    first = conv(nodes, 0, square)
+    off = off_of(nodes, first)
+    assert off >= 0.5 * 8  # half of the sum of sizes
+    branch = [*nodes]
+    scaled = push(branch, c.Scale((first,), np.float32([2, 1, 1, 1]).reshape(4, 1, 1)))
+    assert off_of(branch, scaled) >= 2 * off
+    assert off_of(branch, push(branch, c.Add((first, scaled)))) >= 3 * off
+    branch = [*nodes]
+    cells = np.arange(math.prod(SHAPE), dtype=np.int32).reshape(SHAPE)
+    twice = push(branch, c.Gather((first,), cells[[0, 0, 1, 2]]))
+    assert off_of(branch, twice) >= math.sqrt(2) * off
+    branch = [*nodes]
+    one = np.zeros((4, 4, 1, 1))
+    one[0, 0] = 3.0
+    assert off_of(branch, conv(branch, first, one)) >= 3 * (1 + math.sqrt(0.5)) * off  # off by the root of 4.5, itself
+    nodes = [c.Input(SHAPE)]
+    assert off_of(nodes, push(nodes, c.Scale((0,), np.full((4, 1, 1), 2.0, np.float32)))) >= 2 * unit
+    nodes = [c.Input(SHAPE)]
+    assert off_of(nodes, push(nodes, c.Add((0, 0)))) >= 2 * unit
+
+
+def test_sums_of_taps_are_charged_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes: Nodes = [c.Input(SHAPE)]
+    prepared = closed(nodes, conv(nodes, 0, np.ones((4, 4, 5, 5))))
+    found = roles_of(prepared, 0, [1])
+    assert found is not None
+    torus = frequencies.Torus(found[1], np.zeros((1, 2), dtype=np.int64), 2)
+    doubt = torus.kernel(prepared.layers[1], found[0][1])[1]  # type: ignore[arg-type]
+    circle = frequencies.circle(math.prod(found[1]))
+    assert doubt >= (circle[2] + 25 * 2.0**-53) * 400
+    monkeypatch.setattr(frequencies, "circle", lambda _: (*circle[:2], 0.5))
+    doubt = torus.kernel(prepared.layers[1], found[0][1])[1]  # type: ignore[arg-type]
+    assert doubt >= math.sqrt(2) * 0.5 * 400  # of a cosine and of a sine
+
+
 def twice(nodes: Nodes, g: np.random.Generator) -> int:
     """One convolution reads what another left beyond the image."""
     return conv(nodes, conv(nodes, 0, array(g, 4, 4, 3, 3)), array(g, 4, 4, 3, 3))
+
+
+def partly(nodes: Nodes, g: np.random.Generator) -> int:
+    """One convolution reads, among others, what another left beyond the image."""
+    return conv(nodes, push(nodes, c.Add((0, conv(nodes, 0, array(g, 4, 4, 3, 3))))), array(g, 4, 4, 3, 3))
+
+
+def framed(nodes: Nodes, g: np.random.Generator) -> int:
+    """Zeros around the periods."""
+    gathered = push(nodes, c.Gather((0,), around(SHAPE, 1)))
+    return push(
+        nodes, c.Conv2d((gathered,), array(g, 4, 4, 5, 5), np.zeros(4, np.float32), (1, 1), (1,) * 4, (1, 1), 1)
+    )  # type: ignore[arg-type]
+
+
+def again(nodes: Nodes, g: np.random.Generator) -> int:
+    """Periods of what was surrounded with periods."""
+    wide = push(nodes, c.Gather((push(nodes, c.Gather((0,), around(SHAPE, 1))),), around((4, 7, 5), 1)))
+    return push(nodes, c.Conv2d((wide,), array(g, 4, 4, 5, 5), np.zeros(4, np.float32), (1, 1), (0,) * 4, (1, 1), 1))  # type: ignore[arg-type]
 
 
 def mixed(nodes: Nodes, g: np.random.Generator) -> int:
@@ -228,7 +312,9 @@ def doubled(nodes: Nodes, g: np.random.Generator) -> int:
     )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("side", [doubled, twice, mixed, by_pixel, turned, strided, reflected, stepped, cut])
+@pytest.mark.parametrize(
+    "side", [doubled, twice, partly, framed, again, mixed, by_pixel, turned, strided, reflected, stepped, cut]
+)
 def test_what_differs_from_pixel_to_pixel_is_no_such_block(side: Callable[[Nodes, np.random.Generator], int]) -> None:
     nodes: Nodes = [c.Input(SHAPE)]
     last = push(nodes, c.Add((0, side(nodes, np.random.default_rng(0)))))

@@ -64,6 +64,14 @@ def test_any_parabola_level_and_tangents_bound_it(
     assert not most < value_at(terms, arb(reach), np.array(weights) / sum(weights))
 
 
+@pytest.mark.parametrize("touching", [0.2, 0.45, 0.5, 0.6, 1.0])
+def test_a_tangent_bounds_wherever_it_touches(touching: float) -> None:
+    """Of two equal terms, with the best bend and level for shares of one half each."""
+    terms, bend = balls(np.zeros(2)), 0.5 / math.sqrt(1.5)
+    most = joint._bound(terms, arb(1), bend, math.log(2) - 1 + bend, np.full(2, touching))
+    assert not most < value_at(terms, arb(1), np.array([0.5, 0.5]))
+
+
 def moved(z: np.ndarray, y: int, rival: int, claim: Claim) -> float:
     """The largest log of the sum over logits at most claim.radius away: ascent by its own gradient, many starts."""
     rivals = [j for j in range(len(z)) if j != y]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -239,6 +239,23 @@ def test_what_the_cosines_of_frequencies_and_their_sums_round_is_charged(monkeyp
     assert convolution_norm(*given) >= 2 * (circle[2] + 9 * 2.0**-52) * size  # type: ignore[operator]
     assert (np.abs(circle[0] - np.cos(2 * np.pi * np.arange(196) / 196)) <= circle[2] + 2.0**-50).all()
     assert 0 < circle[2] < 2.0**-48
+
+
+def test_the_largest_norm_of_all_parts_and_the_wider_of_two_radii_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = (np.ones((1, 1, 1, 2, 1)), Sliding((1, 2), (1, 1), (0, 1, 0, 0)), (1, 8), (1, 8))
+    whole = convolution_norm(*given)
+    assert whole is not None
+    monkeypatch.setattr(spectra, "CHUNK", 1)
+    assert convolution_norm(*given) == pytest.approx(whole, rel=1e-9)
+    for wide in (0, 1):
+        radii = iter([0.25 * (k == wide) for k in range(2)])
+
+        def enclose(_: object, angles: np.ndarray, radii: Iterator[float] = radii) -> tuple[np.ndarray, np.ndarray]:
+            radius = next(radii) * (angles == 0)
+            return -radius, radius
+
+        monkeypatch.setattr(spectra, "enclose", enclose)
+        assert spectra.circle.__wrapped__(5)[2] >= 0.25
 
 
 def test_images_of_too_many_places_are_left_to_other_bounds() -> None:

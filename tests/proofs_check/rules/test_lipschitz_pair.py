@@ -172,6 +172,20 @@ def test_a_forged_part_is_rejected(change: dict, step: str) -> None:
     assert error.value.step == step
 
 
+def test_margins_that_cancel_are_not_enough() -> None:
+    cancelling = replace(GOOD, robust_margins=(0.25,) * 4, standard_margins=(-0.25,) * 4)
+    with pytest.raises(RejectedError, match="stated margins are not enough"):
+        prove("lipschitz_pair", replace(CLAIM, alpha=0.5), cancelling, CASE)
+
+
+def test_a_joint_constant_proves_the_margin_it_reaches_and_no_other() -> None:
+    nowhere = Box(np.array([0.0, -1e3]), np.array([0.0, 1e3]))
+    side = Side(1.0, Box(np.array([0.0, -2.0]), np.array([0.0, -2.0])), nowhere, arb(0.1))
+    assert side.exceeds(0, 1, 0.5)
+    assert not side.exceeds(0, 1, 0.99)
+    assert not replace(side, reach=None).exceeds(0, 1, 0.5)
+
+
 @pytest.mark.parametrize(
     ("change", "step"),
     [

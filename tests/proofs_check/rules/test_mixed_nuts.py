@@ -84,6 +84,28 @@ def test_bounds_hold_where_both_logits_move_together(
         assert not values[1] - values[0] > found
 
 
+@pytest.mark.parametrize(("low", "high"), [(arb(0.5), arb(1, 0.5)), (arb(-0.3), arb(1.5))])
+def test_pieces_reach_up_to_the_upper_end(low: arb, high: arb) -> None:
+    """n = (1.5, 1.2, -2.7), of which the first is known by its bounds, or to be in 1 +- 1/2 by a ball."""
+    how = MixedNuts(1.0, 0.0, 0.5)
+    lower, upper = [low, arb(0.2), arb(-2.7)], [high, arb(1.2), arb(-0.7)]
+    found = rule.pushed(lower, upper, [arb(0), arb(-0.3), arb(0)], 0, how)[1]
+    values = [rule.gelu(n / (arb(10.98) / 2 + arb(10) ** -8).sqrt()).sqrt() for n in (arb(1.5), arb(1.2))]
+    assert not found < values[1] - values[0]
+
+
+def test_a_ball_around_zero_counts_up_to_its_upper_end() -> None:
+    assert not rule.gelu_up_to(arb(0, 1)) < rule.gelu(arb(1))
+
+
+def test_pieces_cover_what_the_predicted_class_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    gelu_up_to, seen = rule.gelu_up_to, list[arb]()
+    monkeypatch.setattr(rule, "gelu_up_to", lambda v: seen.append(v) or gelu_up_to(v))
+    lower, upper = [arb(-0.3), arb(0.2), arb(-2.7)], [arb(1.5), arb(1.9), arb(-0.7)]
+    rule.pushed(lower, upper, [arb(0)] * 3, 0, MixedNuts(1.0, 0.0, 1.0))
+    assert any(v >= rule.normed(lower, upper, 0).lower() for v in seen[rule.PIECES : 2 * rule.PIECES])
+
+
 def test_differences_certify_what_single_logits_do_not() -> None:
     """z_y = z_j + 1 everywhere, and both move by 1.5: no interval of v_y is above that of v_j."""
     box = [(1.0, 1.5), (0.0, 1.5), (-9.0, 0.0)]

@@ -163,6 +163,21 @@ def test_a_look_has_between_one_and_2_to_the_40_draws(samples: int, fine: bool):
         smoothing._need_split(asked, sample, [Fraction(1, 1000)])
 
 
+@pytest.mark.parametrize(("share", "sampler"), [(-0.001, 0.0), (0.0, 0.0), (0.001, -0.001)])
+def test_no_share_makes_room_for_another(share: float, sampler: float):
+    asked = c.Smoothing(1.0, "soft", 0.01)
+    sample = smoothing.Sample(0, 0, "float32", (smoothing.Look(10, 0.01),), 0, sampler)
+    with pytest.raises(c.RejectedError, match="every share must be > 0, sampler_share >= 0"):
+        smoothing._need_split(asked, sample, [Fraction(share)])
+
+
+def test_a_mean_without_bets_counts_whole_successes_only():
+    mean = smoothing.Mean((1.0,), ((10,),), (), 0.5, 0.01)
+    smoothing.need_mean(mean, 10)
+    with pytest.raises(c.RejectedError, match="counts value >= 1 only"):
+        smoothing.need_mean(dataclasses.replace(mean, thresholds=(0.5,)), 10)
+
+
 def test_a_probability_of_zero_sinks_to_zero():
     assert smoothing.sunk(arb(0), arb(1)) == 0
     assert smoothing.sunk(arb(0.5), arb(0)) < 0.5 + 1e-12
