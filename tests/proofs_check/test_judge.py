@@ -79,7 +79,7 @@ FORGERIES = {
     "another standard network": changed(standard=H.sha256),
     "a smaller temperature": changed(temperature=0.9),
     "a domain without the input": changed(domain=(0.5, 1.0)),
-    "another class of what": changed(class_of="mix"),
+    "another class than the mix's": changed(class_of="mix", predicted=1),
 }
 
 
@@ -95,6 +95,11 @@ def test_a_forged_claim_is_rejected_with_a_reason(name: str):
 def test_a_smaller_ball_of_another_norm_is_proven_too(norm: str):
     # the ball of the same radius lies inside: the altered claim is itself true
     assert isinstance(network(changed(norm=norm)), Accepted)
+
+
+def test_margins_of_h_that_are_large_enough_show_the_class_of_the_mix_too():
+    assert isinstance(network(changed(class_of="mix")), Accepted)
+    assert isinstance(network(changed(class_of="mix", radius=0.2068)), Rejected)
 
 
 def test_claiming_for_every_standard_network_is_proven_too():

@@ -330,7 +330,7 @@ def prove(claim: dict[str, Any], net: Network, center: Rationals) -> None:
     """Raises NotProvenError unless the claim is shown."""
     rule, pair = claim["evidence"]["rule"], claim["evidence"]["rule"] == "branched_pair"
     need(claim["smoothing"] is None is claim["adaptive"] and claim["semantics"] == "real", "a claim of another kind")
-    need(pair or rule == "branched_margin" or (rule, claim["class_of"]) == ("network_margin", "robust"), "another rule")
+    need(rule in ("network_margin", "branched_margin", "branched_pair"), "another rule")
     asked = Question(claim, net, center, 1 + pair)
     trees = claim["evidence"].get("trees", [None] * asked.classes)
     need(len(trees) == asked.classes and trees[asked.y] is None, "one tree per rival")

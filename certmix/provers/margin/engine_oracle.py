@@ -142,8 +142,13 @@ class EngineOracle(MarginOracle):
             exponential = head(answer, predicted, s.alpha, s.temperature, steps, begin)
         h = LogitBounds(answer.bounds.lower, answer.bounds.upper, self._witness(answer, exponential, witness))
         slack = self.box_slack(h, balls.standard, predicted)
+        alone = torch.full_like(slack, balls.standard is None, dtype=torch.bool)
         if exponential is not None:
+            alone |= exponential.slack > slack
             slack = torch.maximum(slack, exponential.slack)
+            if balls.standard is not None:
+                pairs = zip(alone.tolist(), h.witness, self._witness(answer, None, witness), strict=True)
+                h = dataclasses.replace(h, witness=tuple(own if by_h else both for by_h, own, both in pairs))
 
         final = steps == self._steps
         self._archive_answer(balls, h, answer, exponential, None if final else slack > 0)
@@ -151,7 +156,7 @@ class EngineOracle(MarginOracle):
             self.memory.keep_layers(balls.inputs, balls.radii, layers, slack <= 0)
         tuned_ever = torch.tensor([slopes is not None for slopes in remembered]) | (steps > 0)
         self.memory.keep_slopes(balls.inputs, answer, exponential, tuned_ever, slack > 0)
-        return MarginBound(slack, self._worth_judging(slack), h, balls.standard), layers
+        return MarginBound(slack, self._worth_judging(slack), h, balls.standard, alone), layers
 
     def _worth_judging(self, slack: Tensor) -> Tensor:
         """The judge derives the engine's bounds up to rounding, or takes them, or has his own, which may be tighter."""
@@ -187,7 +192,7 @@ class EngineOracle(MarginOracle):
         """Whether the judge will be asked by a rule that knows it, about slopes that the engine can tell."""
         s, can = self.problem.settings, self.session.engine.capabilities
         ours = can.second_form and can.witness
-        return ours and s.alpha > 0.5 and s.evidence == "network" and not s.use_standard
+        return ours and s.alpha > 0.5 and s.evidence == "network"
 
     def _witness(self, answer: Answer, head: Head | None, wanted: bool) -> tuple[bytes | None, ...]:
         if not wanted or not self._steps:

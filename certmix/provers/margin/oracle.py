@@ -32,16 +32,18 @@ RULES: dict[type, str] = {
 class MarginBound:
     """About M inputs at a radius each: slack (M,) > 0 where the claim follows, bounds of h's logit differences, and
     of g's where it was bounded too. worth_judging: (M,) bool, the judge may prove the claim, so it is worth asking.
-    Witnesses are there only if they were asked for."""
+    alone: (M,) bool, h's bounds do better alone, by a form that no rule has for both. Witnesses are there only if they
+    were asked for."""
 
     slack: Tensor
     worth_judging: Tensor
     robust: LogitBounds
     standard: LogitBounds | None
+    alone: Tensor
 
     def evidence(self, k: int, settings: Settings) -> Evidence:
         """What the judge is given for input k of the M."""
-        if self.standard is not None:
+        if self.standard is not None and not bool(self.alone[k]):
             return PairMargin(_encoded(self.robust, k), _encoded(self.standard, k))
         if settings.evidence == "engine":
             lower, upper = (tuple(b[k].tolist()) for b in (self.robust.lower, self.robust.upper))
@@ -63,6 +65,7 @@ def latest_of_each(attempts: list[tuple[Tensor, MarginBound]]) -> MarginBound:
         torch.stack([bound.worth_judging[k] for bound, k in chosen]),
         robust,
         _stacked(standard) if standard else None,
+        torch.stack([bound.alone[k] for bound, k in chosen]),
     )
 
 

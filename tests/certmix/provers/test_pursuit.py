@@ -344,6 +344,12 @@ def test_h_alone_is_branched_on_before_g_is_bounded_too(factor: float, pushed: C
     assert found.radius > (1.05 if factor > 1 else 0.98) * pushed.radius
 
 
+def test_bounds_with_g_certify_no_less_than_those_of_h_alone(without: Certified):
+    found = both(1e4, dataclasses.replace(WITH_G, branch_parts=0))
+    assert found.radius >= 0.999 * without.radius
+    assert rule(found.line) == rule(without.line) == "network_margin"
+
+
 def test_the_second_half_goes_on_with_g_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     desk, tried = Desk(tmp_path), list[bool]()
     desk.write(7, Unfinished(parts=PARTS, with_standard=True))
