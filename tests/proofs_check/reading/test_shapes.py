@@ -91,6 +91,7 @@ MISFITS: dict[str, tuple[c.Node, tuple[int, ...], str]] = {
     "a window below the image": (pool((2, 3), (0, 0, 2, 0)), (2, 5, 5), "smaller than the kernel"),
     "a window beside the image": (pool((3, 2), (0, 2, 0, 0)), (2, 5, 5), "smaller than the kernel"),
     "a pool of a vector": (pool((1, 1)), (5,), "3-axis input"),
+    "a pad of two axes": (c.Pad((0,), (1, 0), (0, 0), 0.0), (2, 5, 5), "one pad per axis"),
     "a pad that takes away": (c.Pad((0,), (-1, 0, 0), (1, 0, 0), 0.0), (2, 5, 5), "pads must be"),
     "a slice that ends beyond the image": (c.Slice((0,), (0, 0, 0), (2, 5, 6), (1, 1, 1)), (2, 5, 5), "does not fit"),
     "a slice of nothing": (c.Slice((0,), (0, 2, 0), (2, 2, 5), (1, 1, 1)), (2, 5, 5), "does not fit"),
@@ -123,6 +124,11 @@ def test_only_values_of_one_shape_are_added_and_images_of_one_size_are_put_toget
         shapes.output_shape(c.Concat((0, 1)), [(2, 5, 5), (2, 5, 1)], "here")
     with pytest.raises(c.MalformedError, match="shapes differ"):
         shapes.output_shape(c.Add((0, 1)), [(2, 5, 5), (2, 5, 1)], "here")
+
+
+def test_of_nothing_nothing_is_put_together():
+    with pytest.raises(c.MalformedError, match="needs an input"):
+        shapes.output_shape(c.Concat(()), [], "here")
 
 
 def test_windows_may_be_so_large_and_no_larger():

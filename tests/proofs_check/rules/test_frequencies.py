@@ -273,6 +273,12 @@ def mixed(nodes: Nodes, g: np.random.Generator) -> int:
     return push(nodes, c.Add((conv(nodes, 0, array(g, 4, 4, 3, 3)), conv(nodes, 0, array(g, 4, 4, 3, 3), True))))
 
 
+def mixed_in_one_direction(nodes: Nodes, g: np.random.Generator) -> int:
+    """Zero padding along the width alone, and periods."""
+    along = c.Conv2d((0,), array(g, 4, 4, 1, 3), np.zeros(4, np.float32), (1, 1), (0, 1, 0, 1), (1, 1), 1)
+    return push(nodes, c.Add((push(nodes, along), conv(nodes, 0, array(g, 4, 4, 3, 3), True))))
+
+
 def by_pixel(nodes: Nodes, g: np.random.Generator) -> int:
     return push(nodes, c.Scale((0,), array(g, *SHAPE)))
 
@@ -313,7 +319,22 @@ def doubled(nodes: Nodes, g: np.random.Generator) -> int:
 
 
 @pytest.mark.parametrize(
-    "side", [doubled, twice, partly, framed, again, mixed, by_pixel, turned, strided, reflected, stepped, cut]
+    "side",
+    [
+        doubled,
+        twice,
+        partly,
+        framed,
+        again,
+        mixed,
+        mixed_in_one_direction,
+        by_pixel,
+        turned,
+        strided,
+        reflected,
+        stepped,
+        cut,
+    ],
 )
 def test_what_differs_from_pixel_to_pixel_is_no_such_block(side: Callable[[Nodes, np.random.Generator], int]) -> None:
     nodes: Nodes = [c.Input(SHAPE)]

@@ -141,6 +141,7 @@ def test_a_rivals_own_mean_needs_bets_and_a_share_too() -> None:
     assert verdict(change(both, ("groups", 0, "complement", "bets"), ()), radius) == "confidence"
     assert verdict(change(both, ("groups", 0, "complement", "share"), BETA), radius) == "split"
     assert verdict(change(both, ("groups", 0, "complement", "share"), -share), radius) == "split"
+    assert verdict(change(both, ("sample", "sampler_share"), BETA), radius) == "split"
 
 
 # ---------------------------------------------------------------- stopped where it hurts most
