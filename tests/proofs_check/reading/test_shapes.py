@@ -144,3 +144,37 @@ def test_windows_may_be_so_large_and_no_larger():
     ):
         with pytest.raises(c.MalformedError, match=reason):
             shapes.output_shape(node, [shape], "here")
+
+
+FIELDS: list[tuple[c.Node, str | None]] = [  # what is wrong with it
+    (c.Gelu((0,), 1e-6), None),
+    (c.Gelu((0,), 1e6), None),
+    (c.Gelu((0,), 0.9e-6), "divisor"),
+    (c.Gelu((0,), 1.1e6), "divisor"),
+    (c.Gelu((0,), np.nan), "divisor"),
+    (c.Swish((0,), 1e-6, 0.0), None),
+    (c.Swish((0,), 1e6, 1e6), None),
+    (c.Swish((0,), 0.9e-6, 0.0), "linear"),
+    (c.Swish((0,), 1.1e6, 0.0), "linear"),
+    (c.Swish((0,), 1.0, -1e-9), "cubic"),
+    (c.Swish((0,), 1.0, 1.1e6), "cubic"),
+    (c.Swish((0,), 1.0, np.nan), "cubic"),
+    (c.Elu((0,), 0.0), None),
+    (c.Elu((0,), 1e6), None),
+    (c.Elu((0,), -1e-9), "alpha"),
+    (c.Elu((0,), 1.1e6), "alpha"),
+    (c.InversePower((0,), 1e-6), None),
+    (c.InversePower((0,), 1e6), None),
+    (c.InversePower((0,), 0.9e-6), "exponent"),
+    (c.InversePower((0,), 1.1e6), "exponent"),
+    (c.Pad((0,), (0,), (0, 0, 0), 0.0), "one pad per axis"),
+]
+
+
+@pytest.mark.parametrize(("node", "reason"), FIELDS)
+def test_a_field_lies_within_its_limits(node: c.Node, reason: str | None):
+    if reason is None:
+        assert shapes.output_shape(node, [(2, 5, 5)], "here")
+        return
+    with pytest.raises(c.MalformedError, match=reason):
+        shapes.output_shape(node, [(2, 5, 5)], "here")

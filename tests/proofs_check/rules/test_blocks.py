@@ -294,7 +294,7 @@ def farthest(a: tuple[float, ...], b: tuple[float, ...], g: tuple[float, ...], o
                for s, t, u in signs for d in (0, 1) for x, y, z in zip(a, b, g, strict=True))  # fmt: skip
 
 
-@pytest.mark.parametrize("off", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5)])
+@pytest.mark.parametrize("off", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
 @pytest.mark.parametrize("pixels", [1, 2])
 def test_a_gain_holds_whatever_the_matrices_are_off(off: tuple[float, float], pixels: int) -> None:
     for diagonals in DIAGONALS:
@@ -385,3 +385,12 @@ def test_chains_of_joins_multiply() -> None:
     constants, _ = node_constants(bounds.prepare(build(nodes)), "L2")
     for k, exact in itertools.pairwise((4, 4)):
         assert exact <= constants[k] <= exact * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_coefficients_of_parts_are_neither_too_large_nor_too_small(sign: int) -> None:
+    for factor, fits in ((2.0**16, True), (2.0**-16, True), (2.0**17, False), (2.0**-17, False)):
+        nodes: Nodes = [c.Input((2,))]
+        last = scaled(nodes, 0, sign * factor, 1.0)
+        linear(nodes, last, np.eye(2))
+        assert (parts.parts_of(bounds.prepare(build(nodes)), 0, [last]) is not None) == fits

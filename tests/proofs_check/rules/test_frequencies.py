@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from small_networks import array
 from proofs_check import certificate as c
 from proofs_check.kernel import bounds
 from proofs_check.kernel.bounds import Prepared
-from proofs_check.rules.lipschitz import blocks, frequencies
+from proofs_check.kernel.layers.conv2d import Conv2d
+from proofs_check.rules.lipschitz import blocks, frequencies, inequality
 from proofs_check.rules.lipschitz.layer_norms import node_constants
 from proofs_check.rules.lipschitz.periodic import roles_of
 from verifiers.network.module import PlainModule, build
@@ -386,3 +389,154 @@ def test_what_takes_too_long_has_no_gain(limit: str, monkeypatch: pytest.MonkeyP
     assert known(prepared, last) is not None
     monkeypatch.setattr(frequencies, limit, 1)
     assert known(prepared, last) is None
+
+
+# ---------------------------------------------------------------- what is charged
+
+
+OFF = 2.0**-10  # of every kernel, whose entry is stated too small by so much
+
+
+def exactly(nodes: Nodes, below: int, kernels: dict[int, Fraction]) -> list[list[Fraction]]:
+    """Rows of the last node's value in cells of x, then of w, of single pixels."""
+    width = nodes[0].shape[0]  # type: ignore[union-attr]
+    nonlinear = [k for k, node in enumerate(nodes) if isinstance(node, c.Elu)]
+    size = width * (1 + len(nonlinear))
+    values = {below: [[Fraction(int(i == j)) for j in range(size)] for i in range(width)]}
+    for k, node in list(enumerate(nodes))[below + 1 :]:
+        (first, *others) = (values[i] for i in node.inputs)  # type: ignore[union-attr]
+        if isinstance(node, c.Elu):
+            start = width * (1 + nonlinear.index(k))
+            slope = Fraction(max(node.alpha, 1.0))
+            rows = [[slope * (start + i == j) for j in range(size)] for i in range(width)]
+        elif isinstance(node, c.Conv2d):
+            rows = [[kernels[k] * v for v in row] for row in first]
+        elif isinstance(node, c.Scale):
+            gains = [Fraction(float(v)) for v in node.constant.ravel()]
+            rows = [[g * v for v in row] for g, row in zip(gains, first, strict=True)]
+        elif isinstance(node, c.Add):
+            rows = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(first, others[0], strict=True)]
+        elif isinstance(node, c.Concat):
+            rows = [*first, *others[0]]
+        else:
+            assert isinstance(node, c.Gather)
+            rows = [first[i] for i in node.index.ravel().tolist()]
+        values[k] = rows
+    return values[len(nodes) - 1]
+
+
+def one(nodes: Nodes, source: int, weight: float) -> int:
+    return conv(nodes, source, np.full((1, 1, 1, 1), weight, np.float32))
+
+
+def convolved(nodes: Nodes) -> None:
+    one(nodes, one(nodes, 0, 3.0), 5.0)
+
+
+def added(nodes: Nodes) -> None:
+    push(nodes, c.Add((one(nodes, 0, 3.0), one(nodes, 0, 5.0))))
+
+
+def stretched(nodes: Nodes) -> None:
+    pair = push(nodes, c.Concat((one(nodes, 0, 3.0), one(nodes, 0, 5.0))))
+    push(nodes, c.Scale((pair,), np.array([1.0, 7.0], np.float32).reshape(2, 1, 1)))
+
+
+def copied(nodes: Nodes) -> None:
+    pair = push(nodes, c.Concat((one(nodes, 0, 3.0), 0)))
+    push(nodes, c.Gather((pair,), np.array([0, 0, 1, 0], np.int32).reshape(4, 1, 1)))
+
+
+def thrice(nodes: Nodes) -> None:
+    """Three times a slope of 1.1, which is rounded, and so is the sum."""
+    w = push(nodes, c.Elu((0,), 1.1))
+    push(nodes, c.Add((push(nodes, c.Add((w, w))), w)))
+
+
+def turned_around(nodes: Nodes) -> None:
+    """The same, the larger term last."""
+    w = push(nodes, c.Elu((0,), 1.1))
+    push(nodes, c.Add((w, push(nodes, c.Add((w, w))))))
+
+
+def lost(nodes: Nodes) -> None:
+    """A term that the other one swallows."""
+    push(nodes, c.Add((0, one(nodes, 0, 2.0**-60))))
+
+
+def rescaled(nodes: Nodes) -> None:
+    """A slope of 1.1 times what float32 has of 0.1."""
+    push(nodes, c.Scale((push(nodes, c.Elu((0,), 1.1)),), np.full((1, 1, 1), 0.1, np.float32)))
+
+
+def multiplied(nodes: Nodes) -> None:
+    one(nodes, push(nodes, c.Elu((0,), 1.1)), 0.1)
+
+
+@pytest.mark.parametrize("off", [0.0, OFF])
+@pytest.mark.parametrize(
+    "block", [convolved, added, stretched, copied, thrice, turned_around, lost, rescaled, multiplied]
+)
+def test_what_the_matrices_of_a_block_are_off_is_charged(
+    block: Callable[[Nodes], None], off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off by kernels that are as wrong as they say, or by rounding alone."""
+    nodes: Nodes = [c.Input((1, 1, 1))]
+    block(nodes)
+    weights = {k: float(node.weight.item()) for k, node in enumerate(nodes) if isinstance(node, c.Conv2d)}
+    last = len(nodes) - 1
+    exact = exactly(nodes, 0, {k: Fraction(w) for k, w in weights.items()})
+    prepared, inside = closed(nodes, last, (len(exact), 1, 1)), list(range(1, last + 1))
+    found = roles_of(prepared, 0, inside)
+    assert found is not None
+
+    def kernel(self: frequencies.Torus, layer: Conv2d, places: np.ndarray) -> tuple[np.ndarray, float]:
+        return layer.weight.reshape(1, 1, 1).astype(np.float64) - off, off
+
+    monkeypatch.setattr(frequencies.Torus, "kernel", kernel)
+    torus = frequencies.Torus((1, 1), np.zeros((1, 2), np.int64), 1)
+    y = frequencies._values(prepared, 0, inside, found[0], torus)[0]
+    stated = [[Fraction(float(v)) for v in row] for row in y.flat[0]]
+    missed = [sum((a - b) ** 2 for a, b in zip(*rows, strict=True)) for rows in zip(exact, stated, strict=True)]
+    assert y.off >= 0
+    assert sum(missed) <= Fraction(y.off) ** 2  # the differences have one column: their norm is its length
+
+
+SCALARS = [  # a, b, c of y = a x + b w, v = c x; what each may be off
+    ((1.0, -10.0, 1.0), (0.0, 0.0, 0.0)),
+    ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
+    ((1.0, -1000.0, 0.01), (0.0, 0.0, 0.0)),
+    ((1.0, -0.01, 0.01), (0.0, 0.0, 0.0)),
+    ((1.0, -0.01, 0.01), (1.0, 1.0, 0.0)),
+    ((1.0, 0.01, 1.0), (1.0, 1.0, 0.0)),
+    ((1.0, -10.0, 1.0), (0.0, 0.0, 0.5)),
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)),
+    ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    ((2.0, -3.0, 0.5), (0.25, 0.25, 0.125)),
+]
+
+
+def least_gain(numbers: tuple[float, ...], off: tuple[float, ...]) -> float:
+    """The largest |a + s b c| there may be, s 0 or 1: below every gain that is proven."""
+    signs = itertools.product((-1, 1), repeat=3)
+    moved = [[v + s * o for v, s, o in zip(numbers, chosen, off, strict=True)] for chosen in signs]
+    return max(abs(a + s * b * k) for a, b, k in moved for s in (0, 1))
+
+
+@pytest.mark.parametrize(("numbers", "off"), SCALARS)
+def test_no_slope_and_no_matrices_within_what_they_are_off_exceed_the_gain(
+    numbers: tuple[float, float, float], off: tuple[float, float, float]
+) -> None:
+    least, joint = least_gain(numbers, off), max(off[:2])  # of A and B beside each other
+    complex_ones = tuple(v * np.eye(2)[None] for v in numbers)
+    assert frequencies._proven(iter([(complex_ones, (joint, joint, off[2]))])) >= least  # type: ignore[list-item]
+    a, b, k = (np.array([[v]]) for v in numbers)
+    found = inequality.gain((a, b, k), off)
+    assert found is not None
+    assert found >= least
+
+
+def test_of_channels_that_ask_for_different_multipliers_the_larger_counts() -> None:
+    """One of them has a gain of |1 - 10|."""
+    a, b, k = (np.kron(np.eye(2), np.diag(v))[None] for v in ([1.0, 1.0], [-10.0, -0.1], [1.0, 1.0]))
+    assert frequencies._proven(iter([((a, b, k), (0.0, 0.0, 0.0))])) >= 9

@@ -163,6 +163,12 @@ def test_no_two_points_of_a_network_move_centred_logits_further(seed: int) -> No
             assert np.linalg.norm(change - change.mean()) <= constant * np.linalg.norm((x - y).astype(float)) + 1e-6
 
 
+def test_where_forms_of_the_logits_end_at_two_nodes_both_count() -> None:
+    """z = leaky(x) + x, whose gain as a block is not known: 2 where x > 0."""
+    network = build([c.Input((2,)), c.LeakyRelu((0,), 0.5), c.Add((0, 1))])
+    assert 2 <= joint_constant(bounds.prepare(network), "L2") <= 2 * (1 + 1e-6)
+
+
 def ball_of(x: np.ndarray) -> bounds.Ball:
     return bounds.Ball(x, 0.0, "L2", None)
 
