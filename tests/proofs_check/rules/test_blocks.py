@@ -191,8 +191,9 @@ def test_parts_and_what_is_written_out_agree(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_coefficients_that_would_round_are_no_parts() -> None:
     """Slopes of parts are powers of two; other blocks are written out, and what rounds is charged."""
-    third = c.Scale((0,), np.full(6, 0.3, np.float32))
-    for node, slope, exact in ((c.Relu((0,)), 1.0, True), (c.Elu((0,), 1.7), 1.7, False), (third, 0.3, False)):
+    third, one = (c.Scale((0,), np.array([0.5] * few + [0.3] * (6 - few), np.float32)) for few in (0, 5))
+    cases = ((c.Relu((0,)), 1.0, True), (c.Elu((0,), 1.7), 1.7, False), (third, 0.3, False), (one, 0.5, False))
+    for node, slope, exact in cases:
         nodes: Nodes = [c.Input((6,))]
         last = push(nodes, c.Add((push(nodes, node), 0)))
         network = build([*nodes, c.Linear((last,), np.ones((2, 6), np.float32), np.zeros(2, np.float32))])
@@ -280,6 +281,7 @@ DIAGONALS = (  # of A, B and C: |y| is known
     ((0.1,), (0.1,), (0.1,)),
     ((1.0,), (2.0**-60,), (1.0,)),
     ((1.0, 0.0), (-4.0, 0.0), (1.0, 2.0**-10)),  # multipliers of very different sizes
+    ((1.0, 1.0), (-1.0, -8.0), (1.0, 0.125)),
     ((1.0, 0.5), (), ()),
 )
 
@@ -347,6 +349,17 @@ def test_cells_of_different_nonlinear_nodes_are_different() -> None:
     assert 2 <= by_parts(nodes, push(nodes, c.Add((0, both)))) <= 3
 
 
+def test_a_nonlinear_node_below_another_is_none_of_the_same_block() -> None:
+    """x + relu(x) + relu(relu(x)), the middle one by a node of its own, has slope 3."""
+    nodes: Nodes = [c.Input((3,))]
+    first = push(nodes, c.Relu((0,)))
+    middle = scaled(nodes, first, 1.0, 1.0, 1.0)
+    last = push(nodes, c.Add((0, push(nodes, c.Add((push(nodes, c.Relu((first,))), middle))))))
+    linear(nodes, last, np.ones((2, 3)))
+    found = blocks.gain(bounds.prepare(build(nodes)), last)
+    assert found is None or found[1] >= 3
+
+
 def test_a_cell_of_fewer_terms_than_others_stays_in_its_part() -> None:
     """4 relu(x_i) of two cells beside 2 x_i of the others."""
     nodes: Nodes = [c.Input((4,))]
@@ -365,6 +378,21 @@ def test_a_wrong_estimate_only_loosens_the_gain(share: float, monkeypatch: pytes
     found = inequality.gain((np.eye(3), np.eye(3), np.eye(3)), (0.0, 0.0, 0.0))
     assert found is not None
     assert found >= 2
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c", "rho", "missing", "at"), [(1.0, -8.0, 0.125, 0.75, 0.25, 0), (100.0, 25.0, 4.0, 20016.0, 1249.0, 1)]
+)
+def test_what_a_factor_lacks_is_charged_for_inputs_and_for_neurons(
+    a: float, b: float, c: float, rho: float, missing: float, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """a x + b d, d in [0, c x]: with rho too small, the matrix has a factor once `missing` is added where `at` says."""
+    cholesky, wrong = np.linalg.cholesky, iter([np.zeros(1), np.array([rho])])
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda _: next(wrong))
+    monkeypatch.setattr(np.linalg, "cholesky", lambda m: cholesky(m + np.diag(np.eye(2)[at]) * missing * (1 + 1e-9)))
+    found = inequality.gain((np.full((1, 1), a), np.full((1, 1), b), np.full((1, 1), c)), (0.0, 0.0, 0.0))
+    assert found is not None
+    assert max(abs(a), abs(a + b * c)) <= found
 
 
 def test_no_factor_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -464,6 +464,15 @@ def lost(nodes: Nodes) -> None:
     push(nodes, c.Add((0, one(nodes, 0, 2.0**-60))))
 
 
+def lost_before(nodes: Nodes) -> None:
+    push(nodes, c.Add((one(nodes, 0, 2.0**-60), 0)))
+
+
+def negated(nodes: Nodes) -> None:
+    pair = push(nodes, c.Concat((one(nodes, 0, 3.0), one(nodes, 0, 5.0))))
+    push(nodes, c.Scale((pair,), np.array([-1.0, -7.0], np.float32).reshape(2, 1, 1)))
+
+
 def rescaled(nodes: Nodes) -> None:
     """A slope of 1.1 times what float32 has of 0.1."""
     push(nodes, c.Scale((push(nodes, c.Elu((0,), 1.1)),), np.full((1, 1, 1), 0.1, np.float32)))
@@ -475,7 +484,8 @@ def multiplied(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("off", [0.0, OFF])
 @pytest.mark.parametrize(
-    "block", [convolved, added, stretched, copied, thrice, turned_around, lost, rescaled, multiplied]
+    "block",
+    [convolved, added, stretched, copied, thrice, turned_around, lost, lost_before, negated, rescaled, multiplied],
 )
 def test_what_the_matrices_of_a_block_are_off_is_charged(
     block: Callable[[Nodes], None], off: float, monkeypatch: pytest.MonkeyPatch

@@ -225,6 +225,15 @@ def test_norms_by_frequencies_are_never_below_the_unrolled_matrix(data: st.DataO
     assert other * (1 - 1e-12) <= found <= other * (1 + 1e-9)
 
 
+def test_taps_that_meet_different_pixels_of_every_stride_are_kept_apart() -> None:
+    """The difference of two pixels, of the norm sqrt(2): one window on a single place of either axis."""
+    weight = np.zeros((1, 1, 2, 3, 1))
+    weight[0, 0, 0, 2], weight[0, 0, 1, 0] = 1, -1
+    found = convolution_norm(weight, Sliding((2, 3), (2, 3), (0, 0, 0, 0)), (2, 3), (1, 1))
+    assert found is not None
+    assert math.sqrt(2) <= found <= math.sqrt(2) * (1 + 1e-9)
+
+
 def test_what_the_cosines_of_frequencies_and_their_sums_round_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = np.random.default_rng(0).normal(size=(1, 4, 3, 3, 4))
     given = (weight, Sliding((3, 3), (1, 1), (1, 1, 1, 1)), (12, 12), (12, 12))

@@ -98,6 +98,26 @@ def test_a_ball_around_zero_counts_up_to_its_upper_end() -> None:
     assert not rule.gelu_up_to(arb(0, 1)) < rule.gelu(arb(1))
 
 
+def test_a_negative_value_is_least_far_from_zero_where_the_others_are_largest() -> None:
+    """n = (-1, -3, 4)."""
+    lower, upper = [arb(-1), arb(-3), arb(2)], [arb(-1), arb(-1), arb(4)]
+    assert not rule.normed(lower, upper, 0) < -1 / (arb(26) / 2 + arb(10) ** -8).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "point"),
+    [((2, 1, -3), (2, 1, -1), (2, 1, -3)), ((2.0**-17, -(2.0**-17)), (2.0**-17, -(2.0**-17)), (2.0**-17, -(2.0**-17)))],
+)
+def test_differences_count_as_little_as_the_largest_values_let_them(
+    lower: tuple[float, ...], upper: tuple[float, ...], point: tuple[float, ...]
+) -> None:
+    ends = [[arb(v) for v in end] for end in (lower, upper)]
+    d = [arb(u) - arb(lower[0]) for u in upper]
+    root = (sum((arb(n) ** 2 for n in point), arb(0)) / (len(point) - 1) + arb(10) ** -8).sqrt()
+    values = [rule.gelu(arb(n) / root + 5) for n in point]
+    assert not rule.pushed(*ends, d, 0, MixedNuts(1.0, 5.0, 1.0))[1] < values[1] - values[0]
+
+
 def test_pieces_cover_what_the_predicted_class_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     gelu_up_to, seen = rule.gelu_up_to, list[arb]()
     monkeypatch.setattr(rule, "gelu_up_to", lambda v: seen.append(v) or gelu_up_to(v))
