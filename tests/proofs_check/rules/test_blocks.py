@@ -381,18 +381,21 @@ def test_a_wrong_estimate_only_loosens_the_gain(share: float, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "c", "rho", "missing", "at"), [(1.0, -8.0, 0.125, 0.75, 0.25, 0), (100.0, 25.0, 4.0, 20016.0, 1249.0, 1)]
+    ("numbers", "multiplier", "rho", "missing", "at"),
+    [((1.0, -8.0, 0.125), 64.0, 0.75, 0.25, 0), ((100.0, 25.0, 4.0), 1.0, 20016.0, 1249.0, 1)],
 )
 def test_what_a_factor_lacks_is_charged_for_inputs_and_for_neurons(
-    a: float, b: float, c: float, rho: float, missing: float, at: int, monkeypatch: pytest.MonkeyPatch
+    numbers: tuple[float, ...], multiplier: float, rho: float, missing: float, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """a x + b d, d in [0, c x]: with rho too small, the matrix has a factor once `missing` is added where `at` says."""
+    a, b, g = numbers
     cholesky, wrong = np.linalg.cholesky, iter([np.zeros(1), np.array([rho])])
+    monkeypatch.setattr(inequality, "spectral_norm", lambda _: g)
     monkeypatch.setattr(np.linalg, "eigvalsh", lambda _: next(wrong))
     monkeypatch.setattr(np.linalg, "cholesky", lambda m: cholesky(m + np.diag(np.eye(2)[at]) * missing * (1 + 1e-9)))
-    found = inequality.gain((np.full((1, 1), a), np.full((1, 1), b), np.full((1, 1), c)), (0.0, 0.0, 0.0))
-    assert found is not None
-    assert max(abs(a), abs(a + b * c)) <= found
+    matrices = (np.full((1, 1), v) for v in numbers)
+    found = inequality._proven(*matrices, np.array([multiplier]), (0.0, 0.0, 0.0))
+    assert max(abs(a), abs(a + b * g)) <= found
 
 
 def test_no_factor_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
