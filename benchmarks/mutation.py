@@ -164,7 +164,7 @@ def table(files: dict[str, Any], reasons: dict[str, str]) -> str:
     tried, of = (sum(f[name] for f in files.values()) for name in ("tried", "mutants"))
     earlier = sum(f["killed_by"].get(EARLIER, 0) for f in files.values())
     seen = sum(n for f in files.values() for test, n in f["killed_by"].items() if test.startswith(HAND))
-    left_out = "" if tried == of else ", the others left for want of processor time"
+    left_out = "" if tried == of else ", the others came to no verdict"
     rows = ["# Mutation testing of the judge", "", __doc__.split("\n\n")[0].split("\n")[0], "",
             "Operators: error term set to zero, a term or a condition removed, directed rounding removed or swapped,",
             "minimum and maximum swapped, strictness of a comparison changed, a check removed, a constant halved,",

@@ -65,7 +65,8 @@ class StoredOracle(MarginOracle):
         best = [self._best(k, radius) for k, radius in zip(inputs.tolist(), radii.tolist(), strict=True)]
         margins = torch.tensor([-1.0 if k is None else self.stored.margins[k] for k in best], dtype=torch.float64)
         slack = margins - required_margin(s.alpha)
-        return MarginBound(slack, slack > (-FLOAT32_LACK if s.evidence == "network" else 0.0), h, None, slack > 0)
+        alone = torch.ones_like(slack, dtype=torch.bool)
+        return MarginBound(slack, slack > (-FLOAT32_LACK if s.evidence == "network" else 0.0), h, None, alone)
 
     def bound_robust(self, inputs: Tensor, radii: Tensor, witness: bool) -> LogitBounds:
         archive, classes = self.stored.archive, self.problem.network.classes

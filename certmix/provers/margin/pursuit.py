@@ -115,7 +115,7 @@ class Pursuit:
         answer = self._judged(radius, found)
         if isinstance(answer, Certified):
             return answer
-        if self._alone and self.share < 1:
+        if self._alone and (self.share < 1 or found.found.point is not None):
             self.partition = found.found.partition()
             self._next_half(radius, found.found.point is not None)
             return self.decided(before)
@@ -127,7 +127,11 @@ class Pursuit:
         if self._alone:
             best = self._pushed(best)
             self._next_half(best.radius, self._left() > 0)
-        return self._pushed(best)
+        best = self._pushed(best)
+        if self._alone and self._left() > 0:  # no more can be proven by h
+            self._next_half(best.radius, True)
+            best = self._pushed(best)
+        return best
 
     def _next_half(self, radius: float, done: bool) -> None:
         """What is left of the budget is for both networks; or where g's bounds say nothing for h as before, unless no

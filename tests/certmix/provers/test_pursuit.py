@@ -373,3 +373,22 @@ def test_at_a_fixed_radius_g_is_bounded_where_h_alone_does_not_do(alpha: float, 
     assert isinstance(found, Certified)
     assert (found.class_of, rule(found.line)) == ("mix", expected)
     assert isinstance(check(found), Accepted)
+
+
+def test_where_h_alone_is_refuted_in_the_second_half_g_is_bounded_after_all(monkeypatch: pytest.MonkeyPatch):
+    """The first search does not meet the point that the second meets, and g's bounds look as if they said nothing."""
+    attempt, first = module.Pursuit._attempt, iter([True])
+
+    def blind(self: module.Pursuit, radius: float, share: float) -> module.Branched:
+        found = attempt(self, radius, share)
+        return (
+            dataclasses.replace(found, found=dataclasses.replace(found.found, point=None)) if next(first, 0) else found
+        )
+
+    monkeypatch.setattr(module.Pursuit, "_attempt", blind)
+    monkeypatch.setattr(module.Pursuit, "_standard_says_something", lambda *_: False)
+    asked = problem(dataclasses.replace(WITH_G, alpha=0.52, radius=0.4, branch_parts=6 * PARTS))
+    asked = dataclasses.replace(asked, standard=asked.robust)
+    (found,) = prove(asked, open_session(asked))
+    assert isinstance(found, Certified)
+    assert rule(found.line) == "branched_pair"
